@@ -1,0 +1,72 @@
+# Each target sets up what it needs: Python 3.11 or newer on the PATH (or PYTHON=...) is enough, without a database
+# server or a compiler. Packages go into VENV; a second call finds them there.
+
+PYTHON ?= python3
+VENV ?= .venv
+# More requirements for the packages to agree with, for example WITH="django~=5.2.0".
+WITH ?=
+# Arguments for pytest, for example ARGS="-k replay", or --database sqlite.
+ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+RUN = $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test lint types imports docs package bench format clean
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.sample ## a payment API under gunicorn, put through retries, races and kill -9
+	$(RUN) -m sample_project.demo
+
+run: $(VENV)/.sample ## the same API with a seeded user, to try by hand
+	$(RUN) manage.py migrate
+	$(RUN) manage.py seed
+	$(RUN) manage.py runserver
+
+test: $(VENV)/.test ## the suite on SQLite, PostgreSQL, MariaDB (where one runs) and Redis
+	$(RUN) -m tests $(ARGS)
+
+lint: $(VENV)/.lint ## ruff: rules and format
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: $(VENV)/.lint ## let ruff mend what it can
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+types: $(VENV)/.types ## mypy, strict
+	$(RUN) -m mypy
+
+imports: $(VENV)/.lint ## import-linter: which module may import which
+	$(VENV)/bin/lint-imports
+
+docs: $(VENV)/.docs ## the manual as HTML in docs/_build/html
+	$(RUN) -m sphinx --builder html --fail-on-warning --keep-going docs docs/_build/html
+
+package: $(VENV)/.package ## wheel and sdist in dist/, each tried in an empty environment
+	rm -rf dist
+	$(RUN) -m build
+	$(RUN) -m twine check --strict dist/*
+	$(RUN) -m tests.packaging dist $(WITH)
+
+bench: $(VENV)/.bench ## what protection costs
+	$(RUN) -m benchmarks
+
+clean: ## remove all that these targets made
+	rm -rf $(VENV) build dist docs/_build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .tox
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp of the environment: pip from 25.1 on knows dependency groups, the pip that Python brings may not.
+$(VENV)/.pip:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is %s. Name one with PYTHON=..." % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade "pip>=25.1"
+	@touch $@
+
+# The stamp of a dependency group.
+$(VENV)/.%: pyproject.toml $(VENV)/.pip
+	$(RUN) -m pip install --quiet --editable . --group $* $(WITH)
+	@touch $@

@@ -1,0 +1,7 @@
+"""A repeated request produces the same result as a single one: `idempotent` for views, `once` for all other work."""
+
+from django_idempotency.core.policy import Policy
+from django_idempotency.decorators import idempotent, once
+
+__all__ = ["Policy", "idempotent", "once"]
+__version__ = "0.1.0"

@@ -1,0 +1,88 @@
+"""The setting `IDEMPOTENCY`: read once, checked whole, forgotten when a test changes it."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from django.conf import settings
+from django.core.signals import setting_changed
+from django.dispatch import receiver
+from django.utils.module_loading import import_string
+
+from django_idempotency.core import policy
+from django_idempotency.core.policy import Policy, ResolvedPolicy
+from django_idempotency.exceptions import PolicyError
+
+SETTING = "IDEMPOTENCY"
+DEFAULT_STORES: Mapping[str, Mapping[str, Any]] = {
+    "default": {"BACKEND": "django_idempotency.stores.database.DatabaseStore"},
+}
+
+
+@lru_cache(maxsize=1)
+def project_options() -> Mapping[str, Any]:
+    """The project's own options. Raises `PolicyError` for an unknown name or a bad value in the setting."""
+    value = _setting()
+    options = {name.lower(): option for name, option in value.items() if name != "STORES"}
+    for name in value:
+        if name != name.upper():
+            raise PolicyError(f"{SETTING}: write option {name!r} in capitals, like {name.upper()!r}.")
+    return policy.checked(options, SETTING)
+
+
+@lru_cache(maxsize=1)
+def stores() -> Mapping[str, Mapping[str, Any]]:
+    """The configured stores by alias. Raises `PolicyError` where the setting has another shape."""
+    configured = _setting().get("STORES", {})
+    if not isinstance(configured, Mapping) or not all(isinstance(store, Mapping) for store in configured.values()):
+        raise PolicyError(f"{SETTING}['STORES'] must be a dict of dicts, like {dict(DEFAULT_STORES)!r}.")
+    return {**DEFAULT_STORES, **configured}
+
+
+def _setting() -> Mapping[str, Any]:
+    value = getattr(settings, SETTING, {})
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise PolicyError(f"{SETTING} must be a dict whose keys are option names in capitals.")
+    return value
+
+
+@lru_cache(maxsize=None)
+def resolved(*policies: Policy) -> ResolvedPolicy:
+    """
+    The setting and *policies* merged, the nearest last. Cached: the number of policies is that of a project's views.
+
+    Raises `PolicyError` for a dotted path that leads nowhere and for a store that is not configured.
+    """
+    return _known(policy.resolve((project_options(), *(each.options for each in policies)), import_string))
+
+
+def _known(result: ResolvedPolicy) -> ResolvedPolicy:
+    if result.store not in stores():
+        raise PolicyError(f"Option 'store': {SETTING}['STORES'] has no {result.store!r}; it has {', '.join(stores())}.")
+    if isinstance(result.using, str) and result.using not in settings.DATABASES:
+        raise PolicyError(f"Option 'using': DATABASES has no {result.using!r}; it has {', '.join(settings.DATABASES)}.")
+    return result
+
+
+# What the setting says of requests does not hold for the events of `@once`.
+OF_REQUESTS = frozenset({"scope", "operation", "key", "key_format", "fingerprint", "should_store", "replay_guard"})
+
+
+@lru_cache(maxsize=None)
+def resolved_once(own: Policy) -> ResolvedPolicy:
+    """The setting, as far as it is not about requests, and *own* merged. Raises as `resolved` does."""
+    project = {
+        name: value
+        for name, value in project_options().items()
+        if name not in OF_REQUESTS and not (name == "using" and callable(value))
+    }
+    return _known(policy.resolve((project, own.options), import_string))
+
+
+@receiver(setting_changed)
+def _forget(*, setting: str, **kwargs: object) -> None:
+    if setting in (SETTING, "DATABASES"):
+        project_options.cache_clear()
+        stores.cache_clear()
+        resolved.cache_clear()
+        resolved_once.cache_clear()

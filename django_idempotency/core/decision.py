@@ -1,0 +1,119 @@
+"""What to do with an attempt, and with what its handler answered: pure functions over values."""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar, assert_never
+
+from django_idempotency.core.record import CompletionRecord
+from django_idempotency.exceptions import KeyReused, OutcomeUnknown, Refusal
+
+# --- what a store answers to a claim ---
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The identity is ours to execute. *token* is the store's own: it recognises the claim when the record is written."""
+
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """Another request holds the claim and is alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A completion record is there, made by a request of this *fingerprint*."""
+
+    record: CompletionRecord
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """A claim was committed without an outcome: its handler ended the transaction by itself."""
+
+    fingerprint: bytes
+
+
+ClaimResult = Claimed | InFlight | Completed | Unsettled
+
+# --- what is done with the attempt ---
+
+
+@dataclass(frozen=True, slots=True)
+class Execute:
+    """Run the handler under this claim."""
+
+    claim: Claimed
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Answer from the record."""
+
+    record: CompletionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """In flight: ask again later, or refuse."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Answer with an error; nothing is done."""
+
+    refusal: Refusal
+
+
+Decision = Execute | Replay | Wait | Refuse
+
+
+def decide(found: ClaimResult, fingerprint: bytes) -> Decision:
+    """The decision for a request of this *fingerprint*, by what the store found for its identity."""
+    match found:
+        case Claimed():
+            return Execute(found)
+        case InFlight():
+            return Wait()
+        case Completed(record, original):
+            return Replay(record) if original == fingerprint else Refuse(KeyReused())
+        case Unsettled(original):
+            return Refuse(OutcomeUnknown() if original == fingerprint else KeyReused())
+        case _:
+            assert_never(found)
+
+
+# --- what becomes of an execution ---
+
+
+Value = TypeVar("Value", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[Value]):
+    """What a handler answered: the *value* for this caller, and the record for the next, or None if it is not to be kept."""
+
+    value: Value
+    record: CompletionRecord | None
+    refused: bool = False  # the handler itself said no (a 4xx): its writes, if any, were likely not meant to vanish
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Commit the work and the record."""
+
+    record: CompletionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Roll the work back and free the key."""
+
+
+def settle(answer: "Answer[object]", rollback_requested: bool) -> Remember | Forget:
+    """The work and the record commit together, or neither does."""
+    if answer.record is None or rollback_requested:
+        return Forget()
+    return Remember(answer.record)

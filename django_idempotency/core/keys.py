@@ -1,0 +1,117 @@
+"""The idempotency key: from header values to the identity that names at most one execution."""
+
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from django_idempotency.core.fingerprint import framed
+from django_idempotency.exceptions import KeyInvalid
+
+MAX_KEY = 255  # characters, after unquoting
+
+# A bare token, as Stripe's and most clients send it: visible ASCII without comma, not opened by a quote.
+_TOKEN = re.compile(r"[!#-+\--~][!-+\--~]{0,254}", re.ASCII)
+# RFC 9651, 3.3.3: a quoted string of printable ASCII, in which only the quote and the backslash are escaped.
+_STRING = r'"(?P<text>(?:[ !#-\[\]-~]|\\["\\])*)"'
+# RFC 9651, 3.1.2: parameters, whose values are bare items (3.3): string, number or date, token, bytes, boolean, display string.
+_ITEM = r"(?:\"(?:[ !#-\[\]-~]|\\[\"\\])*\"|@?-?[0-9]{1,15}(?:\.[0-9]{1,3})?|[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*|:[A-Za-z0-9+/=]*:|\?[01]|%\"[ !#-~]*\")"
+_QUOTED = re.compile(rf"{_STRING}(?:; *[a-z*][a-z0-9_\-.*]*(?:={_ITEM})?)*", re.ASCII)
+_ESCAPED = re.compile(r'\\(["\\])')
+_PRINTABLE = re.compile(r"[ -~]{1,255}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """
+    Whose key, sent to what: names at most one execution.
+
+    `digest` (32 bytes) stands for it everywhere: a database compares it byte for byte, whatever its collation.
+    """
+
+    scope: str
+    operation: str
+    key: str
+    digest: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        parts = framed(self.scope.encode(), self.operation.encode(), self.key.encode())
+        object.__setattr__(self, "digest", sha256(b"identity" + parts).digest())
+
+    def __str__(self) -> str:
+        """The identity as logs show it: never the key itself."""
+        return self.digest.hex()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One arrival of an identity: what was asked, and how its record is to be kept."""
+
+    identity: Identity
+    fingerprint: bytes  # 32 bytes
+    ttl: float  # seconds
+    request_id: str = ""
+
+
+def parse_key(value: str) -> str:
+    """
+    The idempotency key in a header's *value* (several header lines arrive joined by commas).
+
+    A quoted string and a bare token spell the same key: 1 to 255 characters after unquoting, 0x20 to 0x7E in a string,
+    0x21 to 0x7E without comma in a token. Parameters after a string are ignored.
+
+    Raises `KeyInvalid` for anything else, and for two keys. Source: RFC 9651, 3.3.3 and 4.2.
+    """
+    value = value.strip(" \t")
+    if _TOKEN.fullmatch(value):
+        return value
+    quoted = _QUOTED.fullmatch(value)
+    if quoted is None:
+        raise KeyInvalid
+    key = _ESCAPED.sub(r"\1", quoted["text"])
+    if not 1 <= len(key) <= MAX_KEY:
+        raise KeyInvalid
+    return key
+
+
+def check_key(key: object) -> str:
+    """
+    A *key* that did not come in a header (a callable made it), as text. A number and a UUID are welcome too.
+
+    Raises `KeyInvalid` unless it has 1 to 255 printable ASCII characters.
+    """
+    if isinstance(key, (int, uuid.UUID)) and not isinstance(key, bool):
+        key = str(key)
+    if not isinstance(key, str) or not _PRINTABLE.fullmatch(key):
+        raise KeyInvalid
+    return key
+
+
+def is_uuid(key: str) -> bool:
+    """Is *key* a UUID in its canonical text form (RFC 9562, 4), in either case?"""
+    try:
+        return len(key) == 36 and str(uuid.UUID(key)) == key.lower()
+    except ValueError:
+        return False
+
+
+def key_format(wanted: str | re.Pattern[str] | Callable[[str], object]) -> Callable[[str], bool]:
+    """The option `key_format` as a predicate over keys. Raises `re.error` for a pattern that is none."""
+    if wanted == "uuid":
+        return is_uuid
+    if isinstance(wanted, (str, re.Pattern)):
+        pattern = re.compile(wanted)
+        return lambda key: pattern.fullmatch(key) is not None
+    return lambda key: bool(wanted(key))
+
+
+def derive_key(identity: Identity, fingerprint: bytes, name: str) -> str:
+    """
+    A key for the downstream system *name*: the same at every retry of the same request, different for every name and
+    for a mended payload. A UUID of version 8 (RFC 9562, 5.8), which systems that ask for UUIDs take as well.
+    """
+    number = int.from_bytes(sha256(b"derived" + framed(identity.digest, fingerprint, name.encode())).digest()[:16])
+    number = number & ~(0xF << 76) | 8 << 76  # version
+    number = number & ~(0x3 << 62) | 2 << 62  # variant
+    return str(uuid.UUID(int=number))

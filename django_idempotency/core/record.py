@@ -1,0 +1,67 @@
+"""The completion record: the stored outcome, as bytes in and out."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+CONTENT_LENGTH = "content-length"
+
+# Of one connection (RFC 9110, 7.6.1), of one moment (Date, Server), of one client (Set-Cookie); proxies' from RFC 9110, 11.7.
+NEVER_STORED = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authentication-info",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "set-cookie",
+        "date",
+        "server",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionRecord:
+    """
+    The stored outcome of an execution. Immutable until it expires.
+
+    A header whose value is None was there, and is computed anew for each replay (Content-Length).
+    """
+
+    status: int
+    reason: str = ""
+    headers: tuple[tuple[str, str | None], ...] = ()
+    body: bytes = b""
+    request_id: str = ""  # of the request that was executed
+
+    def head(self) -> bytes:
+        """Reason and headers as bytes: JSON, because a header's value may hold what a database's text cannot."""
+        return json.dumps([self.reason, self.headers]).encode()
+
+    @classmethod
+    def from_stored(cls, status: int, head: bytes, body: bytes, request_id: str) -> "CompletionRecord":
+        """The record whose `head()` and body these are."""
+        reason, headers = json.loads(bytes(head))
+        return cls(
+            status=status,
+            reason=reason,
+            headers=tuple([(name, value) for name, value in headers]),
+            body=bytes(body),
+            request_id=request_id,
+        )
+
+
+def storable_headers(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str | None], ...]:
+    """*headers* less those that belong to one connection, one moment or one client. Source: RFC 9110, 7.6.1."""
+    pairs = [(name, name.lower(), value) for name, value in headers]
+    never = NEVER_STORED
+    for _, lower, value in pairs:
+        if lower == "connection":  # names further hop-by-hop headers
+            never = never | {option.strip().lower() for option in value.split(",")}
+    return tuple([(name, None if lower == CONTENT_LENGTH else value) for name, lower, value in pairs if lower not in never])

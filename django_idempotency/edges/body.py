@@ -1,0 +1,155 @@
+"""
+The digest of a request's body, taken without taking the body away.
+
+Whoever comes after (a parser, an upload handler, the view) finds the body as if nobody had read it; whoever came before
+(the CSRF check, an authenticator) has changed nothing in the digest. Django has no public way to give a stream back, so
+this module, and no other, handles a request's `_stream`, `_body`, `_post` and `_files`.
+"""
+
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from io import BytesIO
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any
+
+from django.conf import settings
+from django.core.exceptions import SuspiciousOperation
+from django.core.files.uploadedfile import UploadedFile
+from django.core.files.uploadhandler import FileUploadHandler
+from django.http import HttpRequest, UnreadablePostError
+from django.http.multipartparser import MultiPartParser, MultiPartParserError
+from django.utils.datastructures import MultiValueDict
+
+from django_idempotency.core.fingerprint import digest
+from django_idempotency.exceptions import BodyUnreadable
+
+CHUNK = 64 * 1024  # bytes read at once
+IN_MEMORY = 1024 * 1024  # bytes of a body that are kept in memory; a larger one goes through a file
+MULTIPART = "multipart/form-data"
+CSRF_FIELD = "csrfmiddlewaretoken"  # masked anew for every page
+
+
+def body_digest(request: HttpRequest, parsed: Callable[[], bytes | None] | None = None) -> bytes:
+    """
+    32 bytes that stand for the body: for its raw bytes or, where it is multipart/form-data, whose boundary clients draw
+    anew for each attempt, for its fields in their order and then its files.
+
+    *parsed* gives, in one spelling, the data that a parser made of a body whose bytes are gone, or None.
+
+    Raises `BodyUnreadable` where neither bytes nor data are left.
+    """
+    state: Any = request  # the private names below
+    if not hasattr(request, "_body") and state._read_started:
+        if request.content_type == MULTIPART and hasattr(request, "_files"):
+            return _form_digest(state._post, state._files)
+        data = parsed() if parsed else None
+        if data is None:
+            raise BodyUnreadable(
+                "The request's body was consumed before its fingerprint could be taken. Let the code that reads it first"
+                " (a middleware, an authenticator) read `request.body`, which keeps it, or set the option `fingerprint`."
+            )
+        return digest(b"parsed", data)
+    if hasattr(request, "_body") or _is_small(request):
+        source: IO[bytes] = BytesIO(request.body)
+    else:
+        source = _kept(request)
+    result = _multipart_digest(request, source) if request.content_type == MULTIPART else None
+    result = result or _raw_digest(source)
+    source.seek(0)
+    return result
+
+
+def _is_small(request: HttpRequest) -> bool:
+    """Would `request.body` take it, and without a large copy in memory?"""
+    limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    try:
+        length = int(request.META.get("CONTENT_LENGTH") or 0)
+    except ValueError:
+        return False
+    return length <= IN_MEMORY and (limit is None or length <= limit)
+
+
+def _kept(request: HttpRequest) -> IO[bytes]:
+    """The body's stream, where it can be rewound; else a file of what it held, which takes its place."""
+    state: Any = request
+    stream: IO[bytes] = state._stream
+    if not stream.seekable():
+        kept: Any = SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 it lives as long as the request
+        for chunk in _chunks(stream):
+            kept.write(chunk)
+        stream = state._stream = kept
+    stream.seek(0)
+    return stream
+
+
+def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
+    try:
+        while chunk := stream.read(CHUNK):
+            yield chunk
+    except OSError as error:  # the client hung up: as `HttpRequest.read` says it
+        raise UnreadablePostError(*error.args) from error
+
+
+def _raw_digest(source: IO[bytes]) -> bytes:
+    source.seek(0)
+    content = sha256()
+    for chunk in _chunks(source):
+        content.update(chunk)
+    return digest(b"raw", content.digest())
+
+
+def _multipart_digest(request: HttpRequest, source: IO[bytes]) -> bytes | None:
+    """The digest of the form in *source*, or None where it is not one that Django would parse."""
+    source.seek(0)
+    try:
+        fields, files = MultiPartParser(request.META, source, [HashingHandler()], request.encoding).parse()
+    except (MultiPartParserError, SuspiciousOperation):
+        return None
+    return _form_digest(fields, files)
+
+
+def _form_digest(fields: MultiValueDict[str, Any], files: MultiValueDict[str, Any]) -> bytes:
+    parts: list[bytes] = []
+    for name, values in fields.lists():
+        if name != CSRF_FIELD:
+            parts += [_bytes(part) for value in values for part in ("field", name, value)]
+    for name, uploads in files.lists():
+        for upload in uploads:
+            parts += [_bytes(part) for part in ("file", name, upload.name, upload.content_type)]
+            parts.append(upload.digest if isinstance(upload, HashedFile) else _file_digest(upload))
+    return digest(b"form", *parts)
+
+
+def _bytes(text: str | None) -> bytes:
+    return (text or "").encode(errors="surrogatepass")
+
+
+def _file_digest(upload: UploadedFile) -> bytes:
+    content = sha256()
+    for chunk in upload.chunks():
+        content.update(chunk)
+    upload.seek(0)
+    return content.digest()
+
+
+class HashedFile(UploadedFile):
+    """What is left of a file that was hashed as it arrived."""
+
+    digest: bytes
+
+
+class HashingHandler(FileUploadHandler):
+    """Hash each file's chunks and keep none of them."""
+
+    def new_file(self, *args: Any, **kwargs: Any) -> None:
+        super().new_file(*args, **kwargs)
+        self._content = sha256()
+
+    def receive_data_chunk(self, raw_data: bytes, start: int) -> bytes | None:
+        self._content.update(raw_data)
+        return None
+
+    def file_complete(self, file_size: int) -> HashedFile:
+        file = HashedFile(name=self.file_name, content_type=self.content_type, size=file_size)
+        file.digest = self._content.digest()
+        return file

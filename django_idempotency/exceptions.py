@@ -1,0 +1,151 @@
+"""
+Every error of the package, in one hierarchy:
+
+    IdempotencyError
+    ├── Refusal                 an answer to the client; nothing was done
+    │   ├── KeyMissing          400 key-missing
+    │   ├── KeyInvalid          400 key-invalid
+    │   ├── KeyReused           422 key-reused
+    │   ├── RequestInProgress   409 request-in-progress
+    │   ├── OutcomeUnknown      409 outcome-unknown
+    │   └── StoreUnavailable    503 store-unavailable
+    ├── HandlerError            the handler ran and broke the law; a 500 that names the remedy
+    │   ├── UnstorableResponse      rolled back
+    │   ├── TransactionBroken       rolled back
+    │   └── CommittedEarly          committed past our reach
+    ├── BodyUnreadable          something read the request's body and kept nothing of it
+    └── PolicyError             a mis-configuration; also an ImproperlyConfigured
+
+A refusal is data (status, code, title, detail, seconds until a retry), so that every edge formats it from one source.
+"""
+
+from typing import Any, ClassVar
+
+from django.core.exceptions import ImproperlyConfigured
+
+__all__ = [
+    "BodyUnreadable",
+    "CommittedEarly",
+    "HandlerError",
+    "IdempotencyError",
+    "KeyInvalid",
+    "KeyMissing",
+    "KeyReused",
+    "OutcomeUnknown",
+    "PolicyError",
+    "Refusal",
+    "RequestInProgress",
+    "StoreUnavailable",
+    "TransactionBroken",
+    "UnstorableResponse",
+]
+
+
+class IdempotencyError(Exception):
+    """The base of every error that this package raises."""
+
+
+class Refusal(IdempotencyError):
+    """
+    A request that was not executed and gets no stored answer: nothing was done.
+
+    *detail* is for the client's developer and reveals nothing of another request. The class's docstring serves where
+    none is given.
+    """
+
+    status: ClassVar[int]
+    code: ClassVar[str]
+    title: ClassVar[str]
+    retry_after: ClassVar[int | None] = None  # seconds, at least 1; None where a retry cannot help
+
+    def __init__(self, detail: str | None = None) -> None:
+        self.message = detail or " ".join((self.__doc__ or self.title).split())
+        super().__init__(self.message)
+
+    def problem(self, docs_url: str | None = None) -> dict[str, Any]:
+        """The refusal as problem details (RFC 9457, 3.1), with *docs_url* as the page that explains its code."""
+        return {
+            "type": f"{docs_url}#{self.code}" if docs_url else f"urn:django-idempotency:{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.message,
+            "code": self.code,
+        }
+
+
+class KeyMissing(Refusal):
+    """This action needs an idempotency key: send one in the request, new for each intended action."""
+
+    status = 400
+    code = "key-missing"
+    title = "An idempotency key is required."
+
+
+class KeyInvalid(Refusal):
+    """The idempotency key is malformed: send one key of 1 to 255 printable ASCII characters."""
+
+    status = 400
+    code = "key-invalid"
+    title = "The idempotency key is malformed."
+
+
+class KeyReused(Refusal):
+    """The key already names another request. A retry cannot help: send a new key with a new request."""
+
+    status = 422
+    code = "key-reused"
+    title = "This idempotency key was used for a different request."
+
+
+class RequestInProgress(Refusal):
+    """A request with this key is being executed. Send the same request again a little later."""
+
+    status = 409
+    code = "request-in-progress"
+    title = "A request with this idempotency key is in progress."
+    retry_after = 1
+
+
+class OutcomeUnknown(Refusal):
+    """A request with this key took effect at least in part, and its answer is not known. It is not run again by itself."""
+
+    status = 409
+    code = "outcome-unknown"
+    title = "The outcome of the first request with this idempotency key is unknown."
+
+
+class StoreUnavailable(Refusal):
+    """The idempotency store does not answer. Nothing was done: send the same request again later."""
+
+    status = 503
+    code = "store-unavailable"
+    title = "The idempotency store is unavailable."
+    retry_after = 5
+
+
+class HandlerError(IdempotencyError):
+    """The handler ran, and what it did cannot be remembered as the law asks."""
+
+
+class UnstorableResponse(HandlerError):
+    """The handler's answer cannot be stored, so its work was rolled back."""
+
+
+class TransactionBroken(HandlerError):
+    """The handler broke its transaction and went on, so its work was rolled back."""
+
+
+class CommittedEarly(HandlerError):
+    """
+    The handler ended the transaction by itself, so its effects may be committed without a record of the answer.
+
+    The claim stays, and a retry gets 409 `outcome-unknown` until an operator settles it or it expires.
+    """
+
+
+class BodyUnreadable(IdempotencyError):
+    """Something consumed the request's body before its fingerprint could be taken, and kept neither bytes nor data."""
+
+
+class PolicyError(IdempotencyError, ImproperlyConfigured):
+    """An option, a setting or a place of a decorator is wrong. The message names it and shows what is right."""

@@ -1,0 +1,45 @@
+"""The operation handle: what a protected handler can know of the operation that it carries out."""
+
+from typing import TYPE_CHECKING
+
+from django_idempotency.core.keys import Attempt, Identity, derive_key
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+
+    class IdempotentRequest(HttpRequest):
+        """For annotations: the request as a protected handler gets it. `idempotency` is None where it carries no key."""
+
+        idempotency: "OperationHandle | None"
+
+
+class OperationHandle:
+    """`request.idempotency`: the identity in execution, and keys for the systems downstream of it."""
+
+    __slots__ = ("_attempt",)
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+
+    @property
+    def identity(self) -> Identity:
+        return self._attempt.identity
+
+    @property
+    def key(self) -> str:
+        """The client's idempotency key, unquoted."""
+        return self._attempt.identity.key
+
+    @property
+    def scope(self) -> str:
+        """Whose key it is."""
+        return self._attempt.identity.scope
+
+    def derive_key(self, name: str) -> str:
+        """
+        An idempotency key for the downstream system *name*, as a UUID.
+
+        It is the same at every retry of the same request, different for every name and for a mended payload, and does
+        not depend on `SECRET_KEY`.
+        """
+        return derive_key(self._attempt.identity, self._attempt.fingerprint, name)

@@ -1,0 +1,14 @@
+"""
+One signal for each decision, sent once it stands and outside the request's own transaction where ours is the outermost.
+
+Each is sent with `sender=Identity`, and `identity`, the `Identity` it is about. A receiver that raises is logged and
+harms no request.
+"""
+
+from django.dispatch import Signal
+
+operation_executed = Signal()  # + record: the handler ran, and its answer is stored
+operation_replayed = Signal()  # + record: answered from the record
+operation_refused = Signal()  # + refusal: a `Refusal`
+operation_forgotten = Signal()  # the handler ran, and its work was rolled back as its answer or its error asks
+operation_unsettled = Signal()  # + error: the handler ended the transaction by itself; an operator settles it

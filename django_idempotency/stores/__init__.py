@@ -1,0 +1,58 @@
+"""`stores["default"]`: the configured stores, made at first use and kept."""
+
+from django.core.signals import setting_changed
+from django.dispatch import receiver
+from django.utils.module_loading import import_string
+
+from django_idempotency import conf
+from django_idempotency.exceptions import PolicyError
+from django_idempotency.stores.base import Store
+
+
+class StoreHandler:
+    """
+    Stores by alias, one of each for the whole process: a store holds no connection of its own.
+
+    Not Django's `BaseConnectionHandler`, whose per-thread look-up would be paid by every request.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[str, Store] = {}
+
+    def __getitem__(self, alias: str) -> Store:
+        """The store *alias*. Raises `PolicyError` where it is not configured or cannot be made."""
+        try:
+            return self._made[alias]
+        except KeyError:
+            return self._made.setdefault(alias, self._make(alias))
+
+    def _make(self, alias: str) -> Store:
+        try:
+            configured = dict(conf.stores()[alias])
+        except KeyError:
+            raise PolicyError(f"{conf.SETTING}['STORES'] has no {alias!r}; it has {', '.join(conf.stores())}.") from None
+        where = f"{conf.SETTING}['STORES'][{alias!r}]"
+        options = configured.pop("OPTIONS", {})
+        path = configured.pop("BACKEND", None)
+        if configured:
+            raise PolicyError(f"{where} has no {min(configured)!r}: it takes 'BACKEND' and 'OPTIONS'.")
+        try:
+            backend = import_string(path) if isinstance(path, str) else path
+        except ImportError as error:
+            raise PolicyError(f"{where}['BACKEND']: {path!r} cannot be imported: {error}") from error
+        if not (isinstance(backend, type) and issubclass(backend, Store)):
+            raise PolicyError(f"{where}['BACKEND'] must be the dotted path of a store class, not {path!r}.")
+        return backend(alias, options)
+
+    def forget(self) -> None:
+        """Make every store anew at its next use."""
+        self._made.clear()
+
+
+stores = StoreHandler()
+
+
+@receiver(setting_changed)
+def _forget(*, setting: str, **kwargs: object) -> None:
+    if setting == conf.SETTING:
+        stores.forget()

@@ -1,0 +1,82 @@
+"""The store that holds the law: claims and completion records in the database that the handler writes to."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.core.checks import CheckMessage
+from django.db import Error, connections, router
+
+from django_idempotency.core.decision import Claimed, ClaimResult
+from django_idempotency.core.keys import Attempt
+from django_idempotency.core.record import CompletionRecord
+from django_idempotency.exceptions import CommittedEarly, PolicyError, TransactionBroken
+from django_idempotency.models import UNSETTLED, IdempotencyRecord
+from django_idempotency.stores.base import Fault, Store
+from django_idempotency.stores.sql import dialect_for
+from django_idempotency.stores.sql.base import Dialect
+
+BROKEN = (
+    "The claim is gone: the handler's transaction was rolled back or its connection replaced while the handler went on."
+    " A database error was swallowed. Let it propagate, or put the statement that may fail into its own atomic block."
+)
+COMMITTED = (
+    "The handler ended the transaction by itself (a raw COMMIT, DDL on MariaDB or MySQL, executescript() on SQLite), so"
+    " what it did before is committed and cannot be taken back. The claim stays without an outcome: a retry gets 409"
+    " outcome-unknown. Take that statement out of the handler, then settle this identity by hand."
+)
+
+
+class DatabaseStore(Store):
+    """PostgreSQL, MariaDB, MySQL and SQLite. A first execution costs two statements, a replay one."""
+
+    def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
+        super().__init__(alias, options)
+        if options:
+            raise PolicyError(f"The DatabaseStore {alias!r} has no option {min(options)!r}: it takes none.")
+        self._dialects: dict[str, Dialect] = {}
+
+    def dialect(self, using: str) -> Dialect:
+        """The statements for the server behind *using*, found out once."""
+        try:
+            return self._dialects[using]
+        except KeyError:
+            return self._dialects.setdefault(using, dialect_for(connections[using]))
+
+    def database(self) -> str:
+        return router.db_for_write(IdempotencyRecord)
+
+    def look_up(self, using: str, attempt: Attempt) -> ClaimResult | None:
+        dialect = self.dialect(using)
+        if not dialect.looks_up_first:
+            return None
+        with connections[using].cursor() as cursor:
+            return dialect.look_up(cursor, attempt)
+
+    def claim(self, using: str, attempt: Attempt) -> ClaimResult:
+        with connections[using].cursor() as cursor:
+            return self.dialect(using).claim(cursor, attempt)
+
+    def complete(self, using: str, attempt: Attempt, claim: Claimed, record: CompletionRecord) -> None:
+        dialect = self.dialect(using)
+        digest = attempt.identity.digest
+        cause: Error | None = None
+        with connections[using].cursor() as cursor:
+            try:
+                if dialect.complete(cursor, digest, claim, record):
+                    return
+            except Error as error:
+                if not dialect.is_aborted(error):
+                    raise
+                cause = error
+            # Whose end was it? A claim that is still there was committed with the handler's work.
+            try:
+                committed = dialect.status(cursor, digest) == UNSETTLED
+            except Error:
+                committed = False  # an aborted transaction answers nothing, and has committed nothing
+        raise CommittedEarly(COMMITTED) if committed else TransactionBroken(BROKEN) from cause
+
+    def classify(self, using: str, error: Exception) -> Fault:
+        return self.dialect(using).classify(connections[using], error)
+
+    def check(self) -> list[CheckMessage]:
+        return []

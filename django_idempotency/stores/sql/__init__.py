@@ -1,0 +1,31 @@
+"""The statements of the DatabaseStore: one module for each family of databases, one class for each claim protocol."""
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_idempotency.exceptions import PolicyError
+from django_idempotency.stores.sql.base import Dialect
+
+SUPPORTED = ("postgresql", "mysql", "sqlite")  # Django's vendors; MariaDB's is "mysql"
+
+
+def dialect_for(connection: BaseDatabaseWrapper) -> Dialect:
+    """The statements for this connection's server. Raises `PolicyError` for a database that is not supported."""
+    # Imported where used: each needs nothing of its driver, but a process rarely needs more than one.
+    match connection.vendor:
+        case "postgresql":
+            from django_idempotency.stores.sql.postgresql import PostgreSQL
+
+            return PostgreSQL()
+        case "mysql":
+            from django_idempotency.stores.sql.mysql import MariaDB, MySQL
+
+            return MariaDB() if getattr(connection, "mysql_is_mariadb", False) else MySQL()
+        case "sqlite":
+            from django_idempotency.stores.sql.sqlite import SQLite
+
+            return SQLite()
+        case vendor:
+            raise PolicyError(
+                f"The DatabaseStore does not support {vendor!r} (database {connection.alias!r}):"
+                " it knows PostgreSQL, MariaDB, MySQL and SQLite."
+            )

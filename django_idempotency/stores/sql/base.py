@@ -1,0 +1,89 @@
+"""What the databases have in common."""
+
+from typing import Any, ClassVar
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
+
+from django_idempotency.core.decision import Claimed, ClaimResult, Completed, Unsettled
+from django_idempotency.core.keys import Attempt
+from django_idempotency.core.record import CompletionRecord
+from django_idempotency.models import UNSETTLED, IdempotencyRecord
+from django_idempotency.stores.base import Fault
+
+TABLE = IdempotencyRecord._meta.db_table
+COLUMN = 255  # characters that scope and operation have in the table; the digest stands for the whole of them
+
+
+class Dialect:
+    """
+    The claim protocol of one kind of database.
+
+    Every statement runs on a cursor that the caller opened, in the caller's transaction. Expiry is the database's clock.
+    """
+
+    NOW: ClassVar[str]
+    LATER: ClassVar[str]  # NOW plus a parameter: seconds, as `ttl` gives them
+    looks_up_first: ClassVar[bool] = False  # Is a replay cheaper when it is found before the transaction begins?
+
+    # what a live record answers with, in the order in which `found` takes it
+    RECORD = "status, fingerprint, head, body, request_id"
+
+    def __init__(self) -> None:
+        self.FIND = f"SELECT {self.RECORD} FROM {TABLE} WHERE digest = %s AND expires_at > {self.NOW}"
+        self.STATUS = f"SELECT status FROM {TABLE} WHERE digest = %s"
+
+    def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
+        """Claim, or find what stands in the way. Raises `LostRace` where this transaction cannot tell."""
+        raise NotImplementedError
+
+    def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
+        """Write the record on the claim's row. False where that row is not this transaction's claim any more."""
+        raise NotImplementedError
+
+    def is_aborted(self, error: Exception) -> bool:
+        """Does *error*, raised by `complete`, say that the claim's transaction had ended or was aborted before?"""
+        raise NotImplementedError
+
+    def classify(self, connection: BaseDatabaseWrapper, error: Exception) -> Fault:
+        """What *error* means before the handler has run: told by sqlstate or errno, never by the class."""
+        raise NotImplementedError
+
+    def look_up(self, cursor: CursorWrapper, attempt: Attempt) -> Completed | Unsettled | None:
+        """The live record, if this transaction can see one. One plain SELECT."""
+        cursor.execute(self.FIND, (attempt.identity.digest,))
+        row = cursor.fetchone()
+        return None if row is None else found(row)
+
+    def ttl(self, attempt: Attempt) -> Any:
+        """The parameter of LATER."""
+        return attempt.ttl
+
+    def status(self, cursor: CursorWrapper, digest: bytes) -> int | None:
+        """The status of the identity's row, expired or not."""
+        cursor.execute(self.STATUS, (digest,))
+        row = cursor.fetchone()
+        return None if row is None else row[0]
+
+
+def found(row: Any) -> Completed | Unsettled:
+    """What a row of `Dialect.RECORD` says."""
+    status, fingerprint, head, body, request_id = row
+    if status == UNSETTLED:
+        # Our own claim is joined before any statement; a living rival's row is invisible or locked. So this one is
+        # committed: its handler ended the transaction by itself.
+        return Unsettled(bytes(fingerprint))
+    return Completed(CompletionRecord.from_stored(status, head, body, request_id), bytes(fingerprint))
+
+
+def values(attempt: Attempt) -> tuple[bytes, bytes, str, str, str, str]:
+    """What a claim writes: digest, fingerprint, scope, operation, key, request id."""
+    identity = attempt.identity
+    return (
+        identity.digest,
+        attempt.fingerprint,
+        identity.scope[:COLUMN],
+        identity.operation[:COLUMN],
+        identity.key,
+        attempt.request_id[:COLUMN],
+    )

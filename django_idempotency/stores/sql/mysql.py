@@ -1,0 +1,201 @@
+"""MariaDB and MySQL: InnoDB's row locks show a claim in flight, if nobody queues on them."""
+
+from typing import ClassVar
+
+from django.db import IntegrityError
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
+
+from django_idempotency.core.decision import Claimed, ClaimResult, InFlight
+from django_idempotency.core.keys import Attempt
+from django_idempotency.core.record import CompletionRecord
+from django_idempotency.stores.base import Fault, LostRace
+from django_idempotency.stores.sql.base import TABLE, Dialect, found, values
+
+# https://mariadb.com/kb/en/mariadb-error-code-reference/, https://dev.mysql.com/doc/mysql-errors/8.0/en/
+DUPLICATE = 1062
+NO_SAVEPOINT = 1305
+LOCKED = frozenset({1205, 3572})  # lock wait timeout (MariaDB, without waiting), NOWAIT (MySQL)
+RACES = frozenset({1020, 1213})  # record has changed since last read, deadlock
+UNAVAILABLE = frozenset(
+    {
+        0,  # the driver's own: the connection is closed
+        1040,  # too many connections
+        1053,  # server shutdown in progress
+        1203,  # too many connections of this user
+        1205,  # lock wait timeout: the server's own, where the claim itself does not wait
+        1927,  # connection was killed
+        1969,  # max_statement_time exceeded (MariaDB)
+        2002,  # cannot connect through the socket
+        2003,  # cannot connect
+        2006,  # server has gone away
+        2013,  # lost connection during query
+        2055,  # lost connection to the server, system error
+        3024,  # maximum statement execution time exceeded (MySQL)
+        4031,  # disconnected for inactivity (MySQL)
+    }
+)
+
+COLUMNS = "digest, fingerprint, scope, operation, `key`, request_id, status, head, body, executed_at, expires_at"
+
+
+class MySQL(Dialect):
+    """
+    MySQL 8, whose locks cannot be tried for less than a second: a look-up, `FOR UPDATE NOWAIT`, then the claim.
+
+    Two rivals that both found no row meet in the INSERT, where the second waits for the first one's whole handler.
+    A savepoint, set with the claim and released with the record, is gone if the handler ended the transaction (DDL does).
+    """
+
+    NOW: ClassVar[str] = "UTC_TIMESTAMP(6)"  # now(6) is in the session's time zone
+    LATER: ClassVar[str] = "UTC_TIMESTAMP(6) + INTERVAL %s MICROSECOND"
+
+    def __init__(self) -> None:
+        super().__init__()
+        # The table's column `key` is a reserved word here.
+        self.LOCK = f"SELECT 1 FROM {TABLE} WHERE digest = %s FOR UPDATE NOWAIT"  # noqa: S608
+        self.INSERT = (
+            f"INSERT INTO {TABLE} ({COLUMNS})"  # noqa: S608
+            f" VALUES (%s, %s, %s, %s, %s, %s, 0, '', '', {self.NOW}, {self.LATER})"
+        )
+        self.RENEW = (
+            f"UPDATE {TABLE} SET fingerprint = %s, scope = %s, operation = %s, `key` = %s, request_id = %s,"  # noqa: S608
+            f" status = 0, head = '', body = '', executed_at = {self.NOW}, expires_at = {self.LATER}"
+            f" WHERE digest = %s AND expires_at <= {self.NOW}"
+        )
+        self.COMPLETE = f"UPDATE {TABLE} SET status = %s, head = %s, body = %s WHERE digest = %s AND status = 0"  # noqa: S608
+
+    def ttl(self, attempt: Attempt) -> int:
+        return round(attempt.ttl * 1_000_000)
+
+    def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
+        seen = self.look_up(cursor, attempt)
+        if seen is not None:
+            return seen
+        digest = attempt.identity.digest
+        try:
+            cursor.execute(self.LOCK, (digest,))
+            row = cursor.fetchone()
+        except Exception as error:
+            if errno(error) in LOCKED:
+                return InFlight()
+            raise
+        if row is None:
+            try:
+                cursor.execute(self.INSERT, (*values(attempt), self.ttl(attempt)))
+            except IntegrityError as error:
+                if errno(error) != DUPLICATE:
+                    raise
+                claimed = False
+            else:
+                claimed = True
+        else:
+            _, *columns = values(attempt)
+            cursor.execute(self.RENEW, (*columns, self.ttl(attempt), digest))
+            claimed = cursor.rowcount == 1
+        if claimed:
+            cursor.execute(f"SAVEPOINT {savepoint(digest)}")
+            return Claimed()
+        seen = self.look_up(cursor, attempt)
+        if seen is None:  # a snapshot that is older than the rival's commit, or the record is purged already
+            raise LostRace
+        return seen
+
+    def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
+        cursor.execute(f"RELEASE SAVEPOINT {savepoint(digest)}")
+        cursor.execute(self.COMPLETE, (record.status, record.head(), record.body, digest))
+        return bool(cursor.rowcount == 1)
+
+    def is_aborted(self, error: Exception) -> bool:
+        return errno(error) == NO_SAVEPOINT
+
+    def classify(self, connection: BaseDatabaseWrapper, error: Exception) -> Fault:
+        number = errno(error)
+        if number in RACES:
+            return Fault.RACE
+        return Fault.UNAVAILABLE if number in UNAVAILABLE else Fault.OTHER
+
+
+class MariaDB(MySQL):
+    """
+    One compound statement, in which every part that could wait for a rival's lock gives up at once instead (1205).
+
+    Nobody queues on the INSERT: when its holder rolls back, InnoDB kills all but one of those that wait (1213). No
+    ON DUPLICATE KEY UPDATE: Django's connections report 1 row for one that changed nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        at_once = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR"
+        columns = ", ".join(f"'{state}'" for state in ("",) * 5)
+        self.CLAIM = f"""
+            BEGIN NOT ATOMIC
+                DECLARE d BINARY(32) DEFAULT %s;
+                DECLARE live, changed INT DEFAULT NULL;
+                DECLARE EXIT HANDLER FOR 1205 SELECT 'in flight', {columns};
+                {at_once} SELECT MAX(expires_at > {self.NOW}) INTO live FROM {TABLE} WHERE digest = d;
+                IF live IS NULL THEN
+                    {at_once} INSERT IGNORE INTO {TABLE} ({COLUMNS})
+                        VALUES (d, %s, %s, %s, %s, %s, 0, '', '', {self.NOW}, {self.LATER});
+                    SET changed = ROW_COUNT();
+                ELSEIF live = 0 THEN
+                    {at_once} UPDATE {TABLE}
+                        SET fingerprint = %s, scope = %s, operation = %s, `key` = %s, request_id = %s,
+                            status = 0, head = '', body = '', executed_at = {self.NOW}, expires_at = {self.LATER}
+                        WHERE digest = d AND expires_at <= {self.NOW};
+                    SET changed = ROW_COUNT();
+                END IF;
+                IF changed = 1 THEN
+                    SAVEPOINT %%s;
+                    SELECT 'claimed', {columns};
+                ELSEIF live = 1 THEN
+                    {at_once} SELECT 'record', {self.RECORD} FROM {TABLE} WHERE digest = d;
+                ELSE
+                    {at_once} SELECT 'record', {self.RECORD} FROM {TABLE}
+                        WHERE digest = d AND expires_at > {self.NOW} LOCK IN SHARE MODE;
+                END IF;
+            END
+        """  # noqa: S608
+        self.COMPLETE = f"""
+            BEGIN NOT ATOMIC
+                RELEASE SAVEPOINT %%s;
+                UPDATE {TABLE} SET status = %s, head = %s, body = %s WHERE digest = %s AND status = 0;
+                SELECT ROW_COUNT();
+            END
+        """  # noqa: S608
+
+    def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
+        digest, *columns = values(attempt)
+        written = (*columns, self.ttl(attempt))
+        cursor.execute(named(self.CLAIM, digest), (digest, *written, *written))
+        row = cursor.fetchone()
+        if row is None:  # older than the rival's commit, or purged between two of our statements
+            raise LostRace
+        match row[0]:
+            case "claimed":
+                return Claimed()
+            case "in flight":
+                return InFlight()
+            case _:
+                return found(row[1:])
+
+    def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
+        cursor.execute(named(self.COMPLETE, digest), (record.status, record.head(), record.body, digest))
+        return bool(cursor.fetchone()[0] == 1)
+
+
+def savepoint(digest: bytes) -> str:
+    """A name of the claim's own: one claim may be made inside another's handler, and an equal name would replace it."""
+    return f"idempotency_{digest[:8].hex()}"
+
+
+def named(statement: str, digest: bytes) -> str:
+    """*statement* with the name of the claim's savepoint, which no parameter can carry."""
+    return statement.replace("%%s", savepoint(digest), 1)
+
+
+def errno(error: Exception) -> int | None:
+    """The server's or the driver's number: the first argument of every error of PyMySQL and mysqlclient."""
+    cause = error.__cause__ or error
+    number = cause.args[0] if cause.args else None
+    return number if isinstance(number, int) else None

@@ -1,0 +1,108 @@
+"""PostgreSQL: an advisory lock shows a claim in flight without waiting for it."""
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
+
+from django_idempotency.core.decision import Claimed, ClaimResult, InFlight
+from django_idempotency.core.keys import Attempt
+from django_idempotency.core.record import CompletionRecord
+from django_idempotency.stores.base import Fault, LostRace
+from django_idempotency.stores.sql.base import TABLE, Dialect, found, values
+
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+RACES = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
+UNAVAILABLE = frozenset(
+    {
+        "53300",  # too_many_connections
+        "55P03",  # lock_not_available: the project's lock_timeout
+        "57014",  # query_canceled: the project's statement_timeout
+        "57P01",  # admin_shutdown
+        "57P02",  # crash_shutdown
+        "57P03",  # cannot_connect_now
+        "57P04",  # database_dropped
+        "57P05",  # idle_session_timeout
+    }
+)
+ABORTED = frozenset({"25P02", "25P01", "3B001"})  # aborted, none active, no such savepoint
+
+
+class PostgreSQL(Dialect):
+    """
+    One statement looks the record up, tries the identity's lock if there is none, and inserts the claim if it got the lock.
+
+    The lock is the transaction's own: COMMIT, ROLLBACK and the end of the connection free it, nothing else has to. It is
+    tried only where no record was found, else of two replays of one record one would be refused. The table's oid is mixed
+    into it, because all schemas of a database share one space of locks.
+    """
+
+    NOW = "now()"
+    LATER = "now() + %s * interval '1 second'"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.CLAIM = f"""
+            WITH found AS MATERIALIZED (
+                SELECT {self.RECORD} FROM {TABLE} WHERE digest = %s AND expires_at > {self.NOW}
+            ), lock AS MATERIALIZED (
+                SELECT CASE WHEN EXISTS (SELECT FROM found) THEN NULL
+                       ELSE pg_try_advisory_xact_lock(%s::bigint # '{TABLE}'::regclass::oid::bigint) END AS taken
+            ), claim AS (
+                INSERT INTO {TABLE} AS r (digest, fingerprint, scope, operation, key, request_id,
+                                          status, head, body, executed_at, expires_at)
+                SELECT %s::bytea, %s::bytea, %s, %s, %s, %s, 0, ''::bytea, ''::bytea, {self.NOW}, {self.LATER}
+                FROM lock WHERE taken
+                ON CONFLICT (digest) DO UPDATE SET
+                    fingerprint = excluded.fingerprint, scope = excluded.scope, operation = excluded.operation,
+                    key = excluded.key, request_id = excluded.request_id, status = 0, head = ''::bytea, body = ''::bytea,
+                    executed_at = excluded.executed_at, expires_at = excluded.expires_at
+                WHERE r.expires_at <= {self.NOW}
+                RETURNING pg_current_xact_id()::text AS transaction
+            )
+            SELECT lock.taken, (SELECT transaction FROM claim), found.* FROM lock LEFT JOIN found ON true
+        """  # noqa: S608 the table's name is ours
+        self.COMPLETE = (
+            f"UPDATE {TABLE} SET status = %s, head = %s, body = %s"  # noqa: S608
+            " WHERE digest = %s AND status = 0 AND pg_current_xact_id() = %s::xid8"
+        )
+
+    def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
+        digest = attempt.identity.digest
+        lock = int.from_bytes(digest[:8], signed=True)
+        cursor.execute(self.CLAIM, (digest, lock, *values(attempt), attempt.ttl))
+        taken, transaction, *row = cursor.fetchone()
+        if taken is None:
+            return found(row)
+        if not taken:
+            return InFlight()
+        if transaction is not None:
+            return Claimed(transaction)
+        # The rival committed between our snapshot and our lock. At READ COMMITTED a second look shows its record; an
+        # empty one means a snapshot that is older than it, whatever the level claims to be.
+        seen = self.look_up(cursor, attempt)
+        if seen is None:
+            raise LostRace
+        return seen
+
+    def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
+        # The transaction's number tells a claim that the handler committed from one that is still ours.
+        cursor.execute(self.COMPLETE, (record.status, record.head(), record.body, digest, claim.token))
+        return cursor.rowcount == 1
+
+    def is_aborted(self, error: Exception) -> bool:
+        return sqlstate(error) in ABORTED
+
+    def classify(self, connection: BaseDatabaseWrapper, error: Exception) -> Fault:
+        state = sqlstate(error)
+        if state is None:
+            # No server said a word: we could not connect, or lost the connection.
+            raw = connection.connection
+            return Fault.UNAVAILABLE if raw is None or raw.closed else Fault.OTHER
+        if state in RACES:
+            return Fault.RACE
+        return Fault.UNAVAILABLE if state in UNAVAILABLE or state.startswith("08") else Fault.OTHER
+
+
+def sqlstate(error: Exception) -> str | None:
+    """The five characters that the server sent: psycopg 3 and psycopg2 keep them under different names."""
+    cause = error.__cause__ or error
+    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)

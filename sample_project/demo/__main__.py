@@ -1,0 +1,89 @@
+"""Start the API, run the steps against it, say in one line whether all was as promised, and exit by it."""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from types import FrameType
+
+import django
+
+from .client import Request, send
+from .report import Report
+from .server import Server
+
+BALANCE = 50_000  # cents, of each customer
+PASSWORD = "sample-password"  # noqa: S105 - of customers that are made up here
+
+
+def main() -> int:
+    signal.signal(signal.SIGTERM, leave)
+    started = time.monotonic()
+    report = Report()
+    with tempfile.TemporaryDirectory(prefix="idempotency-demo-") as name:
+        directory = Path(name)
+        os.environ.setdefault("DJANGO_SETTINGS_MODULE", "sample_project.settings")
+        if not os.environ.get("DATABASE_URL"):
+            os.environ["DATABASE_URL"] = f"sqlite:///{directory / 'demo.sqlite3'}"
+        django.setup()
+        try:
+            database = run(directory, report)
+        except Exception as error:  # the verdict is given whatever happens
+            report.broke(error)
+            database = "a database that could not be used"
+    seconds = time.monotonic() - started
+    if report.failures:
+        print(f"\nNOT AS PROMISED on {database}: {'; '.join(report.failures)}. ({seconds:.1f} s)")
+        return 1
+    print(
+        f"\nAs promised on {database}: every POST took effect once, {report.checks} of {report.checks} checks "
+        f"in {report.steps} steps. ({seconds:.1f} s)"
+    )
+    return 0
+
+
+def leave(signum: int, frame: FrameType | None) -> None:
+    """Turn SIGTERM into an exception, so that the server is stopped on the way out."""
+    sys.exit(128 + signum)
+
+
+def run(directory: Path, report: Report) -> str:
+    """Run every step; returns the name of the database."""
+    # The steps use the project's models, which can be imported only after `django.setup()`.
+    from django.db import connection
+
+    from sample_project.payments.models import Account
+
+    from .steps import Customer, Demo
+
+    server = Server(directory, {**os.environ, "DEBUG": "0", "LOG_LEVEL": "WARNING"})
+    run_id = uuid.uuid4().hex[:8]  # a database that has seen a demo before has its customers still
+
+    def customer(name: str) -> Customer:
+        username = f"{name}-{run_id}"
+        server.manage("seed", "--username", username, "--password", PASSWORD, "--balance", str(BALANCE))
+        login = Request(path="/api/token/", payload={"username": username, "password": PASSWORD})
+        return Customer(
+            token=json.loads(send(server.address, login).body)["token"],
+            account=Account.objects.get(owner__username=username, name="Current"),
+        )
+
+    server.manage("migrate", "--verbosity", "0")
+    database = f"{connection.display_name} {'.'.join(map(str, connection.get_database_version()))}"
+    try:
+        with server:
+            print(f"The payment API, under gunicorn on port {server.address[1]}, stores in {database}.", flush=True)
+            Demo(server=server, report=report, ann=customer("ann"), bob=customer("bob")).run()
+    finally:
+        connection.close()
+        if report.failures:
+            print(f"\nThe server's log:\n{server.log.read_text()}")
+    return database
+
+
+if __name__ == "__main__":
+    sys.exit(main())

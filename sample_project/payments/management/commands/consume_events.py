@@ -1,0 +1,39 @@
+"""`manage.py consume_events`: what a queue's worker does, with a file of JSON lines for the queue."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from django_idempotency.exceptions import Refusal
+from sample_project.payments.invoices import on_invoice_paid
+
+CONSUMERS = {"invoice.paid": on_invoice_paid}
+
+
+class Command(BaseCommand):
+    help = "Feeds events, one JSON object a line, to their consumers. Delivering a file twice books it once."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("file", nargs="?", type=argparse.FileType("r", encoding="utf-8"), default=sys.stdin)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        undelivered = []
+        for line in filter(str.strip, options["file"]):
+            event = json.loads(line)
+            consumer = CONSUMERS.get(event["type"])
+            if consumer is None:
+                self.stdout.write(f"{event['id']}: no consumer for {event['type']}")
+                continue
+            try:
+                result = consumer(event)
+            except Refusal as refusal:
+                # Another worker has it in hand, or its id came with other content: neither is done here.
+                undelivered.append(event["id"])
+                self.stderr.write(f"{event['id']}: {refusal}")
+            else:
+                self.stdout.write(f"{event['id']}: {json.dumps(result)}")
+        if undelivered:
+            raise CommandError(f"Not booked, deliver again: {', '.join(undelivered)}")

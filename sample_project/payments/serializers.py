@@ -1,0 +1,77 @@
+"""What the API takes and gives. A serializer that refuses is a 400: nothing happens, the key stays free."""
+
+from typing import Any, cast
+
+from django.contrib.auth.models import User
+from rest_framework import serializers
+from rest_framework.request import Request
+
+from .models import Account, Charge, Currency, Refund, Transfer
+
+MAX_AMOUNT = 10**12  # minor units; keeps every sum far inside 64 bits
+
+
+class AmountField(serializers.IntegerField):
+    """Whole minor units, at least one. JSON numbers only by intent: `12.50` is refused, not rounded."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(min_value=1, max_value=MAX_AMOUNT, **kwargs)
+
+
+class AccountSerializer(serializers.ModelSerializer[Account]):
+    class Meta:
+        model = Account
+        fields = ["id", "name", "currency", "balance"]
+
+
+class ChargeSerializer(serializers.ModelSerializer[Charge]):
+    amount = AmountField()
+    currency = serializers.ChoiceField(choices=Currency.choices)
+
+    class Meta:
+        model = Charge
+        fields = [
+            "id",
+            "account",
+            "amount",
+            "currency",
+            "reference",
+            "status",
+            "decline_code",
+            "amount_refunded",
+            "created_at",
+        ]
+        read_only_fields = ["id", "account", "status", "decline_code", "amount_refunded", "created_at"]
+
+    def validate_currency(self, currency: str) -> str:
+        account: Account = self.context["view"].account
+        if currency != account.currency:
+            raise serializers.ValidationError(f"This account holds {account.currency}.")
+        return currency
+
+
+class RefundSerializer(serializers.ModelSerializer[Refund]):
+    amount = AmountField(required=False, help_text="Left out: all that is left.")
+
+    class Meta:
+        model = Refund
+        fields = ["id", "charge", "amount", "reason", "created_at"]
+        read_only_fields = ["id", "charge", "created_at"]
+
+
+class TransferSerializer(serializers.ModelSerializer[Transfer]):
+    amount = AmountField()
+
+    class Meta:
+        model = Transfer
+        fields = ["id", "source", "target", "amount", "created_at"]
+        read_only_fields = ["id", "created_at"]
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        """Both accounts are the caller's own; another's is refused like one that does not exist."""
+        fields = super().get_fields()
+        request: Request = self.context["request"]
+        own = Account.objects.filter(owner=cast(User, request.user))
+        for name in ("source", "target"):
+            fields[name] = serializers.PrimaryKeyRelatedField(queryset=own)
+        return fields

@@ -1,0 +1,110 @@
+"""
+The API's views, protected in both forms: a whole class by the mixin, one function by the decorator.
+
+Nothing in their bodies knows of keys or retries. What they write and the answer that they return are
+committed together; a retry with the same key gets that answer.
+"""
+
+from datetime import timedelta
+from typing import Any, cast
+
+from django.contrib.auth.models import User
+from django.db.models import QuerySet
+from django.shortcuts import get_object_or_404
+from django.utils.functional import cached_property
+from rest_framework import mixins, status, viewsets
+from rest_framework.decorators import action, api_view
+from rest_framework.exceptions import ValidationError
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.reverse import reverse
+
+from django_idempotency import Policy, idempotent
+from django_idempotency.rest_framework import IdempotencyMixin
+
+from . import ledger
+from .models import Account, Charge
+from .permissions import IsAccountOwner
+from .serializers import AccountSerializer, ChargeSerializer, RefundSerializer, TransferSerializer
+
+
+class AccountViewSet(viewsets.ReadOnlyModelViewSet[Account]):
+    queryset = Account.objects.order_by("pk")
+    serializer_class = AccountSerializer
+
+    def get_queryset(self) -> QuerySet[Account]:
+        return Account.objects.visible_to(cast(User, self.request.user)).order_by("pk")
+
+
+class ChargeViewSet(
+    IdempotencyMixin,
+    mixins.CreateModelMixin,
+    mixins.ListModelMixin,
+    mixins.RetrieveModelMixin,
+    viewsets.GenericViewSet[Charge],
+):
+    """Charges of one account. A POST without an Idempotency-Key is refused: nobody can retry it safely."""
+
+    idempotency = Policy(required=True)
+    queryset = Charge.objects.all()
+    serializer_class = ChargeSerializer
+    permission_classes = [IsAuthenticated, IsAccountOwner]
+
+    @cached_property
+    def account(self) -> Account:
+        """The account in the URL. One that the user may not know of is not found."""
+        visible = Account.objects.visible_to(cast(User, self.request.user))
+        return get_object_or_404(visible, pk=self.kwargs["account_pk"])
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Here and not in the handler, so that a retry, too, is asked whose account it is."""
+        super().initial(request, *args, **kwargs)
+        self.check_object_permissions(request, self.account)
+
+    def get_queryset(self) -> QuerySet[Charge]:
+        return Charge.objects.filter(account=self.account).select_related("account")
+
+    def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """201, or 402 for a decline, which is an answer: it is written down, and a retry gets it again."""
+        serializer = self.get_serializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        charge = ledger.charge(
+            self.account,
+            amount=serializer.validated_data["amount"],
+            reference=serializer.validated_data["reference"],
+        )
+        declined = charge.status == Charge.Status.DECLINED
+        return Response(
+            self.get_serializer(charge).data,
+            status=status.HTTP_402_PAYMENT_REQUIRED if declined else status.HTTP_201_CREATED,
+            headers={"Location": reverse("charge-detail", [self.account.pk, charge.pk], request=request)},
+        )
+
+    @action(detail=True, methods=["post"], serializer_class=RefundSerializer)
+    @idempotent(ttl=timedelta(days=7))
+    def refund(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Support works through refunds by hand, over days: their keys are remembered for a week."""
+        charge = self.get_object()
+        serializer = self.get_serializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        try:
+            refund = ledger.refund(charge, **serializer.validated_data)
+        except ledger.LedgerRefusal as refusal:
+            raise ValidationError({"amount": [str(refusal)]}) from refusal
+        return Response(self.get_serializer(refund).data, status=status.HTTP_201_CREATED)
+
+
+@api_view(["POST"])
+@idempotent
+def create_transfer(request: Request) -> Response:
+    """Move money between two of one's own accounts. A key is welcome here, not required."""
+    serializer = TransferSerializer(data=request.data, context={"request": request})
+    serializer.is_valid(raise_exception=True)
+    try:
+        transfer = ledger.transfer(**serializer.validated_data)
+    except ledger.LedgerRefusal as refusal:
+        raise ValidationError({"detail": str(refusal)}) from refusal
+    return Response(
+        TransferSerializer(transfer, context={"request": request}).data, status=status.HTTP_201_CREATED
+    )

@@ -1,0 +1,131 @@
+"""
+Settings of the sample project.
+
+SQLite serves without any set-up; `DATABASE_URL` names another database:
+
+    DATABASE_URL=postgres://user:password@localhost:5432/payments
+    DATABASE_URL=mysql://user:password@localhost:3306/payments
+"""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import dj_database_url
+
+PROJECT_DIR = Path(__file__).resolve().parent
+
+DEBUG = os.environ.get("DEBUG", "1") == "1"
+SECRET_KEY = os.environ.get("SECRET_KEY", "sample-project-key-for-development-only")
+ALLOWED_HOSTS = os.environ.get("ALLOWED_HOSTS", "localhost 127.0.0.1 [::1]").split()
+
+ROOT_URLCONF = "sample_project.urls"
+WSGI_APPLICATION = "sample_project.wsgi.application"
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "rest_framework.authtoken",
+    "django_idempotency",
+    "sample_project.payments",
+]
+
+MIDDLEWARE = [
+    "sample_project.request_ids.RequestIdMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+
+def database(url: str) -> dict[str, Any]:
+    """The `DATABASES` entry for *url*, with what each engine needs to keep money straight."""
+    settings: dict[str, Any] = {**dj_database_url.parse(url, conn_max_age=60, conn_health_checks=True)}
+    options = settings.setdefault("OPTIONS", {})
+    engine = settings["ENGINE"]
+    if engine == "django.db.backends.sqlite3":
+        # BEGIN IMMEDIATE takes the write lock first and waits for it; a transaction that read first
+        # and then wants to write is refused at once instead. In WAL mode readers do not wait at all.
+        options["transaction_mode"] = "IMMEDIATE"
+        options["timeout"] = 15  # seconds that a writer waits for the one before it
+        options["init_command"] = "PRAGMA journal_mode=WAL"
+    elif engine == "django.db.backends.mysql":
+        # PyMySQL is pure Python: no compiler, no client library. Django asks for mysqlclient by its version.
+        import pymysql
+
+        pymysql.version_info = (2, 2, 8, "final", 1)  # type: ignore[assignment]  # before 1.2 it says 1.4.6
+        pymysql.install_as_MySQLdb()
+        options["charset"] = "utf8mb4"
+        options["init_command"] = "SET sql_mode='STRICT_TRANS_TABLES'"
+    return settings
+
+
+DATABASES = {
+    "default": database(os.environ.get("DATABASE_URL") or f"sqlite:///{PROJECT_DIR / 'sample.sqlite3'}")
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_URL = "rest_framework:login"
+LOGIN_REDIRECT_URL = "/api/"
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "rest_framework.authentication.TokenAuthentication",  # first: its 401 tells how to log in
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PAGINATION_CLASS": "rest_framework.pagination.LimitOffsetPagination",
+    "PAGE_SIZE": 50,
+}
+
+# Everything else is the package's default: a key is remembered for a day unless a view says otherwise.
+IDEMPOTENCY = {"TTL": timedelta(hours=24)}
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "static/"
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"request_id": {"()": "sample_project.request_ids.RequestIdFilter"}},
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s [%(request_id)s] %(name)s: %(message)s"}},
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "filters": ["request_id"], "formatter": "line"},
+    },
+    "root": {"handlers": ["console"], "level": os.environ.get("LOG_LEVEL", "INFO")},
+    # Django adds its own handlers to these two; the root's is enough.
+    "loggers": {
+        "django": {"handlers": [], "level": "INFO"},
+        "django.server": {"handlers": [], "level": "INFO", "propagate": True},
+    },
+}

@@ -1,0 +1,12 @@
+"""The API under `/api/`, its two ways to log in, and the admin."""
+
+from django.contrib import admin
+from django.urls import include, path
+from rest_framework.authtoken.views import obtain_auth_token
+
+urlpatterns = [
+    path("api/token/", obtain_auth_token, name="token"),  # for programs
+    path("api-auth/", include("rest_framework.urls")),  # for people, in the browsable API
+    path("api/", include("sample_project.payments.urls")),
+    path("admin/", admin.site.urls),
+]

@@ -1,0 +1,53 @@
+"""What every test may ask for. `DATABASE_URL` chooses the database; `python -m tests` runs the suite on each of them."""
+
+from collections.abc import Iterator
+
+import pytest
+from django.db import connection, connections
+from rest_framework.authtoken.models import Token
+from rest_framework.test import APIClient
+
+
+@pytest.fixture
+def vendor() -> str:
+    """`postgresql`, `mariadb`, `mysql` or `sqlite`: the server of the default database."""
+    if connection.vendor == "mysql":
+        return "mariadb" if connection.mysql_is_mariadb else "mysql"
+    return connection.vendor
+
+
+@pytest.fixture(params=[False, True], ids=["autocommit", "atomic-requests"])
+def atomic_requests(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """Run the test twice: without and with `ATOMIC_REQUESTS`."""
+    settings = connections["default"].settings_dict
+    before = settings["ATOMIC_REQUESTS"]
+    settings["ATOMIC_REQUESTS"] = request.param
+    yield request.param
+    settings["ATOMIC_REQUESTS"] = before
+
+
+@pytest.fixture
+def user(django_user_model):
+    return django_user_model.objects.create_user("payer", password="secret")
+
+
+@pytest.fixture
+def other_user(django_user_model):
+    return django_user_model.objects.create_user("other", password="secret")
+
+
+@pytest.fixture
+def api(user) -> APIClient:
+    """A client with the token of `user`; exceptions of views become 500, as on a server."""
+    return authenticated(user)
+
+
+@pytest.fixture
+def other_api(other_user) -> APIClient:
+    return authenticated(other_user)
+
+
+def authenticated(user) -> APIClient:
+    client = APIClient(raise_request_exception=False)
+    client.credentials(HTTP_AUTHORIZATION=f"Token {Token.objects.get_or_create(user=user)[0]}")
+    return client

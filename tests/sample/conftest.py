@@ -1,0 +1,73 @@
+"""
+The sample project is a project of its own, so its tests have a run of their own, with its settings:
+
+    pytest tests/sample --ds=sample_project.settings --confcutdir=tests/sample
+
+A run with other settings passes them by.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+if os.environ.get("DJANGO_SETTINGS_MODULE") == "sample_project.settings":
+    from django.contrib.auth.models import User
+    from rest_framework.authtoken.models import Token
+    from rest_framework.test import APIClient
+
+    from sample_project.payments.models import Account
+else:
+    collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture
+def ann(db: None) -> "User":
+    return User.objects.create_user("ann", password="sample-password")
+
+
+@pytest.fixture
+def bob(db: None) -> "User":
+    return User.objects.create_user("bob", password="sample-password")
+
+
+@pytest.fixture
+def support(db: None) -> "User":
+    return User.objects.create_user("support", password="sample-password", is_staff=True)
+
+
+@pytest.fixture
+def account(ann: "User") -> "Account":
+    """Ann's account, with 100 euros on it."""
+    return Account.objects.create(owner=ann, name="Current", currency="EUR", balance=10_000)
+
+
+@pytest.fixture
+def savings(ann: "User") -> "Account":
+    return Account.objects.create(owner=ann, name="Savings", currency="EUR", balance=0)
+
+
+@pytest.fixture
+def client_of(db: None) -> "Callable[[User], APIClient]":
+    """A client that sends a user's token."""
+
+    def client_of(user: "User") -> "APIClient":
+        token, _ = Token.objects.get_or_create(user=user)
+        client = APIClient()
+        client.credentials(HTTP_AUTHORIZATION=f"Token {token.key}")
+        return client
+
+    return client_of
+
+
+@pytest.fixture
+def post(ann: "User", client_of: "Callable[[User], APIClient]") -> Callable[..., Any]:
+    """POST JSON as Ann, with a key where one is given."""
+    anns = client_of(ann)
+
+    def post(path: str, payload: dict[str, Any], *, key: str | None = None, client: Any = None) -> Any:
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return (client or anns).post(path, payload, format="json", headers=headers)
+
+    return post

@@ -1,0 +1,49 @@
+"""The demo, run as its readers run it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def run_demo(**environment):
+    """The demo's exit code and what it printed. On SQLite, which needs no server: it makes its own file."""
+    inherited = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    done = subprocess.run(
+        [sys.executable, "-m", "sample_project.demo"],
+        cwd=REPOSITORY,
+        env=inherited | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.kill
+def test_the_demo_is_as_promised():
+    code, output = run_demo(DJANGO_SETTINGS_MODULE="sample_project.settings")
+
+    assert code == 0, output
+    assert re.search(r"^As promised on SQLite [\d.]+: .*, (\d+) of \1 checks in 10 steps", output, re.MULTILINE)
+    assert "NOT SO" not in output
+
+
+@pytest.mark.slow
+@pytest.mark.kill
+def test_the_demo_tells_when_it_is_not():
+    """Without protection every step that repeats something fails, and so does the run."""
+    code, output = run_demo(DJANGO_SETTINGS_MODULE="tests.sample.unprotected_settings")
+
+    assert code == 1, output
+    verdict = output.strip().splitlines()[-1]
+    assert verdict.startswith("NOT AS PROMISED on SQLite")
+    for step in (2, 3, 5, 6, 7, 8, 9):
+        assert f"step {step}, " in verdict

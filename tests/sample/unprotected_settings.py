@@ -1,0 +1,6 @@
+"""The sample project without protection: no method of it needs a key. The demo must not be content with it."""
+
+from sample_project.settings import *  # noqa: F403
+from sample_project.settings import IDEMPOTENCY
+
+IDEMPOTENCY = {**IDEMPOTENCY, "METHODS": ("PUT",)}

