@@ -19,7 +19,7 @@ from django_idempotency.core.keys import Attempt, Identity, check_key
 from django_idempotency.core.policy import NO_OPTIONS, Options, Policy, ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.edges import http
-from django_idempotency.engine import Executed, Replayed
+from django_idempotency.engine import Executed, Joined, Replayed
 from django_idempotency.exceptions import KeyInvalid, KeyMissing, PolicyError, Refusal, UnstorableResponse
 from django_idempotency.handles import OperationHandle
 from django_idempotency.placement import check_place
@@ -102,26 +102,24 @@ def call(
 
 def _call_plain(view: Any, args: Any, kwargs: Any, request: Any, policy: ResolvedPolicy, outer: Any) -> Any:
     def execute(handle: OperationHandle) -> Answer[Any]:
-        response = _with_handle(request, handle, outer, view, args, kwargs)
-        if hasattr(response, "render") and not getattr(response, "is_rendered", True):
-            response = response.render()
-        return http.capture(response, policy)
+        return http.capture(http.rendered(_with_handle(request, handle, outer, view, args, kwargs)), policy)
 
     try:
         attempt = http.read(request, policy)
         if attempt is None:
             request.idempotency = outer
             return view(*args, **kwargs)
-        outcome = engine.run(attempt, policy, http.database(request, policy), execute)
+        match engine.run(attempt, policy, http.database(request, policy), execute):
+            case Executed(response):
+                return response
+            case Joined():
+                return view(*args, **kwargs)
+            case Replayed(record):
+                if policy.replay_guard is not None:
+                    policy.replay_guard(request, record)
+                return http.replay(record, policy)
     except Refusal as refusal:
         return http.refuse(refusal, policy.docs_url)
-    match outcome:
-        case Executed(response):
-            return response
-        case Replayed(record):
-            if policy.replay_guard is not None:
-                policy.replay_guard(request, record)
-            return http.replay(record, policy)
 
 
 def _call_drf(view: Any, args: Any, kwargs: Any, request: Any, policy: ResolvedPolicy, outer: Any) -> Any:
@@ -138,16 +136,17 @@ def _call_drf(view: Any, args: Any, kwargs: Any, request: Any, policy: ResolvedP
         if attempt is None:
             request._request.idempotency = outer
             return view(*args, **kwargs)
-        outcome = engine.run(attempt, policy, http.database(request, policy), execute)
+        match engine.run(attempt, policy, http.database(request, policy), execute):
+            case Executed(response):
+                return response
+            case Joined():
+                return view(*args, **kwargs)
+            case Replayed(record):
+                if policy.replay_guard is not None:
+                    policy.replay_guard(request, record)
+                return drf.replay(api_view, request, record, policy)
     except Refusal as refusal:
         drf.refuse(api_view, refusal, policy.docs_url)
-    match outcome:
-        case Executed(response):
-            return response
-        case Replayed(record):
-            if policy.replay_guard is not None:
-                policy.replay_guard(request, record)
-            return drf.replay(api_view, request, record, policy)
 
 
 def call_method(handler: Callable[..., Any], owner: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -218,6 +217,8 @@ def once(operation: str, /, **options: Unpack[Options]) -> Callable[[Function], 
             match engine.run(_event_attempt(operation, resolved, args, kwargs), resolved, using, execute):
                 case Executed(value):
                     return value
+                case Joined():
+                    return function(*args, **kwargs)
                 case Replayed(record):
                     return json.loads(record.body)
 

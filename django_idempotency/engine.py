@@ -63,6 +63,13 @@ class Replayed:
 
 
 @dataclass(frozen=True, slots=True)
+class Joined:
+    """This very call stack is executing the identity already: the caller runs its handler, the outer call records."""
+
+    handle: OperationHandle
+
+
+@dataclass(frozen=True, slots=True)
 class _Execution:
     """An operation that this very call stack is executing, on this connection."""
 
@@ -79,10 +86,10 @@ def run(
     policy: ResolvedPolicy,
     using: str | None,
     execute: Callable[[OperationHandle], Answer[Value]],
-) -> Executed[Value] | Replayed:
+) -> Executed[Value] | Replayed | Joined:
     """
     Carry *attempt* out, once: call *execute* inside the transaction on *using* (the store's own choice where None), or
-    return the record of the execution that was.
+    return the record of the execution that was, or join the one that this call is made from.
 
     Raises a `Refusal` where neither can be had, a `HandlerError` where the handler broke the law, and whatever *execute*
     raises; in each case the work is rolled back.
@@ -91,7 +98,7 @@ def run(
     using = using or store.database()
     outer = _execution_of(attempt.identity, using)
     if outer is not None:
-        return Executed(execute(outer.handle).value, None)  # joined: the outer call records
+        return Joined(outer.handle)
     this = _Try(store, using, attempt, execute)
     try:
         outcome = _decide_until_final(this, policy)

@@ -49,7 +49,7 @@ def body_digest(request: HttpRequest, parsed: Callable[[], bytes | None] | None 
                 " (a middleware, an authenticator) read `request.body`, which keeps it, or set the option `fingerprint`."
             )
         return digest(b"parsed", data)
-    if hasattr(request, "_body") or _is_small(request):
+    if hasattr(request, "_body") or not state._stream.seekable() and _is_small(request):
         source: IO[bytes] = BytesIO(request.body)
     else:
         source = _kept(request)

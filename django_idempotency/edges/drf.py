@@ -49,17 +49,10 @@ def _parsed(request: Request) -> bytes | None:
 def capture(view: APIView, request: Request, response: Any, policy: ResolvedPolicy) -> Answer[Any]:
     """What becomes of the handler's *response*, finalised and rendered here and now. Raises as `http.capture` does."""
     if isinstance(response, HttpResponseBase):
-        response = _finalise(view, request, response)
-        if hasattr(response, "render") and not getattr(response, "is_rendered", True):
-            response = response.render()
+        context = request.parser_context
+        response = http.rendered(view.finalize_response(request, response, *context["args"], **context["kwargs"]))
+        _leave_alone(view, response)
     return http.capture(response, policy)
-
-
-def _finalise(view: APIView, request: Request, response: HttpResponseBase) -> HttpResponseBase:
-    context = request.parser_context
-    response = view.finalize_response(request, response, *context["args"], **context["kwargs"])
-    _leave_alone(view, response)
-    return response
 
 
 def _leave_alone(view: APIView, final: HttpResponseBase) -> None:
@@ -121,7 +114,6 @@ def _api_exception(refusal: type[Refusal]) -> type[APIException]:
         {
             "__doc__": refusal.__doc__,
             "__module__": __name__,
-            "__init__": lambda self, detail: (refusal.__init__(self, detail), APIException.__init__(self, detail))[0],
             "status_code": refusal.status,
             "default_detail": refusal.title,
             "default_code": refusal.code,

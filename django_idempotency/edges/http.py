@@ -171,6 +171,13 @@ def request_id(request: HttpRequest) -> str:
 # --- capture ---
 
 
+def rendered(response: Any) -> Any:
+    """*response*, its template rendered: here, because what cannot be rendered must not be committed."""
+    if hasattr(response, "render") and not getattr(response, "is_rendered", True):
+        return response.render()
+    return response
+
+
 def capture(response: Any, policy: ResolvedPolicy) -> Answer[Any]:
     """
     What becomes of the handler's *response*: itself for this caller, and its record for the next.

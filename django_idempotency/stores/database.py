@@ -76,7 +76,9 @@ class DatabaseStore(Store):
         raise CommittedEarly(COMMITTED) if committed else TransactionBroken(BROKEN) from cause
 
     def classify(self, using: str, error: Exception) -> Fault:
-        return self.dialect(using).classify(connections[using], error)
+        connection = connections[using]
+        dialect = self._dialects.get(using) or dialect_for(connection, connect=False)
+        return dialect.classify(connection, error)
 
     def check(self) -> list[CheckMessage]:
         return []

@@ -8,8 +8,11 @@ from django_idempotency.stores.sql.base import Dialect
 SUPPORTED = ("postgresql", "mysql", "sqlite")  # Django's vendors; MariaDB's is "mysql"
 
 
-def dialect_for(connection: BaseDatabaseWrapper) -> Dialect:
-    """The statements for this connection's server. Raises `PolicyError` for a database that is not supported."""
+def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True) -> Dialect:
+    """
+    The statements for this connection's server. Without *connect* no server is asked what it is: the dialect then serves
+    to classify errors only. Raises `PolicyError` for a database that is not supported.
+    """
     # Imported where used: each needs nothing of its driver, but a process rarely needs more than one.
     match connection.vendor:
         case "postgresql":
@@ -19,7 +22,7 @@ def dialect_for(connection: BaseDatabaseWrapper) -> Dialect:
         case "mysql":
             from django_idempotency.stores.sql.mysql import MariaDB, MySQL
 
-            return MariaDB() if getattr(connection, "mysql_is_mariadb", False) else MySQL()
+            return MariaDB() if connect and connection.mysql_is_mariadb else MySQL()  # type: ignore[attr-defined]
         case "sqlite":
             from django_idempotency.stores.sql.sqlite import SQLite
 

@@ -1,0 +1,1 @@
+"""What protection costs, as ratios against the same bare view: `python -m benchmarks`."""
