@@ -74,19 +74,19 @@ def database(url: str) -> dict[str, Any]:
         options["timeout"] = 15  # seconds that a writer waits for the one before it
         options["init_command"] = "PRAGMA journal_mode=WAL"
     elif engine == "django.db.backends.mysql":
-        # PyMySQL is pure Python: no compiler, no client library. Django asks for mysqlclient by its version.
+        # PyMySQL is pure Python: no compiler, no client library. Django takes it for mysqlclient.
         import pymysql
 
-        pymysql.version_info = (2, 2, 8, "final", 1)  # type: ignore[assignment]  # before 1.2 it says 1.4.6
+        # Before 1.2 it calls itself mysqlclient 1.4, which is too old for Django.
+        pymysql.version_info = (2, 2, 8, "final", 1)  # type: ignore[assignment, unused-ignore]
         pymysql.install_as_MySQLdb()
         options["charset"] = "utf8mb4"
         options["init_command"] = "SET sql_mode='STRICT_TRANS_TABLES'"
     return settings
 
 
-DATABASES = {
-    "default": database(os.environ.get("DATABASE_URL") or f"sqlite:///{PROJECT_DIR / 'sample.sqlite3'}")
-}
+DATABASE_URL = os.environ.get("DATABASE_URL") or f"sqlite:///{PROJECT_DIR / 'sample.sqlite3'}"
+DATABASES = {"default": database(DATABASE_URL)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTH_PASSWORD_VALIDATORS = [

@@ -2,8 +2,10 @@
 Run the suite once on each database: `python -m tests [--database NAME]... [pytest arguments]`.
 
 Each run is a pytest of its own with `DATABASE_URL`, and `REDIS_URL` where there is a Redis. What does not depend on the
-database runs once, with SQLite. A server that is neither found nor to be started is left out, and that is said at the
-end; with `REQUIRE_SERVERS=1` it is an error before the first test. See `tests/servers.py` for where servers are found.
+database is part of the first run alone, and the sample project's tests, which have its settings, are a run beside it.
+Paths among the arguments choose what is run. A server that is neither found nor to be started is left out, and the last
+lines say so; with `REQUIRE_SERVERS=1` it is an error before the first test. See `tests/servers.py` for where servers
+are found.
 
 The tests run on as many workers as there are cores; `-n 0` runs them in one process, which a debugger needs.
 """
@@ -23,9 +25,10 @@ from pathlib import Path
 from tests import servers
 
 ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = Path("tests/sample")
 DATABASES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mariadb": "MariaDB"}
 
-# What needs no particular database, as paths or patterns below this folder.
+# What needs no particular database, below this folder.
 ONCE = ["docs", "packaging", "test_docs.py", "test_layers.py", "test_public_api.py", "typing", "unit"]
 
 # pytest's own exit codes.
@@ -46,6 +49,7 @@ def terminate(*args: object) -> None:
 
 
 def main() -> int:
+    os.chdir(ROOT)  # paths among the arguments are the repository's
     parser = argparse.ArgumentParser(prog="python -m tests", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--database", action="append", choices=DATABASES, help="run on this one only (repeatable)")
@@ -68,7 +72,7 @@ def main() -> int:
             print("REQUIRE_SERVERS is set, so no test was run.")
             return FAILED
 
-        environment = dict(os.environ)
+        environment = {**os.environ, "OTHER_DATABASE": str(folder / "other.sqlite3")}
         environment.pop("REDIS_URL", None)  # unset, or "embedded"
         if "Redis" in found:
             environment["REDIS_URL"] = found["Redis"].url
@@ -82,21 +86,23 @@ def main() -> int:
             else:
                 url = found[service].database_url(name)
                 stack.callback(servers.drop_databases, found[service].url, f"test_{name}")
-            print(f"\n=== {service} ===", flush=True)
-            started = time.monotonic()
-            once = database == "sqlite" or ("sqlite" not in chosen and database == chosen[0])
-            code = run_pytest(arguments, environment | {"DATABASE_URL": url}, once=once)
-            results[service] = (code, time.monotonic() - started)
+            for part, command in suites(arguments, first=not results).items():
+                print(f"\n=== {service}: {part} ===", flush=True)
+                started = time.monotonic()
+                code = run_pytest(command, environment | {"DATABASE_URL": url})
+                results[f"{service}: {part}"] = (code, time.monotonic() - started)
+                if code == INTERRUPTED:
+                    break
             if code == INTERRUPTED:
                 break
 
         print()
-        for service, (code, seconds) in results.items():
-            print(f"{service}: {describe(code)} in {seconds:.0f} s")
+        for run, (code, seconds) in results.items():
+            print(f"{run}: {describe(code)} in {seconds:.0f} s")
         for service, reason in missing.items():
             print(f"left out: {service}: {reason}")
         codes = {code for code, _ in results.values()}
-        if codes == {NO_TESTS}:
+        if codes <= {NO_TESTS}:
             return NO_TESTS
         return next((code for code in codes if code not in (PASSED, NO_TESTS)), PASSED)
 
@@ -113,15 +119,30 @@ def find_servers(stack: ExitStack, chosen: list[str]) -> tuple[dict[str, servers
     return found, missing
 
 
-def run_pytest(arguments: list[str], environment: dict[str, str], *, once: bool) -> int:
-    """Run pytest and return its exit code. What needs no particular database is part of it if *once*."""
+def suites(arguments: list[str], *, first: bool) -> dict[str, list[str]]:
+    """The parts of the suite that *arguments* select, each with what pytest is told for it."""
+    paths = {argument: Path(argument.partition("::")[0]) for argument in arguments if not argument.startswith("-")}
+    of_sample = [argument for argument, path in paths.items() if path.exists() and SAMPLE in (path, *path.parents)]
+    of_package = [argument for argument, path in paths.items() if path.exists() and argument not in of_sample]
+
+    chosen = {}
+    if of_package or not of_sample:
+        ignored = [f"--ignore={SAMPLE}", *(f"--ignore=tests/{path}" for path in ONCE if not first)]
+        chosen["package"] = [*ignored, *(argument for argument in arguments if argument not in of_sample)]
+    if of_sample or not of_package:
+        settings = ["--ds=sample_project.settings", f"--confcutdir={SAMPLE}"]
+        default = [] if of_sample else [str(SAMPLE)]
+        chosen["sample project"] = [*settings, *default, *(arg for arg in arguments if arg not in of_package)]
+    return chosen
+
+
+def run_pytest(arguments: list[str], environment: dict[str, str]) -> int:
+    """Run pytest and return its exit code."""
     command = [sys.executable, "-m", "pytest"]
     if (cores := os.cpu_count() or 1) > 1:
         # A file's tests stay together, with what they share and sum up.
         command += ["-n", str(min(cores, 8)), "--dist", "loadfile"]
-    if not once:
-        command += [f"--ignore-glob={ROOT / 'tests' / path}" for path in ONCE]
-    process = subprocess.Popen([*command, *arguments], cwd=ROOT, env=environment)
+    process = subprocess.Popen([*command, *arguments], env=environment)
     try:
         return process.wait()
     except KeyboardInterrupt as interrupt:

@@ -39,10 +39,8 @@ def main() -> int:
     if report.failures:
         print(f"\nNOT AS PROMISED on {database}: {'; '.join(report.failures)}. ({seconds:.1f} s)")
         return 1
-    print(
-        f"\nAs promised on {database}: every POST took effect once, {report.checks} of {report.checks} checks "
-        f"in {report.steps} steps. ({seconds:.1f} s)"
-    )
+    counted = f"{report.checks} of {report.checks} checks in {report.steps} steps"
+    print(f"\nAs promised on {database}: every POST took effect once, {counted}. ({seconds:.1f} s)")
     return 0
 
 
@@ -76,7 +74,7 @@ def run(directory: Path, report: Report) -> str:
     database = f"{connection.display_name} {'.'.join(map(str, connection.get_database_version()))}"
     try:
         with server:
-            print(f"The payment API, under gunicorn on port {server.address[1]}, stores in {database}.", flush=True)
+            report.note(f"The payment API runs under gunicorn on port {server.address[1]}, with {database}.")
             Demo(server=server, report=report, ann=customer("ann"), bob=customer("bob")).run()
     finally:
         connection.close()

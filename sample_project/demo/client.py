@@ -113,7 +113,7 @@ def send_until_answered(
 
 
 def reset(connection: http.client.HTTPConnection) -> None:
-    """Hang up so that the other side's next packet meets a reset: no goodbye, as when a phone loses its net."""
+    """Hang up without a goodbye: the other side's next packet meets a reset."""
     assert connection.sock is not None  # noqa: S101 - only called on a connection that has been used
     connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     connection.close()

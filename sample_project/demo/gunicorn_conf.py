@@ -1,7 +1,7 @@
 """
 gunicorn's configuration for the demo: how it says where it listens, and how one charge is held in the middle.
 
-The processes talk through files in `DEMO_DIRECTORY`, each made by one atomic rename:
+The processes talk through files in `DEMO_DIRECTORY`, which appear by one atomic rename:
 `address`, `worker-<pid>` for a worker that is ready, `armed` -> `held-<pid>` for one that stands still.
 """
 
@@ -60,9 +60,7 @@ def child_exit(server: Any, worker: Any) -> None:
     (DIRECTORY / f"worker-{worker.pid}").unlink(missing_ok=True)
 
 
-def hold_after_charge(
-    execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]
-) -> Any:
+def hold_after_charge(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
     """
     Run a statement; if it has inserted a charge and the demo has armed the trap, stand still behind it.
 

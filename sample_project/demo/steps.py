@@ -4,14 +4,17 @@ import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection
 from threading import Barrier
+from urllib.parse import urlsplit
 
 from django.db import connection
 
+from sample_project.payments.invoices import InvoicePaid
 from sample_project.payments.models import Account, Charge
 
-from .client import LossyProxy, Request, reset, send, send_until_answered, sha
+from .client import Answer, LossyProxy, Request, reset, send, send_until_answered, sha
 from .report import Report
 from .server import WORKERS, Server
 from .waiting import wait_for
@@ -21,6 +24,11 @@ AT_ONCE = 20
 
 def new_key() -> str:
     return str(uuid.uuid4())
+
+
+def path_of(answer: Answer) -> str:
+    """Where the answer says that the charge is, without the host, which is the same."""
+    return urlsplit(answer.headers["Location"]).path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +64,9 @@ class Demo:
     def run(self) -> None:
         first = self.ann.charge("order 1", key=new_key())
         for step in (
-            lambda: self.a_charge_and_its_retry(first),
-            lambda: self.another_payload(first),
-            lambda: self.another_user(first),
+            partial(self.a_charge_and_its_retry, first),
+            partial(self.another_payload, first),
+            partial(self.another_user, first),
             self.many_at_once,
             self.a_killed_worker,
             self.a_client_that_hangs_up,
@@ -85,7 +93,7 @@ class Demo:
         again = send(self.server.address, first)
         check("status", expected=201, seen=again.status)
         check("sha256 of the body", expected=original.sha, seen=again.sha)
-        check("Location", expected=original.headers["Location"], seen=again.headers["Location"])
+        check("Location", expected=path_of(original), seen=path_of(again))
         check("Idempotency-Replayed", expected="true", seen=again.replayed)
         check("charges in the database", expected=1, seen=self.ann.charges("order 1"))
         check("balance", expected=before - 1250, seen=self.ann.balance())
@@ -131,7 +139,7 @@ class Demo:
         check("charges in the database", expected=1, seen=self.ann.charges("order 2"))
         check("balance", expected=before - 1250, seen=self.ann.balance())
         refused = sum(answer.refusals > 0 for answer in answers)
-        self.report.note(f"{refused} of them were first told to come back (409 with Retry-After), and did.")
+        self.report.note(f"({refused} of them got 409 first, and came back when Retry-After said so.)")
 
     def a_killed_worker(self) -> None:
         check = self.report.check
@@ -162,8 +170,8 @@ class Demo:
         check("sha256 of one more retry", expected=retry.sha, seen=again.sha)
         check("Idempotency-Replayed", expected="true", seen=again.replayed)
         check("balance", expected=before - 1250, seen=self.ann.balance())
-        wait_for("a new worker", lambda: len(self.server.workers()) == WORKERS)
-        check("the worker was replaced", expected=True, seen=worker not in self.server.workers())
+        wait_for("a new worker", lambda: len(self.server.workers() - {worker}) == WORKERS)
+        check("workers", expected=WORKERS, seen=len(self.server.workers()))
 
     def a_client_that_hangs_up(self) -> None:
         check = self.report.check
@@ -213,8 +221,13 @@ class Demo:
         check("status", expected=402, seen=declined.status)
         check("decline code", expected="insufficient_funds", seen=declined.json["decline_code"])
         check("charges in the database", expected=1, seen=self.ann.charges("order 6"))
-        event = {"id": f"evt-{new_key()}", "type": "invoice.paid", "invoice": "7"}
-        event |= {"account": self.ann.account.pk, "amount": 1000, "currency": self.ann.account.currency}
+        event: InvoicePaid = {
+            "id": f"evt-{new_key()}",
+            "type": "invoice.paid",
+            "invoice": "INV-7",
+            "account": self.ann.account.pk,
+            "amount": 1000,
+        }
         queue = self.server.directory / "events.jsonl"
         queue.write_text(2 * f"{json.dumps(event)}\n")
         self.server.manage("consume_events", str(queue))

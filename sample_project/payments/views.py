@@ -105,6 +105,5 @@ def create_transfer(request: Request) -> Response:
         transfer = ledger.transfer(**serializer.validated_data)
     except ledger.LedgerRefusal as refusal:
         raise ValidationError({"detail": str(refusal)}) from refusal
-    return Response(
-        TransferSerializer(transfer, context={"request": request}).data, status=status.HTTP_201_CREATED
-    )
+    answer = TransferSerializer(transfer, context={"request": request}).data
+    return Response(answer, status=status.HTTP_201_CREATED)

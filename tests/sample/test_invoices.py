@@ -19,7 +19,6 @@ def event(account):
         "invoice": "INV-7",
         "account": account.pk,
         "amount": 4200,
-        "currency": "EUR",
     }
 
 

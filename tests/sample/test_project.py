@@ -30,7 +30,8 @@ def test_seed_makes_somebody_who_can_pay():
     call_command("seed", stdout=first)
     Account.objects.filter(name="Current").update(balance=1)
     call_command("seed", stdout=second)
-    token = APIClient().post("/api/token/", {"username": "demo", "password": "sample-password"}).json()["token"]
+    login = APIClient().post("/api/token/", {"username": "demo", "password": "sample-password"})
+    token = login.json()["token"]
 
     assert f"TOKEN={token}" in first.getvalue()
     assert f"TOKEN={token}" in second.getvalue()

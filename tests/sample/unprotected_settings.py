@@ -1,4 +1,4 @@
-"""The sample project without protection: no method of it needs a key. The demo must not be content with it."""
+"""The sample project with none of its POSTs protected. The demo must not be content with it."""
 
 from sample_project.settings import *  # noqa: F403
 from sample_project.settings import IDEMPOTENCY

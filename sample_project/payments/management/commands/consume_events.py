@@ -1,8 +1,9 @@
 """`manage.py consume_events`: what a queue's worker does, with a file of JSON lines for the queue."""
 
-import argparse
 import json
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -17,11 +18,18 @@ class Command(BaseCommand):
     help = "Feeds events, one JSON object a line, to their consumers. Delivering a file twice books it once."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("file", nargs="?", type=argparse.FileType("r", encoding="utf-8"), default=sys.stdin)
+        parser.add_argument("file", nargs="?", type=Path, help="Left out: what comes on standard input.")
 
-    def handle(self, *args: Any, **options: Any) -> None:
+    def handle(self, *args: Any, file: Path | None, **options: Any) -> None:
+        if file is None:
+            self.consume(sys.stdin)
+        else:
+            with file.open(encoding="utf-8") as lines:
+                self.consume(lines)
+
+    def consume(self, lines: Iterable[str]) -> None:
         undelivered = []
-        for line in filter(str.strip, options["file"]):
+        for line in filter(str.strip, lines):
             event = json.loads(line)
             consumer = CONSUMERS.get(event["type"])
             if consumer is None:

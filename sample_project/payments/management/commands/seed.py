@@ -57,9 +57,7 @@ class Command(BaseCommand):
             USAGE.format(
                 username=user.get_username(),
                 password=options["password"],
-                accounts="\n".join(
-                    f"  {account.pk}  {account.name}: {account.balance} cents" for account in accounts
-                ),
+                accounts="\n".join(f"  {each.pk}  {each.name}: {each.balance} cents" for each in accounts),
                 account=accounts[0].pk,
                 token=token.key,
                 base=options["base_url"],
