@@ -21,7 +21,8 @@ PASSWORD = "sample-password"  # noqa: S105 - of customers that are made up here
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, leave)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, leave)
     started = time.monotonic()
     report = Report()
     with tempfile.TemporaryDirectory(prefix="idempotency-demo-") as name:
@@ -36,6 +37,9 @@ def main() -> int:
             report.broke(error)
             database = "a database that could not be used"
     seconds = time.monotonic() - started
+    if not report.steps:
+        print(f"\nCOULD NOT RUN. ({seconds:.1f} s)")
+        return 1
     if report.failures:
         print(f"\nNOT AS PROMISED on {database}: {'; '.join(report.failures)}. ({seconds:.1f} s)")
         return 1
@@ -45,7 +49,7 @@ def main() -> int:
 
 
 def leave(signum: int, frame: FrameType | None) -> None:
-    """Turn SIGTERM into an exception, so that the server is stopped on the way out."""
+    """Turn a signal into an exception, so that the server is stopped on the way out."""
     sys.exit(128 + signum)
 
 

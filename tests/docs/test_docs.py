@@ -1,0 +1,158 @@
+"""What README and manual say is so: their code runs, their tables are the code's, their links lead somewhere."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from datetime import timedelta
+
+import pytest
+
+from django_idempotency import exceptions
+from django_idempotency.core.policy import DEFAULTS
+from django_idempotency.decorators import ONCE_OPTIONS
+from tests.docs.pages import DOCS, ROOT, blocks, headings, links, pages, slug, table, text
+
+PAGES = [str(page.relative_to(ROOT)) for page in pages()]
+WITH_CODE = [name for name in PAGES if any(blocks(ROOT / name))]
+CHECK_ID = re.compile(r"django_idempotency\.[EWI]\d{3}")
+
+
+def code(cell: str) -> str:
+    """What a cell says between backticks, or the cell."""
+    found = re.search(r"`([^`]+)`", cell)
+    return found[1] if found else cell
+
+
+@pytest.mark.parametrize("name", WITH_CODE)
+def test_the_code_of_a_page_runs(name):
+    """Complete blocks run, fragments compile, mistakes raise, and each view answers a retry with its first answer."""
+    # A project of its own, so an interpreter of its own: Django can be set up once in a process.
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tests.docs.project", name], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_first_screen_protects_a_view():
+    """README's example is within its first 60 lines, runs, and its view is among those that are sent a retry."""
+    first = next(block for block in blocks(ROOT / "README.md") if block.kind == "complete")
+    assert first.line + first.text.count("\n") <= 60
+    assert "@idempotent" in first.text
+
+
+def test_the_readme_is_short():
+    """STYLE: 500 to 900 words, its code included."""
+    assert 500 <= len(text(ROOT / "README.md").split()) <= 900
+
+
+def test_the_option_table_is_the_policys():
+    """Names in their order, and defaults, are those of the code; the last column says what `@once` takes."""
+    rows = table(DOCS / "options.md", "option", "default")
+    shown = {code(row["option"]): eval(code(row["default"]), {"timedelta": timedelta}) for row in rows}  # noqa: S307
+    shown["methods"] = frozenset(shown["methods"])
+
+    assert list(shown) == list(DEFAULTS)
+    assert shown == dict(DEFAULTS)
+    assert [code(row["option"]) for row in rows if row["`@once`"] == "yes"] == [
+        name for name in DEFAULTS if name in ONCE_OPTIONS
+    ]
+
+
+def test_each_option_has_a_heading():
+    """Every option is explained under a heading of its own, and no other is."""
+    assert set(DEFAULTS) == {heading.strip("`") for heading in headings(DOCS / "options.md") if heading.startswith("`")}
+
+
+def refusals() -> list[type[exceptions.Refusal]]:
+    """In the order of the module."""
+    found = [value for value in vars(exceptions).values() if isinstance(value, type)]
+    return [error for error in found if issubclass(error, exceptions.Refusal) and error is not exceptions.Refusal]
+
+
+def test_each_refusal_has_a_heading():
+    """One heading per code, which is its anchor too, so that `docs_url` can point there; the table gives its status."""
+    codes = [refusal.code for refusal in refusals()]
+    found = headings(DOCS / "errors.md")
+
+    assert [heading for heading in found if re.fullmatch(r"[a-z]+-[a-z-]+", heading)] == codes
+    assert [slug(heading) for heading in found if heading in codes] == codes
+    shown = [
+        (code(row["code"]), int(row["status"]), row["`Retry-After`"])
+        for row in table(DOCS / "errors.md", "code", "status")
+    ]
+    expected = [(each.code, each.status, str(each.retry_after or "none")) for each in refusals()]
+    assert shown == expected
+
+
+def test_each_other_error_has_a_heading():
+    """Every exception that is no refusal and no mere base has a heading with its cause and its remedy."""
+    bases = {"IdempotencyError", "Refusal", "HandlerError"}
+    names = set(exceptions.__all__) - bases - {refusal.__name__ for refusal in refusals()}
+
+    assert names == {heading for heading in headings(DOCS / "errors.md") if heading in exceptions.__all__}
+
+
+def test_each_check_has_a_heading_and_each_heading_a_check():
+    """The ids in the package's code are those of the page."""
+    sources = (ROOT / "django_idempotency").glob("**/*.py")
+    in_code = {found for source in sources for found in CHECK_ID.findall(source.read_text(encoding="utf-8"))}
+    in_page = {found for heading in headings(DOCS / "checks.md") for found in CHECK_ID.findall(heading)}
+
+    assert in_page == in_code
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    """A link inside the repository leads to a file that is there, and to a heading that it has."""
+    page = ROOT / name
+    for shown, target in links(page):
+        assert shown, f"{name} links to {target} without a text, which only Sphinx shows"
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), f"{name} links to {target}"
+        if anchor:
+            assert anchor in [slug(heading) for heading in headings(there)], f"{name} links to {target}"
+
+
+def test_each_page_is_in_the_manual():
+    """The table of contents names every page, and no other."""
+    contents = re.findall(r"```\{toctree\}[^`]*```", text(DOCS / "index.md"))
+    named = {
+        line.strip()
+        for block in contents
+        for line in block.splitlines()[1:-1]
+        if re.fullmatch(r"[a-z-]+", line.strip())
+    }
+
+    assert named == {page.stem for page in DOCS.glob("*.md")} - {"index"}
+
+
+def test_the_readme_names_the_versions_of_the_classifiers():
+    """Python and Django versions: those of pyproject.toml, all of them and no others."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    expected = {"Python": set(), "Django": set()}
+    for classifier in project["classifiers"]:
+        found = re.fullmatch(r"(?:Programming Language|Framework) :: (Python|Django) :: (\d+\.\d+)", classifier)
+        if found:
+            expected[found[1]].add(found[2])
+    shown = {
+        row["versions of"]: set(re.findall(r"\d+\.\d+", row["supported"]))
+        for row in table(ROOT / "README.md", "versions of", "supported")
+    }
+
+    assert {name: shown[name] for name in expected} == expected
+
+
+def test_the_changelog_has_this_version():
+    """Keep a Changelog: the version of pyproject.toml has a heading."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert any(heading.startswith(f"[{version}]") for heading in headings(ROOT / "CHANGELOG.md"))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_path_of_a_machine(name):
+    """What we write is for every machine."""
+    assert not re.search(r"(?<![\w.])/(work|home|tmp|root|Users)/", text(ROOT / name))
