@@ -1,5 +1,9 @@
+import sys
+
 from django.apps import AppConfig
 from django.utils.translation import gettext_lazy as _
+
+from django_idempotency.exceptions import PolicyError
 
 
 class IdempotencyConfig(AppConfig):
@@ -8,10 +12,19 @@ class IdempotencyConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Check the setting here and now: a server does not run `manage.py check`."""
-        from django_idempotency import conf
+        """
+        Register the system checks, and check the setting here and now: a server does not run `manage.py check`.
+
+        Raises `PolicyError` for a bad setting, but under `manage.py check`, which reports it with all else (E001,
+        E002).
+        """
+        from django_idempotency import checks, conf  # noqa: F401 its import registers them
         from django_idempotency.stores import stores
 
-        conf.resolved()
-        for alias in conf.stores():
-            stores[alias]
+        try:
+            conf.resolved()
+            for alias in conf.stores():
+                stores[alias]
+        except PolicyError:
+            if sys.argv[1:2] != ["check"] or "django.core.management" not in sys.modules:
+                raise

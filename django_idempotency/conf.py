@@ -1,7 +1,7 @@
 """The setting `IDEMPOTENCY`: read once, checked whole, forgotten when a test changes it."""
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -39,6 +39,11 @@ def stores() -> Mapping[str, Mapping[str, Any]]:
     return {**DEFAULT_STORES, **configured}
 
 
+def configured_stores() -> tuple[str, ...]:
+    """The aliases that the setting itself names: without the default, which is there anyhow."""
+    return tuple(_setting().get("STORES", {}))
+
+
 def _setting() -> Mapping[str, Any]:
     value = getattr(settings, SETTING, {})
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
@@ -46,7 +51,7 @@ def _setting() -> Mapping[str, Any]:
     return value
 
 
-@lru_cache(maxsize=None)
+@cache
 def resolved(*policies: Policy) -> ResolvedPolicy:
     """
     The setting and *policies* merged, the nearest last. Cached: the number of policies is that of a project's views.
@@ -68,7 +73,7 @@ def _known(result: ResolvedPolicy) -> ResolvedPolicy:
 OF_REQUESTS = frozenset({"scope", "operation", "key", "key_format", "fingerprint", "should_store", "replay_guard"})
 
 
-@lru_cache(maxsize=None)
+@cache
 def resolved_once(own: Policy) -> ResolvedPolicy:
     """The setting, as far as it is not about requests, and *own* merged. Raises as `resolved` does."""
     project = {

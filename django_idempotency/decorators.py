@@ -22,7 +22,7 @@ from django_idempotency.edges import http
 from django_idempotency.engine import Executed, Joined, Replayed
 from django_idempotency.exceptions import KeyInvalid, KeyMissing, PolicyError, Refusal, UnstorableResponse
 from django_idempotency.handles import OperationHandle
-from django_idempotency.placement import check_place
+from django_idempotency.placement import check_dispatch, check_place, expect_app
 
 View = TypeVar("View", bound=Callable[..., Any])
 POLICY = "idempotency_policy"  # the attribute that tells a protected view, with the decorator's own options
@@ -58,6 +58,8 @@ def protect(view: View, policy: Policy) -> View:
     @wraps(view)
     def protected(*args: Any, **kwargs: Any) -> Any:
         owner, request = _owner_and_request(args, kwargs)
+        if owner is not None:
+            check_dispatch(owner.__class__, protected)
         return call(view, args, kwargs, request, _policy(owner if bound is None else bound, policy))
 
     setattr(protected, POLICY, policy)
@@ -179,6 +181,7 @@ ONCE_OPTIONS = (
     "max_body",
 )
 NO_SCOPE = "-"  # the scope of events where no option gives one
+once_functions: dict[str, Policy] = {}  # by dotted name: no URLconf leads the system checks there
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -192,7 +195,8 @@ def once(operation: str, /, **options: Unpack[Options]) -> Callable[[Function], 
     JSON, so that one key for two different events is an error; the option `fingerprint` picks what counts.
 
     Raises, when called, `KeyReused`, `RequestInProgress` (let the broker deliver it later), `OutcomeUnknown`,
-    `StoreUnavailable`, `KeyInvalid`, and `UnstorableResponse` for a result that is not JSON; the work is then rolled back.
+    `StoreUnavailable`, `KeyInvalid`, and `UnstorableResponse` for a result that is not JSON; the work is then rolled
+    back.
     Raises `PolicyError`, when decorating, for an unknown option, a bad value, a missing key and an `async def`.
     """
     if not isinstance(operation, str) or not operation:
@@ -204,6 +208,8 @@ def once(operation: str, /, **options: Unpack[Options]) -> Callable[[Function], 
     def decorate(function: Function) -> Function:
         if not callable(function) or inspect.iscoroutinefunction(function):
             raise PolicyError(f"@once protects a plain function, and {function!r} is none.")
+        expect_app()
+        once_functions[f"{function.__module__}.{getattr(function, '__qualname__', function)}"] = policy
 
         @wraps(function)
         def protected(*args: Any, **kwargs: Any) -> Any:
@@ -243,8 +249,8 @@ def _event_attempt(operation: str, policy: ResolvedPolicy, args: Any, kwargs: An
             meaning = json.dumps([args, kwargs], cls=_EventEncoder, sort_keys=True).encode()
         except (TypeError, ValueError) as error:
             raise PolicyError(
-                f'@once("{operation}") cannot fingerprint its arguments as JSON ({error}). Set the option `fingerprint` to'
-                " a callable that gives, as bytes, what tells one event from another."
+                f'@once("{operation}") cannot fingerprint its arguments as JSON ({error}). Set the option `fingerprint`'
+                " to a callable that gives, as bytes, what tells one event from another."
             ) from error
     return Attempt(
         identity=Identity(http.storable_text("scope", scope), operation, key),
@@ -254,7 +260,7 @@ def _event_attempt(operation: str, policy: ResolvedPolicy, args: Any, kwargs: An
 
 
 class _EventEncoder(DjangoJSONEncoder):
-    """What events are made of besides JSON: dates, decimals and UUIDs (Django's encoder), bytes, sets and saved models."""
+    """What events are made of besides JSON: dates, decimals and UUIDs (Django's encoder), bytes and saved models."""
 
     def default(self, o: Any) -> Any:
         if isinstance(o, Model) and o.pk is not None:

@@ -1,9 +1,9 @@
 """
 Claim, execute, record, replay: one direction of flow, in one transaction. Knows no HTTP.
 
-The law: what commits is remembered, what rolls back is forgotten. The claim is the transaction's first statement and the
-record its last; between them runs the handler. Killed at any instant before COMMIT, nothing of the three is left; after
-it, all of them are.
+The law: what commits is remembered, what rolls back is forgotten. The claim is the transaction's first statement and
+the record its last; between them runs the handler. Killed at any instant before COMMIT, nothing of the three is left;
+after it, all of them are.
 """
 
 import logging
@@ -33,7 +33,7 @@ from django_idempotency.core.decision import (
 from django_idempotency.core.keys import Attempt, Identity
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.exceptions import CommittedEarly, Refusal, RequestInProgress, StoreUnavailable
+from django_idempotency.exceptions import CommittedEarly, HandlerError, Refusal, RequestInProgress, StoreUnavailable
 from django_idempotency.handles import OperationHandle
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault, LostRace, Store
@@ -91,8 +91,8 @@ def run(
     Carry *attempt* out, once: call *execute* inside the transaction on *using* (the store's own choice where None), or
     return the record of the execution that was, or join the one that this call is made from.
 
-    Raises a `Refusal` where neither can be had, a `HandlerError` where the handler broke the law, and whatever *execute*
-    raises; in each case the work is rolled back.
+    Raises a `Refusal` where neither can be had, a `HandlerError` where the handler broke the law, and whatever
+    *execute* raises; in each case the work is rolled back.
     """
     store = stores[policy.store]
     using = using or store.database()
@@ -103,6 +103,11 @@ def run(
     try:
         outcome = _decide_until_final(this, policy)
     except Refusal as refusal:
+        if this.remembered:  # of another operation, started by an on_commit hook: the work is committed
+            raise HandlerError(
+                f"An on_commit hook raised {type(refusal).__name__} after the work was committed. A retry gets the"
+                " stored answer. Let the hook catch what it starts."
+            ) from refusal
         if this.ran:  # the refusal of another operation, inside this one's handler
             raise
         logger.info("Refused %s: %s", attempt.identity, refusal.code)
@@ -165,7 +170,7 @@ def _decide_until_final(this: "_Try[Value]", policy: ResolvedPolicy) -> Executed
 class _Try(Generic[Value]):
     """One attempt's way through the store; `once` goes it from the start."""
 
-    __slots__ = ("attempt", "execute", "ran", "store", "using")
+    __slots__ = ("attempt", "execute", "ran", "remembered", "store", "using")
 
     def __init__(
         self, store: Store, using: str, attempt: Attempt, execute: Callable[[OperationHandle], Answer[Value]]
@@ -174,6 +179,7 @@ class _Try(Generic[Value]):
         self.using = using
         self.attempt = attempt
         self.execute = execute
+        self.remembered = False  # the record is written: nothing but COMMIT and its hooks can raise now
         self.ran = False  # from here on an error is the handler's or of unknown outcome, never "nothing was done"
 
     def once(self) -> Executed[Value] | Replayed | None:
@@ -218,8 +224,9 @@ class _Try(Generic[Value]):
         except RuntimeError as error:
             if "durable atomic block" in str(error):
                 error.add_note(
-                    "An idempotent handler already runs in a transaction, which commits its work together with the stored"
-                    " answer. Leave durable=True out inside it, or protect the code around the durable block instead."
+                    "An idempotent handler already runs in a transaction, which commits its work together with the"
+                    " stored answer. Leave durable=True out inside it, or protect the code around the durable block"
+                    " instead."
                 )
             raise
         finally:
@@ -233,6 +240,7 @@ class _Try(Generic[Value]):
         match settle(answer, answer.record is not None and watch.rollback_requested()):
             case Remember(record):
                 self.store.complete(self.using, self.attempt, claim, record)
+                self.remembered = True
                 return Executed(answer.value, record)
             case Forget():
                 roll_back(self.using)

@@ -107,7 +107,7 @@ class RequestInProgress(Refusal):
 
 
 class OutcomeUnknown(Refusal):
-    """A request with this key took effect at least in part, and its answer is not known. It is not run again by itself."""
+    """A request with this key took effect at least in part; its answer is not known. It is not run again by itself."""
 
     status = 409
     code = "outcome-unknown"

@@ -13,10 +13,12 @@ __all__ = ["json"]
 
 def json(exclude: Iterable[str] = ()) -> Callable[[Any], bytes]:
     """
-    A fingerprint that reads the body as JSON, so that spelling (order of members, white space) does not matter, and leaves
-    out the members named by *exclude*: dotted paths, like `"sent_at"` or `"meta.attempt"`; lists on the way are entered.
+    A fingerprint that reads the body as JSON, so that spelling (order of members, white space) does not matter, and
+    leaves out the members named by *exclude*: dotted paths, like `"sent_at"` or `"meta.attempt"`; lists on the way are
+    entered.
 
-    Method, host, path, query, media type and preconditions count as always. A body that is not JSON counts byte for byte.
+    Method, host, path, query, media type and preconditions count as always. A body that is not JSON counts byte for
+    byte.
 
     Raises `PolicyError` where *exclude* is not a sequence of texts.
     """

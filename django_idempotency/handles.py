@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
 
     class IdempotentRequest(HttpRequest):
-        """For annotations: the request as a protected handler gets it. `idempotency` is None where it carries no key."""
+        """For annotations: the request as a protected handler gets it; `idempotency` is None if it carries no key."""
 
         idempotency: "OperationHandle | None"
 

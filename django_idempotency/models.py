@@ -1,4 +1,4 @@
-"""The table of the DatabaseStore. Its rows are written by the store's own statements (`stores/sql/`), never by the ORM."""
+"""The table of the DatabaseStore. Its rows are written by the store's statements (`stores/sql/`), not by the ORM."""
 
 from typing import Self
 
@@ -16,7 +16,7 @@ UNSETTLED = 0  # the status of a claim: an HTTP status is never 0
 class DatabaseNow(models.Func):
     """The database's own clock, by which expiry is written and compared."""
 
-    output_field = models.DateTimeField()  # type: ignore[assignment]
+    output_field = models.DateTimeField()
     template = "CURRENT_TIMESTAMP"
 
     def as_mysql(self, compiler: object, connection: BaseDatabaseWrapper, **extra: object) -> tuple[str, tuple[()]]:
@@ -35,6 +35,15 @@ class RecordQuerySet(models.QuerySet["IdempotencyRecord"]):
         """Records whose keys are new again."""
         return self.filter(expires_at__lte=DatabaseNow())
 
+    def purge(self) -> int:
+        """
+        Delete the expired records of this queryset in one statement, and return how many there were.
+
+        The statement itself asks whether a record has expired, so that one which is claimed anew at the same moment
+        stays; `expired().delete()` may read first and delete by primary key.
+        """
+        return self.expired()._raw_delete(using=self.db)
+
     def unsettled(self) -> Self:
         """Claims that were committed without an outcome: their handler ended the transaction by itself."""
         return self.filter(status=UNSETTLED)
@@ -45,7 +54,7 @@ class RecordQuerySet(models.QuerySet["IdempotencyRecord"]):
 
 
 class IdempotencyRecord(models.Model):
-    """The stored outcome of one execution; while its status is 0, the claim of an execution whose outcome is unknown."""
+    """The stored outcome of one execution; if its status is 0, the claim of an execution whose outcome is unknown."""
 
     digest = DigestField(_("identity"), primary_key=True, max_length=32)
     scope = models.CharField(_("scope"), max_length=255)

@@ -1,45 +1,58 @@
 """`IdempotencyMixin`: every unsafe method of a DRF class, protected."""
 
-import inspect
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from django.views import View
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from django_idempotency.core.policy import NO_OPTIONS, Policy
 from django_idempotency.decorators import POLICY, call_method
 from django_idempotency.exceptions import PolicyError
+from django_idempotency.placement import check_handler, expect_app
 
 __all__ = ["IdempotencyMixin"]
 
-_Base = APIView if TYPE_CHECKING else object
+if TYPE_CHECKING:
+    _Base = APIView
+else:
+    _Base = object
 
 
 class IdempotencyMixin(_Base):
     """
     Protects the unsafe methods of a DRF view or viewset, actions included: `class PaymentViewSet(IdempotencyMixin, …)`.
 
-    The attribute `idempotency`, a `Policy`, holds the class's options; `@idempotent(...)` on a method is nearer and wins.
-    It steps in after `initial`, in which DRF negotiates, authenticates, checks permissions and throttles.
+    The attribute `idempotency`, a `Policy`, holds the class's options; `@idempotent(...)` on a method is nearer and
+    wins. It steps in after `initial`, in which DRF negotiates, authenticates, checks permissions and throttles.
 
-    Raises `PolicyError` when a subclass is made with the bases in an order that would leave it without effect.
+    Raises `PolicyError` when a subclass is made that it would leave unprotected: with its bases in another order, of a
+    plain Django view, with an async handler, or with a handler that itself decides who may call it.
     """
 
     idempotency: ClassVar[Policy] = NO_OPTIONS
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        expect_app()
         if not isinstance(cls.idempotency, Policy):
             raise PolicyError(f"{cls.__name__}.idempotency must be a Policy, not {cls.idempotency!r}.")
         bases = cls.__mro__
-        if APIView in bases and bases.index(APIView) < bases.index(IdempotencyMixin):
+        if APIView in bases:
+            if bases.index(APIView) < bases.index(IdempotencyMixin):
+                raise PolicyError(
+                    "IdempotencyMixin must come before the view's own bases:\n\n"
+                    f"    class {cls.__name__}(IdempotencyMixin, ...): ..."
+                )
+            for handler in _handlers(cls):
+                check_handler(handler)
+        elif View in bases:
             raise PolicyError(
-                f"IdempotencyMixin must come before the view's own bases:\n\n    class {cls.__name__}(IdempotencyMixin, ...): ..."
+                f"IdempotencyMixin protects DRF views, and {cls.__name__} is a plain Django view:\n\n"
+                f'    @method_decorator(idempotent, name="post")\n    class {cls.__name__}(View): ...'
             )
-        for name in (*cls.http_method_names, "create", "update", "partial_update", "destroy") if APIView in bases else ():
-            if inspect.iscoroutinefunction(getattr(cls, name, None)):
-                raise PolicyError(f"IdempotencyMixin does not protect async views yet, and {cls.__name__}.{name} is one.")
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
@@ -47,3 +60,15 @@ class IdempotencyMixin(_Base):
         handler = getattr(self, name, None) if name in self.http_method_names else None
         if handler is not None and not hasattr(handler, POLICY):
             setattr(self, name, partial(call_method, handler, self))
+
+
+def _handlers(view_class: type[APIView]) -> Iterator[Any]:
+    """What DRF may call for a request: the methods named by HTTP's, a viewset's verbs, and its actions."""
+    for name in (*view_class.http_method_names, "create", "update", "partial_update", "destroy"):
+        handler = getattr(view_class, name, None)
+        if handler is not None:
+            yield handler
+    for name in {
+        name for base in view_class.__mro__ for name, value in vars(base).items() if hasattr(value, "mapping")
+    }:
+        yield getattr(view_class, name)

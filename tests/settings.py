@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import dj_database_url
 
@@ -54,7 +55,7 @@ def sqlite(path: str) -> dict[str, object]:
 
 
 if DATABASE_URL.startswith("sqlite"):
-    DATABASES = {"default": sqlite(DATABASE_URL.removeprefix("sqlite:///"))}
+    DATABASES: dict[str, Any] = {"default": sqlite(DATABASE_URL.removeprefix("sqlite:///"))}
 else:
     DATABASES = {"default": dj_database_url.parse(DATABASE_URL)}
 # A second database, of another server, for what spans two.

@@ -11,7 +11,7 @@ from django_idempotency.exceptions import KeyReused, OutcomeUnknown, Refusal
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The identity is ours to execute. *token* is the store's own: it recognises the claim when the record is written."""
+    """The identity is ours to execute. By *token*, the store's own, it knows its claim when the record is written."""
 
     token: str = ""
 
@@ -93,7 +93,7 @@ Value = TypeVar("Value", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[Value]):
-    """What a handler answered: the *value* for this caller, and the record for the next, or None if it is not to be kept."""
+    """What a handler answered: the *value* for this caller; the record for the next, None if it is not to be kept."""
 
     value: Value
     record: CompletionRecord | None

@@ -17,7 +17,7 @@ def digest(kind: bytes, *parts: bytes) -> bytes:
 
 
 def canonical_json(value: Any) -> bytes:
-    """*value* as JSON in one spelling: keys sorted, no space. Raises `TypeError` or `ValueError` where it is not JSON."""
+    """*value* as JSON in one spelling: keys sorted, no space. Raises `TypeError` or `ValueError` if it is not JSON."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(errors="surrogatepass")
 
 

@@ -15,8 +15,15 @@ MAX_KEY = 255  # characters, after unquoting
 _TOKEN = re.compile(r"[!#-+\--~][!-+\--~]{0,254}", re.ASCII)
 # RFC 9651, 3.3.3: a quoted string of printable ASCII, in which only the quote and the backslash are escaped.
 _STRING = r'"(?P<text>(?:[ !#-\[\]-~]|\\["\\])*)"'
-# RFC 9651, 3.1.2: parameters, whose values are bare items (3.3): string, number or date, token, bytes, boolean, display string.
-_ITEM = r"(?:\"(?:[ !#-\[\]-~]|\\[\"\\])*\"|@?-?[0-9]{1,15}(?:\.[0-9]{1,3})?|[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*|:[A-Za-z0-9+/=]*:|\?[01]|%\"[ !#-~]*\")"
+# RFC 9651, 3.1.2: parameters, whose values are bare items (3.3).
+_ITEM = (
+    r'(?:"(?:[ !#-\[\]-~]|\\["\\])*"'  # string
+    r"|-?[0-9]{1,12}\.[0-9]{1,3}|@?-?[0-9]{1,15}"  # decimal; integer, date
+    r"|[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*"  # token
+    r"|:[A-Za-z0-9+/=]*:"  # bytes
+    r"|\?[01]"  # boolean
+    r'|%"(?:[ !#$&-~]|%[0-9a-f]{2})*")'  # display string
+)
 _QUOTED = re.compile(rf"{_STRING}(?:; *[a-z*][a-z0-9_\-.*]*(?:={_ITEM})?)*", re.ASCII)
 _ESCAPED = re.compile(r'\\(["\\])')
 _PRINTABLE = re.compile(r"[ -~]{1,255}", re.ASCII)

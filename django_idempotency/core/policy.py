@@ -64,7 +64,7 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
     }
 )
 
-# Options whose text is a dotted path to a callable; `conf` imports it. In `using` and `operation` a text is the value itself.
+# Options whose text is a dotted path to a callable; `conf` imports it. In `using` and `operation` a text is the value.
 DOTTED = ("scope", "key", "fingerprint", "should_store", "replay_guard")
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
@@ -192,7 +192,7 @@ def checked(options: Mapping[str, Any], where: str, allowed: Iterable[str] = tup
 
     Raises `PolicyError`, which names the option and *where* it was given, for an unknown option and for a bad value.
     """
-    result = {}
+    result: dict[str, Any] = {}
     names = tuple(allowed)
     for name, value in options.items():
         if name not in names:

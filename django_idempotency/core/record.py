@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 CONTENT_LENGTH = "content-length"
 
-# Of one connection (RFC 9110, 7.6.1), of one moment (Date, Server), of one client (Set-Cookie); proxies' from RFC 9110, 11.7.
+# Of one connection (RFC 9110, 7.6.1; proxies' from 11.7), of one moment (Date, Server), of one client (Set-Cookie).
 NEVER_STORED = frozenset(
     {
         "connection",
@@ -45,7 +45,9 @@ class CompletionRecord:
         return json.dumps([self.reason, self.headers]).encode()
 
     @classmethod
-    def from_stored(cls, status: int, head: bytes, body: bytes, request_id: str) -> "CompletionRecord":
+    def from_stored(
+        cls, status: int, head: bytes | memoryview, body: bytes | memoryview, request_id: str
+    ) -> "CompletionRecord":
         """The record whose `head()` and body these are."""
         reason, headers = json.loads(bytes(head))
         return cls(
@@ -64,4 +66,6 @@ def storable_headers(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str
     for _, lower, value in pairs:
         if lower == "connection":  # names further hop-by-hop headers
             never = never | {option.strip().lower() for option in value.split(",")}
-    return tuple([(name, None if lower == CONTENT_LENGTH else value) for name, lower, value in pairs if lower not in never])
+    return tuple(
+        [(name, None if lower == CONTENT_LENGTH else value) for name, lower, value in pairs if lower not in never]
+    )

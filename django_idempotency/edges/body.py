@@ -7,10 +7,12 @@ this module, and no other, handles a request's `_stream`, `_body`, `_post` and `
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from hashlib import sha256
 from io import BytesIO
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
+from weakref import finalize
 
 from django.conf import settings
 from django.core.exceptions import SuspiciousOperation
@@ -45,11 +47,12 @@ def body_digest(request: HttpRequest, parsed: Callable[[], bytes | None] | None 
         data = parsed() if parsed else None
         if data is None:
             raise BodyUnreadable(
-                "The request's body was consumed before its fingerprint could be taken. Let the code that reads it first"
-                " (a middleware, an authenticator) read `request.body`, which keeps it, or set the option `fingerprint`."
+                "The request's body was consumed before its fingerprint could be taken. Let the code that reads it"
+                " first (a middleware, an authenticator) read `request.body`, which keeps it, or set the option"
+                " `fingerprint`."
             )
         return digest(b"parsed", data)
-    if hasattr(request, "_body") or not state._stream.seekable() and _is_small(request):
+    if hasattr(request, "_body") or (not state._stream.seekable() and _is_small(request)):
         source: IO[bytes] = BytesIO(request.body)
     else:
         source = _kept(request)
@@ -75,11 +78,18 @@ def _kept(request: HttpRequest) -> IO[bytes]:
     stream: IO[bytes] = state._stream
     if not stream.seekable():
         kept: Any = SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 it lives as long as the request
+        state.close = partial(_close, finalize(request, kept.close), state.close)
         for chunk in _chunks(stream):
             kept.write(chunk)
         stream = state._stream = kept
     stream.seek(0)
     return stream
+
+
+def _close(close_body: Callable[[], object], close: Callable[[], object]) -> None:
+    """The `close` of a request whose body is kept in a file. Django calls it when the response has been sent."""
+    close_body()
+    close()
 
 
 def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
@@ -101,8 +111,9 @@ def _raw_digest(source: IO[bytes]) -> bytes:
 def _multipart_digest(request: HttpRequest, source: IO[bytes]) -> bytes | None:
     """The digest of the form in *source*, or None where it is not one that Django would parse."""
     source.seek(0)
+    stream: Any = source  # the stubs want a request; a parser only reads
     try:
-        fields, files = MultiPartParser(request.META, source, [HashingHandler()], request.encoding).parse()
+        fields, files = MultiPartParser(request.META, stream, [HashingHandler()], request.encoding).parse()
     except (MultiPartParserError, SuspiciousOperation):
         return None
     return _form_digest(fields, files)
@@ -124,7 +135,7 @@ def _bytes(text: str | None) -> bytes:
     return (text or "").encode(errors="surrogatepass")
 
 
-def _file_digest(upload: UploadedFile) -> bytes:
+def _file_digest(upload: "UploadedFile[Any]") -> bytes:
     content = sha256()
     for chunk in upload.chunks():
         content.update(chunk)
@@ -132,7 +143,7 @@ def _file_digest(upload: UploadedFile) -> bytes:
     return content.digest()
 
 
-class HashedFile(UploadedFile):
+class HashedFile(UploadedFile):  # type: ignore[type-arg]
     """What is left of a file that was hashed as it arrived."""
 
     digest: bytes

@@ -1,8 +1,8 @@
 """
 Django REST framework's requests and responses.
 
-DRF finalises and renders a response after the handler, outside its transaction. Here both happen inside it: what cannot be
-rendered rolls back, and what is stored is what the client gets.
+DRF finalises and renders a response after the handler, outside its transaction. Here both happen inside it: what cannot
+be rendered rolls back, and what is stored is what the client gets.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from django.http.response import HttpResponseBase
 from rest_framework.exceptions import APIException
 from rest_framework.renderers import JSONRenderer
-from rest_framework.request import Request
+from rest_framework.request import Empty, Request
 from rest_framework.response import Response
 from rest_framework.views import APIView, exception_handler
 
@@ -34,9 +34,9 @@ def read(request: Request, policy: ResolvedPolicy) -> Attempt | None:
 
 def _parsed(request: Request) -> bytes | None:
     """The data that a parser already made of the body; DRF before 3.17 keeps no bytes of what it parses."""
-    if not hasattr(request, "_full_data") or not request._full_data:
+    data: Any = request._full_data  # type: ignore[attr-defined]
+    if data is Empty:  # nobody has parsed it, only consumed it
         return None
-    data = request._full_data
     try:
         return canonical_json(list(data.lists()) if hasattr(data, "lists") else data)
     except (TypeError, ValueError):
@@ -50,7 +50,8 @@ def capture(view: APIView, request: Request, response: Any, policy: ResolvedPoli
     """What becomes of the handler's *response*, finalised and rendered here and now. Raises as `http.capture` does."""
     if isinstance(response, HttpResponseBase):
         context = request.parser_context
-        response = http.rendered(view.finalize_response(request, response, *context["args"], **context["kwargs"]))
+        finalize: Any = view.finalize_response  # the stubs want a Response; DRF takes any
+        response = http.rendered(finalize(request, response, *context["args"], **context["kwargs"]))
         _leave_alone(view, response)
     return http.capture(response, policy)
 
@@ -70,6 +71,9 @@ def _leave_alone(view: APIView, final: HttpResponseBase) -> None:
 
 class ReplayedResponse(Response):
     """A rendered response made of a record. `data` is decoded when it is asked for: a replay seldom needs it."""
+
+    _data: Any
+    renderer_context: Any
 
     @property
     def data(self) -> Any:
@@ -122,7 +126,7 @@ def _api_exception(refusal: type[Refusal]) -> type[APIException]:
     )
 
 
-_API_EXCEPTIONS = {
+_API_EXCEPTIONS: dict[type[Refusal], type[APIException]] = {
     refusal: _api_exception(refusal)
     for refusal in (
         exceptions.KeyMissing,
@@ -139,8 +143,8 @@ def refuse(view: APIView, refusal: Refusal, docs_url: str | None) -> NoReturn:
     """
     Raise *refusal* as an `APIException` for DRF to handle.
 
-    What DRF's own exception handler makes of it becomes problem details; what a project's makes of it stays as it is. In
-    both, `Retry-After` and `Link` are there.
+    What DRF's own exception handler makes of it becomes problem details; what a project's makes of it stays as it is.
+    In both, `Retry-After` and `Link` are there.
     """
     kind = _API_EXCEPTIONS.get(type(refusal))
     if kind is None:

@@ -1,10 +1,12 @@
 """Django's own requests and responses; the DRF edge builds on it."""
 
 import inspect
-from collections.abc import Callable
+import logging
+import re
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -29,8 +31,11 @@ from django_idempotency.exceptions import (
     UnstorableResponse,
 )
 
+logger = logging.getLogger("django_idempotency")
+
 PROBLEM = "application/problem+json"  # RFC 9457
 ANONYMOUS = "anonymous"  # the scope of every request that shows no credential
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # NUL and lone surrogates: some database refuses them as text
 LONGEST_TEXT = 255  # characters of a scope or an operation that a project's callable gives
 # The 4xx that are answers: a decline that was written down, and a thing that is not there.
 STORED_4XX = frozenset({HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
@@ -88,9 +93,11 @@ def _key(request: HttpRequest, policy: ResolvedPolicy, seen: Any) -> str | None:
 
 def storable_text(option: str, value: object) -> str:
     """What a project's callable returned, if every database can keep it as text."""
-    if isinstance(value, str) and 1 <= len(value) <= LONGEST_TEXT and "\0" not in value:
+    if isinstance(value, str) and 1 <= len(value) <= LONGEST_TEXT and not UNSTORABLE.search(value):
         return value
-    raise PolicyError(f"The option {option!r} must give a text of 1 to {LONGEST_TEXT} characters without NUL: {value!r}.")
+    raise PolicyError(
+        f"The option {option!r} must give a text of 1 to {LONGEST_TEXT} characters without NUL: {value!r}."
+    )
 
 
 def database(request: Any, policy: ResolvedPolicy) -> str | None:
@@ -162,7 +169,11 @@ def default_fingerprint(request: HttpRequest, parsed: Callable[[], bytes | None]
 
 def request_id(request: HttpRequest) -> str:
     """The project's own id of *request*, where a middleware or a proxy gave it one."""
-    for value in (getattr(request, "request_id", None), getattr(request, "id", None), request.META.get("HTTP_X_REQUEST_ID")):
+    for value in (
+        getattr(request, "request_id", None),
+        getattr(request, "id", None),
+        request.META.get("HTTP_X_REQUEST_ID"),
+    ):
         if value:
             return "".join(character for character in str(value)[:255] if character.isprintable())
     return ""
@@ -193,12 +204,16 @@ def capture(response: Any, policy: ResolvedPolicy) -> Answer[Any]:
     status = response.status_code
     if not (is_answer(response) if policy.should_store is None else policy.should_store(response)):
         return Answer(response, None, refused=400 <= status < 500)
-    body = _content(response, policy.max_body)
-    if len(body) > policy.max_body:
-        raise UnstorableResponse(
-            f"The response has {len(body)} bytes and the option `max_body` allows {policy.max_body}: its work was rolled"
-            " back. Raise `max_body`, or answer with a reference to the large thing."
-        )
+    try:
+        body = _content(response, policy.max_body)
+        if len(body) > policy.max_body:
+            raise UnstorableResponse(
+                f"The response has {len(body)} bytes and the option `max_body` allows {policy.max_body}: its work was"
+                " rolled back. Raise `max_body`, or answer with a reference to the large thing."
+            )
+    except UnstorableResponse:
+        _release(response)
+        raise
     record = CompletionRecord(
         status=status,
         reason=response.reason_phrase,
@@ -217,6 +232,15 @@ def is_answer(response: HttpResponseBase) -> bool:
     return 200 <= status < 300 or status in STORED_4XX
 
 
+def _release(response: HttpResponseBase) -> None:
+    """Close what a response holds that will not be sent. Its own `close` would say that the request is finished."""
+    for close in response._resource_closers:  # type: ignore[attr-defined]
+        try:
+            close()
+        except Exception:
+            logger.exception("A response that cannot be stored could not be closed")
+
+
 def _content(response: HttpResponseBase, max_body: int) -> bytes:
     if isinstance(response, HttpResponse):
         return response.content
@@ -227,13 +251,13 @@ def _content(response: HttpResponseBase, max_body: int) -> bytes:
         )
     # Read here, one chunk past the limit at most; the response keeps its own closers.
     chunks, size = [], 0
-    for chunk in response.streaming_content:
+    for chunk in cast(Iterable[bytes], response.streaming_content):  # it is not async
         chunks.append(chunk)
         size += len(chunk)
         if size > max_body:
             break
     body = b"".join(chunks)
-    StreamingHttpResponse.streaming_content.fset(response, [body])  # type: ignore[attr-defined]
+    StreamingHttpResponse.streaming_content.fset(response, [body])  # type: ignore[union-attr]
     response.file_to_stream = None
     return body
 
@@ -250,7 +274,9 @@ def replay(record: CompletionRecord, policy: ResolvedPolicy, response: HttpRespo
     response.content = record.body
     del response.headers["Content-Type"]
     for name, value in record.headers:
-        response.headers[name] = str(len(record.body)) if value is None and name.lower() == CONTENT_LENGTH else value or ""
+        response.headers[name] = (
+            str(len(record.body)) if value is None and name.lower() == CONTENT_LENGTH else value or ""
+        )
     response.headers[policy.replayed_header] = "true"
     if 300 <= record.status < 400 and "Location" in response.headers:
         response.url = response.headers["Location"]  # type: ignore[attr-defined]  # as HttpResponseRedirect has it
@@ -268,7 +294,10 @@ def refuse(refusal: Refusal, docs_url: str | None) -> HttpResponse:
             if connection.settings_dict["ATOMIC_REQUESTS"] and connection.in_atomic_block:
                 connection.set_rollback(True)
     response = JsonResponse(
-        refusal.problem(docs_url), status=refusal.status, content_type=PROBLEM, headers=refusal_headers(refusal, docs_url)
+        refusal.problem(docs_url),
+        status=refusal.status,
+        content_type=PROBLEM,
+        headers=refusal_headers(refusal, docs_url),
     )
     return response
 

@@ -1,5 +1,6 @@
 """`stores["default"]`: the configured stores, made at first use and kept."""
 
+from django.apps import apps
 from django.core.signals import setting_changed
 from django.dispatch import receiver
 from django.utils.module_loading import import_string
@@ -27,10 +28,17 @@ class StoreHandler:
             return self._made.setdefault(alias, self._make(alias))
 
     def _make(self, alias: str) -> Store:
+        if not apps.is_installed("django_idempotency"):
+            raise PolicyError(
+                "Something is protected by django_idempotency, which is not in INSTALLED_APPS: add it there, then run"
+                " `manage.py migrate`."
+            )
         try:
             configured = dict(conf.stores()[alias])
         except KeyError:
-            raise PolicyError(f"{conf.SETTING}['STORES'] has no {alias!r}; it has {', '.join(conf.stores())}.") from None
+            raise PolicyError(
+                f"{conf.SETTING}['STORES'] has no {alias!r}; it has {', '.join(conf.stores())}."
+            ) from None
         where = f"{conf.SETTING}['STORES'][{alias!r}]"
         options = configured.pop("OPTIONS", {})
         path = configured.pop("BACKEND", None)

@@ -1,6 +1,6 @@
 """The contract of a store."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum, auto
 from typing import Any
 
@@ -15,7 +15,8 @@ class LostRace(Exception):
     """
     A rival was faster in a way that this transaction cannot see: the whole attempt starts again, in a new one.
 
-    Not a public error: the engine turns it into a restart, or into `RequestInProgress` where the transaction is not its own.
+    Not a public error: the engine turns it into a restart, or into `RequestInProgress` where the transaction is not its
+    own.
     """
 
 
@@ -34,7 +35,8 @@ class Store:
     A store claims an identity inside the transaction on *using* that will hold the handler's effects, and writes the
     record there last. It opens no transaction and commits none: the engine does.
 
-    *options* is the dict `OPTIONS` of the store's entry in the setting; a name that the store does not know is an error.
+    *options* is the dict `OPTIONS` of the store's entry in the setting; a name that the store does not know is an
+    error.
     """
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
@@ -42,7 +44,7 @@ class Store:
         self.options = options
 
     def database(self) -> str:
-        """The alias of the database whose transaction holds claim, effects and record, where no option `using` names it."""
+        """The alias of the database in whose transaction all happens, where no option `using` names it."""
         raise NotImplementedError
 
     def look_up(self, using: str, attempt: Attempt) -> ClaimResult | None:
@@ -73,6 +75,10 @@ class Store:
         """What *error*, raised before the handler has run, means."""
         raise NotImplementedError
 
-    def check(self) -> list[CheckMessage]:
-        """What `manage.py check` says of this store's configuration."""
+    def check(self, databases: Collection[str] = ()) -> list[CheckMessage]:
+        """What `manage.py check` says of this store, and of the *databases* that options `using` name for it."""
+        return []
+
+    def check_database(self, using: str, max_body: int) -> list[CheckMessage]:
+        """What `manage.py check --database` says of the server behind *using*, for responses of *max_body* bytes."""
         return []

@@ -1,6 +1,6 @@
 """The store that holds the law: claims and completion records in the database that the handler writes to."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from django.core.checks import CheckMessage
@@ -80,5 +80,12 @@ class DatabaseStore(Store):
         dialect = self._dialects.get(using) or dialect_for(connection, connect=False)
         return dialect.classify(connection, error)
 
-    def check(self) -> list[CheckMessage]:
-        return []
+    def check(self, databases: Collection[str] = ()) -> list[CheckMessage]:
+        from django_idempotency.stores.sql import checks  # a server that serves needs none of it
+
+        return [message for using in sorted({self.database(), *databases}) for message in checks.configured(using)]
+
+    def check_database(self, using: str, max_body: int) -> list[CheckMessage]:
+        from django_idempotency.stores.sql import checks
+
+        return checks.asked(using, max_body)

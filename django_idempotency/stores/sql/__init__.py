@@ -10,8 +10,8 @@ SUPPORTED = ("postgresql", "mysql", "sqlite")  # Django's vendors; MariaDB's is 
 
 def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True) -> Dialect:
     """
-    The statements for this connection's server. Without *connect* no server is asked what it is: the dialect then serves
-    to classify errors only. Raises `PolicyError` for a database that is not supported.
+    The statements for this connection's server. Without *connect* no server is asked what it is: the dialect then
+    serves to classify errors only. Raises `PolicyError` for a database that is not supported.
     """
     # Imported where used: each needs nothing of its driver, but a process rarely needs more than one.
     match connection.vendor:

@@ -19,7 +19,8 @@ class Dialect:
     """
     The claim protocol of one kind of database.
 
-    Every statement runs on a cursor that the caller opened, in the caller's transaction. Expiry is the database's clock.
+    Every statement runs on a cursor that the caller opened, in the caller's transaction. Expiry is by the database's
+    clock.
     """
 
     NOW: ClassVar[str]
@@ -30,8 +31,8 @@ class Dialect:
     RECORD = "status, fingerprint, head, body, request_id"
 
     def __init__(self) -> None:
-        self.FIND = f"SELECT {self.RECORD} FROM {TABLE} WHERE digest = %s AND expires_at > {self.NOW}"
-        self.STATUS = f"SELECT status FROM {TABLE} WHERE digest = %s"
+        self.FIND = f"SELECT {self.RECORD} FROM {TABLE} WHERE digest = %s AND expires_at > {self.NOW}"  # noqa: S608
+        self.STATUS = f"SELECT status FROM {TABLE} WHERE digest = %s"  # noqa: S608
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
         """Claim, or find what stands in the way. Raises `LostRace` where this transaction cannot tell."""

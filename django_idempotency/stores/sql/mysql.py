@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from django.db import IntegrityError
+from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
@@ -44,7 +44,8 @@ class MySQL(Dialect):
     MySQL 8, whose locks cannot be tried for less than a second: a look-up, `FOR UPDATE NOWAIT`, then the claim.
 
     Two rivals that both found no row meet in the INSERT, where the second waits for the first one's whole handler.
-    A savepoint, set with the claim and released with the record, is gone if the handler ended the transaction (DDL does).
+    A savepoint, set with the claim and released with the record, is gone if the handler ended the transaction (DDL
+    does).
     """
 
     NOW: ClassVar[str] = "UTC_TIMESTAMP(6)"  # now(6) is in the session's time zone
@@ -83,15 +84,16 @@ class MySQL(Dialect):
         if row is None:
             try:
                 cursor.execute(self.INSERT, (*values(attempt), self.ttl(attempt)))
-            except IntegrityError as error:
+            except DatabaseError as error:
+                if errno(error) in LOCKED:  # a rival that inserted in between holds on to its row
+                    return InFlight()
                 if errno(error) != DUPLICATE:
                     raise
                 claimed = False
             else:
                 claimed = True
         else:
-            _, *columns = values(attempt)
-            cursor.execute(self.RENEW, (*columns, self.ttl(attempt), digest))
+            cursor.execute(self.RENEW, (*values(attempt)[1:], self.ttl(attempt), digest))
             claimed = cursor.rowcount == 1
         if claimed:
             cursor.execute(f"SAVEPOINT {savepoint(digest)}")
@@ -120,6 +122,9 @@ class MariaDB(MySQL):
     """
     One compound statement, in which every part that could wait for a rival's lock gives up at once instead (1205).
 
+    Where a plain SELECT is no snapshot, the INSERT comes first: at SERIALIZABLE the SELECT would lock the gap in which
+    the row is missing against all claims, and at READ UNCOMMITTED it would see what a rival may still roll back.
+
     Nobody queues on the INSERT: when its holder rolls back, InnoDB kills all but one of those that wait (1213). No
     ON DUPLICATE KEY UPDATE: Django's connections report 1 row for one that changed nothing.
     """
@@ -128,17 +133,25 @@ class MariaDB(MySQL):
         super().__init__()
         at_once = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR"
         columns = ", ".join(f"'{state}'" for state in ("",) * 5)
+        live = f"SELECT MAX(expires_at > {self.NOW}) INTO live FROM {TABLE} WHERE digest = d"  # noqa: S608
         self.CLAIM = f"""
             BEGIN NOT ATOMIC
                 DECLARE d BINARY(32) DEFAULT %s;
                 DECLARE live, changed INT DEFAULT NULL;
+                DECLARE snapshot INT DEFAULT @@tx_isolation IN ('READ-COMMITTED', 'REPEATABLE-READ');
                 DECLARE EXIT HANDLER FOR 1205 SELECT 'in flight', {columns};
-                {at_once} SELECT MAX(expires_at > {self.NOW}) INTO live FROM {TABLE} WHERE digest = d;
+                IF snapshot THEN
+                    {at_once} {live};
+                END IF;
                 IF live IS NULL THEN
                     {at_once} INSERT IGNORE INTO {TABLE} ({COLUMNS})
                         VALUES (d, %s, %s, %s, %s, %s, 0, '', '', {self.NOW}, {self.LATER});
                     SET changed = ROW_COUNT();
-                ELSEIF live = 0 THEN
+                    IF changed = 0 AND NOT snapshot THEN
+                        {at_once} {live};
+                    END IF;
+                END IF;
+                IF live = 0 THEN
                     {at_once} UPDATE {TABLE}
                         SET fingerprint = %s, scope = %s, operation = %s, `key` = %s, request_id = %s,
                             status = 0, head = '', body = '', executed_at = {self.NOW}, expires_at = {self.LATER}
@@ -165,8 +178,8 @@ class MariaDB(MySQL):
         """  # noqa: S608
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
-        digest, *columns = values(attempt)
-        written = (*columns, self.ttl(attempt))
+        digest = attempt.identity.digest
+        written = (*values(attempt)[1:], self.ttl(attempt))
         cursor.execute(named(self.CLAIM, digest), (digest, *written, *written))
         row = cursor.fetchone()
         if row is None:  # older than the rival's commit, or purged between two of our statements

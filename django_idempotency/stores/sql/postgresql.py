@@ -1,5 +1,6 @@
 """PostgreSQL: an advisory lock shows a claim in flight without waiting for it."""
 
+from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
@@ -28,11 +29,12 @@ ABORTED = frozenset({"25P02", "25P01", "3B001"})  # aborted, none active, no suc
 
 class PostgreSQL(Dialect):
     """
-    One statement looks the record up, tries the identity's lock if there is none, and inserts the claim if it got the lock.
+    One statement looks the record up, tries the identity's lock if there is none, and inserts the claim if it got the
+    lock.
 
-    The lock is the transaction's own: COMMIT, ROLLBACK and the end of the connection free it, nothing else has to. It is
-    tried only where no record was found, else of two replays of one record one would be refused. The table's oid is mixed
-    into it, because all schemas of a database share one space of locks.
+    The lock is the transaction's own: COMMIT, ROLLBACK and the end of the connection free it, nothing else has to. It
+    is tried only where no record was found, else of two replays of one record one would be refused. The table's oid is
+    mixed into it, because all schemas of a database share one space of locks.
     """
 
     NOW = "now()"
@@ -53,7 +55,8 @@ class PostgreSQL(Dialect):
                 FROM lock WHERE taken
                 ON CONFLICT (digest) DO UPDATE SET
                     fingerprint = excluded.fingerprint, scope = excluded.scope, operation = excluded.operation,
-                    key = excluded.key, request_id = excluded.request_id, status = 0, head = ''::bytea, body = ''::bytea,
+                    key = excluded.key, request_id = excluded.request_id, status = 0,
+                    head = ''::bytea, body = ''::bytea,
                     executed_at = excluded.executed_at, expires_at = excluded.expires_at
                 WHERE r.expires_at <= {self.NOW}
                 RETURNING pg_current_xact_id()::text AS transaction
@@ -86,7 +89,7 @@ class PostgreSQL(Dialect):
     def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
         # The transaction's number tells a claim that the handler committed from one that is still ours.
         cursor.execute(self.COMPLETE, (record.status, record.head(), record.body, digest, claim.token))
-        return cursor.rowcount == 1
+        return bool(cursor.rowcount == 1)
 
     def is_aborted(self, error: Exception) -> bool:
         return sqlstate(error) in ABORTED
@@ -94,9 +97,10 @@ class PostgreSQL(Dialect):
     def classify(self, connection: BaseDatabaseWrapper, error: Exception) -> Fault:
         state = sqlstate(error)
         if state is None:
-            # No server said a word: we could not connect, or lost the connection.
-            raw = connection.connection
-            return Fault.UNAVAILABLE if raw is None or raw.closed else Fault.OTHER
+            # No server said a word: we could not connect, or lost the connection. By its state alone that is not to be
+            # told: Django may have opened another one on leaving the transaction.
+            lost = connection.connection is None or connection.connection.closed
+            return Fault.UNAVAILABLE if lost or isinstance(error, OperationalError) else Fault.OTHER
         if state in RACES:
             return Fault.RACE
         return Fault.UNAVAILABLE if state in UNAVAILABLE or state.startswith("08") else Fault.OTHER

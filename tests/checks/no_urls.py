@@ -1,0 +1,3 @@
+"""A URLconf without a view."""
+
+urlpatterns: list[object] = []

@@ -1,0 +1,470 @@
+"""E003 to E005, E007, W002, W003, W006: what the URLconf shows."""
+
+from functools import partial
+
+import pytest
+from django.contrib.auth.decorators import login_required
+from django.contrib.auth.mixins import LoginRequiredMixin
+from django.contrib.auth.views import LoginView
+from django.urls import include, path, re_path
+from django.utils.decorators import method_decorator
+from django.views import View
+from django.views.generic import CreateView
+from rest_framework.authtoken.views import ObtainAuthToken
+from rest_framework.decorators import action, api_view, permission_classes
+from rest_framework.permissions import AllowAny, BasePermission, IsAuthenticated, IsAuthenticatedOrReadOnly
+from rest_framework.response import Response
+from rest_framework.routers import DefaultRouter
+from rest_framework.views import APIView
+from rest_framework.viewsets import ViewSet
+
+from django_idempotency import Policy, idempotent, once
+from django_idempotency.rest_framework import IdempotencyMixin
+from tests.app.models import Payment
+from tests.checks import views
+from tests.checks.views import Closed, CreatePayment, Payments, Plain, Protected
+
+MISSING = "tests.checks.missing"
+
+
+def router(viewset, name="payments"):
+    routes = DefaultRouter()
+    routes.register(name, viewset, basename=name)
+    return path("api/", include(routes.urls))
+
+
+def derived(base, name="Derived", **attributes):
+    return type(name, (base,), {"__module__": __name__, **attributes})
+
+
+# --- silence ---
+
+
+def test_a_right_project_is_silent(ids):
+    """Every way in which a view can be protected, several routes on one view, and views that are none of ours."""
+    assert (
+        ids(
+            views.function,
+            views.unprotected,
+            views.api_function,
+            partial(views.function),
+            Plain.as_view(),
+            Closed.as_view(),
+            Protected.as_view(),
+            method_decorator(idempotent, name="post")(derived(Plain)).as_view(),
+            method_decorator(idempotent, name="dispatch")(derived(Plain)).as_view(),
+            method_decorator([login_required, idempotent], name="post")(derived(Plain)).as_view(),
+            idempotent(Plain.as_view()),
+            CreatePayment.as_view(),
+            router(Payments),
+            path("twice/", Protected.as_view()),
+            re_path(r"^(?P<version>v\d)/", include(([path("pay/", Protected.as_view(), name="pay")], "v"))),
+        )
+        == []
+    )
+
+
+@pytest.mark.parametrize(
+    "urlconf",
+    ["tests.no.such.urls", type("NoPatterns", (), {}), type("Odd", (), {"urlpatterns": [5, "x"]}), 5],
+    ids=["missing", "without patterns", "odd entries", "number"],
+)
+def test_a_broken_urlconf_is_djangos_to_report(ids, settings, urlconf):
+    """Our checks neither hide its error nor fail of it."""
+    settings.ROOT_URLCONF = urlconf
+
+    assert ids() == []
+
+
+def test_no_urlconf_at_all(ids, settings):
+    """A worker of tasks has none."""
+    del settings.ROOT_URLCONF
+
+    assert ids() == []
+
+
+# --- E003 ---
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"scope": MISSING}, f"'scope': '{MISSING}' cannot be imported"),
+        ({"store": "redis"}, "'store': IDEMPOTENCY['STORES'] has no 'redis'"),
+        ({"using": "nowhere"}, "'using': DATABASES has no 'nowhere'"),
+    ],
+    ids=["path", "store", "using"],
+)
+@pytest.mark.parametrize(
+    "place", ["function", "api_view", "mixin", "action", "method", "dispatch", "as_view", "callable"]
+)
+def test_E003(check, place, options, says):
+    """A bad option at any view is named, with the view, wherever it was given."""
+    policy = Policy(**options)
+    decorator = idempotent(**options)
+    view, name = {
+        "function": lambda: (login_required(decorator(views.unprotected)), "views.unprotected"),
+        "api_view": lambda: (
+            api_view(["POST"])(permission_classes([IsAuthenticated])(decorator(views.unprotected))),
+            "views.unprotected",
+        ),
+        "mixin": lambda: (derived(Protected, idempotency=policy).as_view(), "Derived"),
+        "action": lambda: (
+            router(
+                derived(
+                    ViewSet,
+                    pay=action(detail=False, methods=["post"])(decorator(named("pay"))),
+                    permission_classes=[IsAuthenticated],
+                )
+            ),
+            "Derived.pay",
+        ),
+        "method": lambda: (method_decorator(decorator, name="post")(derived(Plain)).as_view(), "Derived.post"),
+        "dispatch": lambda: (method_decorator(decorator, name="dispatch")(derived(Plain)).as_view(), "Derived"),
+        "as_view": lambda: (decorator(derived(Plain).as_view()), "Derived"),
+        "callable": lambda: (derived(object, __call__=decorator(pay))(), "Derived"),
+    }[place]()
+
+    [message] = check(view)
+
+    assert message.id == "django_idempotency.E003"
+    assert name in message.msg
+    assert says in message.msg
+
+
+def pay(self, request):
+    return Response()
+
+
+def named(name):
+    """A method that DRF takes for an action of this name."""
+
+    def method(self, request, pk=None):
+        return Response()
+
+    method.__name__ = name
+    return method
+
+
+def test_E003_names_the_nearest_option_that_is_bad(check):
+    """A method's option over a good class's."""
+    view = derived(Protected, post=idempotent(scope=MISSING)(pay))
+
+    [message] = check(view.as_view())
+
+    assert message.id == "django_idempotency.E003"
+    assert "Derived.post (route 'view0/')" in message.msg
+
+
+def test_a_methods_good_option_wins_over_its_classs_bad_one(ids):
+    """The merged policy is what counts."""
+    view = derived(Closed, idempotency=Policy(store="redis"), post=idempotent(store="default")(pay))
+
+    assert ids(view.as_view()) == []
+
+
+def test_a_view_with_several_routes_is_told_of_once(check):
+    """A router makes two routes of each action; the class is named once, and a method with options of its own."""
+    view = derived(Payments, idempotency=Policy(scope=MISSING))
+
+    messages = check(router(view), path("again/", include(router(view).url_patterns)))
+
+    assert [message.msg.split(" (")[0].rpartition(".Derived")[2] for message in messages] == ["", ".refund"]
+
+
+@pytest.mark.parametrize("options", [{"scope": MISSING}, {"store": "redis"}, {"using": "nowhere"}], ids=repr)
+def test_E003_for_events(check, options):
+    """A function of `@once` has no route; it is known once it is imported."""
+    once("invoice.paid", key=str, **options)(on_invoice_paid)
+
+    [message] = check(Protected.as_view())
+
+    assert message.id == "django_idempotency.E003"
+    assert "tests.checks.test_views.on_invoice_paid: Option " in message.msg
+
+
+def on_invoice_paid(event):
+    return None
+
+
+def test_right_events_are_silent(ids):
+    """Their options are the project's, as far as they are not about requests."""
+    once("invoice.paid", key=str)(on_invoice_paid)
+
+    assert ids(Protected.as_view()) == []
+
+
+# --- E004 ---
+
+
+def dispatch(self, request, *args, **kwargs):
+    return super(type(self), self).dispatch(request, *args, **kwargs)
+
+
+class LateMixin(IdempotencyMixin, APIView):
+    """Whose subclasses' handlers are put in place after the class was made."""
+
+    permission_classes = [IsAuthenticated]
+
+    def post(self, request):
+        return Response()
+
+
+class LateGuard(LateMixin):
+    pass
+
+
+LateGuard.post = method_decorator(login_required)(LateMixin.post)
+
+
+MISPLACED = {
+    "around the dispatch of LoginRequiredMixin": lambda: method_decorator(idempotent, name="dispatch")(
+        type("Wrong", (LoginRequiredMixin, Plain), {})
+    ),
+    "on a dispatch of one's own": lambda: type(
+        "Wrong", (LoginRequiredMixin, Plain), {"dispatch": idempotent(dispatch)}
+    ),
+    "around a dispatch with login_required": lambda: method_decorator([idempotent, login_required], name="dispatch")(
+        derived(Plain, "Wrong")
+    ),
+    "around the dispatch of a view with login_required on its post": lambda: method_decorator(
+        idempotent, name="dispatch"
+    )(method_decorator(login_required, name="post")(derived(Plain, "Wrong"))),
+    "around the dispatch of a DRF view": lambda: method_decorator(idempotent, name="dispatch")(
+        derived(Closed, "Wrong")
+    ),
+    "around login_required on a method": lambda: method_decorator([idempotent, login_required], name="post")(
+        derived(Plain, "Wrong")
+    ),
+    "around an async method": lambda: method_decorator(idempotent, name="post")(
+        derived(View, "Wrong", post=async_post)
+    ),
+    "the mixin around a guard": lambda: LateGuard,
+}
+
+
+async def async_post(self, request):
+    return Response()
+
+
+@pytest.mark.parametrize("case", MISPLACED)
+def test_E004(check, case):
+    """A wrong order that no decorator could see is told by the class that the URLconf leads to."""
+    view = MISPLACED[case]()
+
+    [message] = check(view.as_view())
+
+    assert message.id == "django_idempotency.E004"
+    assert view.__name__ in message.msg
+    assert "@idempotent must" in message.msg or "async" in message.msg
+
+
+def test_a_right_order_of_dispatch_is_none(ids):
+    """A base's protected dispatch runs inside the LoginRequiredMixin that comes before it."""
+    base = method_decorator(idempotent, name="dispatch")(derived(Plain))
+
+    assert ids(type("Right", (LoginRequiredMixin, base), {}).as_view()) == []
+
+
+# --- E005 ---
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        derived(Closed, idempotency=Policy(required=True)),
+        derived(Plain, idempotency=Policy(required=True)),
+    ],
+    ids=["DRF", "plain"],
+)
+def test_E005(check, view):
+    """A Policy on a class that nothing protects looks like protection and is none."""
+    [message] = check(view.as_view())
+
+    assert message.id == "django_idempotency.E005"
+    assert "Derived" in message.msg
+    assert "IdempotencyMixin" in message.hint
+
+
+def test_a_policy_with_a_decorated_method_is_none_of_E005(ids):
+    """There it is the class's level of the options, whichever route of the class is looked at."""
+    viewset = derived(
+        ViewSet,
+        idempotency=Policy(required=True),
+        permission_classes=[IsAuthenticated],
+        list=pay,
+        refund=action(detail=True, methods=["post"])(idempotent(named("refund"))),
+    )
+
+    assert ids(router(viewset)) == []
+    assert ids(derived(Closed, idempotency=Policy(required=True), post=idempotent(pay)).as_view()) == []
+
+
+# --- E007 ---
+
+
+class OtherRouter:
+    """Everything of the app's lives in the other database."""
+
+    def db_for_write(self, model, **hints):
+        return "other" if model._meta.app_label == "app" else None
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        CreatePayment,
+        derived(Protected, queryset=Payment.objects.all()),
+        derived(Protected, serializer_class=views.PaymentSerializer),
+        method_decorator(idempotent, name="post")(derived(CreateView, model=Payment, fields=["amount"])),
+    ],
+    ids=["generic", "queryset", "serializer", "plain"],
+)
+def test_E007(check, settings, view):
+    """The model of a generic view is written to one database, the record to another."""
+    settings.DATABASE_ROUTERS = [OtherRouter()]
+
+    [message] = check(view.as_view())
+
+    assert message.id == "django_idempotency.E007"
+    assert "app.Payment to database 'other'" in message.msg
+    assert "store 'default' keeps its record in 'default'" in message.msg
+    assert "using='other'" in message.hint
+
+
+@pytest.mark.parametrize("using", ["other", lambda request: "other"], ids=["alias", "callable"])
+def test_using_mends_E007(ids, settings, using):
+    """With the option the record is kept where the view writes; a callable is asked at the request."""
+    settings.DATABASE_ROUTERS = [OtherRouter()]
+
+    assert "E007" not in ids(derived(CreatePayment, idempotency=Policy(using=using)).as_view())
+
+
+def test_E007_the_other_way_round(ids):
+    """`using` that names another database than the model's."""
+    assert "E007" in ids(derived(CreatePayment, idempotency=Policy(using="other")).as_view())
+
+
+# --- W002 ---
+
+
+class Custom(BasePermission):
+    """Who knows what it asks."""
+
+
+@pytest.mark.parametrize(
+    ("permissions", "warned"),
+    [
+        ([], True),
+        ([AllowAny], True),
+        ([AllowAny, AllowAny], True),
+        ([IsAuthenticated], False),
+        ([AllowAny, IsAuthenticated], False),
+        ([IsAuthenticatedOrReadOnly], False),
+        ([IsAuthenticated | AllowAny], False),
+        ([Custom], False),
+    ],
+    ids=str,
+)
+def test_W002(check, permissions, warned):
+    """A DRF view without a permission that asks who it is: all who are nobody share their keys."""
+    messages = check(derived(Protected, permission_classes=permissions).as_view())
+
+    assert [message.id for message in messages] == (["django_idempotency.W002"] if warned else [])
+    assert all("Derived" in message.msg and "`scope`" in message.hint for message in messages)
+
+
+def test_W002_reads_the_permissions_of_functions_and_actions(ids):
+    """`@permission_classes` and the arguments of `@action` count like a class's attribute."""
+    closed = derived(Payments, idempotency=Policy(scope=str))
+    opened = derived(
+        Payments, "Opened", refund=action(detail=True, methods=["post"], permission_classes=[])(Payments.refund)
+    )
+
+    assert ids(api_view(["POST"])(permission_classes([])(idempotent(views.unprotected)))) == ["W002"]
+    assert ids(router(closed)) == []
+    assert ids(router(opened)) == ["W002"]
+
+
+def test_a_scope_mends_W002(ids):
+    """Wherever the option is given."""
+    assert ids(derived(Protected, permission_classes=[], idempotency=Policy(scope=str)).as_view()) == []
+
+
+def test_the_settings_scope_mends_W002(ids, settings):
+    """The project's option is a view's."""
+    settings.IDEMPOTENCY = {"SCOPE": str}
+
+    assert ids(derived(Protected, permission_classes=[]).as_view()) == []
+
+
+def test_permissions_that_a_method_decides_are_not_guessed(ids):
+    """`get_permissions` of the project's own."""
+    view = derived(Protected, permission_classes=[], get_permissions=lambda self: [IsAuthenticated()])
+
+    assert ids(view.as_view()) == []
+
+
+def test_safe_methods_need_no_scope(ids):
+    """A view that is only read protects nothing."""
+    assert ids(ReadOnly.as_view()) == []
+
+
+class ReadOnly(IdempotencyMixin, APIView):
+    permission_classes = [AllowAny]
+
+    def get(self, request):
+        return Response()
+
+
+# --- W003 ---
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        idempotent(LoginView.as_view()),
+        method_decorator(idempotent, name="dispatch")(derived(LoginView)).as_view(),
+        type("Tokens", (IdempotencyMixin, ObtainAuthToken), {"idempotency": Policy(scope=str)}).as_view(),
+        derived(Protected, "UserLoginView").as_view(),
+        derived(Protected, "SignIn").as_view(),
+        path("session/", Protected.as_view(), name="log-out"),
+    ],
+    ids=["LoginView", "subclass", "obtain_auth_token", "UserLoginView", "SignIn", "url name"],
+)
+def test_W003(check, entry):
+    """A view that logs in changes the session, which a replay cannot."""
+    [message] = check(entry)
+
+    assert message.id == "django_idempotency.W003"
+
+
+@pytest.mark.parametrize("name", ["BloginPost", "Catalogin", "LoginsReport", "Designin"])
+def test_names_that_only_look_like_it(ids, name):
+    """A word is a word."""
+    assert ids(derived(Protected, name).as_view()) == []
+
+
+def test_unprotected_login_views_are_right(ids):
+    """They do not belong here, and are not."""
+    assert ids(LoginView.as_view(), ObtainAuthToken.as_view()) == []
+
+
+# --- W006 ---
+
+
+def test_W006(check):
+    """A decorator on a PUT does nothing as long as `methods` leaves PUT out."""
+    view = api_view(["PUT"])(permission_classes([IsAuthenticated])(idempotent(views.unprotected)))
+
+    [message] = check(view)
+
+    assert message.id == "django_idempotency.W006"
+    assert "answers PUT, while its option 'methods' is PATCH, POST" in message.msg
+
+
+def test_methods_mends_W006(ids):
+    """The option names it."""
+    function = permission_classes([IsAuthenticated])(idempotent(methods=["PUT"])(views.unprotected))
+
+    assert ids(api_view(["PUT"])(function)) == []

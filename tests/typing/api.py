@@ -1,0 +1,212 @@
+"""
+The API as users write it. Nothing here runs: type checkers read it.
+
+Each `type: ignore` is a mistake that a checker must find; one that it does not find is an unused ignore, which fails.
+"""
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, assert_type
+
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.utils.decorators import method_decorator
+from django.views import View
+from rest_framework.decorators import action, api_view
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+from rest_framework.viewsets import ViewSet
+
+from django_idempotency import Policy, fingerprints, idempotent, once
+from django_idempotency.core.keys import Identity
+from django_idempotency.exceptions import Refusal, RequestInProgress
+from django_idempotency.handles import IdempotentRequest, OperationHandle
+from django_idempotency.rest_framework import IdempotencyMixin
+
+# --- views keep their types ---
+
+
+@idempotent
+def bare(request: HttpRequest, pk: int) -> HttpResponse:
+    return HttpResponse()
+
+
+@idempotent(required=True, ttl=timedelta(days=7))
+def with_options(request: HttpRequest, pk: int) -> HttpResponse:
+    return HttpResponse()
+
+
+@idempotent()
+def without_options(request: HttpRequest, pk: int) -> HttpResponse:
+    return HttpResponse()
+
+
+def views_keep_their_types(request: HttpRequest) -> None:
+    assert_type(bare(request, 1), HttpResponse)
+    assert_type(with_options(request, pk=1), HttpResponse)
+    assert_type(without_options(request, pk=1), HttpResponse)
+    bare(request)  # type: ignore[call-arg]
+    with_options(request, "1")  # type: ignore[arg-type]
+
+
+@login_required
+@idempotent
+def guarded(request: HttpRequest) -> HttpResponse:
+    return HttpResponse()
+
+
+@api_view(["POST"])
+@idempotent(in_flight="wait", wait_timeout=timedelta(seconds=5))
+def api_function(request: Request) -> Response:
+    return Response(status=201)
+
+
+@method_decorator(idempotent, name="post")
+class PlainView(View):
+    @method_decorator(idempotent(required=True))
+    def patch(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse()
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse()
+
+
+class APIMethod(APIView):
+    @idempotent
+    def post(self, request: Request) -> Response:
+        return Response()
+
+
+class Payments(IdempotencyMixin, ViewSet):
+    idempotency = Policy(required=True, docs_url="https://api.example/keys")
+
+    def create(self, request: Request) -> Response:
+        return Response()
+
+    @action(detail=True, methods=["post"])
+    @idempotent(methods=["POST"], store="default")
+    def refund(self, request: Request, pk: str | None = None) -> Response:
+        return Response()
+
+
+class WrongPolicy(IdempotencyMixin, ViewSet):
+    idempotency = {"required": True}  # type: ignore[assignment]
+
+
+# --- the operation handle ---
+
+
+@idempotent
+def uses_handle(request: IdempotentRequest) -> HttpResponse:
+    assert_type(request.idempotency, OperationHandle | None)
+    _ = request.idempotency.key  # type: ignore[union-attr]
+    if request.idempotency is not None:
+        assert_type(request.idempotency.key, str)
+        assert_type(request.idempotency.scope, str)
+        assert_type(request.idempotency.identity, Identity)
+        assert_type(request.idempotency.derive_key("gateway"), str)
+    assert_type(request.method, str | None)
+    return HttpResponse()
+
+
+# --- options ---
+
+
+def scope(request: HttpRequest) -> str:
+    return "tenant"
+
+
+def alias(request: HttpRequest) -> str:
+    return "default"
+
+
+def fingerprint(request: HttpRequest) -> bytes:
+    return b""
+
+
+def should_store(response: Any) -> bool:
+    return True
+
+
+def guard(request: Any, record: Any) -> None:
+    raise PermissionError
+
+
+EVERY = Policy(
+    required=True,
+    methods=("POST", "PUT"),
+    ttl=timedelta(hours=1),
+    in_flight="wait",
+    wait_timeout=timedelta(seconds=10),
+    lease=timedelta(seconds=30),
+    mode="atomic",
+    store="default",
+    using=alias,
+    scope=scope,
+    operation="transfer",
+    key=lambda request: request.headers["X-Event"],
+    key_format=re.compile("[a-z]+"),
+    fingerprint=fingerprint,
+    should_store=should_store,
+    replay_guard=guard,
+    docs_url="/docs/keys/",
+    header="X-Key",
+    replayed_header="X-Replayed",
+    max_body=1024,
+)
+PATHS = Policy(
+    scope="shop.scopes.tenant",
+    key="shop.keys.event",
+    key_format="uuid",
+    fingerprint="shop.fingerprints.order",
+    should_store="shop.rules.store",
+    replay_guard="shop.rules.guard",
+    using="shard_1",
+)
+BUILT_IN = Policy(fingerprint=fingerprints.json(exclude=["sent_at"]))
+
+Policy(requierd=True)  # type: ignore[call-arg]
+Policy(required="yes")  # type: ignore[arg-type]
+Policy(ttl=3600)  # type: ignore[arg-type]
+Policy(methods=5)  # type: ignore[arg-type]
+Policy(max_body="1MB")  # type: ignore[arg-type]
+Policy(fingerprint=scope)  # type: ignore[arg-type]
+idempotent(requierd=True)  # type: ignore[call-overload]
+idempotent(ttl=3600)  # type: ignore[call-overload]
+idempotent(5)  # type: ignore[call-overload]
+
+
+# --- other work ---
+
+
+@once("invoice.paid", key=lambda event: event["id"])
+def on_invoice_paid(event: dict[str, str]) -> dict[str, str]:
+    return {"invoice": event["id"]}
+
+
+def functions_keep_their_types() -> None:
+    try:
+        assert_type(on_invoice_paid({"id": "1"}), dict[str, str])
+    except RequestInProgress as refusal:
+        assert_type(refusal.status, int)
+    on_invoice_paid(5)  # type: ignore[arg-type]
+
+
+once(on_invoice_paid)  # type: ignore[arg-type]
+once("invoice.paid", keys=str)  # type: ignore[call-arg]
+
+
+# --- errors ---
+
+
+def errors(refusal: Refusal) -> None:
+    assert_type(refusal.problem("/docs"), dict[str, Any])
+    assert_type(refusal.code, str)
+    assert_type(refusal.retry_after, int | None)
+
+
+decorator: Callable[[Callable[[HttpRequest], HttpResponse]], Callable[[HttpRequest], HttpResponse]] = idempotent(
+    ttl=timedelta(1)
+)

@@ -1,0 +1,100 @@
+"""Rules that the package's own source keeps."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "django_idempotency"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def trees():
+    for path in MODULES:
+        yield path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text())
+
+
+def test_imports_keep_to_their_layers():
+    """The contracts of pyproject.toml: no import goes up, the engine and the edges do not know each other."""
+    pytest.importorskip("importlinter")
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))",
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_one_place_opens_a_transaction():
+    """`atomic`, `commit`, `rollback`, `set_autocommit` and savepoints are called in transactions.py alone."""
+    opening = {"atomic", "commit", "rollback", "set_autocommit", "savepoint", "savepoint_commit", "savepoint_rollback"}
+    found = {
+        (name, node.attr)
+        for name, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in opening
+    }
+
+    assert found == {("transactions.py", "atomic")}
+
+
+def test_nothing_is_pickled():
+    """Stored bytes never pass through pickle, nor through what unpickles."""
+    forbidden = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
+    imported = set()
+    for _, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add((node.module or "").split(".")[0])
+
+    assert not imported & forbidden
+
+
+def test_the_core_is_pure():
+    """No Django and no clock below core/, and nothing of the network or the file system."""
+    allowed = {"collections", "dataclasses", "datetime", "difflib", "hashlib", "json", "re", "types", "typing", "uuid"}
+    for name, tree in trees():
+        if name.startswith("core/"):
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom):
+                    assert (node.module or "").split(".")[0] in allowed | {"django_idempotency"}, name
+                elif isinstance(node, ast.Import):
+                    assert {alias.name for alias in node.names} <= allowed, name
+
+
+def test_the_root_is_not_imported_from_inside():
+    """Django imports the root before models are ready: inside, a name is imported from the module that owns it."""
+    public = {"Policy", "idempotent", "once"}
+    for name, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module == "django_idempotency":
+                assert not public & {alias.name for alias in node.names}, name
+
+
+def test_modules_and_classes_say_what_they_are_for():
+    """Each module and each public class has a docstring."""
+    silent = []
+    for name, tree in trees():
+        if name.startswith("migrations/") or name in ("core/__init__.py", "apps.py"):
+            continue
+        for node in [tree, *ast.walk(tree)]:
+            if isinstance(node, ast.Module) and not ast.get_docstring(node):
+                silent.append(name)
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and not ast.get_docstring(node):
+                silent.append(f"{name}: {node.name}")
+
+    assert [entry for entry in silent if not entry.endswith((": Meta", ": RecordQuerySet"))] == []

@@ -1,0 +1,199 @@
+"""The options: what each may be, what an error says, and which level wins."""
+
+import re
+from datetime import timedelta
+from typing import get_type_hints
+
+import pytest
+from django.utils.module_loading import import_string
+from hypothesis import given
+from hypothesis import strategies as st
+
+from django_idempotency import Policy
+from django_idempotency.core import policy
+from django_idempotency.core.policy import DEFAULTS, Options, ResolvedPolicy, checked, resolve
+from django_idempotency.exceptions import PolicyError
+
+DOTTED_PATH = "tests.unit.test_policy.chosen"
+
+GOOD = {
+    "required": [True, False],
+    "methods": [("POST",), ["put", "DELETE"], {"PATCH"}],
+    "ttl": [timedelta(microseconds=1), timedelta(days=3660)],
+    "in_flight": ["reject", "wait"],
+    "wait_timeout": [timedelta(seconds=1)],
+    "lease": [timedelta(seconds=1)],
+    "mode": ["atomic"],
+    "store": ["default", "redis"],
+    "using": ["other", lambda request: "default", None],
+    "scope": [DOTTED_PATH, lambda request: "tenant", None],
+    "operation": ["transfer", lambda request: "transfer", None],
+    "key": [DOTTED_PATH, lambda request: "1", None],
+    "key_format": ["uuid", r"[a-z]+", re.compile("[a-z]+"), lambda key: True, None],
+    "fingerprint": [DOTTED_PATH, lambda request: b"", None],
+    "should_store": [DOTTED_PATH, lambda response: True, None],
+    "replay_guard": [DOTTED_PATH, lambda request, record: None, None],
+    "docs_url": ["https://api.example/keys", "/docs/keys/", None],
+    "header": ["X-Request-Key"],
+    "replayed_header": ["X-Replayed"],
+    "max_body": [1, 10**9],
+}
+BAD = {
+    "required": [None, 1, "yes"],
+    "methods": ["POST", (), ("GET",), ("POST", "head"), (1,), ("PO ST",), None, 5],
+    "ttl": [0, 3600, timedelta(0), timedelta(seconds=-1), timedelta(days=3661), None],
+    "in_flight": ["queue", None, True],
+    "wait_timeout": [10, timedelta(0)],
+    "lease": [30, timedelta(0)],
+    "mode": ["phased", "observe", "other", None],
+    "store": ["", None, 1],
+    "using": ["", 1],
+    "scope": ["user", "", 1, "a b.c", "a..b"],
+    "operation": ["", 1],
+    "key": ["header", 1],
+    "key_format": ["(", 1],
+    "fingerprint": [b"", "json"],
+    "should_store": [True, 200],
+    "replay_guard": ["guard"],
+    "docs_url": ["api.example/keys", "ftp://api.example/", "https://api.example/<x>", "/a b", ""],
+    "header": ["", "Idempotency Key", "Schlüssel", None, "a:b"],
+    "replayed_header": ["", "a\n", None],
+    "max_body": [0, -1, 1.5, True, "1MB", None],
+}
+
+
+def chosen(*args):
+    """What the dotted path leads to."""
+    return "chosen"
+
+
+NOT_CALLABLE = 5
+
+
+def cases(values):
+    return [pytest.param(name, value, id=f"{name}-{value!r:.40}") for name in values for value in values[name]]
+
+
+def test_every_option_is_tried_below():
+    """The tables above, the defaults and the types name the same options."""
+    assert set(GOOD) == set(BAD) == set(DEFAULTS) == set(get_type_hints(Options))
+
+
+@pytest.mark.parametrize(("name", "value"), cases(GOOD))
+def test_a_good_value_is_taken(name, value):
+    """Each option takes what its documentation says."""
+    assert name in Policy(**{name: value}).options
+
+
+@pytest.mark.parametrize(("name", "value"), cases(BAD))
+def test_a_bad_value_is_an_error_that_names_the_option(name, value):
+    """Where it was given, which option, what it must be and what it is."""
+    with pytest.raises(PolicyError) as caught:
+        checked({name: value}, "@idempotent")
+
+    message = str(caught.value)
+    assert message.startswith(f"@idempotent: option {name!r} ")
+    assert repr(value) in message
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("requierd", "required"), ("tll", "ttl"), ("should_save", "should_store"), ("Header", "header")]
+)
+def test_an_unknown_option_suggests_the_one_that_is_meant(name, meant):
+    """A misspelling is an error, and its message knows better."""
+    with pytest.raises(PolicyError, match=rf"has no option '{name}'\. Did you mean '{meant}'\?"):
+        Policy(**{name: True})
+
+
+def test_an_unknown_option_that_resembles_none_lists_them_all():
+    """Without a near name the message shows what there is."""
+    with pytest.raises(PolicyError) as caught:
+        Policy(zzzzzz=1)
+
+    assert all(name in str(caught.value) for name in DEFAULTS)
+
+
+def test_an_option_that_does_not_serve_here_is_unknown_here():
+    """`@once` takes no header."""
+    with pytest.raises(PolicyError, match="@once has no option 'header'"):
+        Policy.at("@once", {"header": "X"}, ("key", "ttl"))
+
+
+LEVELS = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "required": st.booleans(),
+            "ttl": st.integers(1, 1000).map(lambda seconds: timedelta(seconds=seconds)),
+            "store": st.sampled_from(["a", "b"]),
+            "max_body": st.integers(1, 1000),
+            "docs_url": st.sampled_from(["/a", "/b"]) | st.none(),
+        },
+    ),
+    max_size=4,
+)
+
+
+@given(LEVELS)
+def test_the_nearest_level_wins(levels):
+    """For each option on its own; an option that no level gives has its default."""
+    resolved = resolve([Policy(**level).options for level in levels], import_string)
+
+    for name in ("required", "store", "max_body", "docs_url", "ttl"):
+        given_ = [level[name] for level in levels if name in level]
+        expected = given_[-1] if given_ else DEFAULTS[name]
+        assert getattr(resolved, name) == (expected.total_seconds() if name == "ttl" else expected)
+
+
+def test_none_resets_an_option_to_its_default():
+    """A view can take back what the setting says."""
+    assert resolve([{"docs_url": "/a"}, Policy(docs_url=None).options], import_string).docs_url is None
+
+
+@pytest.mark.parametrize("name", policy.DOTTED)
+def test_dotted_paths_are_imported_once_resolved(name):
+    """A setting names callables by their paths."""
+    assert getattr(resolve([{name: DOTTED_PATH}], import_string), name) is chosen
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("tests.unit.test_policy.missing", "cannot be imported"),
+        ("tests.no_such_module.x", "cannot be imported"),
+        ("tests.unit.test_policy.NOT_CALLABLE", "is not callable"),
+    ],
+)
+def test_a_path_that_leads_nowhere_names_option_and_path(path, says):
+    """It is an error at start-up, not at the first request."""
+    with pytest.raises(PolicyError, match=rf"Option 'scope': '{path}' {says}"):
+        resolve([{"scope": path}], import_string)
+
+
+def test_what_a_request_needs_is_made_once():
+    """Units fixed, patterns compiled, the header's WSGI name known."""
+    resolved = resolve(
+        [{"ttl": timedelta(minutes=1), "in_flight": "wait", "key_format": r"\d+", "header": "X-Request-Key"}],
+        import_string,
+    )
+
+    assert isinstance(resolved, ResolvedPolicy)
+    assert (resolved.ttl, resolved.wait, resolved.meta_name) == (60.0, True, "HTTP_X_REQUEST_KEY")
+    assert resolved.key_format("12")
+    assert not resolved.key_format("x")
+
+
+def test_methods_are_compared_in_capitals():
+    """HTTP's methods are upper case; people's are not."""
+    assert Policy(methods=["put", "POST"]).options["methods"] == {"PUT", "POST"}
+
+
+def test_a_policy_shows_its_options():
+    """In a shell and in a test's failure."""
+    assert repr(Policy(required=True)) == "Policy(required=True)"
+
+
+def test_a_policy_cannot_be_changed():
+    """It is shared by every request of a view."""
+    with pytest.raises(TypeError):
+        Policy(required=True).options["required"] = False

@@ -1,0 +1,50 @@
+"""The completion record: what is stored of an answer, and how it comes back."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from django_idempotency.core.record import NEVER_STORED, CompletionRecord, storable_headers
+
+# What HttpResponse accepts in a header: NUL and Latin-1 among it; surrogates come from bytes that were decoded.
+TEXT = st.text(st.characters(exclude_characters="\r\n", exclude_categories=()))
+NAMES = st.sampled_from(["Content-Type", "Location", "ETag", "X-Request-Cost", "content-length", "SET-COOKIE", "Date"])
+
+
+@given(
+    st.integers(100, 599),
+    TEXT,
+    st.lists(st.tuples(TEXT, TEXT | st.none()), max_size=5).map(tuple),
+    st.binary(max_size=64),
+    st.text(max_size=8),
+)
+def test_a_record_comes_back_as_it_was(status, reason, headers, body, request_id):
+    """Bytes in, bytes out: NUL, Latin-1 and lone surrogates included."""
+    record = CompletionRecord(status=status, reason=reason, headers=headers, body=body, request_id=request_id)
+
+    for kind in (bytes, memoryview):  # what the drivers return
+        assert CompletionRecord.from_stored(status, kind(record.head()), kind(body), request_id) == record
+
+
+@given(st.lists(st.tuples(NAMES | st.sampled_from(sorted(NEVER_STORED)), TEXT), max_size=8))
+def test_what_belongs_to_one_connection_is_never_stored(headers):
+    """Hop-by-hop headers, Date, Server and Set-Cookie are left out in any case; the rest keeps order and value."""
+    stored = storable_headers(headers)
+
+    assert not {name.lower() for name, _ in stored} & NEVER_STORED
+    kept = [(name, value) for name, value in headers if name.lower() not in NEVER_STORED]
+    assert [name for name, _ in stored] == [name for name, _ in kept]
+    for (name, value), (_, original) in zip(stored, kept, strict=True):
+        assert value == (None if name.lower() == "content-length" else original)
+
+
+@pytest.mark.parametrize("value", ["X-Hop, close", "x-hop", " X-HOP "])
+def test_headers_that_connection_names_are_hop_by_hop(value):
+    """RFC 9110, 7.6.1."""
+    assert storable_headers([("X-Hop", "1"), ("X-Kept", "2"), ("Connection", value)]) == (("X-Kept", "2"),)
+
+
+def test_a_record_cannot_be_changed():
+    """It is immutable until it expires."""
+    with pytest.raises(AttributeError):
+        CompletionRecord(status=200).status = 500
