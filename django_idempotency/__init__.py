@@ -1,7 +1,8 @@
 """A repeated request produces the same result as a single one: `idempotent` for views, `once` for all other work."""
 
 from django_idempotency.core.policy import Policy
-from django_idempotency.decorators import idempotent, once
+from django_idempotency.decorators import idempotent
+from django_idempotency.events import once
 
 __all__ = ["Policy", "idempotent", "once"]
 __version__ = "0.1.0"

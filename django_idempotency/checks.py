@@ -23,8 +23,9 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import models, router
 
 from django_idempotency import conf
-from django_idempotency.core.policy import Policy, ResolvedPolicy
-from django_idempotency.decorators import POLICY, idempotent, once_functions
+from django_idempotency.core.policy import POLICY, Policy, ResolvedPolicy
+from django_idempotency.decorators import idempotent
+from django_idempotency.events import once_functions
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.placement import check_dispatch, check_layers, dispatch_layers, layers, module_of
 from django_idempotency.routes import Handler, View, has_mixin, views

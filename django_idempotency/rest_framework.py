@@ -8,8 +8,8 @@ from django.views import View
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from django_idempotency.core.policy import NO_OPTIONS, Policy
-from django_idempotency.decorators import POLICY, call_method
+from django_idempotency.core.policy import NO_OPTIONS, POLICY, Policy
+from django_idempotency.decorators import call_method
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.placement import check_handler, expect_app
 

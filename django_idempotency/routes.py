@@ -9,8 +9,7 @@ from typing import Any
 
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from django_idempotency.core.policy import Policy
-from django_idempotency.decorators import POLICY
+from django_idempotency.core.policy import POLICY, Policy
 from django_idempotency.placement import api_view_function
 
 DESCRIBING = frozenset({"HEAD", "OPTIONS", "TRACE"})  # methods that Django and DRF answer by themselves

@@ -37,13 +37,14 @@ class Watch:
     Its statements are seen as Django's `execute_wrapper` shows them; nothing is added to them.
     """
 
-    __slots__ = ("_asked", "_connection", "_depth", "_earlier", "strangers", "wrote")
+    __slots__ = ("_asked", "_connection", "_depth", "_earlier", "_lost", "strangers", "wrote")
 
     def __init__(self, using: str) -> None:
         self._connection = cast(Any, connections[using])  # rollback_exc is not in the stubs
         self._earlier = self._connection.rollback_exc
         self._depth = len(self._connection.savepoint_ids)
         self._asked = False  # for a rollback, and not in an atomic block of the handler's own
+        self._lost = False  # SQLite's transaction, while the handler ran
         self.wrote = False
         self.strangers: set[str] = set()  # aliases of other databases that were written to
 
@@ -92,10 +93,10 @@ class Watch:
         try:
             return execute(sql, params, many, context)
         finally:
-            # SQLite has rolled back by itself (a full disk, ON CONFLICT ROLLBACK), or was told to, and is in autocommit.
-            # Elsewhere what follows is undone at the end; here Django has to let nothing follow.
+            # SQLite has rolled back by itself (a full disk, ON CONFLICT ROLLBACK) or was told to, and now commits each
+            # statement. Elsewhere what follows is undone at the end; here Django has to let nothing follow.
             if was_open and not self._is_open() and not is_commit(sql):
-                self._connection.needs_rollback = True
+                self._lost = self._connection.needs_rollback = True
 
     def _is_open(self) -> bool:
         raw = self._connection.connection
@@ -117,6 +118,11 @@ class Watch:
             raise TransactionBroken(
                 "The handler closed the database connection inside its transaction, so its work was rolled back."
                 " Leave the connection open."
+            )
+        if self._lost:
+            raise TransactionBroken(
+                "The handler's transaction was rolled back by a statement of its own or by SQLite, after an error that the"
+                " handler swallowed. Let the error propagate."
             )
         if connection.needs_rollback and not self._asked:
             raise TransactionBroken(

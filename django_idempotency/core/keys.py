@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from django_idempotency.core.fingerprint import framed
-from django_idempotency.exceptions import KeyInvalid
+from django_idempotency.exceptions import KeyInvalid, PolicyError
 
 MAX_KEY = 255  # characters, after unquoting
+LONGEST_TEXT = 255  # characters of a scope or an operation that a project's callable gives
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # NUL and lone surrogates: some database refuses them as text
 
 # A bare token, as Stripe's and most clients send it: visible ASCII without comma, not opened by a quote.
 _TOKEN = re.compile(r"[!#-+\--~][!-+\--~]{0,254}", re.ASCII)
@@ -93,6 +95,15 @@ def check_key(key: object) -> str:
     if not isinstance(key, str) or not _PRINTABLE.fullmatch(key):
         raise KeyInvalid
     return key
+
+
+def storable_text(option: str, value: object) -> str:
+    """What a project's callable returned, if every database can keep it as text."""
+    if isinstance(value, str) and 1 <= len(value) <= LONGEST_TEXT and not UNSTORABLE.search(value):
+        return value
+    raise PolicyError(
+        f"The option {option!r} must give a text of 1 to {LONGEST_TEXT} characters without NUL: {value!r}."
+    )
 
 
 def is_uuid(key: str) -> bool:

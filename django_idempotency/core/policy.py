@@ -233,6 +233,7 @@ class Policy:
 
 
 NO_OPTIONS = Policy()
+POLICY = "idempotency_policy"  # the attribute that tells a protected callable: the decorator's own policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

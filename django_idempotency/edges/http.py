@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import re
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from http import HTTPStatus
@@ -18,7 +17,7 @@ from django.urls import Resolver404, resolve
 
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.fingerprint import digest
-from django_idempotency.core.keys import Attempt, Identity, check_key, parse_key
+from django_idempotency.core.keys import Attempt, Identity, check_key, parse_key, storable_text
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.record import CONTENT_LENGTH, CompletionRecord, storable_headers
 from django_idempotency.edges.body import body_digest
@@ -35,8 +34,6 @@ logger = logging.getLogger("django_idempotency")
 
 PROBLEM = "application/problem+json"  # RFC 9457
 ANONYMOUS = "anonymous"  # the scope of every request that shows no credential
-UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # NUL and lone surrogates: some database refuses them as text
-LONGEST_TEXT = 255  # characters of a scope or an operation that a project's callable gives
 # The 4xx that are answers: a decline that was written down, and a thing that is not there.
 STORED_4XX = frozenset({HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
 PRECONDITIONS = ("HTTP_IF_MATCH", "HTTP_IF_UNMODIFIED_SINCE")
@@ -89,15 +86,6 @@ def _key(request: HttpRequest, policy: ResolvedPolicy, seen: Any) -> str | None:
     if key is not None and policy.key_format is not None and not policy.key_format(key):
         raise KeyInvalid("The idempotency key does not have the format that this action asks for.")
     return key
-
-
-def storable_text(option: str, value: object) -> str:
-    """What a project's callable returned, if every database can keep it as text."""
-    if isinstance(value, str) and 1 <= len(value) <= LONGEST_TEXT and not UNSTORABLE.search(value):
-        return value
-    raise PolicyError(
-        f"The option {option!r} must give a text of 1 to {LONGEST_TEXT} characters without NUL: {value!r}."
-    )
 
 
 def database(request: Any, policy: ResolvedPolicy) -> str | None:

@@ -7,14 +7,14 @@ import pytest
 from django.core.checks import CheckMessage
 from django.urls import path
 
-from django_idempotency import checks, decorators
+from django_idempotency import checks, events
 
 
 @pytest.fixture(autouse=True)
 def no_events(monkeypatch) -> None:
     """Other tests' functions of `@once` are not this project's."""
     monkeypatch.setattr(checks, "once_functions", {})
-    monkeypatch.setattr(decorators, "once_functions", checks.once_functions)
+    monkeypatch.setattr(events, "once_functions", checks.once_functions)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from django.db import OperationalError, connections
 from django_idempotency import Policy, checks, once
 from django_idempotency.stores.sql import checks as of_database
 from tests.checks.views import CreatePayment, Protected
+from tests.ids import spelt
 
 
 def asked(*databases):
@@ -116,7 +117,7 @@ def test_E006_behind_a_driver_for_postgresql(server):
         ({"transaction_mode": "immediate"}, False),
         ({"transaction_mode": "EXCLUSIVE"}, False),
     ],
-    ids=repr,
+    ids=spelt,
 )
 def test_W001(other, monkeypatch, options, warned):
     """SQLite's default begins to write in the middle of a transaction, which fails under load."""

@@ -9,11 +9,13 @@ import pytest
 from django.core.checks import registry
 
 from django_idempotency import checks, idempotent, placement
+from tests.ids import spelt
 
 ROOT = Path(__file__).parents[2]
 PROJECT = """
 import sys
 from django.conf import settings
+from tests.ids import spelt
 settings.configure(
     INSTALLED_APPS=[{apps}],
     ROOT_URLCONF={urls!r},
@@ -64,7 +66,7 @@ def test_E001(check, settings):
         {"STORES": []},
         {"STORES": {"a": 1}},
     ],
-    ids=repr,
+    ids=spelt,
 )
 def test_E001_is_all_that_is_said_of_a_bad_setting(ids, settings, setting):
     """Whatever depends on the setting would only repeat it."""

@@ -23,6 +23,7 @@ from django_idempotency.rest_framework import IdempotencyMixin
 from tests.app.models import Payment
 from tests.checks import views
 from tests.checks.views import Closed, CreatePayment, Payments, Plain, Protected
+from tests.ids import spelt
 
 MISSING = "tests.checks.missing"
 
@@ -172,7 +173,7 @@ def test_a_view_with_several_routes_is_told_of_once(check):
     assert [message.msg.split(" (")[0].rpartition(".Derived")[2] for message in messages] == ["", ".refund"]
 
 
-@pytest.mark.parametrize("options", [{"scope": MISSING}, {"store": "redis"}, {"using": "nowhere"}], ids=repr)
+@pytest.mark.parametrize("options", [{"scope": MISSING}, {"store": "redis"}, {"using": "nowhere"}], ids=spelt)
 def test_E003_for_events(check, options):
     """A function of `@once` has no route; it is known once it is imported."""
     once("invoice.paid", key=str, **options)(on_invoice_paid)
@@ -364,7 +365,7 @@ class Custom(BasePermission):
         ([IsAuthenticated | AllowAny], False),
         ([Custom], False),
     ],
-    ids=str,
+    ids=spelt,
 )
 def test_W002(check, permissions, warned):
     """A DRF view without a permission that asks who it is: all who are nobody share their keys."""

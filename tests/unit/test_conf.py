@@ -10,6 +10,7 @@ from django_idempotency.exceptions import PolicyError
 from django_idempotency.stores import StoreHandler, stores
 from django_idempotency.stores.base import Store
 from django_idempotency.stores.database import DatabaseStore
+from tests.ids import spelt
 
 OTHER = {"BACKEND": "django_idempotency.stores.database.DatabaseStore"}
 
@@ -50,7 +51,7 @@ def test_the_setting_is_the_farthest_level():
         ({"STORES": []}, "IDEMPOTENCY.'STORES'. must be a dict of dicts"),
         ({"STORES": {"a": "DatabaseStore"}}, "IDEMPOTENCY.'STORES'. must be a dict of dicts"),
     ],
-    ids=repr,
+    ids=spelt,
 )
 def test_a_bad_setting_is_named(setting, says):
     """Which option, what it must be, what there is instead."""
@@ -68,7 +69,7 @@ def test_a_bad_setting_is_named(setting, says):
         ({**OTHER, "OPTION": {}}, "has no 'OPTION': it takes 'BACKEND' and 'OPTIONS'"),
         ({**OTHER, "OPTIONS": {"CACHE": "x"}}, "has no option 'CACHE'"),
     ],
-    ids=repr,
+    ids=spelt,
 )
 def test_a_bad_store_is_named(store, says):
     """Which store, and what is wrong with it."""

@@ -26,6 +26,7 @@ from django_idempotency.core.decision import (
 )
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import KeyReused, OutcomeUnknown
+from tests.ids import spelt
 
 RECORD = CompletionRecord(status=201, body=b"{}")
 FINGERPRINTS = st.binary(min_size=32, max_size=32)
@@ -63,7 +64,7 @@ def test_the_strategy_knows_every_finding():
         (Unsettled(b"a"), True, OutcomeUnknown),
         (Unsettled(b"a"), False, KeyReused),
     ],
-    ids=str,
+    ids=spelt,
 )
 def test_the_table(found, same, decision):
     """SPEC section 4, row by row."""
@@ -77,7 +78,7 @@ def test_the_table(found, same, decision):
 
 
 @pytest.mark.parametrize(
-    ("record", "rollback", "refused"), list(product([RECORD, None], [False, True], [False, True])), ids=repr
+    ("record", "rollback", "refused"), list(product([RECORD, None], [False, True], [False, True])), ids=spelt
 )
 def test_an_answer_is_kept_only_where_all_commits(record, rollback, refused):
     """Work and record commit together, or neither does."""

@@ -20,7 +20,7 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
 from django_idempotency import Policy, idempotent, once
-from django_idempotency.decorators import POLICY
+from django_idempotency.core.policy import POLICY
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.rest_framework import IdempotencyMixin
 

@@ -13,6 +13,7 @@ from django_idempotency import Policy
 from django_idempotency.core import policy
 from django_idempotency.core.policy import DEFAULTS, Options, ResolvedPolicy, checked, resolve
 from django_idempotency.exceptions import PolicyError
+from tests.ids import spelt
 
 DOTTED_PATH = "tests.unit.test_policy.chosen"
 
@@ -71,7 +72,7 @@ NOT_CALLABLE = 5
 
 
 def cases(values):
-    return [pytest.param(name, value, id=f"{name}-{value!r:.40}") for name in values for value in values[name]]
+    return [pytest.param(name, value, id=f"{name}-{spelt(value):.40}") for name in values for value in values[name]]
 
 
 def test_every_option_is_tried_below():
