@@ -15,7 +15,6 @@ ROOT = Path(__file__).parents[2]
 PROJECT = """
 import sys
 from django.conf import settings
-from tests.ids import spelt
 settings.configure(
     INSTALLED_APPS=[{apps}],
     ROOT_URLCONF={urls!r},
