@@ -4,8 +4,13 @@ import json as _json
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from django.core.exceptions import RequestDataTooBig
+from django.http import HttpRequest, QueryDict
+from django.http.request import RawPostDataException
+
 from django_idempotency.core.fingerprint import canonical_json, framed, without
 from django_idempotency.edges import http
+from django_idempotency.edges.body import MULTIPART, body_digest
 from django_idempotency.exceptions import PolicyError
 
 __all__ = ["json"]
@@ -17,8 +22,7 @@ def json(exclude: Iterable[str] = ()) -> Callable[[Any], bytes]:
     leaves out the members named by *exclude*: dotted paths, like `"sent_at"` or `"meta.attempt"`; lists on the way are
     entered.
 
-    Method, host, path, query, media type and preconditions count as always. A body that is not JSON counts byte for
-    byte.
+    Method, host, path, query, media type and preconditions count as always. So does a body that is not JSON.
 
     Raises `PolicyError` where *exclude* is not a sequence of texts.
     """
@@ -28,11 +32,24 @@ def json(exclude: Iterable[str] = ()) -> Callable[[Any], bytes]:
     paths = [tuple(name.split(".")) for name in names if name is not None]
 
     def fingerprint(request: Any) -> bytes:
-        request = getattr(request, "_request", request)  # DRF's wraps Django's
-        try:
-            body = b"json" + canonical_json(without(_json.loads(request.body), paths))
-        except (ValueError, RecursionError):
-            body = b"raw" + request.body
-        return framed(*http.meaning(request), body)
+        django_request = getattr(request, "_request", request)  # DRF's wraps Django's
+        return framed(*http.meaning(django_request), _members(request, django_request, paths))
 
     return fingerprint
+
+
+def _members(seen: Any, request: HttpRequest, paths: list[tuple[str, ...]]) -> bytes:
+    if request.content_type != MULTIPART:
+        try:
+            return b"json" + canonical_json(without(_json.loads(request.body), paths))
+        except RawPostDataException:
+            data = getattr(seen, "data", None)  # DRF before 3.17 keeps no bytes of what it has parsed
+            if isinstance(data, (dict, list)) and not isinstance(data, QueryDict):
+                return b"json" + canonical_json(without(data, paths))
+        except (ValueError, RecursionError, RequestDataTooBig):
+            pass  # no JSON, or more of it than `request.body` takes
+    return b"raw" + body_digest(request, lambda: _parsed(getattr(seen, "data", None)))
+
+
+def _parsed(data: Any) -> bytes | None:
+    return canonical_json(list(data.lists())) if isinstance(data, QueryDict) else None

@@ -121,8 +121,8 @@ class Watch:
             )
         if self._lost:
             raise TransactionBroken(
-                "The handler's transaction was rolled back by a statement of its own or by SQLite, after an error that the"
-                " handler swallowed. Let the error propagate."
+                "The handler's transaction was rolled back, by a statement of its own or by SQLite after an error, and"
+                " the handler went on. Let the error propagate."
             )
         if connection.needs_rollback and not self._asked:
             raise TransactionBroken(

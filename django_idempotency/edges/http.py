@@ -103,7 +103,8 @@ def default_scope(request: Any) -> str:
     Whose key it is: the authenticated user as `<app.model>:<pk>`; without one, a digest of the credential that was sent
     (`request.auth`, `Authorization`, `X-Api-Key`), else the scope that all anonymous requests share.
 
-    Raises `PolicyError` for an authenticated user that has no primary key.
+    Raises `PolicyError` for an authenticated user that has no primary key, and where the credential cannot be told from
+    others.
     """
     user = getattr(request, "user", None)
     if user is not None and user.is_authenticated:
@@ -116,11 +117,23 @@ def default_scope(request: Any) -> str:
         kind = meta.label_lower if meta is not None else f"{type(user).__module__}.{type(user).__qualname__}".lower()
         return f"{kind}:{user.pk}"
     credential = getattr(request, "auth", None)
-    if credential is None:
-        credential = request.META.get("HTTP_AUTHORIZATION") or request.META.get("HTTP_X_API_KEY")
+    if credential is None or not _has_text(credential):
+        sent = request.META.get("HTTP_AUTHORIZATION") or request.META.get("HTTP_X_API_KEY")
+        if credential is not None and sent is None:
+            raise PolicyError(
+                f"The credential that authenticates this request, a {type(credential).__name__}, has no text to tell it"
+                " from others. Set the option `scope` to a callable that names the caller."
+            )
+        credential = sent
     if credential is None:
         return ANONYMOUS
     return f"credential:{digest(b'credential', str(credential).encode(errors='surrogatepass')).hex()}"
+
+
+def _has_text(credential: object) -> bool:
+    """Does it say what it is? `object`'s own text is an address, which is another one for each retry."""
+    kind = type(credential)
+    return kind.__str__ is not object.__str__ or kind.__repr__ is not object.__repr__
 
 
 def route(request: HttpRequest) -> str:

@@ -1,0 +1,140 @@
+"""What the tests of outcomes and edges share: a view served where a test asks for it, a second thread to rival it."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from django.conf import settings as django_settings
+from django.db import connections
+from django.test import Client
+from django.urls import path
+from rest_framework.decorators import api_view
+
+from django_idempotency import idempotent
+from django_idempotency.models import DatabaseNow, IdempotencyRecord
+from tests.app.urls import urlpatterns
+
+KEY = {"Idempotency-Key": "key-1"}
+PATH = "/act/"
+TIMEOUT = 30  # seconds, for what happens at once unless a test fails
+
+ENGINE = django_settings.DATABASES["default"]["ENGINE"].rpartition(".")[2]
+VENDOR = {"sqlite3": "sqlite", "mysql": "mariadb"}.get(ENGINE, ENGINE)  # known when tests are collected
+
+
+@pytest.fixture
+def serve(settings) -> Callable[..., None]:
+    """Serve a view at `/act/`, or at another route, beside the test project's own views."""
+
+    def serve(*views: Any, route: str = PATH.lstrip("/")) -> None:
+        patterns = [view if hasattr(view, "pattern") else path(route, view) for view in views]
+        settings.ROOT_URLCONF = (*patterns, *urlpatterns)
+
+    return serve
+
+
+@pytest.fixture
+def browser(user) -> Client:
+    """A Django client with the session of `user`; exceptions of views become 500, as on a server."""
+    client = Client(raise_request_exception=False)
+    client.force_login(user)
+    return client
+
+
+def drf(handler: Callable[..., Any], **options: Any) -> Any:
+    """*handler*, protected, as a DRF function view for POST and PATCH."""
+    return api_view(["POST", "PATCH"])(idempotent(**options)(handler))
+
+
+def plain(handler: Callable[..., Any], **options: Any) -> Any:
+    """*handler*, protected, as a plain Django view."""
+    return idempotent(**options)(handler)
+
+
+EDGES = {"drf": drf, "plain": plain}
+
+
+@pytest.fixture(params=EDGES)
+def edge(request: pytest.FixtureRequest) -> str:
+    """Run the test for a DRF view and for a plain Django view."""
+    return request.param
+
+
+@pytest.fixture
+def protect(edge) -> Callable[..., Any]:
+    """`drf` or `plain`, as the parameter `edge` says."""
+    return EDGES[edge]
+
+
+@pytest.fixture
+def client(edge, request) -> Client:
+    """A client of `user` that the view of this `edge` authenticates."""
+    return request.getfixturevalue("api" if edge == "drf" else "browser")
+
+
+@pytest.fixture
+def background() -> Iterator[Callable[..., Future]]:
+    """Run a function in another thread, on connections of its own, which are closed at its end."""
+    with ThreadPoolExecutor() as pool:
+
+        def start(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Future:
+            def run() -> Any:
+                try:
+                    return work(*args, **kwargs)
+                finally:
+                    connections.close_all()
+
+            return pool.submit(run)
+
+        yield start
+
+
+class Gate:
+    """A handler that has got there stops, and goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self._reached = threading.Event()
+        self._opened = threading.Event()
+
+    def wait(self) -> None:
+        """In the handler: tell that we are here, and stop."""
+        self._reached.set()
+        assert self._opened.wait(TIMEOUT), "nobody opened the gate"
+
+    def reached(self) -> None:
+        """In the test: wait for the handler."""
+        assert self._reached.wait(TIMEOUT), "nobody came to the gate"
+
+    def open(self) -> None:
+        self._opened.set()
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """A gate that is open at the end, so that a failed test leaves no thread behind."""
+    gate = Gate()
+    yield gate
+    gate.open()
+
+
+def post(client: Client, data: Any = None, url: str = PATH, *, key: str | None = "key-1", **extra: Any) -> Any:
+    """POST *data* as JSON with the idempotency *key*, or without one where it is None."""
+    headers = {**({} if key is None else {"Idempotency-Key": key}), **extra.pop("headers", {})}
+    return client.post(
+        url,
+        {"amount": 10} if data is None else data,
+        content_type="application/json",
+        headers=headers,
+        **extra,
+    )
+
+
+def is_replay(response: Any) -> bool:
+    return response.headers.get("Idempotency-Replayed") == "true"
+
+
+def expire() -> None:
+    """Let every record expire, by the database's clock."""
+    IdempotencyRecord.objects.update(expires_at=DatabaseNow())

@@ -1,0 +1,439 @@
+"""`@once`: work that comes by other roads than HTTP takes effect once per event."""
+
+import datetime
+import decimal
+import threading
+import uuid
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connection, connections, transaction
+
+from django_idempotency import once
+from django_idempotency.exceptions import (
+    CommittedEarly,
+    KeyInvalid,
+    KeyMissing,
+    KeyReused,
+    OutcomeUnknown,
+    PolicyError,
+    RequestInProgress,
+    StoreUnavailable,
+    TransactionBroken,
+    UnstorableResponse,
+)
+from django_idempotency.models import IdempotencyRecord
+from tests.app.models import Payment, Unique
+from tests.app.serving import TIMEOUT, VENDOR, expire
+from tests.ids import spelt
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+EVENT = {"id": "evt-1", "amount": 10}
+
+
+def of_event(event):
+    return event["id"]
+
+
+@once("invoice.paid", key=of_event)
+def pay(event):
+    """Pay an invoice."""
+    return {"payment": Payment.objects.create(amount=event["amount"]).pk}
+
+
+def test_a_redelivery_gets_the_recorded_result():
+    """It runs nothing, and returns what the first delivery returned."""
+    first, second, third = pay(EVENT), pay(EVENT), pay(dict(reversed(EVENT.items())))
+
+    assert first == second == third == {"payment": Payment.objects.get().pk}
+
+
+def test_the_function_keeps_its_name():
+    """As `functools.wraps` does."""
+    assert (pay.__name__, pay.__doc__) == ("pay", "Pay an invoice.")
+
+
+def test_another_event_with_its_key_is_an_error():
+    """One id for two different events: the sender is wrong, or the option `key` is."""
+    pay(EVENT)
+
+    with pytest.raises(KeyReused):
+        pay({"id": "evt-1", "amount": 11})
+    assert Payment.objects.get().amount == 10
+
+
+def test_another_operation_is_another_key():
+    """The name tells operations apart."""
+
+    @once("invoice.refunded", key=of_event)
+    def refund(event):
+        Payment.objects.create(amount=-event["amount"])
+
+    pay(EVENT)
+    assert refund(EVENT) is None
+    assert refund(EVENT) is None
+    assert [payment.amount for payment in Payment.objects.order_by("pk")] == [10, -10]
+
+
+RESULTS = [None, True, 0, -1.5, "caf\u00e9", "\ud83d\ude00", [], [1, [2, None]], {}, {"a": {"b": [1]}}]
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=spelt)
+def test_a_result_comes_back_as_it_was(result):
+    """JSON, whole and unchanged."""
+
+    @once("event", key=lambda: 1)
+    def work():
+        Payment.objects.create(amount=1)
+        return result
+
+    assert work() == work() == result
+    assert type(work()) is type(result)
+    assert Payment.objects.count() == 1
+
+
+NO_JSON = {
+    "an object": object(),
+    "a model": Payment(amount=1),
+    "bytes": b"bytes",
+    "a date": datetime.date(2026, 1, 1),
+    "a decimal": decimal.Decimal("1.0"),
+    "a UUID": uuid.UUID(int=1),
+    "a set": {1},
+    "a tuple": (1, 2),
+    "a number as name": {1: "one"},
+    "NaN": float("nan"),
+    "a tuple within": {"a": (1,)},
+}
+
+
+@pytest.mark.parametrize("result", NO_JSON.values(), ids=NO_JSON)
+def test_a_result_that_is_no_json_is_an_error_and_rolls_back(result):
+    """A redelivery would get something else than the first delivery: nothing is committed, and the error says why."""
+
+    @once("event", key=lambda: 1)
+    def work():
+        Payment.objects.create(amount=1)
+        return result
+
+    with pytest.raises(UnstorableResponse, match="return JSON"):
+        work()
+    assert not Payment.objects.exists()
+    assert not IdempotencyRecord.objects.exists()
+
+
+def test_a_result_over_max_body_is_an_error_and_rolls_back():
+    """The error names the option."""
+
+    @once("event", key=lambda: 1, max_body=10)
+    def work():
+        Payment.objects.create(amount=1)
+        return "x" * 20
+
+    with pytest.raises(UnstorableResponse, match="max_body"):
+        work()
+    assert not Payment.objects.exists()
+
+
+def test_an_error_rolls_back_and_the_redelivery_runs():
+    """What the function raises reaches the consumer, which lets the broker deliver again."""
+    errors = [ValueError("not yet")]
+
+    @once("event", key=of_event)
+    def work(event):
+        Payment.objects.create(amount=1)
+        if errors:
+            raise errors.pop()
+        return "done"
+
+    with pytest.raises(ValueError, match="not yet"):
+        work(EVENT)
+    assert not Payment.objects.exists()
+    assert work(EVENT) == work(EVENT) == "done"
+    assert Payment.objects.count() == 1
+
+
+def test_a_redelivery_while_the_first_runs(background, gate, monkeypatch):
+    """`RequestInProgress`, for the broker to come again later (`StoreUnavailable` on SQLite, past its busy timeout)."""
+    if VENDOR == "sqlite":
+        monkeypatch.setitem(connections["default"].settings_dict["OPTIONS"], "timeout", 0.1)
+
+    @once("event", key=of_event)
+    def work(event):
+        gate.wait()
+        return Payment.objects.create(amount=1).pk
+
+    first = background(work, EVENT)
+    gate.reached()
+
+    with pytest.raises(StoreUnavailable if VENDOR == "sqlite" else RequestInProgress) as refusal:
+        background(work, EVENT).result(TIMEOUT)
+    assert refusal.value.retry_after >= 1
+
+    gate.open()
+    assert first.result(TIMEOUT) == work(EVENT) == Payment.objects.get().pk
+
+
+def test_a_redelivery_may_wait(background):
+    """`in_flight="wait"`: of four deliveries at once one runs, and all get its result."""
+    barrier = threading.Barrier(4)
+
+    @once("event", key=of_event, in_flight="wait")
+    def work(event):
+        return Payment.objects.create(amount=1).pk
+
+    def deliver():
+        barrier.wait(TIMEOUT)
+        return work(EVENT)
+
+    results = {future.result(TIMEOUT) for future in [background(deliver) for _ in range(4)]}
+
+    assert results == {Payment.objects.get().pk}
+
+
+def test_a_record_expires():
+    """After its `ttl` the event is new."""
+    pay(EVENT)
+    expire()
+    pay({"id": "evt-1", "amount": 11})
+
+    assert Payment.objects.count() == 2
+
+
+def test_ttl():
+    """The option is the function's own."""
+
+    @once("event", key=of_event, ttl=datetime.timedelta(days=30))
+    def work(event):
+        pass
+
+    work(EVENT)
+
+    record = IdempotencyRecord.objects.get()
+    assert record.expires_at - record.executed_at == datetime.timedelta(days=30)
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "other"])
+def test_using():
+    """The database that the function writes to, as an alias or a callable of the event."""
+
+    @once("event", key=of_event, using=lambda event: event["shard"])
+    def work(event):
+        return Payment.objects.using(event["shard"]).create(amount=1).pk
+
+    for shard in ("default", "other"):
+        assert work({"id": 1, "shard": shard}) == work({"id": 1, "shard": shard})
+
+    assert Payment.objects.count() == Payment.objects.using("other").count() == 1
+
+
+def test_scope():
+    """Two tenants' events may have the same id."""
+
+    @once("event", key=of_event, scope=lambda event: event["tenant"])
+    def work(event):
+        Payment.objects.create(amount=1)
+
+    for tenant in ("a", "b", "a"):
+        work({"id": 1, "tenant": tenant})
+
+    assert Payment.objects.count() == 2
+
+
+def test_fingerprint():
+    """The option picks what tells two events apart: a delivery's own fields do not."""
+
+    @once("event", key=of_event, fingerprint=lambda event: str(event["amount"]).encode())
+    def work(event):
+        return Payment.objects.create(amount=1).pk
+
+    assert work({**EVENT, "delivery": 1}) == work({**EVENT, "delivery": 2})
+    with pytest.raises(KeyReused):
+        work({**EVENT, "amount": 11})
+
+
+def test_key_format():
+    """An id that does not fit is the sender's error."""
+
+    @once("event", key=of_event, key_format=r"evt-\d+")
+    def work(event):
+        return 1
+
+    assert work(EVENT) == 1
+    with pytest.raises(KeyInvalid, match="key_format"):
+        work({"id": "x"})
+
+
+@pytest.mark.parametrize("key", ["", "caf\u00e9", "x" * 256, 1.5, b"evt", True])
+def test_a_key_that_is_none(key):
+    """1 to 255 printable ASCII characters, or a number, or a UUID."""
+    with pytest.raises(KeyInvalid):
+        pay({"id": key, "amount": 1})
+    assert not Payment.objects.exists()
+
+
+@pytest.mark.parametrize("key", [7, uuid.UUID(int=7), "evt 7, of today"])
+def test_keys_of_other_kinds(key):
+    """As senders have them."""
+    assert pay({"id": key, "amount": 1}) == pay({"id": key, "amount": 1})
+
+
+def test_an_event_without_a_key():
+    """None is an error that names the option."""
+    with pytest.raises(KeyMissing, match="`key`"):
+        pay({"id": None, "amount": 1})
+
+
+def test_arguments_of_many_kinds_are_fingerprinted():
+    """Dates, decimals, UUIDs, bytes and saved models, in positions and by name."""
+
+    @once("event", key=lambda number, **more: number)
+    def work(number, **more):
+        return Payment.objects.create(amount=number).pk
+
+    invoice = Unique.objects.create(name="invoice")
+    more = {
+        "date": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+        "price": decimal.Decimal("1.10"),
+        "id": uuid.UUID(int=1),
+        "raw": b"\0\xff",
+        "invoice": invoice,
+    }
+
+    assert work(1, **more) == work(1, **dict(reversed(more.items())))
+    for name, other in {"price": decimal.Decimal("1.11"), "raw": b"\0", "id": uuid.UUID(int=2)}.items():
+        with pytest.raises(KeyReused):
+            work(1, **more | {name: other})
+
+
+def test_arguments_that_cannot_be_fingerprinted():
+    """The error names the option that helps."""
+
+    @once("event", key=lambda thing: 1)
+    def work(thing):
+        return 1
+
+    with pytest.raises(PolicyError, match="Set the option `fingerprint`"):
+        work(object())
+
+
+def test_on_a_method():
+    """A class's handler is protected like a function; the options see `self` as well."""
+
+    class Consumer:
+        @once("event", key=lambda self, event: event["id"], fingerprint=lambda self, event: b"")
+        def handle(self, event):
+            return Payment.objects.create(amount=1).pk
+
+    assert Consumer().handle(EVENT) == Consumer().handle(EVENT)
+
+
+def test_hooks_run_for_the_execution_alone():
+    """`on_commit`, once."""
+    hooks = []
+
+    @once("event", key=of_event)
+    def work(event):
+        transaction.on_commit(lambda: hooks.append(1))
+
+    work(EVENT)
+    work(EVENT)
+
+    assert hooks == [1]
+
+
+def test_inside_an_outer_block():
+    """The record commits with whatever the consumer does around it."""
+    with pytest.raises(LookupError), transaction.atomic():  # noqa: PT012
+        pay(EVENT)
+        pay(EVENT)
+        raise LookupError
+
+    assert not Payment.objects.exists()
+    assert not IdempotencyRecord.objects.exists()
+
+
+def test_a_function_that_swallows_a_database_error():
+    """As in a view: rolled back, and an error that says so."""
+
+    @once("event", key=of_event)
+    def work(event):
+        try:
+            for _ in range(2):
+                Unique.objects.create(name="one")
+        except Exception:  # noqa: S110 the mistake that this is about
+            pass
+
+    with pytest.raises(TransactionBroken):
+        work(EVENT)
+    assert not Unique.objects.exists()
+
+
+def test_a_function_that_asks_for_a_rollback():
+    """Its result reaches the caller, and nothing is kept."""
+
+    @once("event", key=of_event)
+    def work(event):
+        Payment.objects.create(amount=1)
+        transaction.set_rollback(True)
+        return 1
+
+    assert work(EVENT) == work(EVENT) == 1
+    assert not Payment.objects.exists()
+
+
+def test_a_function_that_commits_by_itself():
+    """Its outcome is unknown, and it does not run again by itself."""
+
+    @once("event", key=of_event)
+    def work(event):
+        with connection.cursor() as cursor:
+            cursor.execute("COMMIT")
+
+    with pytest.raises(CommittedEarly):
+        work(EVENT)
+    with pytest.raises(OutcomeUnknown):
+        work(EVENT)
+
+
+def test_the_settings_options_of_requests_do_not_hold_for_events(settings):
+    """A project's `SCOPE` or `KEY` reads requests; an event is none. What is about time and place does hold."""
+    settings.IDEMPOTENCY = {
+        "SCOPE": "tests.edges.test_options.scope_by_header",
+        "KEY": "tests.edges.test_options.key_by_header",
+        "KEY_FORMAT": "uuid",
+        "FINGERPRINT": "tests.edges.test_options.amount_alone",
+        "SHOULD_STORE": "tests.edges.test_options.keep_none",
+        "REPLAY_GUARD": "tests.edges.test_options.forbid",
+        "USING": lambda request: request.headers["X-Shard"],
+        "REQUIRED": True,
+        "TTL": datetime.timedelta(days=2),
+    }
+
+    assert pay(EVENT) == pay(EVENT)
+    record = IdempotencyRecord.objects.get()
+    assert record.expires_at - record.executed_at == datetime.timedelta(days=2)
+
+
+async def asynchronous(event):
+    return 1
+
+
+WRONG = {
+    "no name": lambda: once(pay),
+    "an empty name": lambda: once("", key=of_event),
+    "no key": lambda: once("event"),
+    "a key of None": lambda: once("event", key=None),
+    "an option of views": lambda: once("event", key=of_event, docs_url="/docs/"),
+    "a bad value": lambda: once("event", key=of_event, ttl=3600),
+    "an async def": lambda: once("event", key=of_event)(asynchronous),
+    "no function": lambda: once("event", key=of_event)("pay"),
+}
+
+
+@pytest.mark.parametrize("decorate", WRONG.values(), ids=WRONG)
+def test_a_wrong_use_is_an_error_at_decoration(decorate):
+    """At import, with words that help."""
+    with pytest.raises(ImproperlyConfigured, match="@once"):
+        decorate()

@@ -1,0 +1,618 @@
+"""Every option, at every level: it takes effect, and the nearest one wins."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
+from django.urls import path
+from django.utils import timezone
+from django.utils.decorators import method_decorator
+from django.views import View
+from rest_framework.exceptions import PermissionDenied
+from rest_framework.views import APIView
+
+from django_idempotency import Policy, conf, fingerprints, idempotent, once
+from django_idempotency.core.policy import DEFAULTS
+from django_idempotency.models import IdempotencyRecord
+from django_idempotency.rest_framework import IdempotencyMixin
+from django_idempotency.stores.database import DatabaseStore
+from tests.app.models import Payment
+from tests.app.serving import PATH, drf, is_replay, plain, post
+from tests.app.views import answer, make_payment
+
+pytestmark = pytest.mark.django_db(databases=["default", "other"])
+
+# --- callables that options name ---
+
+
+def scope_by_header(request) -> str:
+    return request.headers.get("X-Tenant", "none")
+
+
+def other_scope(request) -> str:
+    return "everybody"
+
+
+def key_by_header(request) -> str | None:
+    return request.headers.get("X-Event")
+
+
+def other_key(request) -> str | None:
+    return request.headers.get("X-Other-Event")
+
+
+def amount_alone(request) -> bytes:
+    return str(request.data["amount"]).encode()
+
+
+def nothing(request) -> bytes:
+    return b""
+
+
+def keep_all(response) -> bool:
+    return True
+
+
+def keep_none(response) -> bool:
+    return False
+
+
+def forbid(request, record) -> None:
+    raise PermissionDenied("not any more")
+
+
+def allow(request, record) -> None:
+    """Under today's rules, too."""
+
+
+def to_other(request) -> str:
+    return "other"
+
+
+def operation_by_header(request) -> str:
+    return request.headers.get("X-Operation", "none")
+
+
+class OtherStore(DatabaseStore):
+    """Tells that it was asked."""
+
+    claims = 0
+
+    def claim(self, using, attempt):
+        OtherStore.claims += 1
+        return super().claim(using, attempt)
+
+
+STORES = {"second": {"BACKEND": f"{__name__}.OtherStore"}}
+
+# --- what shows that an option is in effect ---
+
+
+def asks_for_a_key(api) -> bool:
+    return post(api, key=None).status_code == 400
+
+
+def protects_put(api) -> bool:
+    return is_replay([api.put(PATH, {"amount": 1}, headers={"Idempotency-Key": "k"}) for _ in range(2)][1])
+
+
+def ttl(api) -> timedelta:
+    post(api)
+    record = IdempotencyRecord.objects.get()
+    return timedelta(minutes=round((record.expires_at - timezone.now()).total_seconds() / 60))
+
+
+def retried_with(**second: Any) -> Callable[[Any], int]:
+    """The status of a retry that differs from the first request."""
+
+    def show(api) -> int:
+        assert post(api).status_code == 201
+        return post(api, **second).status_code
+
+    return show
+
+
+def replay_status(api) -> int:
+    return retried_with()(api)
+
+
+def database(api) -> str:
+    post(api)
+    return "other" if IdempotencyRecord.objects.using("other").exists() else "default"
+
+
+def scope(api) -> str:
+    post(api, headers={"X-Tenant": "acme"})
+    return IdempotencyRecord.objects.get().scope.partition(":")[0]
+
+
+def operation(api) -> str:
+    post(api, headers={"X-Operation": "by header"})
+    return IdempotencyRecord.objects.get().operation
+
+
+def key(api) -> str:
+    post(api, headers={"X-Event": "evt-1", "X-Other-Event": "evt-2"})
+    return IdempotencyRecord.objects.get().key
+
+
+def takes(*keys: str) -> Callable[[Any], tuple[bool, ...]]:
+    return lambda api: tuple(post(api, key=key).status_code == 201 for key in keys)
+
+
+def is_stored(api) -> bool:
+    post(api)
+    return IdempotencyRecord.objects.exists()
+
+
+def link(api) -> str | None:
+    assert post(api).status_code == 201
+    return post(api, {"amount": 11}).headers.get("Link")
+
+
+def header(api) -> str | None:
+    post(api, key=None, headers={"X-Key": "x", "Y-Key": "y", "Idempotency-Key": "i"})
+    return IdempotencyRecord.objects.get().key
+
+
+def replayed_header(api) -> str | None:
+    post(api)
+    response = post(api)
+    return next((name for name, value in response.headers.items() if value == "true"), None)
+
+
+def store(api) -> bool:
+    OtherStore.claims = 0
+    post(api)
+    return OtherStore.claims == 1
+
+
+def executes(api) -> int:
+    return post(api).status_code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """An option with two values, and what is seen under each and under its default."""
+
+    one: Any
+    other: Any
+    show: Callable[[Any], Any]
+    seen: tuple[Any, Any]
+    default: Any
+
+
+UUID = "8E03978E-40d5-43e8-bc93-6894a57f9324"
+KEYS = takes("key-1", "ch_123", UUID)
+
+EFFECTS = {
+    "required": Effect(one=True, other=False, show=asks_for_a_key, seen=(True, False), default=False),
+    "methods": Effect(
+        one=["POST", "PUT"], other=("patch",), show=protects_put, seen=(True, False), default=False
+    ),
+    "ttl": Effect(
+        one=timedelta(hours=2),
+        other=timedelta(days=7),
+        show=ttl,
+        seen=(timedelta(hours=2), timedelta(days=7)),
+        default=timedelta(hours=24),
+    ),
+    # In flight is the business of test_decisions.py; here, that each level takes it.
+    "in_flight": Effect(one="wait", other="reject", show=executes, seen=(201, 201), default=201),
+    "wait_timeout": Effect(
+        one=timedelta(seconds=1), other=timedelta(seconds=2), show=executes, seen=(201, 201), default=201
+    ),
+    # Of modes and stores to come; taken, checked and without effect.
+    "lease": Effect(one=timedelta(seconds=1), other=timedelta(seconds=2), show=executes, seen=(201, 201), default=201),
+    "mode": Effect(one="atomic", other="atomic", show=executes, seen=(201, 201), default=201),
+    "store": Effect(one="second", other="default", show=store, seen=(True, False), default=False),
+    "using": Effect(one="other", other="default", show=database, seen=("other", "default"), default="default"),
+    "using, callable": Effect(
+        one=to_other, other="default", show=database, seen=("other", "default"), default="default"
+    ),
+    "scope": Effect(
+        one=scope_by_header, other=other_scope, show=scope, seen=("acme", "everybody"), default="auth.user"
+    ),
+    "scope, dotted": Effect(
+        one=f"{__name__}.scope_by_header",
+        other=f"{__name__}.other_scope",
+        show=scope,
+        seen=("acme", "everybody"),
+        default="auth.user",
+    ),
+    "operation": Effect(one="pay", other="charge", show=operation, seen=("pay", "charge"), default="POST act/"),
+    "operation, callable": Effect(
+        one=operation_by_header, other="charge", show=operation, seen=("by header", "charge"), default="POST act/"
+    ),
+    "key": Effect(one=key_by_header, other=other_key, show=key, seen=("evt-1", "evt-2"), default="key-1"),
+    "key, dotted": Effect(
+        one=f"{__name__}.key_by_header", other=other_key, show=key, seen=("evt-1", "evt-2"), default="key-1"
+    ),
+    "key_format": Effect(
+        one="uuid",
+        other=re.compile(r"ch_\d+"),
+        show=KEYS,
+        seen=((False, False, True), (False, True, False)),
+        default=(True, True, True),
+    ),
+    "key_format, pattern": Effect(
+        one=r"ch_\d+",
+        other=lambda key: key.startswith("key"),
+        show=KEYS,
+        seen=((False, True, False), (True, False, False)),
+        default=(True, True, True),
+    ),
+    "fingerprint": Effect(
+        one=nothing, other=amount_alone, show=retried_with(data={"amount": 11}), seen=(201, 422), default=422
+    ),
+    "fingerprint, dotted": Effect(
+        one=f"{__name__}.amount_alone",
+        other=fingerprints.json(),
+        show=retried_with(data={"amount": 10, "sent_at": "now"}),
+        seen=(201, 422),
+        default=422,
+    ),
+    "fingerprint, json": Effect(
+        one=fingerprints.json(exclude=["sent_at"]),
+        other=fingerprints.json(exclude=["amount"]),
+        show=retried_with(data={"amount": 10, "sent_at": "now"}),
+        seen=(201, 422),
+        default=422,
+    ),
+    "should_store": Effect(one=keep_none, other=keep_all, show=is_stored, seen=(False, True), default=True),
+    "should_store, dotted": Effect(
+        one=f"{__name__}.keep_none", other=keep_all, show=is_stored, seen=(False, True), default=True
+    ),
+    "replay_guard": Effect(one=forbid, other=allow, show=replay_status, seen=(403, 201), default=201),
+    "replay_guard, dotted": Effect(
+        one=f"{__name__}.forbid", other=allow, show=replay_status, seen=(403, 201), default=201
+    ),
+    "docs_url": Effect(
+        one="/one/",
+        other="https://other.example/",
+        show=link,
+        seen=('</one/>; rel="describedby"', '<https://other.example/>; rel="describedby"'),
+        default=None,
+    ),
+    "header": Effect(one="X-Key", other="Y-Key", show=header, seen=("x", "y"), default="i"),
+    "replayed_header": Effect(
+        one="X-Replayed", other="Y-Replayed", show=replayed_header, seen=("X-Replayed", "Y-Replayed"),
+        default="Idempotency-Replayed",
+    ),
+    "max_body": Effect(one=1, other=10_000, show=executes, seen=(500, 201), default=201),
+}  # fmt: skip
+
+
+def test_every_option_has_an_effect_here():
+    """A new option is not left out."""
+    assert {name.partition(",")[0] for name in EFFECTS} == set(DEFAULTS)
+
+
+def view(of_class: dict[str, Any], own: dict[str, Any]) -> Any:
+    class View(IdempotencyMixin, APIView):
+        idempotency = Policy(**of_class)
+
+        def put(self, request):
+            return make_payment(request)
+
+        @idempotent(**own)
+        def post(self, request):
+            return make_payment(request)
+
+    if own:
+        View.put = idempotent(**own)(View.put)
+    return View.as_view()
+
+
+LEVELS = ("setting", "class", "decorator")
+
+
+@pytest.fixture
+def serve_with(serve, settings):
+    """Serve a view with an option at some of the levels."""
+
+    def serve_with(name: str, **values: Any) -> None:
+        of = {level: {name: values[level]} if level in values else {} for level in LEVELS}
+        settings.IDEMPOTENCY = {"STORES": STORES, **{name.upper(): value for name, value in of["setting"].items()}}
+        serve(view(of["class"], of["decorator"]))
+
+    return serve_with
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_the_default(serve_with, api, name):
+    """What the manual's table says of a project that sets nothing."""
+    serve_with("max_body")
+
+    assert EFFECTS[name].show(api) == EFFECTS[name].default
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", EFFECTS)
+def test_an_option_takes_effect_at_each_level(serve_with, api, name, level):
+    """The setting, the class's `Policy` and the decorator take the same options."""
+    effect = EFFECTS[name]
+    serve_with(name.partition(",")[0], **{level: effect.one})
+
+    assert effect.show(api) == effect.seen[0]
+
+
+@pytest.mark.parametrize(("far", "near"), [("setting", "class"), ("setting", "decorator"), ("class", "decorator")])
+@pytest.mark.parametrize("name", EFFECTS)
+def test_the_nearest_option_wins(serve_with, api, name, far, near):
+    """Decorator over class over setting."""
+    effect = EFFECTS[name]
+    serve_with(name.partition(",")[0], **{far: effect.one, near: effect.other})
+
+    assert effect.show(api) == effect.seen[1]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", [name for name, default in DEFAULTS.items() if default is None])
+def test_none_stands_for_the_default(serve_with, api, name, level):
+    """A nearer None takes a farther value back, where the default is None."""
+    effect = EFFECTS[name]
+    values = {"setting": effect.one} if level != "setting" else {}
+    serve_with(name, **values, **{level: None})
+
+    assert effect.show(api) == effect.default
+
+
+# --- the same for plain views, which know the setting and the decorator ---
+
+
+@pytest.mark.parametrize("level", ["setting", "decorator"])
+def test_plain_views_take_options_too(browser, serve, settings, level):
+    """A plain view has no class to hold a policy."""
+    settings.IDEMPOTENCY = {"REQUIRED": True, "DOCS_URL": "/docs/"} if level == "setting" else {}
+    serve(plain(make_payment, **({"required": True, "docs_url": "/docs/"} if level == "decorator" else {})))
+
+    response = post(browser, key=None)
+
+    assert (response.status_code, response["Link"]) == (400, '</docs/>; rel="describedby"')
+
+
+def test_a_plain_class_may_hold_a_policy(browser, serve):
+    """`idempotency` on a plain class-based view is its policy, as on a DRF one."""
+
+    @method_decorator(idempotent, name="post")
+    class PlainView(View):
+        idempotency = Policy(required=True)
+
+        def post(self, request):
+            return make_payment(request)
+
+    serve(PlainView.as_view())
+
+    assert post(browser, key=None).status_code == 400
+
+
+# --- single options, closer ---
+
+
+def test_a_constant_operation_makes_a_key_unique_over_two_endpoints(browser, serve):
+    """Stripe's way: one key, one action, wherever it is sent."""
+    serve(
+        path("charge/", plain(make_payment, operation="money")),
+        path("transfer/", plain(make_payment, operation="money")),
+    )
+
+    assert post(browser, url="/charge/").status_code == 201
+    assert post(browser, url="/transfer/").status_code == 422
+    assert is_replay(post(browser, url="/charge/"))
+
+
+def test_two_endpoints_are_two_operations_by_default(browser, serve):
+    """A key that a client uses twice by chance names two actions."""
+    serve(path("charge/", plain(make_payment)), path("transfer/", plain(make_payment)))
+
+    assert post(browser, url="/charge/").status_code == 201
+    assert post(browser, url="/transfer/").status_code == 201
+    assert Payment.objects.count() == 2
+
+
+def test_a_scope_of_the_tenant_is_shared_by_its_users(api, other_api, serve):
+    """A callable may make the scope wider than the user: whoever retries for the tenant gets the answer."""
+    serve(drf(make_payment, scope=lambda request: "tenant:1"))
+
+    assert post(api).status_code == 201
+    assert is_replay(post(other_api))
+
+
+@pytest.mark.parametrize("value", ["", None, 7, "x" * 256, "a\0b"])
+@pytest.mark.parametrize("option", ["scope", "operation"])
+def test_a_callable_that_gives_no_usable_text_is_an_error(client, protect, serve, option, value):
+    """The error names the option, and nothing runs."""
+    serve(protect(make_payment, **{option: lambda request: value}))
+
+    response = post(client)
+
+    assert response.status_code == 500
+    assert option in str(response.exc_info[1])
+    assert isinstance(response.exc_info[1], ImproperlyConfigured)
+    assert not Payment.objects.exists()
+
+
+def test_using_that_names_no_database_is_an_error(client, protect, serve):
+    """The error names the option and the value."""
+    serve(protect(make_payment, using=lambda request: "elsewhere"))
+
+    response = post(client)
+
+    assert response.status_code == 500
+    assert "'using' gave 'elsewhere'" in str(response.exc_info[1])
+
+
+def test_a_key_callable_may_give_numbers_and_nothing(client, protect, serve):
+    """A sender's own id serves as it is; None means that there is no key; what is no key is 400."""
+    given = [7, "7", None, "", "caf\xe9", "x" * 256, 1.5]
+    serve(protect(make_payment, key=lambda request: given.pop(0)))
+
+    statuses = [(response.status_code, is_replay(response)) for response in (post(client) for _ in range(7))]
+
+    assert statuses == [(201, False), (201, True), (201, False), *[(400, False)] * 4]
+    assert Payment.objects.count() == 2
+
+
+def test_a_required_key_that_the_callable_does_not_find_is_missing(client, protect, serve):
+    """`required` is about the key, wherever it comes from."""
+    serve(protect(make_payment, key=lambda request: None, required=True))
+
+    assert post(client).json()["code"] == "key-missing"
+
+
+def test_a_key_that_does_not_fit_the_format_is_invalid(client, protect, serve):
+    """400 `key-invalid`, with words that say it is the format."""
+    serve(protect(make_payment, key_format="uuid"))
+
+    response = post(client)
+
+    assert (response.status_code, response.json()["code"]) == (400, "key-invalid")
+    assert "format" in response.json()["detail"]
+    assert post(client, key=f'"{UUID}"').status_code == 201
+
+
+def test_the_error_names_the_header_that_is_asked_for(client, protect, serve):
+    """A project's own header name is in the words."""
+    serve(protect(make_payment, header="X-Request-Key", required=True))
+
+    assert "X-Request-Key" in post(client).json()["detail"]
+    assert post(client, key=None, headers={"X-Request-Key": "k"}).status_code == 201
+
+
+def test_fingerprints_json(client, protect, serve):
+    """Spelling and the excluded members do not count; everything else does, nested members and lists included."""
+    serve(protect(make_payment, fingerprint=fingerprints.json(exclude=["sent_at", "items.seen"])))
+
+    def send(body: str, url: str = PATH):
+        return client.generic("POST", url, body.encode(), "application/json", headers={"Idempotency-Key": "k"})
+
+    first = send('{"amount": 10, "sent_at": 1, "items": [{"id": 1, "seen": true}]}')
+    assert first.status_code == 201
+    for same in (
+        '{"items":[{"id":1,"seen":false}],"amount":10}',
+        '{"amount": 10, "items": [{"id": 1}], "sent_at": {"any": "thing"}}',
+    ):
+        assert is_replay(send(same))
+    for other in (
+        '{"amount": 11, "items": [{"id": 1}]}',
+        '{"amount": 10, "items": [{"id": 2}]}',
+        '{"amount": 10, "items": [{"id": 1}, {"id": 1}]}',
+        '{"amount": 10, "items": [{"id": 1}], "more": 1}',
+        '{"amount": "10", "items": [{"id": 1}]}',
+    ):
+        assert send(other).status_code == 422
+    assert send('{"amount": 10, "items": [{"id": 1}]}', PATH + "?page=2").status_code == 422
+
+
+def test_fingerprints_json_of_what_is_no_json(client, protect, serve):
+    """Such a body counts byte for byte."""
+    serve(protect(lambda request: answer(request, {}), fingerprint=fingerprints.json(exclude=["sent_at"])))
+
+    def send(body: bytes):
+        return client.generic("POST", PATH, body, "text/plain", headers={"Idempotency-Key": "k"})
+
+    assert send(b"ten").status_code == 201
+    assert is_replay(send(b"ten"))
+    assert send(b" ten").status_code == 422
+
+
+def test_replay_guard_sees_the_record_and_todays_request(client, protect, serve):
+    """It may refuse by what was answered; it is asked for replays only, outside of any transaction of ours."""
+    seen = []
+
+    def guard(request, record):
+        seen.append((record.status, record.body, request.headers["X-Today"]))
+        raise DjangoPermissionDenied
+
+    serve(protect(make_payment, replay_guard=guard))
+
+    first = post(client, headers={"X-Today": "1"})
+    second = post(client, headers={"X-Today": "2"})
+
+    assert (first.status_code, second.status_code) == (201, 403)
+    assert "Idempotency-Replayed" not in second
+    assert seen == [(201, first.content, "2")]
+    assert Payment.objects.count() == 1
+    assert IdempotencyRecord.objects.count() == 1
+
+
+def test_should_store_sees_the_response(client, protect, serve):
+    """What is not kept reaches its caller as it is, and is rolled back."""
+    seen = []
+
+    def first_time(response):
+        seen.append(response.status_code)
+        return len(seen) > 1
+
+    serve(protect(make_payment, should_store=first_time))
+
+    responses = [post(client) for _ in range(3)]
+
+    assert [response.status_code for response in responses] == [201, 201, 201]
+    assert [is_replay(response) for response in responses] == [False, False, True]
+    assert seen == [201, 201]
+    assert Payment.objects.count() == 1
+
+
+# --- errors at start-up ---
+
+BAD = {
+    "required": "yes",
+    "methods": ["GET"],
+    "ttl": 3600,
+    "in_flight": "ignore",
+    "wait_timeout": timedelta(0),
+    "lease": None,
+    "mode": "phased",
+    "store": "",
+    "using": 7,
+    "scope": "no path",
+    "operation": "",
+    "key": 7,
+    "key_format": "(",
+    "fingerprint": b"",
+    "should_store": [200],
+    "replay_guard": True,
+    "docs_url": "docs",
+    "header": "Idempotency Key",
+    "replayed_header": "",
+    "max_body": -1,
+}
+
+
+def test_every_option_has_a_bad_value_here():
+    """A new option is not left out."""
+    assert set(BAD) == set(DEFAULTS)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_value_is_an_error_that_names_the_option(name, settings):
+    """At import of the view, or at the first look at the setting: never at the first request that needs it."""
+    with pytest.raises(ImproperlyConfigured, match=name):
+        idempotent(**{name: BAD[name]})
+    with pytest.raises(ImproperlyConfigured, match=name):
+        Policy(**{name: BAD[name]})
+
+    settings.IDEMPOTENCY = {name.upper(): BAD[name]}
+    with pytest.raises(ImproperlyConfigured, match=name):
+        conf.project_options()
+
+
+@pytest.mark.parametrize("make", [idempotent, Policy, lambda **options: once("event", key=str, **options)])
+def test_an_unknown_option_is_an_error_that_suggests(make):
+    """A slip of the fingers is not ignored."""
+    with pytest.raises(ImproperlyConfigured, match="Did you mean 'max_body'"):
+        make(max_boddy=1)
+
+
+def test_an_unknown_option_in_the_setting(settings):
+    """The setting is checked like a decorator."""
+    settings.IDEMPOTENCY = {"REQUIERD": True}
+    with pytest.raises(ImproperlyConfigured, match="required"):
+        conf.project_options()

@@ -1,0 +1,203 @@
+"""Handlers that do uncommon things: log in, change their input, answer with what they were given."""
+
+import logging
+
+import pytest
+from django.contrib.auth import login
+from django.contrib.sessions.models import Session
+from django.db.models.signals import post_save
+from django.http import HttpResponse
+from django.test import Client
+
+from django_idempotency.models import IdempotencyRecord
+from tests.app.models import Payment
+from tests.app.serving import drf, is_replay, plain, post
+from tests.app.views import PaymentSerializer, answer, make_payment
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_a_handler_that_logs_in(user, serve, atomic_requests):
+    """
+    The first caller gets a session. A retry by the same caller, who is somebody now, is another scope's key; one by the
+    anonymous client that never saw the answer gets the answer without the session.
+    """
+
+    def handler(request):
+        login(request, user, backend="django.contrib.auth.backends.ModelBackend")
+        return answer(request, {"welcome": user.username})
+
+    serve(plain(handler))
+    first_client, second_client = Client(), Client()
+
+    first = post(first_client)
+    second = post(second_client)
+
+    assert first.status_code == second.status_code == 201
+    assert first.content == second.content
+    assert "sessionid" in first.cookies
+    assert is_replay(second)
+    assert "sessionid" not in second.cookies
+    assert Session.objects.count() == 1
+    assert IdempotencyRecord.objects.count() == 1
+
+    third = post(first_client)
+
+    assert not is_replay(third)
+    assert {record.scope for record in IdempotencyRecord.objects.all()} == {"anonymous", f"auth.user:{user.pk}"}
+
+
+def test_a_handler_that_logs_in_and_refuses(user, serve):
+    """Rolling back takes the session's row: Django's own middleware says so with 400, and nobody is logged in."""
+
+    def handler(request):
+        login(request, user, backend="django.contrib.auth.backends.ModelBackend")
+        return answer(request, {}, 422)
+
+    serve(plain(handler))
+    client = Client(raise_request_exception=False)
+
+    assert post(client).status_code == 400
+    assert not IdempotencyRecord.objects.exists()
+    assert not Session.objects.exists()
+
+
+def test_a_handler_that_changes_its_input(api, serve, atomic_requests):
+    """The fingerprint is the request's as it arrived, whatever the handler makes of `request.data`."""
+
+    def handler(request):
+        response = make_payment(request)
+        request.data["amount"] = 999
+        request.data.clear()
+        request._request.META["QUERY_STRING"] = "changed=1"
+        request._request.path = "/elsewhere/"
+        return response
+
+    serve(drf(handler))
+
+    first, second = post(api), post(api)
+
+    assert first.content == second.content
+    assert is_replay(second)
+    assert Payment.objects.get().amount == 10
+
+
+def test_a_handler_that_changes_its_form(browser, serve):
+    """The same for a plain view that replaces `request.POST`."""
+
+    def handler(request):
+        request.POST = request.POST.copy()
+        request.POST["amount"] = "999"
+        return HttpResponse(request.POST["amount"], status=201)
+
+    serve(plain(handler))
+
+    first, second = (browser.post("/act/", {"amount": "10"}, headers={"Idempotency-Key": "k"}) for _ in range(2))
+
+    assert first.content == second.content == b"999"
+    assert is_replay(second)
+
+
+def test_the_first_caller_gets_the_handlers_own_response(browser, serve):
+    """The object itself, with its closers and whatever else was hung onto it."""
+    closed = []
+
+    class Resource:
+        def close(self):
+            closed.append(self)
+
+    def handler(request):
+        response = HttpResponse("done")
+        response._resource_closers.append(Resource().close)
+        response.own = True
+        return response
+
+    serve(plain(handler))
+
+    response = post(browser)
+
+    assert response.own
+    assert len(closed) == 1
+    assert not hasattr(post(browser), "own")
+
+
+def test_a_post_render_callback_runs_for_the_execution_alone(api, serve):
+    """Callbacks of a DRF response are called when it is rendered, which happens once, in the transaction."""
+    rendered = []
+
+    def handler(request):
+        response = make_payment(request)
+        response.add_post_render_callback(lambda response: rendered.append(response.content))
+        return response
+
+    serve(drf(handler))
+
+    first = post(api)
+    assert is_replay(post(api))
+
+    assert rendered == [first.content]
+
+
+def test_signals_of_the_handlers_models_are_the_executions(protect, client, serve):
+    """A replay saves nothing, so no receiver hears of it."""
+    saved = []
+
+    def note(sender, instance, **kwargs):
+        saved.append(instance.pk)
+
+    post_save.connect(note, sender=Payment)
+    try:
+        serve(protect(make_payment))
+        for _ in range(3):
+            post(client)
+    finally:
+        post_save.disconnect(note, sender=Payment)
+
+    assert len(saved) == 1
+
+
+def test_a_serializer_runs_for_the_execution_alone(api, serve):
+    """Validation is part of the handler: a replay is not validated again, under rules that may have changed."""
+    validated = []
+
+    class Serializer(PaymentSerializer):
+        def validate(self, attrs):
+            validated.append(attrs)
+            return attrs
+
+        class Meta(PaymentSerializer.Meta):
+            pass
+
+    def handler(request):
+        serializer = Serializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        serializer.save()
+        return answer(request, serializer.data)
+
+    serve(drf(handler))
+
+    for _ in range(3):
+        assert post(api).status_code == 201
+    assert len(validated) == 1
+
+
+def test_a_mended_payload_may_keep_its_key(api, serve, atomic_requests, caplog):
+    """A refusal frees the key, so a client mends what it sent, and the mended request is the one that counts."""
+
+    def handler(request):
+        serializer = PaymentSerializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        serializer.save()
+        return answer(request, serializer.data)
+
+    serve(drf(handler))
+
+    with caplog.at_level(logging.WARNING, "django_idempotency"):
+        assert post(api, {"amount": "ten"}).status_code == 400
+    assert not [record for record in caplog.records if record.name == "django_idempotency"]
+
+    first, second = post(api, {"amount": 10}), post(api, {"amount": 10})
+
+    assert first.status_code == 201
+    assert first.content == second.content
+    assert post(api, {"amount": "ten"}).status_code == 422
