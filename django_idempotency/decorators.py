@@ -79,25 +79,25 @@ def call(
     view: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], request: Any, policy: ResolvedPolicy
 ) -> Any:
     """Call *view* under *policy*, through the edge of the framework that made *request*."""
-    is_plain = isinstance(request, HttpRequest)
-    django_request = request if is_plain else request._request
-    outer = getattr(django_request, "idempotency", None)
+    edge = _edge(request)
+    django_request = edge.django_request
+    outer = getattr(django_request, "idempotency", None)  # an operation's whose handler calls this one
     if request.method not in policy.methods:
         django_request.idempotency = outer
         return view(*args, **kwargs)
-    if is_plain:
-        return _call_plain(view, args, kwargs, request, policy, outer)
-    return _call_drf(view, args, kwargs, request, policy, outer)
 
-
-def _call_plain(view: Any, args: Any, kwargs: Any, request: Any, policy: ResolvedPolicy, outer: Any) -> Any:
     def execute(handle: OperationHandle) -> Answer[Any]:
-        return http.capture(http.rendered(_with_handle(request, handle, outer, view, args, kwargs)), policy)
+        django_request.idempotency = handle
+        try:
+            response = view(*args, **kwargs)
+        finally:
+            django_request.idempotency = outer or handle
+        return edge.capture(response, policy)
 
     try:
-        attempt = http.read(request, policy)
+        attempt = edge.read(policy)
         if attempt is None:
-            request.idempotency = outer
+            django_request.idempotency = outer
             return view(*args, **kwargs)
         match engine.run(attempt, policy, http.database(request, policy), execute):
             case Executed(response):
@@ -107,46 +107,19 @@ def _call_plain(view: Any, args: Any, kwargs: Any, request: Any, policy: Resolve
             case Replayed(record):
                 if policy.replay_guard is not None:
                     policy.replay_guard(request, record)
-                return http.replay(record, policy)
+                return edge.replay(record, policy)
     except Refusal as refusal:
-        return http.refuse(refusal, policy.docs_url)
+        return edge.refuse(refusal, policy)
 
 
-def _call_drf(view: Any, args: Any, kwargs: Any, request: Any, policy: ResolvedPolicy, outer: Any) -> Any:
-    from django_idempotency.edges import drf  # DRF is imported already, or there would be no such request
+def _edge(request: Any) -> http.HttpEdge:
+    if isinstance(request, HttpRequest):
+        return http.HttpEdge(request)
+    from django_idempotency.edges.drf import DrfEdge  # DRF is imported already, or there would be no such request
 
-    api_view = request.parser_context["view"]
-
-    def execute(handle: OperationHandle) -> Answer[Any]:
-        response = _with_handle(request._request, handle, outer, view, args, kwargs)
-        return drf.capture(api_view, request, response, policy)
-
-    try:
-        attempt = drf.read(request, policy)
-        if attempt is None:
-            request._request.idempotency = outer
-            return view(*args, **kwargs)
-        match engine.run(attempt, policy, http.database(request, policy), execute):
-            case Executed(response):
-                return response
-            case Joined():
-                return view(*args, **kwargs)
-            case Replayed(record):
-                if policy.replay_guard is not None:
-                    policy.replay_guard(request, record)
-                return drf.replay(api_view, request, record, policy)
-    except Refusal as refusal:
-        drf.refuse(api_view, refusal, policy.docs_url)
+    return DrfEdge(request)
 
 
 def call_method(handler: Callable[..., Any], owner: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
     """Call the bound *handler* of *owner* under the policy of its class."""
     return call(handler, (request, *args), kwargs, request, _policy(owner, NO_OPTIONS))
-
-
-def _with_handle(request: Any, handle: OperationHandle, outer: Any, view: Any, args: Any, kwargs: Any) -> Any:
-    request.idempotency = handle
-    try:
-        return view(*args, **kwargs)
-    finally:
-        request.idempotency = outer or handle  # an outer operation goes on with its own

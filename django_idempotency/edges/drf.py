@@ -164,3 +164,29 @@ def refuse(view: APIView, refusal: Refusal, docs_url: str | None) -> NoReturn:
 
     view.finalize_response = finalize_response  # type: ignore[method-assign]
     raise error from refusal
+
+
+# --- the verbs, for one request ---
+
+
+class DrfEdge(http.HttpEdge):
+    """One of DRF's requests, in the view that has it."""
+
+    __slots__ = ("view",)
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.django_request = request._request
+        self.view = request.parser_context["view"]
+
+    def read(self, policy: ResolvedPolicy) -> Attempt | None:
+        return read(self.request, policy)
+
+    def capture(self, response: Any, policy: ResolvedPolicy) -> Answer[Any]:
+        return capture(self.view, self.request, response, policy)
+
+    def replay(self, record: CompletionRecord, policy: ResolvedPolicy) -> Response:
+        return replay(self.view, self.request, record, policy)
+
+    def refuse(self, refusal: Refusal, policy: ResolvedPolicy) -> NoReturn:
+        refuse(self.view, refusal, policy.docs_url)

@@ -311,3 +311,28 @@ def refusal_headers(refusal: Refusal, docs_url: str | None) -> dict[str, str]:
     if docs_url is not None:
         headers["Link"] = f'<{docs_url}>; rel="describedby"'
     return headers
+
+
+# --- the verbs, for one request ---
+
+
+class HttpEdge:
+    """One of Django's own requests."""
+
+    __slots__ = ("django_request", "request")
+
+    def __init__(self, request: HttpRequest) -> None:
+        self.request: Any = request
+        self.django_request: Any = request
+
+    def read(self, policy: ResolvedPolicy) -> Attempt | None:
+        return read(self.request, policy)
+
+    def capture(self, response: Any, policy: ResolvedPolicy) -> Answer[Any]:
+        return capture(rendered(response), policy)
+
+    def replay(self, record: CompletionRecord, policy: ResolvedPolicy) -> HttpResponse:
+        return replay(record, policy)
+
+    def refuse(self, refusal: Refusal, policy: ResolvedPolicy) -> HttpResponse:
+        return refuse(refusal, policy.docs_url)
