@@ -7,6 +7,8 @@ from django.db import connection, connections
 from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
 
+from tests.proof.report import pytest_terminal_summary  # noqa: F401 a hook, which pytest looks for here
+
 
 @pytest.fixture
 def vendor() -> str:

@@ -1,0 +1,39 @@
+"""SIGKILL from outside, before and after everything that a protected request sends to the database."""
+
+import pytest
+
+from tests.proof.lab import PATHS, Killing, Path
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.kill]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
+def test_a_request_killed_at_any_point_takes_effect_once(lab, token, count, vendor, atomic_requests, path: Path):
+    """Wherever a request is killed, its retries leave one effect, and replay exactly if it had committed."""
+    killing = Killing(lab, token, path, f"kill-{path.name}", database={"ATOMIC_REQUESTS": atomic_requests})
+    points, violations = killing.each()
+    count(
+        f"{vendor}, {'with' if atomic_requests else 'without'} ATOMIC_REQUESTS",
+        points=len(points), kills=killing.kills, violations=len(violations),
+    )  # fmt: skip
+
+    assert violations == []
+    assert len(points) == killing.kills == expected(vendor, path, atomic_requests)
+
+
+# What each path has, without ATOMIC_REQUESTS and with it: before and after each statement, savepoint, BEGIN, COMMIT,
+# ROLLBACK and return to autocommit, and before the answer is sent.
+POINTS = {
+    "success": (15, 19),
+    "refusal": (13, 19),
+    "exception": (13, 19),
+    "expired-record": (15, 19),
+    "savepoints": (31, 35),
+    "replay": (11, 15),
+}
+
+
+def expected(vendor: str, path: Path, atomic_requests: bool) -> int:
+    if vendor == "sqlite" and path.name == "replay":
+        return (5, 11)[atomic_requests]  # found by its look-up, without a transaction or a savepoint
+    return POINTS[path.name][atomic_requests] + 2 * (vendor == "sqlite")  # the look-up
