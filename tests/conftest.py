@@ -1,4 +1,4 @@
-"""What every test may ask for. `DATABASE_URL` chooses the database; `python -m tests` runs the suite on each of them."""
+"""What every test may ask for. `DATABASE_URL` chooses the database; `python -m tests` runs the suite on each."""
 
 from collections.abc import Iterator
 
