@@ -5,6 +5,7 @@ E001 the setting      E002 a store           E003 a view's options      E004 a w
 E005 a Policy without protection             E006 an unsupported database
 E007 a store beside the view's database      E008 the app is missing (`placement.py`)
 E009 a cluster with several writers          E010 a table without transactions
+E011 two functions with one operation
 W001 SQLite without IMMEDIATE                W002 anonymous requests share a scope
 W003 a login view                            W004 the table is missing
 W005 a server that takes no such response    W006 a decorator without effect
@@ -99,7 +100,10 @@ def check_events(**kwargs: object) -> list[CheckMessage]:
     if check_setting():
         return []
     messages: list[CheckMessage] = []
-    for name, policy in once_functions.items():
+    by_operation: dict[str, list[str]] = {}
+    for name, (operation, policy) in once_functions.items():
+        if "<locals>" not in name:  # made anew for each call of what it stands in, a test perhaps
+            by_operation.setdefault(operation, []).append(name)
         try:
             conf.resolved_once(policy)
         except PolicyError as error:
@@ -108,6 +112,16 @@ def check_events(**kwargs: object) -> list[CheckMessage]:
                     f"{name}: {error}",
                     hint="Correct the option where the function is decorated with @once.",
                     id="django_idempotency.E003",
+                )
+            )
+    for operation, names in by_operation.items():
+        if len(names) > 1:
+            messages.append(
+                Error(
+                    f"{' and '.join(sorted(names))} are both @once({operation!r}): for one event the second gets the"
+                    " first's result, and does not run.",
+                    hint="Give each function an operation of its own.",
+                    id="django_idempotency.E011",
                 )
             )
     return messages
@@ -139,7 +153,7 @@ def _used() -> dict[Store, list[ResolvedPolicy]]:
     """Each store that something may use, with the policies that name it: the setting's, and those of the views."""
     project = conf.resolved()
     of_views = (_resolved(conf.resolved, *handler.policies) for view in views() for handler in view.handlers)
-    of_events = (_resolved(conf.resolved_once, policy) for policy in once_functions.values())
+    of_events = (_resolved(conf.resolved_once, policy) for _, policy in once_functions.values())
     used: dict[Store, list[ResolvedPolicy]] = {}
     for policy in filter(None, (project, *of_views, *of_events)):
         used.setdefault(stores[policy.store], []).append(policy)

@@ -1,7 +1,7 @@
 """The setting `IDEMPOTENCY`: read once, checked whole, forgotten when a test changes it."""
 
 from collections.abc import Mapping
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -14,6 +14,7 @@ from django_idempotency.core.policy import Policy, ResolvedPolicy
 from django_idempotency.exceptions import PolicyError
 
 SETTING = "IDEMPOTENCY"
+CACHED = 4096  # policies: more than a project has views
 DEFAULT_STORES: Mapping[str, Mapping[str, Any]] = {
     "default": {"BACKEND": "django_idempotency.stores.database.DatabaseStore"},
 }
@@ -51,7 +52,7 @@ def _setting() -> Mapping[str, Any]:
     return value
 
 
-@cache
+@lru_cache(maxsize=CACHED)
 def resolved(*policies: Policy) -> ResolvedPolicy:
     """
     The setting and *policies* merged, the nearest last. Cached: the number of policies is that of a project's views.
@@ -69,11 +70,24 @@ def _known(result: ResolvedPolicy) -> ResolvedPolicy:
     return result
 
 
+def database(policy: ResolvedPolicy, *args: Any, **kwargs: Any) -> str | None:
+    """
+    The database alias that the option `using` names, or None for the store's own choice. A callable gets the request,
+    or an event's arguments. Raises `PolicyError` where it gives an alias that is not configured.
+    """
+    if not callable(policy.using):
+        return policy.using
+    alias = policy.using(*args, **kwargs)
+    if alias not in settings.DATABASES:
+        raise PolicyError(f"The option 'using' gave {alias!r}, which is not in DATABASES.")
+    return alias
+
+
 # What the setting says of requests does not hold for the events of `@once`.
 OF_REQUESTS = frozenset({"scope", "operation", "key", "key_format", "fingerprint", "should_store", "replay_guard"})
 
 
-@cache
+@lru_cache(maxsize=CACHED)
 def resolved_once(own: Policy) -> ResolvedPolicy:
     """The setting, as far as it is not about requests, and *own* merged. Raises as `resolved` does."""
     project = {

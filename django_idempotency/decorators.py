@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar, Unpack, cast, overload
 
 from django.http import HttpRequest
@@ -40,8 +40,11 @@ def idempotent(view: View | None = None, /, **options: Unpack[Options]) -> View 
 
 def protect(view: View, policy: Policy) -> View:
     """*view*, protected by *policy* over its class's and the project's."""
-    check_place(view)
     bound: Any = getattr(getattr(view, "func", None), "__self__", None)  # method_decorator hands over a bound method
+    if bound is None:
+        check_place(view)
+    else:
+        _check_bound(type(bound), view)
 
     @wraps(view)
     def protected(*args: Any, **kwargs: Any) -> Any:
@@ -52,6 +55,16 @@ def protect(view: View, policy: Policy) -> View:
 
     setattr(protected, POLICY, policy)
     return cast(View, protected)
+
+
+_checked: set[tuple[type, Any]] = set()  # method_decorator decorates anew for each request
+
+
+def _check_bound(owner: type, view: Any) -> None:
+    place = (owner, getattr(view.func, "__func__", view.func))
+    if place not in _checked:
+        check_place(view)
+        _checked.add(place)
 
 
 def _owner_and_request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -81,9 +94,9 @@ def call(
     """Call *view* under *policy*, through the edge of the framework that made *request*."""
     edge = _edge(request)
     django_request = edge.django_request
-    outer = getattr(django_request, "idempotency", None)  # an operation's whose handler calls this one
+    # An operation's whose handler calls this one, else None.
+    outer = django_request.idempotency = getattr(django_request, "idempotency", None)
     if request.method not in policy.methods:
-        django_request.idempotency = outer
         return view(*args, **kwargs)
 
     def execute(handle: OperationHandle) -> Answer[Any]:
@@ -94,22 +107,25 @@ def call(
             django_request.idempotency = outer or handle
         return edge.capture(response, policy)
 
+    guard = None if policy.replay_guard is None else partial(policy.replay_guard, request)
+    attempt = None
     try:
         attempt = edge.read(policy)
-        if attempt is None:
-            django_request.idempotency = outer
-            return view(*args, **kwargs)
-        match engine.run(attempt, policy, http.database(request, policy), execute):
-            case Executed(response):
-                return response
-            case Joined():
-                return view(*args, **kwargs)
-            case Replayed(record):
-                if policy.replay_guard is not None:
-                    policy.replay_guard(request, record)
-                return edge.replay(record, policy)
+        outcome = attempt and engine.run(attempt, policy, conf.database(policy, request), execute, guard)
     except Refusal as refusal:
+        if attempt is not None and refusal.identity is not attempt.identity:
+            raise  # of another operation, which the handler or the guard has started
         return edge.refuse(refusal, policy)
+    match outcome:
+        case None:
+            return view(*args, **kwargs)
+        case Executed(response):
+            return response
+        case Joined(handle):
+            django_request.idempotency = handle
+            return view(*args, **kwargs)
+        case Replayed(record):
+            return edge.replay(record, policy)
 
 
 def _edge(request: Any) -> http.HttpEdge:

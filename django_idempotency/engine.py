@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar, assert_never
 
 from django.db import Error, connections
@@ -37,7 +38,7 @@ from django_idempotency.exceptions import CommittedEarly, HandlerError, Refusal,
 from django_idempotency.handles import OperationHandle
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault, LostRace, Store
-from django_idempotency.transactions import Watch, atomic_phase, in_transaction, roll_back
+from django_idempotency.transactions import Watch, after_commit, atomic_phase, in_transaction, roll_back
 
 logger = logging.getLogger("django_idempotency")
 
@@ -86,17 +87,19 @@ def run(
     policy: ResolvedPolicy,
     using: str | None,
     execute: Callable[[OperationHandle], Answer[Value]],
+    guard: Callable[[CompletionRecord], object] | None = None,
 ) -> Executed[Value] | Replayed | Joined:
     """
     Carry *attempt* out, once: call *execute* inside the transaction on *using* (the store's own choice where None), or
-    return the record of the execution that was, or join the one that this call is made from.
+    return the record of the execution that was, if *guard* lets it pass, or join the one that this call is made from.
 
-    Raises a `Refusal` where neither can be had, a `HandlerError` where the handler broke the law, and whatever
-    *execute* raises; in each case the work is rolled back.
+    Raises a `Refusal` of the attempt's own identity where neither can be had, a `HandlerError` where the handler broke
+    the law, and whatever *execute* raises, in each case with the work rolled back; and whatever *guard* raises.
     """
     store = stores[policy.store]
     using = using or store.database()
-    outer = _execution_of(attempt.identity, using)
+    identity = attempt.identity
+    outer = _execution_of(identity, using)
     if outer is not None:
         return Joined(outer.handle)
     this = _Try(store, using, attempt, execute)
@@ -108,33 +111,53 @@ def run(
                 f"An on_commit hook raised {type(refusal).__name__} after the work was committed. A retry gets the"
                 " stored answer. Let the hook catch what it starts."
             ) from refusal
-        if this.ran:  # the refusal of another operation, inside this one's handler
+        if this.watch is not None:  # the refusal of another operation, inside this one's handler
+            _announce_forgotten(this)
             raise
-        logger.info("Refused %s: %s", attempt.identity, refusal.code)
-        signals.operation_refused.send_robust(Identity, identity=attempt.identity, refusal=refusal)
+        refusal.identity = identity
+        logger.info("Refused %s: %s", identity, refusal.code)
+        signals.operation_refused.send_robust(Identity, identity=identity, refusal=refusal)
         raise
     except CommittedEarly as error:
-        logger.error("Unsettled %s: its handler ended the transaction by itself", attempt.identity)
-        signals.operation_unsettled.send_robust(Identity, identity=attempt.identity, error=error)
+        if not this.remembered:  # else of another operation, started by an on_commit hook
+            _announce_unsettled(identity, error)
         raise
-    _announce(attempt.identity, outcome)
-    return outcome
-
-
-def _announce(identity: Identity, outcome: "Executed[Value] | Replayed") -> None:
-    """Log and signal what came of it, when the transaction is over."""
+    except Exception:
+        if this.watch is not None and not this.remembered:
+            _announce_forgotten(this)
+        raise
     match outcome:
         case Replayed(record):
+            if guard is not None:
+                guard(record)
             logger.info("Replayed %s, first executed by request %r", identity, record.request_id)
             signals.operation_replayed.send_robust(Identity, identity=identity, record=record)
         case Executed(_, None):
-            logger.info("Forgot %s: its work was rolled back", identity)
-            signals.operation_forgotten.send_robust(Identity, identity=identity)
+            _announce_forgotten(this)
         case Executed(_, record):
             logger.info("Executed %s", identity)
-            signals.operation_executed.send_robust(Identity, identity=identity, record=record)
+            if signals.operation_executed.receivers:
+                send = partial(signals.operation_executed.send_robust, Identity, identity=identity, record=record)
+                # A receiver's database error must not break a transaction that has yet to commit.
+                after_commit(using, send)
         case _:
             assert_never(outcome)
+    return outcome
+
+
+def _announce_forgotten(this: "_Try[Value]") -> None:
+    """Log and signal that nothing is left of an execution; or that its claim is, because the handler committed it."""
+    identity = this.attempt.identity
+    if this.left_a_claim():
+        _announce_unsettled(identity, CommittedEarly())
+        return
+    logger.info("Forgot %s: its work was rolled back", identity)
+    signals.operation_forgotten.send_robust(Identity, identity=identity)
+
+
+def _announce_unsettled(identity: Identity, error: CommittedEarly) -> None:
+    logger.error("Unsettled %s: its handler ended the transaction by itself", identity)
+    signals.operation_unsettled.send_robust(Identity, identity=identity, error=error)
 
 
 def _execution_of(identity: Identity, using: str) -> _Execution | None:
@@ -170,7 +193,7 @@ def _decide_until_final(this: "_Try[Value]", policy: ResolvedPolicy) -> Executed
 class _Try(Generic[Value]):
     """One attempt's way through the store; `once` goes it from the start."""
 
-    __slots__ = ("attempt", "execute", "ran", "remembered", "store", "using")
+    __slots__ = ("attempt", "execute", "remembered", "store", "using", "watch")
 
     def __init__(
         self, store: Store, using: str, attempt: Attempt, execute: Callable[[OperationHandle], Answer[Value]]
@@ -179,18 +202,19 @@ class _Try(Generic[Value]):
         self.using = using
         self.attempt = attempt
         self.execute = execute
-        self.remembered = False  # the record is written: nothing but COMMIT and its hooks can raise now
-        self.ran = False  # from here on an error is the handler's or of unknown outcome, never "nothing was done"
+        self.remembered = False  # the record is written, or was sent and may be: from COMMIT on nobody here can know
+        # Set when the handler runs: from there on an error is its own or of unknown outcome, never "nothing was done".
+        self.watch: Watch | None = None
 
     def once(self) -> Executed[Value] | Replayed | None:
-        """The outcome, or None while a rival is in flight. No lock and no transaction of ours is left open."""
+        """The outcome, or None while a rival is in flight. Our own transaction, or savepoint, is over then."""
         try:
             seen = self.store.look_up(self.using, self.attempt)
             if seen is not None:
                 return self._act(decide(seen, self.attempt.fingerprint))
             return atomic_phase(self.using, self._claim_and_act)
         except Error as error:
-            if self.ran:
+            if self.watch is not None:
                 raise
             self._explain(error)
             raise
@@ -212,10 +236,9 @@ class _Try(Generic[Value]):
                 assert_never(decision)
 
     def _execute(self, claim: Claimed) -> Executed[Value]:
-        self.ran = True
         identity = self.attempt.identity
         handle = OperationHandle(self.attempt)
-        watch = Watch(self.using)
+        watch = self.watch = Watch(self.using)
         execution = _Execution(identity.digest, connections[self.using], handle)
         token = _executing.set((*_executing.get(), execution))
         try:
@@ -239,8 +262,12 @@ class _Try(Generic[Value]):
         # Asked only where there is an answer to keep: a handler may swallow a database error and refuse for it.
         match settle(answer, answer.record is not None and watch.rollback_requested()):
             case Remember(record):
-                self.store.complete(self.using, self.attempt, claim, record)
                 self.remembered = True
+                try:
+                    self.store.complete(self.using, self.attempt, claim, record)
+                except HandlerError:
+                    self.remembered = False
+                    raise
                 return Executed(answer.value, record)
             case Forget():
                 roll_back(self.using)
@@ -250,6 +277,16 @@ class _Try(Generic[Value]):
                         " answer to keep, the option `should_store` says so.", identity
                     )  # fmt: skip
                 return Executed(answer.value, None)
+
+    def left_a_claim(self) -> bool:
+        """Is the claim there although the work was rolled back? Asked where the handler may have committed it."""
+        if self.watch is None or not self.watch.may_have_committed():
+            return False
+        try:
+            return self.store.is_unsettled(self.using, self.attempt)
+        except Error:  # an outer transaction that is broken, a server that is away: the retry finds out
+            logger.exception("Whether %s left a claim behind could not be asked", self.attempt.identity)
+            return False
 
     def _explain(self, error: Error) -> None:
         """Tell a lost race and a store that is away from each other and from all else, which is left to propagate."""

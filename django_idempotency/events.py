@@ -36,7 +36,8 @@ ONCE_OPTIONS = (
     "max_body",
 )
 NO_SCOPE = "-"  # the scope of events where no option gives one
-once_functions: dict[str, Policy] = {}  # by dotted name: no URLconf leads the system checks there
+# By dotted name, with the operation of each: no URLconf leads the system checks there.
+once_functions: dict[str, tuple[str, Policy]] = {}
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -47,7 +48,8 @@ def once(operation: str, /, **options: Unpack[Options]) -> Callable[[Function], 
 
     The option `key`, and `scope`, `fingerprint` and `using` where they are callables, get the function's arguments. The
     function must return JSON: that is what a redelivery gets, without a second run. Its arguments are fingerprinted as
-    JSON, so that one key for two different events is an error; the option `fingerprint` picks what counts.
+    JSON, so that one key for two different events is an error; the option `fingerprint` picks what counts. Two
+    functions need two operations, even for one event: with one, the second would get the first's result.
 
     Raises, when called, `KeyReused`, `RequestInProgress` (let the broker deliver it later), `OutcomeUnknown`,
     `StoreUnavailable`, `KeyInvalid`, and `UnstorableResponse` for a result that is not JSON; the work is then rolled
@@ -64,7 +66,7 @@ def once(operation: str, /, **options: Unpack[Options]) -> Callable[[Function], 
         if not callable(function) or inspect.iscoroutinefunction(function):
             raise PolicyError(f"@once protects a plain function, and {function!r} is none.")
         expect_app()
-        once_functions[f"{function.__module__}.{getattr(function, '__qualname__', function)}"] = policy
+        once_functions[f"{function.__module__}.{getattr(function, '__qualname__', function)}"] = (operation, policy)
 
         @wraps(function)
         def protected(*args: Any, **kwargs: Any) -> Any:
@@ -74,8 +76,8 @@ def once(operation: str, /, **options: Unpack[Options]) -> Callable[[Function], 
                 value = function(*args, **kwargs)
                 return Answer(value, _result_record(value, resolved, operation))
 
-            using = resolved.using if not callable(resolved.using) else resolved.using(*args, **kwargs)
-            match engine.run(_event_attempt(operation, resolved, args, kwargs), resolved, using, execute):
+            attempt = _event_attempt(operation, resolved, args, kwargs)
+            match engine.run(attempt, resolved, conf.database(resolved, *args, **kwargs), execute):
                 case Executed(value):
                     return value
                 case Joined():

@@ -59,6 +59,7 @@ class Refusal(IdempotencyError):
     retry_after: ClassVar[int | None] = None  # seconds, at least 1; None where a retry cannot help
 
     def __init__(self, detail: str | None = None) -> None:
+        self.identity: object = None  # of the operation that is refused, where there is one
         self.message = detail or " ".join((self.__doc__ or self.title).split())
         super().__init__(self.message)
 
@@ -141,6 +142,14 @@ class CommittedEarly(HandlerError):
 
     The claim stays, and a retry gets 409 `outcome-unknown` until an operator settles it or it expires.
     """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The handler ended the transaction by itself (a raw COMMIT, DDL on MariaDB or MySQL, executescript() on"
+            " SQLite), so what it did before is committed and cannot be taken back. The claim stays without an outcome:"
+            " a retry gets 409 outcome-unknown. Take that statement out of the handler, then settle this identity by"
+            " hand."
+        )
 
 
 class BodyUnreadable(IdempotencyError):

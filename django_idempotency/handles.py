@@ -1,16 +1,14 @@
 """The operation handle: what a protected handler can know of the operation that it carries out."""
 
-from typing import TYPE_CHECKING
+from django.http import HttpRequest
 
 from django_idempotency.core.keys import Attempt, Identity, derive_key
 
-if TYPE_CHECKING:
-    from django.http import HttpRequest
 
-    class IdempotentRequest(HttpRequest):
-        """For annotations: the request as a protected handler gets it; `idempotency` is None if it carries no key."""
+class IdempotentRequest(HttpRequest):
+    """For annotations: the request as a protected handler gets it; `idempotency` is None if it carries no key."""
 
-        idempotency: "OperationHandle | None"
+    idempotency: "OperationHandle | None"
 
 
 class OperationHandle:

@@ -11,9 +11,17 @@ from rest_framework.views import APIView
 from django_idempotency.core.policy import NO_OPTIONS, POLICY, Policy
 from django_idempotency.decorators import call_method
 from django_idempotency.exceptions import PolicyError
+from django_idempotency.handles import OperationHandle
 from django_idempotency.placement import check_handler, expect_app
 
-__all__ = ["IdempotencyMixin"]
+__all__ = ["IdempotencyMixin", "IdempotentRequest"]
+
+
+class IdempotentRequest(Request):
+    """For annotations: DRF's request as a protected handler gets it; `idempotency` is None if it carries no key."""
+
+    idempotency: OperationHandle | None
+
 
 if TYPE_CHECKING:
     _Base = APIView

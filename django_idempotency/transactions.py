@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_idempotency.exceptions import TransactionBroken
+from django_idempotency.exceptions import CommittedEarly, TransactionBroken
 
 Outcome = TypeVar("Outcome")
 
@@ -37,14 +37,26 @@ class Watch:
     Its statements are seen as Django's `execute_wrapper` shows them; nothing is added to them.
     """
 
-    __slots__ = ("_asked", "_connection", "_depth", "_earlier", "_lost", "strangers", "wrote")
+    __slots__ = (
+        "_asked",
+        "_committed",
+        "_connection",
+        "_depth",
+        "_earlier",
+        "_lost",
+        "_may_have_committed",
+        "strangers",
+        "wrote",
+    )
 
     def __init__(self, using: str) -> None:
         self._connection = cast(Any, connections[using])  # rollback_exc is not in the stubs
         self._earlier = self._connection.rollback_exc
-        self._depth = len(self._connection.savepoint_ids)
+        self._depth = self._savepoints()
         self._asked = False  # for a rollback, and not in an atomic block of the handler's own
         self._lost = False  # SQLite's transaction, while the handler ran
+        self._committed = False  # and left, on SQLite, where the claim's row does not tell it
+        self._may_have_committed = False
         self.wrote = False
         self.strangers: set[str] = set()  # aliases of other databases that were written to
 
@@ -52,15 +64,16 @@ class Watch:
     def handler(self) -> Iterator[None]:
         """Watch the statements of this thread, on every configured database."""
         using = self._connection.alias
-        with self._connection.execute_wrapper(self._own), self._asking():
-            if len(connections.settings) == 1:
+        with self._connection.execute_wrapper(self._own), self._asking(), ExitStack() as stack:
+            for alias in connections.settings:
+                if alias != using:
+                    stack.enter_context(connections[alias].execute_wrapper(self._strange))
+            try:
                 yield
-                return
-            with ExitStack() as stack:
-                for alias in connections:
-                    if alias != using:
-                        stack.enter_context(connections[alias].execute_wrapper(self._strange))
-                yield
+            finally:
+                connection = self._connection
+                if connection.vendor == "sqlite" and not connection.closed_in_transaction and not self._is_open():
+                    self._may_have_committed = True  # executescript() passes by the wrappers
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
@@ -80,27 +93,42 @@ class Watch:
                 state["set_rollback"] = outer
 
     def _set_rollback(self, rollback: bool) -> None:
-        if len(self._connection.savepoint_ids) == self._depth:
+        if self._savepoints() == self._depth:
             self._asked = rollback
-        BaseDatabaseWrapper.set_rollback(self._connection, rollback)
+        type(self._connection).set_rollback(self._connection, rollback)
+
+    def _savepoints(self) -> int:
+        """How many are open: an atomic block without one shares the fate of the block around it."""
+        return sum(savepoint is not None for savepoint in self._connection.savepoint_ids)
 
     def _own(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
         if not self.wrote and is_write(sql):
             self.wrote = True
+        if not self._may_have_committed and may_commit(sql):
+            self._may_have_committed = True
         if self._connection.vendor != "sqlite":
             return execute(sql, params, many, context)
         was_open = self._is_open()
         try:
             return execute(sql, params, many, context)
         finally:
-            # SQLite has rolled back by itself (a full disk, ON CONFLICT ROLLBACK) or was told to, and now commits each
-            # statement. Elsewhere what follows is undone at the end; here Django has to let nothing follow.
-            if was_open and not self._is_open() and not is_commit(sql):
-                self._lost = self._connection.needs_rollback = True
+            # What follows would be committed statement by statement.
+            if was_open and not self._is_open():
+                if may_commit(sql):
+                    self._committed = True
+                else:
+                    # SQLite has rolled back by itself (a full disk, ON CONFLICT ROLLBACK) or was told to. Elsewhere
+                    # what follows is undone at the end; here Django has to let nothing follow.
+                    self._lost = self._connection.needs_rollback = True
 
     def _is_open(self) -> bool:
         raw = self._connection.connection
         return raw is not None and bool(raw.in_transaction)
+
+    def may_have_committed(self) -> bool:
+        """Did the handler send something that ends a transaction? A look at the claim tells then whether it did."""
+        connection = self._connection
+        return self._may_have_committed and not connection.closed_in_transaction and not connection.needs_rollback
 
     def _strange(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
         if is_write(sql):
@@ -119,6 +147,8 @@ class Watch:
                 "The handler closed the database connection inside its transaction, so its work was rolled back."
                 " Leave the connection open."
             )
+        if self._committed:
+            raise CommittedEarly
         if self._lost:
             raise TransactionBroken(
                 "The handler's transaction was rolled back, by a statement of its own or by SQLite after an error, and"
@@ -140,9 +170,21 @@ def is_write(sql: object) -> bool:
     return isinstance(sql, str) and sql.lstrip()[:6].upper() in WRITES
 
 
-def is_commit(sql: object) -> bool:
-    """Is the statement one that commits? `store.complete` finds that out."""
-    return isinstance(sql, str) and sql.lstrip().upper().startswith(("COMMIT", "END"))
+# The verbs of statements that end a transaction, DDL's on MariaDB and MySQL among them.
+ENDS = frozenset(
+    {"ALTER", "ANALYZE", "BEGIN", "CALL", "COMMIT", "CREATE", "DROP", "END", "GRANT"}
+    | {"LOCK", "OPTIMIZE", "RENAME", "REVOKE", "START", "TRUNCATE", "XA"}
+)
+
+
+def may_commit(sql: object) -> bool:
+    """Does the statement begin like one that commits, on some database?"""
+    return isinstance(sql, str) and sql.lstrip()[:8].upper().split(" ", 1)[0].rstrip(";\n\t") in ENDS
+
+
+def after_commit(using: str, call: Callable[[], object]) -> None:
+    """*call* when the transaction that is open on *using* has committed, at once where there is none."""
+    transaction.on_commit(call, using=using, robust=True)
 
 
 def in_transaction(using: str) -> bool:

@@ -41,7 +41,7 @@ class Identity:
 
     scope: str
     operation: str
-    key: str
+    key: str = field(repr=False)
     digest: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -101,8 +101,11 @@ def storable_text(option: str, value: object) -> str:
     """What a project's callable returned, if every database can keep it as text."""
     if isinstance(value, str) and 1 <= len(value) <= LONGEST_TEXT and not UNSTORABLE.search(value):
         return value
+    # The value itself may be a secret: a credential is what a scope is often made of.
+    given = f"one of {len(value)}" if isinstance(value, str) else f"a {type(value).__name__}"
     raise PolicyError(
-        f"The option {option!r} must give a text of 1 to {LONGEST_TEXT} characters without NUL: {value!r}."
+        f"The option {option!r} must give a text of 1 to {LONGEST_TEXT} characters without NUL or surrogates,"
+        f" not {given}."
     )
 
 

@@ -228,6 +228,12 @@ class Policy:
         policy.options = MappingProxyType(checked(options, where, allowed))
         return policy
 
+    def __eq__(self, other: object) -> bool:
+        return self.options == other.options if isinstance(other, Policy) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(sorted(self.options)))  # of the names: a value, like a callable object, need not be hashable
+
     def __repr__(self) -> str:
         return f"Policy({', '.join(f'{name}={value!r}' for name, value in self.options.items())})"
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 CONTENT_LENGTH = "content-length"
 
@@ -36,8 +36,8 @@ class CompletionRecord:
 
     status: int
     reason: str = ""
-    headers: tuple[tuple[str, str | None], ...] = ()
-    body: bytes = b""
+    headers: tuple[tuple[str, str | None], ...] = field(default=(), repr=False)
+    body: bytes = field(default=b"", repr=False)
     request_id: str = ""  # of the request that was executed
 
     def head(self) -> bytes:

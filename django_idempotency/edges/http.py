@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from http import HTTPStatus
 from typing import Any, cast
@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db import connections
-from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.db.models import Model
+from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import resolve_url
 from django.urls import Resolver404, resolve
@@ -19,7 +20,7 @@ from django_idempotency.core.decision import Answer
 from django_idempotency.core.fingerprint import digest
 from django_idempotency.core.keys import Attempt, Identity, check_key, parse_key, storable_text
 from django_idempotency.core.policy import ResolvedPolicy
-from django_idempotency.core.record import CONTENT_LENGTH, CompletionRecord, storable_headers
+from django_idempotency.core.record import CompletionRecord, storable_headers
 from django_idempotency.edges.body import body_digest
 from django_idempotency.exceptions import (
     KeyInvalid,
@@ -36,6 +37,7 @@ PROBLEM = "application/problem+json"  # RFC 9457
 ANONYMOUS = "anonymous"  # the scope of every request that shows no credential
 # The 4xx that are answers: a decline that was written down, and a thing that is not there.
 STORED_4XX = frozenset({HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
+CREDENTIALS = ("HTTP_AUTHORIZATION", "HTTP_X_API_KEY")
 PRECONDITIONS = ("HTTP_IF_MATCH", "HTTP_IF_UNMODIFIED_SINCE")
 
 # --- read ---
@@ -88,20 +90,11 @@ def _key(request: HttpRequest, policy: ResolvedPolicy, seen: Any) -> str | None:
     return key
 
 
-def database(request: Any, policy: ResolvedPolicy) -> str | None:
-    """The database alias that the option `using` names for *request*, or None for the store's own choice."""
-    if policy.using is None or isinstance(policy.using, str):
-        return policy.using
-    alias = policy.using(request)
-    if alias not in settings.DATABASES:
-        raise PolicyError(f"The option 'using' gave {alias!r}, which is not in DATABASES.")
-    return alias
-
-
 def default_scope(request: Any) -> str:
     """
-    Whose key it is: the authenticated user as `<app.model>:<pk>`; without one, a digest of the credential that was sent
-    (`request.auth`, `Authorization`, `X-Api-Key`), else the scope that all anonymous requests share.
+    Whose key it is: the authenticated user as `<app.model>:<pk>`; without one, the credential that was sent
+    (`request.auth`, `Authorization`, `X-Api-Key`), a model instance as itself and all else as a digest; else the scope
+    that all anonymous requests share.
 
     Raises `PolicyError` for an authenticated user that has no primary key, and where the credential cannot be told from
     others.
@@ -116,24 +109,27 @@ def default_scope(request: Any) -> str:
         meta = getattr(user, "_meta", None)
         kind = meta.label_lower if meta is not None else f"{type(user).__module__}.{type(user).__qualname__}".lower()
         return f"{kind}:{user.pk}"
-    credential = getattr(request, "auth", None)
-    if credential is None or not _has_text(credential):
-        sent = request.META.get("HTTP_AUTHORIZATION") or request.META.get("HTTP_X_API_KEY")
-        if credential is not None and sent is None:
-            raise PolicyError(
-                f"The credential that authenticates this request, a {type(credential).__name__}, has no text to tell it"
-                " from others. Set the option `scope` to a callable that names the caller."
-            )
-        credential = sent
-    if credential is None:
+    auth = getattr(request, "auth", None)
+    if isinstance(auth, Model) and auth.pk is not None:
+        return f"credential:{auth._meta.label_lower}:{auth.pk}"
+    sent = [request.META.get(name, "") for name in CREDENTIALS]
+    if auth is not None and not any(sent) and not isinstance(auth, (str, bytes, Mapping)):
+        # Its text need not be its own: two keys of one name, an address in memory.
+        raise PolicyError(
+            f"What authenticates this request, a {type(auth).__name__}, cannot be told from others by its text. Set the"
+            " option `scope` to a callable that names the caller."
+        )
+    if auth is None and not any(sent):
         return ANONYMOUS
-    return f"credential:{digest(b'credential', str(credential).encode(errors='surrogatepass')).hex()}"
+    parts = (_credential_text(auth), *sent)
+    return f"credential:{digest(b'credential', *(part.encode(errors='surrogatepass') for part in parts)).hex()}"
 
 
-def _has_text(credential: object) -> bool:
-    """Does it say what it is? `object`'s own text is an address, which is another one for each retry."""
-    kind = type(credential)
-    return kind.__str__ is not object.__str__ or kind.__repr__ is not object.__repr__
+def _credential_text(auth: object) -> str:
+    """What the credential says of itself; nothing where that is `object`'s own text, another address at each retry."""
+    if auth is None or (type(auth).__str__ is object.__str__ and type(auth).__repr__ is object.__repr__):
+        return ""
+    return str(auth)
 
 
 def route(request: HttpRequest) -> str:
@@ -258,8 +254,7 @@ def _content(response: HttpResponseBase, max_body: int) -> bytes:
         if size > max_body:
             break
     body = b"".join(chunks)
-    StreamingHttpResponse.streaming_content.fset(response, [body])  # type: ignore[union-attr]
-    response.file_to_stream = None
+    response.streaming_content = [body]
     return body
 
 
@@ -275,9 +270,7 @@ def replay(record: CompletionRecord, policy: ResolvedPolicy, response: HttpRespo
     response.content = record.body
     del response.headers["Content-Type"]
     for name, value in record.headers:
-        response.headers[name] = (
-            str(len(record.body)) if value is None and name.lower() == CONTENT_LENGTH else value or ""
-        )
+        response.headers[name] = str(len(record.body)) if value is None else value  # only Content-Length is None
     response.headers[policy.replayed_header] = "true"
     if 300 <= record.status < 400 and "Location" in response.headers:
         response.url = response.headers["Location"]  # type: ignore[attr-defined]  # as HttpResponseRedirect has it

@@ -71,6 +71,10 @@ class Store:
         """
         raise NotImplementedError
 
+    def is_unsettled(self, using: str, attempt: Attempt) -> bool:
+        """Is the identity's claim committed without an outcome? Asked when the transaction is over."""
+        raise NotImplementedError
+
     def classify(self, using: str, error: Exception) -> Fault:
         """What *error*, raised before the handler has run, means."""
         raise NotImplementedError

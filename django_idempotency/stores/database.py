@@ -19,11 +19,6 @@ BROKEN = (
     "The claim is gone: the handler's transaction was rolled back or its connection replaced while the handler went on."
     " A database error was swallowed. Let it propagate, or put the statement that may fail into its own atomic block."
 )
-COMMITTED = (
-    "The handler ended the transaction by itself (a raw COMMIT, DDL on MariaDB or MySQL, executescript() on SQLite), so"
-    " what it did before is committed and cannot be taken back. The claim stays without an outcome: a retry gets 409"
-    " outcome-unknown. Take that statement out of the handler, then settle this identity by hand."
-)
 
 
 class DatabaseStore(Store):
@@ -73,7 +68,11 @@ class DatabaseStore(Store):
                 committed = dialect.status(cursor, digest) == UNSETTLED
             except Error:
                 committed = False  # an aborted transaction answers nothing, and has committed nothing
-        raise CommittedEarly(COMMITTED) if committed else TransactionBroken(BROKEN) from cause
+        raise CommittedEarly if committed else TransactionBroken(BROKEN) from cause
+
+    def is_unsettled(self, using: str, attempt: Attempt) -> bool:
+        with connections[using].cursor() as cursor:
+            return self.dialect(using).status(cursor, attempt.identity.digest) == UNSETTLED
 
     def classify(self, using: str, error: Exception) -> Fault:
         connection = connections[using]

@@ -469,3 +469,31 @@ def test_methods_mends_W006(ids):
     function = permission_classes([IsAuthenticated])(idempotent(methods=["PUT"])(views.unprotected))
 
     assert ids(api_view(["PUT"])(function)) == []
+
+
+# --- functions of @once ---
+
+
+def receipt(event):
+    """Another function for the same event."""
+
+
+def test_E011(check):
+    """Two functions that share an operation would share results: the second would not run."""
+    once("invoice.paid", key=str)(on_invoice_paid)
+    once("invoice.paid", key=str)(receipt)
+
+    (message,) = check(path("", views.unprotected))
+
+    assert message.id == "django_idempotency.E011"
+    assert "on_invoice_paid" in message.msg
+    assert "receipt" in message.msg
+
+
+def test_one_function_for_each_operation_is_silent(ids):
+    """A function that is decorated again, as at a reload, is the same one."""
+    once("invoice.paid", key=str)(on_invoice_paid)
+    once("invoice.paid", key=str)(on_invoice_paid)
+    once("invoice.receipt", key=str)(receipt)
+
+    assert ids(views.unprotected) == []

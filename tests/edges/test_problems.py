@@ -286,8 +286,10 @@ def test_retry_after_with_a_projects_exception_handler(api, serve, settings, mon
         "EXCEPTION_HANDLER": f"{__name__}.own_response",
     }
 
-    def in_progress(*args):
-        raise RequestInProgress
+    def in_progress(attempt, *args):
+        error = RequestInProgress()
+        error.identity = attempt.identity
+        raise error
 
     monkeypatch.setattr("django_idempotency.engine.run", in_progress)
     serve(drf(make_payment))
@@ -314,8 +316,10 @@ REFUSALS = [
 def test_every_refusal_is_formatted_by_both_edges(edge, client, serve, monkeypatch, refusal):
     """No error class is without status, code, title and detail, and those that a retry helps say when."""
 
-    def refuse(*args):
-        raise refusal
+    def refuse(attempt, *args):
+        error = refusal()
+        error.identity = attempt.identity
+        raise error
 
     monkeypatch.setattr("django_idempotency.engine.run", refuse)
     serve(TYPES[edge](make_payment, docs_url="/docs/"))

@@ -265,7 +265,11 @@ def commit_fails() -> Iterator[None]:
     def fail() -> None:
         raise OperationalError("the connection was lost")
 
-    with mock.patch.object(connections["default"], "_commit", fail):
+    def fail_folded(execute: Any, sql: Any, *args: Any) -> Any:
+        return fail() if sql.endswith("; COMMIT") else execute(sql, *args)
+
+    connection = connections["default"]
+    with mock.patch.object(connection, "_commit", fail), connection.execute_wrapper(fail_folded):
         yield
 
 
@@ -278,7 +282,14 @@ def reply_to_commit_is_lost() -> Iterator[None]:
         commit()
         raise OperationalError("the connection was lost")
 
-    with mock.patch.object(connections["default"], "_commit", lose):
+    def lose_folded(execute: Any, sql: Any, *args: Any) -> Any:
+        result = execute(sql, *args)
+        if sql.endswith("; COMMIT"):
+            raise OperationalError("the connection was lost")
+        return result
+
+    connection = connections["default"]
+    with mock.patch.object(connection, "_commit", lose), connection.execute_wrapper(lose_folded):
         yield
 
 

@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from tests.proof.child import FOLDED_COMMIT
 from tests.proof.lines import TIMEOUT, Lines
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -99,9 +100,9 @@ class Child:
                 return point
         raise AssertionError(f"the request ended before its point {number}")
 
-    def halt_when(self, wanted: str) -> None:
-        """Let the request in progress go on to the point *wanted*, and leave it there."""
-        assert any(point == wanted for point in self.points()), f"the request never was {wanted}"
+    def halt_when(self, *wanted: str) -> None:
+        """Let the request in progress go on to the first of the points *wanted*, and leave it there."""
+        assert any(point in wanted for point in self.points()), f"the request never was {wanted}"
 
     def finish(self) -> Reply:
         """Let a halted request run to its end."""
@@ -265,6 +266,8 @@ class Killing:
         """Kill a request at every point. Returns the points and the violations of the law."""
         points = self.enumerate()
         committed_at = max((i for i, point in enumerate(points) if point == "after COMMIT"), default=len(points))
+        if f"after {FOLDED_COMMIT}" in points:  # Django's own COMMIT finds nothing left to do
+            committed_at = points.index(f"after {FOLDED_COMMIT}")
         violations = []
         for number, point in enumerate(points):
             request = self.request(number)

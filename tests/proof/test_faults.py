@@ -10,6 +10,7 @@ import pytest
 from django.db import connection
 
 from tests.app.models import Payment, Unique
+from tests.proof.child import FOLDED_COMMIT
 from tests.proof.lab import PATIENCE, Child, Killing, Path, Request, amounts, statuses
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -235,7 +236,7 @@ def test_a_frozen_process_that_comes_back_too_late(lab, token, vendor, atomic_re
     retrier = lab.child(**config).connect()
     request = Request(key="frozen", token=token)
     frozen.send(request, halts=True)
-    frozen.halt_when("before COMMIT")
+    frozen.halt_when("before COMMIT", f"before {FOLDED_COMMIT}")
     reply = retrier.ask_until_final(request)
 
     assert (reply.status, reply.replayed) == (201, False)

@@ -50,6 +50,11 @@ class MySQL(Dialect):
 
     NOW: ClassVar[str] = "UTC_TIMESTAMP(6)"  # now(6) is in the session's time zone
     LATER: ClassVar[str] = "UTC_TIMESTAMP(6) + INTERVAL %s MICROSECOND"
+    EXPIRES: ClassVar[str] = (
+        "IF(TIMESTAMPDIFF(MICROSECOND, executed_at, UTC_TIMESTAMP(6)) * 100"
+        " > TIMESTAMPDIFF(MICROSECOND, executed_at, expires_at),"
+        " expires_at + INTERVAL TIMESTAMPDIFF(MICROSECOND, executed_at, UTC_TIMESTAMP(6)) MICROSECOND, expires_at)"
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +69,10 @@ class MySQL(Dialect):
             f" status = 0, head = '', body = '', executed_at = {self.NOW}, expires_at = {self.LATER}"
             f" WHERE digest = %s AND expires_at <= {self.NOW}"
         )
-        self.COMPLETE = f"UPDATE {TABLE} SET status = %s, head = %s, body = %s WHERE digest = %s AND status = 0"  # noqa: S608
+        self.COMPLETE = (
+            f"UPDATE {TABLE} SET status = %s, head = %s, body = %s, expires_at = {self.EXPIRES}"  # noqa: S608
+            " WHERE digest = %s AND status = 0"
+        )
 
     def ttl(self, attempt: Attempt) -> int:
         return round(attempt.ttl * 1_000_000)
@@ -169,13 +177,7 @@ class MariaDB(MySQL):
                 END IF;
             END
         """  # noqa: S608
-        self.COMPLETE = f"""
-            BEGIN NOT ATOMIC
-                RELEASE SAVEPOINT %%s;
-                UPDATE {TABLE} SET status = %s, head = %s, body = %s WHERE digest = %s AND status = 0;
-                SELECT ROW_COUNT();
-            END
-        """  # noqa: S608
+        self.COMPLETE = f"BEGIN NOT ATOMIC RELEASE SAVEPOINT %%s; {self.COMPLETE}; SELECT ROW_COUNT(); END"
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
         digest = attempt.identity.digest

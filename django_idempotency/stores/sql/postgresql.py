@@ -1,5 +1,7 @@
 """PostgreSQL: an advisory lock shows a claim in flight without waiting for it."""
 
+from typing import Any
+
 from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
@@ -39,6 +41,10 @@ class PostgreSQL(Dialect):
 
     NOW = "now()"
     LATER = "now() + %s * interval '1 second'"
+    EXPIRES = (
+        "CASE WHEN (clock_timestamp() - executed_at) * 100 > expires_at - executed_at"
+        " THEN expires_at + (clock_timestamp() - executed_at) ELSE expires_at END"
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,14 +70,21 @@ class PostgreSQL(Dialect):
             SELECT lock.taken, (SELECT transaction FROM claim), found.* FROM lock LEFT JOIN found ON true
         """  # noqa: S608 the table's name is ours
         self.COMPLETE = (
-            f"UPDATE {TABLE} SET status = %s, head = %s, body = %s"  # noqa: S608
+            f"UPDATE {TABLE} SET status = %s, head = %s, body = %s, expires_at = {self.EXPIRES}"  # noqa: S608
             " WHERE digest = %s AND status = 0 AND pg_current_xact_id() = %s::xid8"
         )
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
+        cursor.execute(self.CLAIM, self.claim_parameters(attempt))
+        return self.claim_result(cursor, attempt)
+
+    def claim_parameters(self, attempt: Attempt) -> tuple[Any, ...]:
         digest = attempt.identity.digest
         lock = int.from_bytes(digest[:8], signed=True)
-        cursor.execute(self.CLAIM, (digest, lock, *values(attempt), attempt.ttl))
+        return (digest, lock, *values(attempt), attempt.ttl)
+
+    def claim_result(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
+        """What the claim's row says. Raises `LostRace` where this transaction cannot tell."""
         taken, transaction, *row = cursor.fetchone()
         if taken is None:
             return found(row)

@@ -22,6 +22,11 @@ class SQLite(Dialect):
 
     NOW = "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now')"
     LATER = "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', %s)"
+    EXPIRES = (
+        "CASE WHEN (julianday('now') - julianday(executed_at)) * 100 > julianday(expires_at) - julianday(executed_at)"
+        " THEN strftime('%%Y-%%m-%%d %%H:%%M:%%f', expires_at,"
+        " ((julianday('now') - julianday(executed_at)) * 86400) || ' seconds') ELSE expires_at END"
+    )
     looks_up_first = True
 
     def __init__(self) -> None:
@@ -36,7 +41,10 @@ class SQLite(Dialect):
                 executed_at = excluded.executed_at, expires_at = excluded.expires_at
             WHERE expires_at <= {self.NOW}
         """  # noqa: S608
-        self.COMPLETE = f"UPDATE {TABLE} SET status = %s, head = %s, body = %s WHERE digest = %s AND status = 0"  # noqa: S608
+        self.COMPLETE = (
+            f"UPDATE {TABLE} SET status = %s, head = %s, body = %s, expires_at = {self.EXPIRES}"  # noqa: S608
+            " WHERE digest = %s AND status = 0"
+        )
 
     def ttl(self, attempt: Attempt) -> str:
         return f"{attempt.ttl:+f} seconds"
