@@ -26,7 +26,10 @@ from tests import servers
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = Path("tests/sample")
-DATABASES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mariadb": "MariaDB"}
+PACKAGE = "package"  # the part of the suite that is not the sample project's
+DATABASES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "unfolded": "PostgreSQL", "mariadb": "MariaDB"}
+# PostgreSQL once more, with the store's option FOLD off: see tests/app/apps.py.
+UNFOLDED = "unfolded"
 
 # What needs no particular database, below this folder.
 ONCE = ["docs", "packaging", "test_docs.py", "test_layers.py", "test_public_api.py", "typing", "unit"]
@@ -81,16 +84,20 @@ def main() -> int:
             service = DATABASES[database]
             if service in missing:
                 continue
+            settings = {"FOLD": "0"} if database == UNFOLDED else {}
             if database == "sqlite":
                 url = f"sqlite:///{folder / name}.sqlite3"
             else:
                 url = found[service].database_url(name)
                 stack.callback(servers.drop_databases, found[service].url, f"test_{name}")
             for part, command in suites(arguments, first=not results).items():
-                print(f"\n=== {service}: {part} ===", flush=True)
+                if settings and part != PACKAGE:
+                    continue
+                run = f"{service}{f', {database}' if settings else ''}: {part}"
+                print(f"\n=== {run} ===", flush=True)
                 started = time.monotonic()
-                code = run_pytest(command, environment | {"DATABASE_URL": url})
-                results[f"{service}: {part}"] = (code, time.monotonic() - started)
+                code = run_pytest(command, environment | settings | {"DATABASE_URL": url})
+                results[run] = (code, time.monotonic() - started)
                 if code == INTERRUPTED:
                     break
             if code == INTERRUPTED:
@@ -109,7 +116,8 @@ def main() -> int:
 
 def find_servers(stack: ExitStack, chosen: list[str]) -> tuple[dict[str, servers.Server], dict[str, str]]:
     """The servers that answer, and for each other one the reason why it does not."""
-    wanted = {DATABASES[database]: getattr(servers, database) for database in chosen if database != "sqlite"}
+    services = {"PostgreSQL": servers.postgresql, "MariaDB": servers.mariadb}
+    wanted = {service: services[service] for service in map(DATABASES.get, chosen) if service in services}
     found, missing = {}, {}
     for service, find in {**wanted, "Redis": servers.redis}.items():
         try:
@@ -128,7 +136,7 @@ def suites(arguments: list[str], *, first: bool) -> dict[str, list[str]]:
     chosen = {}
     if of_package or not of_sample:
         ignored = [f"--ignore={SAMPLE}", *(f"--ignore=tests/{path}" for path in ONCE if not first)]
-        chosen["package"] = [*ignored, *(argument for argument in arguments if argument not in of_sample)]
+        chosen[PACKAGE] = [*ignored, *(argument for argument in arguments if argument not in of_sample)]
     if of_sample or not of_package:
         settings = ["--ds=sample_project.settings", f"--confcutdir={SAMPLE}"]
         default = [] if of_sample else [str(SAMPLE)]

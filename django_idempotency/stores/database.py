@@ -22,12 +22,21 @@ BROKEN = (
 
 
 class DatabaseStore(Store):
-    """PostgreSQL, MariaDB, MySQL and SQLite. A first execution costs two statements, a replay one."""
+    """
+    PostgreSQL, MariaDB, MySQL and SQLite. A first execution costs two statements, a replay one.
+
+    The option `FOLD` (True), for PostgreSQL with psycopg 3: BEGIN travels with the claim and COMMIT with the record, so
+    that a first execution adds no round trip. False sends each of them by itself.
+    """
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         super().__init__(alias, options)
-        if options:
-            raise PolicyError(f"The DatabaseStore {alias!r} has no option {min(options)!r}: it takes none.")
+        for name in options:
+            if name != "FOLD":
+                raise PolicyError(f"The DatabaseStore {alias!r} has no option {name!r}: it takes 'FOLD'.")
+        self.fold = options.get("FOLD", True)
+        if not isinstance(self.fold, bool):
+            raise PolicyError(f"The DatabaseStore {alias!r}: option 'FOLD' must be True or False, not {self.fold!r}.")
         self._dialects: dict[str, Dialect] = {}
 
     def dialect(self, using: str) -> Dialect:
@@ -35,7 +44,7 @@ class DatabaseStore(Store):
         try:
             return self._dialects[using]
         except KeyError:
-            return self._dialects.setdefault(using, dialect_for(connections[using]))
+            return self._dialects.setdefault(using, dialect_for(connections[using], fold=self.fold))
 
     def database(self) -> str:
         return router.db_for_write(IdempotencyRecord)

@@ -8,17 +8,20 @@ from django_idempotency.stores.sql.base import Dialect
 SUPPORTED = ("postgresql", "mysql", "sqlite")  # Django's vendors; MariaDB's is "mysql"
 
 
-def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True) -> Dialect:
+def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True, fold: bool = True) -> Dialect:
     """
     The statements for this connection's server. Without *connect* no server is asked what it is: the dialect then
-    serves to classify errors only. Raises `PolicyError` for a database that is not supported.
+    serves to classify errors only. *fold* allows BEGIN and COMMIT to travel with our statements, where the driver can.
+
+    Raises `PolicyError` for a database that is not supported.
     """
     # Imported where used: each needs nothing of its driver, but a process rarely needs more than one.
     match connection.vendor:
         case "postgresql":
+            from django_idempotency.stores.sql.folded import FoldedPostgreSQL, can_fold
             from django_idempotency.stores.sql.postgresql import PostgreSQL
 
-            return PostgreSQL()
+            return FoldedPostgreSQL() if fold and can_fold(connection) else PostgreSQL()
         case "mysql":
             from django_idempotency.stores.sql.mysql import MariaDB, MySQL
 

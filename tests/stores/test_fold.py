@@ -1,0 +1,168 @@
+"""BEGIN travels with the claim, COMMIT with the record, on PostgreSQL with psycopg 3; nobody sees a difference."""
+
+import re
+from typing import Any
+from unittest import mock
+
+import pytest
+from django.db import OperationalError, connection, transaction
+from django.test.utils import CaptureQueriesContext
+
+from django_idempotency import once
+from django_idempotency.exceptions import CommittedEarly, PolicyError
+from django_idempotency.models import IdempotencyRecord
+from django_idempotency.stores.database import DatabaseStore
+from django_idempotency.stores.sql import dialect_for
+from django_idempotency.stores.sql.folded import FoldedPostgreSQL, can_fold
+from tests.app.models import Payment
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+FOLDED_BEGIN = re.compile(r"BEGIN[A-Z ]*; ")
+IS_POSTGRESQL = connection.vendor == "postgresql"
+
+
+def folds() -> bool:
+    """Does this run fold? PostgreSQL's does, but for the run with FOLD=0."""
+    return IS_POSTGRESQL and can_fold(connection)
+
+
+@once("fold.pay", key=lambda event: event["id"])
+def pay(event: dict[str, Any]) -> int:
+    Payment.objects.create(amount=event["amount"])
+    for work in event.get("work", ()):
+        WORK[work]()
+    return event["amount"]
+
+
+def commit_and_go_on() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("COMMIT")
+    Payment.objects.create(amount=99)
+
+
+WORK = {
+    "commit and go on": commit_and_go_on,
+    "iterate": lambda: list(Payment.objects.iterator(chunk_size=1)),
+    "lock and iterate": lambda: list(Payment.objects.select_for_update().iterator(chunk_size=1)),
+    "another": lambda: pay({"id": "inner", "amount": 7}),
+}
+
+
+def transactions_of(work: Any) -> list[str]:
+    """The statements that carry a BEGIN or a COMMIT of ours with them."""
+    with CaptureQueriesContext(connection) as captured:
+        work()
+    statements = [" ".join(query["sql"].split()) for query in captured.captured_queries]
+    return [sql for sql in statements if FOLDED_BEGIN.match(sql) or sql.endswith("; COMMIT")]
+
+
+def test_a_first_execution_and_a_replay():
+    """The claim brings BEGIN, the record COMMIT; a replay has no record to write."""
+    event = {"id": "one", "amount": 5}
+    first = transactions_of(lambda: pay(event))
+    replay = transactions_of(lambda: pay(event))
+
+    assert len(first) == (2 if folds() else 0)
+    assert len(replay) == (1 if folds() else 0)
+    assert Payment.objects.count() == 1
+    assert connection.get_autocommit()
+
+
+def test_inside_another_transaction_nothing_is_folded():
+    """Where the transaction is not ours, neither is its end."""
+    with transaction.atomic():
+        assert transactions_of(lambda: pay({"id": "one", "amount": 5})) == []
+        transaction.set_rollback(True)
+
+    assert not Payment.objects.exists()
+    assert not IdempotencyRecord.objects.exists()
+
+
+def test_an_inner_operation_does_not_commit_the_outer_one():
+    """The record of an operation inside a folded one's handler leaves the transaction open."""
+    folded = transactions_of(lambda: pay({"id": "outer", "amount": 5, "work": ["another"]}))
+
+    assert [sql.endswith("; COMMIT") for sql in folded] == ([False, True] if folds() else [])
+    assert sorted(Payment.objects.values_list("amount", flat=True)) == [5, 7]
+    assert IdempotencyRecord.objects.filter(status=200).count() == 2
+
+
+@pytest.mark.parametrize("work", ["iterate", "lock and iterate"])
+def test_server_side_cursors_work_in_a_folded_transaction(work):
+    """`iterator()` reads in chunks there as anywhere, with locks too: the driver is not in autocommit."""
+    assert pay({"id": "one", "amount": 5, "work": [work]}) == 5
+    assert Payment.objects.count() == 1
+
+
+@pytest.mark.skipif(not IS_POSTGRESQL, reason="for SQLite and MariaDB it is in test_outcomes")
+def test_what_follows_a_handlers_own_commit_is_rolled_back():
+    """The driver is in autocommit then; what the handler goes on to write must not be committed row by row."""
+    with pytest.raises(CommittedEarly):
+        pay({"id": "one", "amount": 5, "work": ["commit and go on"]})
+
+    assert list(Payment.objects.values_list("amount", flat=True)) == [5]
+    assert IdempotencyRecord.objects.unsettled().count() == 1
+    assert connection.get_autocommit()
+
+
+@pytest.mark.skipif(not IS_POSTGRESQL, reason="no other database has the option's effect")
+def test_the_option_and_the_driver_decide(monkeypatch):
+    """`FOLD: False`, and a server that binds parameters itself, take each statement by itself."""
+    if not folds():
+        pytest.skip("this run has it off")
+    assert isinstance(dialect_for(connection), FoldedPostgreSQL)
+    assert not isinstance(dialect_for(connection, fold=False), FoldedPostgreSQL)
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "server_side_binding", True)
+    assert not isinstance(dialect_for(connection), FoldedPostgreSQL)
+
+
+@pytest.mark.skipif(not IS_POSTGRESQL, reason="the isolation level travels with PostgreSQL's BEGIN")
+def test_the_isolation_level_of_the_connection_travels_along():
+    """A level that the project's OPTIONS set on the connection holds in a folded transaction too."""
+    from psycopg import IsolationLevel
+
+    if not folds():
+        pytest.skip("this run has it off")
+    connection.ensure_connection()
+    connection.connection.isolation_level = IsolationLevel.REPEATABLE_READ
+    try:
+        claim, _ = transactions_of(lambda: pay({"id": "one", "amount": 5}))
+    finally:
+        connection.close()
+
+    assert claim.startswith("BEGIN ISOLATION LEVEL REPEATABLE READ; ")
+
+
+@pytest.mark.parametrize("options", [{"FOLD": 1}, {"FOLD": "yes"}, {"fold": True}, {"LEASE": 5}], ids=repr)
+def test_a_bad_option_is_named(options):
+    """The store's options are checked when it is made, at start-up."""
+    with pytest.raises(PolicyError, match=next(iter(options))):
+        DatabaseStore("default", options)
+
+
+def test_a_lost_reply_to_commit_is_not_announced_as_forgotten(caplog):
+    """Nobody knows what came of it, folded or not: the retry finds out."""
+    caplog.set_level("INFO", logger="django_idempotency")
+
+    def lose(execute, sql, *args):
+        result = execute(sql, *args)
+        if sql.endswith("; COMMIT"):
+            raise OperationalError("the connection was lost")
+        return result
+
+    def lose_plain():
+        commit()
+        raise OperationalError("the connection was lost")
+
+    commit = connection._commit
+    with (
+        mock.patch.object(connection, "_commit", lose_plain),
+        connection.execute_wrapper(lose),
+        pytest.raises(OperationalError),
+    ):
+        pay({"id": "one", "amount": 5})
+
+    assert not caplog.records
+    assert pay({"id": "one", "amount": 5}) == 5
+    assert Payment.objects.count() == 1
