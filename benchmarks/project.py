@@ -31,6 +31,14 @@ def configure() -> None:
         ALLOWED_HOSTS=["*"],
         ROOT_URLCONF="benchmarks.project",
         DATABASES={"default": database},
+        IDEMPOTENCY={
+            "STORES": {
+                "default": {
+                    "BACKEND": "django_idempotency.stores.database.DatabaseStore",
+                    "OPTIONS": {"FOLD": os.environ.get("FOLD") != "0"},
+                }
+            }
+        },
         USE_TZ=True,
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
         INSTALLED_APPS=[

@@ -2,9 +2,11 @@
 
 from django.contrib import admin
 from django.urls import include, path
+from django.views.generic import RedirectView
 from rest_framework.authtoken.views import obtain_auth_token
 
 urlpatterns = [
+    path("", RedirectView.as_view(url="/api/")),
     path("api/token/", obtain_auth_token, name="token"),  # for programs
     path("api-auth/", include("rest_framework.urls")),  # for people, in the browsable API
     path("api/", include("sample_project.payments.urls")),

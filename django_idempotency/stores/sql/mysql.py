@@ -85,7 +85,7 @@ class MySQL(Dialect):
         try:
             cursor.execute(self.LOCK, (digest,))
             row = cursor.fetchone()
-        except Exception as error:
+        except DatabaseError as error:
             if errno(error) in LOCKED:
                 return InFlight()
             raise
