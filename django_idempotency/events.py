@@ -66,6 +66,7 @@ def once(operation: str, /, **options: Unpack[Options]) -> Callable[[Function], 
         if not callable(function) or inspect.iscoroutinefunction(function):
             raise PolicyError(f"@once protects a plain function, and {function!r} is none.")
         expect_app()
+        signature = inspect.signature(function)
         once_functions[f"{function.__module__}.{getattr(function, '__qualname__', function)}"] = (operation, policy)
 
         @wraps(function)
@@ -76,7 +77,7 @@ def once(operation: str, /, **options: Unpack[Options]) -> Callable[[Function], 
                 value = function(*args, **kwargs)
                 return Answer(value, _result_record(value, resolved, operation))
 
-            attempt = _event_attempt(operation, resolved, args, kwargs)
+            attempt = _event_attempt(operation, resolved, signature, args, kwargs)
             match engine.run(attempt, resolved, conf.database(resolved, *args, **kwargs), execute):
                 case Executed(value):
                     return value
@@ -91,7 +92,9 @@ def once(operation: str, /, **options: Unpack[Options]) -> Callable[[Function], 
     return decorate
 
 
-def _event_attempt(operation: str, policy: ResolvedPolicy, args: Any, kwargs: Any) -> Attempt:
+def _event_attempt(
+    operation: str, policy: ResolvedPolicy, signature: inspect.Signature, args: Any, kwargs: Any
+) -> Attempt:
     made = None if policy.key is None else policy.key(*args, **kwargs)
     if made is None:
         raise KeyMissing(f'@once("{operation}"): the option `key` gave None for this event.')
@@ -103,7 +106,9 @@ def _event_attempt(operation: str, policy: ResolvedPolicy, args: Any, kwargs: An
         meaning = policy.fingerprint(*args, **kwargs)
     else:
         try:
-            meaning = json.dumps([args, kwargs], cls=_EventEncoder, sort_keys=True).encode()
+            # By name: an argument means the same, by whichever road it comes.
+            arguments = signature.bind(*args, **kwargs).arguments
+            meaning = json.dumps(arguments, cls=_EventEncoder, sort_keys=True).encode()
         except (TypeError, ValueError) as error:
             raise PolicyError(
                 f'@once("{operation}") cannot fingerprint its arguments as JSON ({error}). Set the option `fingerprint`'

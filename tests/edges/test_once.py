@@ -307,6 +307,20 @@ def test_arguments_of_many_kinds_are_fingerprinted():
             work(1, **more | {name: other})
 
 
+def test_an_argument_by_position_and_by_name_is_the_same():
+    """How a broker's adapter calls the function may change with a deploy; the event is the same one."""
+
+    @once("by-name", key=lambda event, source="x": event["id"])
+    def record(event, source="x"):
+        return pay(event)
+
+    event = {"id": "e1", "amount": 10}
+    results = [record(event), record(event=event)]
+
+    assert results[0] == results[1]
+    assert Payment.objects.count() == 1
+
+
 def test_arguments_that_cannot_be_fingerprinted():
     """The error names the option that helps."""
 
