@@ -113,8 +113,8 @@ def call(
         attempt = edge.read(policy)
         outcome = attempt and engine.run(attempt, policy, conf.database(policy, request), execute, guard)
     except Refusal as refusal:
-        if attempt is not None and refusal.identity is not attempt.identity:
-            raise  # of another operation, which the handler or the guard has started
+        if refusal.about is not django_request and (attempt is None or refusal.about is not attempt.identity):
+            raise  # of another operation, which the handler or a callable of the policy has started
         return edge.refuse(refusal, policy)
     match outcome:
         case None:

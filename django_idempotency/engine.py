@@ -13,9 +13,10 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar, assert_never
+from typing import Any, Generic, TypeVar, assert_never
 
 from django.db import Error, connections
+from django.dispatch import Signal
 
 from django_idempotency import signals
 from django_idempotency.core.decision import (
@@ -38,7 +39,7 @@ from django_idempotency.exceptions import CommittedEarly, HandlerError, Refusal,
 from django_idempotency.handles import OperationHandle
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault, LostRace, Store
-from django_idempotency.transactions import Watch, after_commit, atomic_phase, in_transaction, roll_back
+from django_idempotency.transactions import Watch, after_commit, atomic_phase, in_transaction, roll_back, shielded
 
 logger = logging.getLogger("django_idempotency")
 
@@ -70,13 +71,14 @@ class Joined:
     handle: OperationHandle
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Execution:
     """An operation that this very call stack is executing, on this connection."""
 
     digest: bytes
     connection: object
     handle: OperationHandle
+    over: bool = False  # a context that was copied meanwhile outlives it
 
 
 _executing: ContextVar[tuple[_Execution, ...]] = ContextVar("django_idempotency_executing", default=())
@@ -106,63 +108,74 @@ def run(
     try:
         outcome = _decide_until_final(this, policy)
     except Refusal as refusal:
-        if this.remembered:  # of another operation, started by an on_commit hook: the work is committed
-            raise HandlerError(
-                f"An on_commit hook raised {type(refusal).__name__} after the work was committed. A retry gets the"
-                " stored answer. Let the hook catch what it starts."
-            ) from refusal
-        if this.watch is not None:  # the refusal of another operation, inside this one's handler
-            _announce_forgotten(this)
+        if this.watch is None:
+            refusal.about = identity
+            logger.info("Refused %s: %s", identity, refusal.code)
+            this.announce(signals.operation_refused, refusal=refusal)
             raise
-        refusal.identity = identity
-        logger.info("Refused %s: %s", identity, refusal.code)
-        signals.operation_refused.send_robust(Identity, identity=identity, refusal=refusal)
-        raise
-    except CommittedEarly as error:
-        if not this.remembered:  # else of another operation, started by an on_commit hook
-            _announce_unsettled(identity, error)
-        raise
-    except Exception:
-        if this.watch is not None and not this.remembered:
-            _announce_forgotten(this)
+        _announce_error(this, refusal)  # of another operation, inside this one's handler or one of its hooks
+        if this.record is None:
+            raise
+        raise HandlerError(
+            f"An on_commit hook raised {type(refusal).__name__} after the work was committed. A retry gets the stored"
+            " answer. Let the hook catch what it starts."
+        ) from refusal
+    except Exception as error:
+        if this.watch is not None:
+            _announce_error(this, error)
         raise
     match outcome:
         case Replayed(record):
             if guard is not None:
                 guard(record)
             logger.info("Replayed %s, first executed by request %r", identity, record.request_id)
-            signals.operation_replayed.send_robust(Identity, identity=identity, record=record)
-        case Executed(_, None):
-            _announce_forgotten(this)
-        case Executed(_, record):
-            logger.info("Executed %s", identity)
-            if signals.operation_executed.receivers:
-                send = partial(signals.operation_executed.send_robust, Identity, identity=identity, record=record)
-                # A receiver's database error must not break a transaction that has yet to commit.
-                after_commit(using, send)
+            this.announce(signals.operation_replayed, record=record)
+        case Executed(record=record):
+            if record is None:
+                _announce_forgotten(this)
+            else:
+                _announce_executed(this, record)
         case _:
             assert_never(outcome)
     return outcome
 
 
+def _announce_error(this: "_Try[Value]", error: Exception) -> None:
+    """Log and signal what is known of an execution that ended in *error*."""
+    if this.record is not None:
+        # From COMMIT on a database's error says nothing; any other is a hook's, and hooks run when it has succeeded.
+        if not isinstance(error, Error):
+            _announce_executed(this, this.record)
+    elif isinstance(error, CommittedEarly) and error.about is None:
+        error.about = this.attempt.identity
+        _announce_unsettled(this, error)
+    else:
+        _announce_forgotten(this)
+
+
+def _announce_executed(this: "_Try[Value]", record: CompletionRecord) -> None:
+    logger.info("Executed %s", this.attempt.identity)
+    # When the transaction around it, if there is one, has committed: until then it may still roll back.
+    this.announce(signals.operation_executed, when=after_commit, record=record)
+
+
 def _announce_forgotten(this: "_Try[Value]") -> None:
     """Log and signal that nothing is left of an execution; or that its claim is, because the handler committed it."""
-    identity = this.attempt.identity
     if this.left_a_claim():
-        _announce_unsettled(identity, CommittedEarly())
+        _announce_unsettled(this, CommittedEarly())
         return
-    logger.info("Forgot %s: its work was rolled back", identity)
-    signals.operation_forgotten.send_robust(Identity, identity=identity)
+    logger.info("Forgot %s: its work was rolled back", this.attempt.identity)
+    this.announce(signals.operation_forgotten)
 
 
-def _announce_unsettled(identity: Identity, error: CommittedEarly) -> None:
-    logger.error("Unsettled %s: its handler ended the transaction by itself", identity)
-    signals.operation_unsettled.send_robust(Identity, identity=identity, error=error)
+def _announce_unsettled(this: "_Try[Value]", error: CommittedEarly) -> None:
+    logger.error("Unsettled %s: its handler ended the transaction by itself", this.attempt.identity)
+    this.announce(signals.operation_unsettled, error=error)
 
 
 def _execution_of(identity: Identity, using: str) -> _Execution | None:
     for execution in _executing.get():
-        if execution.digest == identity.digest and execution.connection is connections[using]:
+        if execution.digest == identity.digest and execution.connection is connections[using] and not execution.over:
             return execution
     return None
 
@@ -193,7 +206,7 @@ def _decide_until_final(this: "_Try[Value]", policy: ResolvedPolicy) -> Executed
 class _Try(Generic[Value]):
     """One attempt's way through the store; `once` goes it from the start."""
 
-    __slots__ = ("attempt", "execute", "remembered", "store", "using", "watch")
+    __slots__ = ("attempt", "execute", "record", "store", "using", "watch")
 
     def __init__(
         self, store: Store, using: str, attempt: Attempt, execute: Callable[[OperationHandle], Answer[Value]]
@@ -202,7 +215,8 @@ class _Try(Generic[Value]):
         self.using = using
         self.attempt = attempt
         self.execute = execute
-        self.remembered = False  # the record is written, or was sent and may be: from COMMIT on nobody here can know
+        # Set when it is sent: from then on only COMMIT and its hooks can raise, and nobody here can know of COMMIT.
+        self.record: CompletionRecord | None = None
         # Set when the handler runs: from there on an error is its own or of unknown outcome, never "nothing was done".
         self.watch: Watch | None = None
 
@@ -253,6 +267,7 @@ class _Try(Generic[Value]):
                 )
             raise
         finally:
+            execution.over = True
             _executing.reset(token)
         for alias in watch.strangers:
             logger.warning(
@@ -262,16 +277,16 @@ class _Try(Generic[Value]):
         # Asked only where there is an answer to keep: a handler may swallow a database error and refuse for it.
         match settle(answer, answer.record is not None and watch.rollback_requested()):
             case Remember(record):
-                self.remembered = True
+                self.record = record
                 try:
                     self.store.complete(self.using, self.attempt, claim, record)
                 except HandlerError:
-                    self.remembered = False
+                    self.record = None
                     raise
                 return Executed(answer.value, record)
             case Forget():
                 roll_back(self.using)
-                if answer.refused and watch.wrote:
+                if answer.refused and watch.wrote and not watch.may_have_committed():
                     logger.warning(
                         "%s had written before its handler refused, and its work was rolled back. If the refusal is the"
                         " answer to keep, the option `should_store` says so.", identity
@@ -282,11 +297,20 @@ class _Try(Generic[Value]):
         """Is the claim there although the work was rolled back? Asked where the handler may have committed it."""
         if self.watch is None or not self.watch.may_have_committed():
             return False
+        if connections[self.using].needs_rollback:
+            return True  # the savepoint that we set is gone, and with it the transaction that it was in
         try:
             return self.store.is_unsettled(self.using, self.attempt)
-        except Error:  # an outer transaction that is broken, a server that is away: the retry finds out
+        except Error:  # a server that is away: the retry finds out
             logger.exception("Whether %s left a claim behind could not be asked", self.attempt.identity)
             return False
+
+    def announce(
+        self, signal: Signal, *, when: Callable[[str, Callable[[], Any]], None] = shielded, **about: object
+    ) -> None:
+        """Send *signal* to those who asked for it, if any."""
+        if signal.receivers:
+            when(self.using, partial(signal.send_robust, Identity, identity=self.attempt.identity, **about))
 
     def _explain(self, error: Error) -> None:
         """Tell a lost race and a store that is away from each other and from all else, which is left to propagate."""

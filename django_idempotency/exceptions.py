@@ -59,7 +59,7 @@ class Refusal(IdempotencyError):
     retry_after: ClassVar[int | None] = None  # seconds, at least 1; None where a retry cannot help
 
     def __init__(self, detail: str | None = None) -> None:
-        self.identity: object = None  # of the operation that is refused, where there is one
+        self.about: object = None  # the identity that is refused; the request, where its key is at fault
         self.message = detail or " ".join((self.__doc__ or self.title).split())
         super().__init__(self.message)
 
@@ -144,6 +144,7 @@ class CommittedEarly(HandlerError):
     """
 
     def __init__(self) -> None:
+        self.about: object = None  # the identity whose claim it is
         super().__init__(
             "The handler ended the transaction by itself (a raw COMMIT, DDL on MariaDB or MySQL, executescript() on"
             " SQLite), so what it did before is committed and cannot be taken back. The claim stays without an outcome:"

@@ -43,8 +43,10 @@ class Watch:
         "_connection",
         "_depth",
         "_earlier",
+        "_left_open",
         "_lost",
         "_may_have_committed",
+        "_rolled_back",
         "strangers",
         "wrote",
     )
@@ -54,9 +56,11 @@ class Watch:
         self._earlier = self._connection.rollback_exc
         self._depth = self._savepoints()
         self._asked = False  # for a rollback, and not in an atomic block of the handler's own
+        self._left_open = False  # an atomic block of the handler's
         self._lost = False  # SQLite's transaction, while the handler ran
         self._committed = False  # and left, on SQLite, where the claim's row does not tell it
         self._may_have_committed = False
+        self._rolled_back = False
         self.wrote = False
         self.strangers: set[str] = set()  # aliases of other databases that were written to
 
@@ -68,12 +72,24 @@ class Watch:
             for alias in connections.settings:
                 if alias != using:
                     stack.enter_context(connections[alias].execute_wrapper(self._strange))
+            connection = self._connection
+            blocks, savepoints = len(connection.atomic_blocks), len(connection.savepoint_ids)
             try:
                 yield
             finally:
-                connection = self._connection
-                if connection.vendor == "sqlite" and not connection.closed_in_transaction and not self._is_open():
-                    self._may_have_committed = True  # executescript() passes by the wrappers
+                if not self._rolled_back and not connection.closed_in_transaction and self._has_ended():
+                    self._may_have_committed = True  # what passes by the wrappers, executescript() for one
+                if len(connection.savepoint_ids) != savepoints:
+                    # Whoever leaves it later would end ours: ours ends first, and takes it along.
+                    self._left_open = True
+                    del connection.atomic_blocks[blocks:], connection.savepoint_ids[savepoints:]
+
+    def _has_ended(self) -> bool:
+        """Is there no transaction at all any more, as far as the driver tells without asking the server?"""
+        if self._connection.vendor == "sqlite":
+            return not self._is_open()
+        status = getattr(getattr(self._connection.connection, "pgconn", None), "transaction_status", None)
+        return status == 0  # libpq's PQTRANS_IDLE
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
@@ -104,8 +120,10 @@ class Watch:
     def _own(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
         if not self.wrote and is_write(sql):
             self.wrote = True
-        if not self._may_have_committed and may_commit(sql):
+        if may_commit(sql):
             self._may_have_committed = True
+        elif is_rollback(sql):
+            self._rolled_back = True
         if self._connection.vendor != "sqlite":
             return execute(sql, params, many, context)
         was_open = self._is_open()
@@ -119,6 +137,7 @@ class Watch:
                 else:
                     # SQLite has rolled back by itself (a full disk, ON CONFLICT ROLLBACK) or was told to. Elsewhere
                     # what follows is undone at the end; here Django has to let nothing follow.
+                    self._rolled_back = True
                     self._lost = self._connection.needs_rollback = True
 
     def _is_open(self) -> bool:
@@ -127,8 +146,7 @@ class Watch:
 
     def may_have_committed(self) -> bool:
         """Did the handler send something that ends a transaction? A look at the claim tells then whether it did."""
-        connection = self._connection
-        return self._may_have_committed and not connection.closed_in_transaction and not connection.needs_rollback
+        return self._may_have_committed and not self._connection.closed_in_transaction
 
     def _strange(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
         if is_write(sql):
@@ -149,6 +167,11 @@ class Watch:
             )
         if self._committed:
             raise CommittedEarly
+        if self._left_open:
+            raise TransactionBroken(
+                "The handler left an atomic block open (a generator that was not read to its end, an __enter__ without"
+                " its __exit__), so its work was rolled back. Leave the block before you return."
+            )
         if self._lost:
             raise TransactionBroken(
                 "The handler's transaction was rolled back, by a statement of its own or by SQLite after an error, and"
@@ -178,13 +201,37 @@ ENDS = frozenset(
 
 
 def may_commit(sql: object) -> bool:
-    """Does the statement begin like one that commits, on some database?"""
-    return isinstance(sql, str) and sql.lstrip()[:8].upper().split(" ", 1)[0].rstrip(";\n\t") in ENDS
+    """Is there a statement in *sql* that begins like one that commits, on some database?"""
+    if not isinstance(sql, str):
+        return False
+    if ";" in sql:
+        return any(may_commit(part) for part in sql.split(";"))
+    return sql.lstrip()[:8].upper().partition(" ")[0].rstrip() in ENDS
 
 
-def after_commit(using: str, call: Callable[[], object]) -> None:
-    """*call* when the transaction that is open on *using* has committed, at once where there is none."""
-    transaction.on_commit(call, using=using, robust=True)
+def is_rollback(sql: object) -> bool:
+    """Does the statement roll a whole transaction back?"""
+    words = sql[:40].upper().split() if isinstance(sql, str) else []
+    return words[:1] == ["ROLLBACK"] and "TO" not in words
+
+
+def after_commit(using: str, send: Callable[[], list[tuple[Any, Any]]]) -> None:
+    """*send* a signal robustly when the transaction that is open on *using* has committed, at once without one."""
+    if connections[using].in_atomic_block:
+        transaction.on_commit(send, using=using, robust=True)
+    else:
+        shielded(using, send)
+
+
+def shielded(using: str, send: Callable[[], list[tuple[Any, Any]]]) -> None:
+    """*send* a signal robustly, so that a receiver's database error undoes the receivers' work and no other."""
+    connection = connections[using]
+    if not in_transaction(using) or connection.closed_in_transaction or connection.needs_rollback:
+        send()
+        return
+    with transaction.atomic(using=using):
+        if any(isinstance(result, Exception) for _, result in send()):
+            connection.set_rollback(True)
 
 
 def in_transaction(using: str) -> bool:

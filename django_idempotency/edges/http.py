@@ -60,8 +60,6 @@ def read(
     seen = request if seen is None else seen
     key = _key(request, policy, seen)
     if key is None:
-        if policy.required:
-            raise KeyMissing(f"This action needs the header {policy.header}: a new key for each intended action.")
         return None
     scope = default_scope(seen) if policy.scope is None else policy.scope(seen)
     operation = policy.operation
@@ -79,14 +77,21 @@ def read(
 
 
 def _key(request: HttpRequest, policy: ResolvedPolicy, seen: Any) -> str | None:
-    if policy.key is not None:
-        made = policy.key(seen)
-        key = None if made is None else check_key(made)
-    else:
-        value = request.META.get(policy.meta_name)
-        key = None if value is None else parse_key(value)
-    if key is not None and policy.key_format is not None and not policy.key_format(key):
-        raise KeyInvalid("The idempotency key does not have the format that this action asks for.")
+    # The project's callable may start operations of its own: their refusals are not about this request.
+    made = None if policy.key is None else policy.key(seen)
+    try:
+        if policy.key is not None:
+            key = None if made is None else check_key(made)
+        else:
+            value = request.META.get(policy.meta_name)
+            key = None if value is None else parse_key(value)
+        if key is None and policy.required:
+            raise KeyMissing(f"This action needs the header {policy.header}: a new key for each intended action.")
+        if key is not None and policy.key_format is not None and not policy.key_format(key):
+            raise KeyInvalid("The idempotency key does not have the format that this action asks for.")
+    except (KeyInvalid, KeyMissing) as refusal:
+        refusal.about = request
+        raise
     return key
 
 

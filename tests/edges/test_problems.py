@@ -288,7 +288,7 @@ def test_retry_after_with_a_projects_exception_handler(api, serve, settings, mon
 
     def in_progress(attempt, *args):
         error = RequestInProgress()
-        error.identity = attempt.identity
+        error.about = attempt.identity
         raise error
 
     monkeypatch.setattr("django_idempotency.engine.run", in_progress)
@@ -318,7 +318,7 @@ def test_every_refusal_is_formatted_by_both_edges(edge, client, serve, monkeypat
 
     def refuse(attempt, *args):
         error = refusal()
-        error.identity = attempt.identity
+        error.about = attempt.identity
         raise error
 
     monkeypatch.setattr("django_idempotency.engine.run", refuse)

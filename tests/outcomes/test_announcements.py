@@ -1,6 +1,7 @@
 """What is said of an outcome, and of whose: answers, signals and logs when operations meet inside one request."""
 
 import logging
+from contextvars import copy_context
 from datetime import timedelta
 
 import pytest
@@ -293,3 +294,145 @@ def test_logs_say_nothing_of_keys_and_bodies(client, protect, serve, caplog):
     ours = [record.getMessage() for record in caplog.records if record.name == "django_idempotency"]
     assert len(ours) == 2
     assert not any("a-secret-key" in message or "123454321" in message for message in ours)
+
+
+# --- what outlives the handler, and what it leaves behind ---
+
+
+def test_an_execution_that_is_over_is_not_joined(client, protect, serve):
+    """A context that was copied in the handler goes on after it: what it calls is a redelivery, not a part of it."""
+
+    @once("announcements.copied", key=str)
+    def pay(event):
+        Payment.objects.create(amount=10)
+        context = copy_context()
+        transaction.on_commit(lambda: context.run(pay, event))
+        return Payment.objects.count()
+
+    assert pay("e1") == 1
+    assert pay("e1") == 1
+    assert Payment.objects.count() == 1
+
+
+@pytest.mark.parametrize("name", ["replayed", "refused"])
+def test_no_receiver_undoes_the_work_around_an_operation(name):
+    """A receiver's database error is its own, whatever it is told of, in whatever transaction that happens."""
+    Unique.objects.create(name="taken")
+    inner({"id": "e1", "amount": 1})
+
+    def receive(**kwargs):
+        Unique.objects.create(name="taken")
+
+    getattr(signals, f"operation_{name}").connect(receive)
+    try:
+        with transaction.atomic():
+            Payment.objects.create(amount=5)
+            if name == "replayed":
+                inner({"id": "e1", "amount": 1})
+            else:
+                with pytest.raises(KeyReused):
+                    inner({"id": "e1", "amount": 2})
+    finally:
+        getattr(signals, f"operation_{name}").disconnect(receive)
+
+    assert Payment.objects.count() == 1
+
+
+def test_a_receiver_in_a_transaction_without_autocommit(heard):
+    """`set_autocommit(False)` knows no hooks: the signal is sent at once, and the work stands when it is committed."""
+    transaction.set_autocommit(False)
+    try:
+        assert inner({"id": "e1", "amount": 1}) == 1
+        transaction.commit()
+    finally:
+        transaction.set_autocommit(True)
+
+    assert [name for name, _ in heard] == ["executed"]
+    assert IdempotencyRecord.objects.count() == 1
+
+
+def test_an_atomic_block_that_is_left_open_is_an_error(client, protect, serve, atomic_requests):
+    """A generator that was not read to its end holds a block: 201 is not sent for what cannot commit."""
+    held = []
+
+    def rows():
+        with transaction.atomic():
+            yield from Payment.objects.all()
+            yield None
+
+    def handler(request):
+        response = make_payment(request)
+        held.append(rows())
+        next(held[0])
+        return response
+
+    serve(protect(handler))
+
+    assert post(client).status_code == 500
+    assert not Payment.objects.exists()
+    assert not IdempotencyRecord.objects.exists()
+    held[0].close()
+    serve(protect(make_payment))
+    assert post(client).status_code == 201
+    assert is_replay(post(client))
+    assert Payment.objects.count() == 1
+
+
+def test_a_refusal_from_a_callable_of_the_policy_is_not_about_the_key(client, protect, serve):
+    """`scope` may ask an operation of its own; that one's refusal says nothing of this request."""
+    inner({"id": "e1", "amount": 1})
+
+    def scope(request):
+        return str(inner({"id": "e1", "amount": 2}))
+
+    serve(protect(make_payment, scope=scope))
+
+    assert post(client).status_code == 500
+
+
+def test_an_inner_commit_elsewhere_does_not_unsettle_the_outer_operation(client, protect, serve, heard):
+    """The error passes through; whose claim it is stays what it was."""
+
+    def handler(request):
+        make_payment(request)
+        raise_early_commit()
+
+    def raise_early_commit():
+        error = CommittedEarly()
+        error.about = object()  # as an inner operation on another database leaves it
+        raise error
+
+    serve(protect(handler))
+
+    assert post(client).status_code == 500
+    assert [name for name, _ in heard] == ["forgotten"]
+    assert not Payment.objects.exists()
+
+
+def test_a_hook_that_raises_does_not_hide_the_execution(client, protect, serve, heard):
+    """The work is committed and will be replayed: it counts."""
+
+    def handler(request):
+        transaction.on_commit(lambda: 1 / 0)
+        return make_payment(request)
+
+    serve(protect(handler))
+
+    assert post(client).status_code == 500
+    assert [name for name, _ in heard] == ["executed"]
+    assert is_replay(post(client))
+
+
+def test_a_commit_inside_a_longer_text_is_told_as_well(client, protect, serve, heard, atomic_requests):
+    """Several statements in one, and a rollback of the outer transaction that finds none."""
+
+    def handler(request):
+        make_payment(request)
+        run_sql(*(["SELECT 1; COMMIT"] if VENDOR == "postgresql" else [COMMIT]))
+        raise Http404
+
+    serve(protect(handler))
+    post(client)
+
+    assert [name for name, _ in heard] == ["unsettled"]
+    assert Payment.objects.count() == IdempotencyRecord.objects.unsettled().count() == 1

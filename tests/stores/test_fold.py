@@ -166,3 +166,42 @@ def test_a_lost_reply_to_commit_is_not_announced_as_forgotten(caplog):
     assert not caplog.records
     assert pay({"id": "one", "amount": 5}) == 5
     assert Payment.objects.count() == 1
+
+
+def test_what_a_projects_wrapper_sends_before_us_is_in_the_transaction():
+    """A wrapper that sets something for the transaction finds it there: BEGIN is not folded away from it."""
+    seen = []
+
+    def set_first(execute, sql, params, many, context):
+        if IS_POSTGRESQL and not seen:
+            seen.append(True)
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT set_config('fold.tenant', 't1', true)")
+        return execute(sql, params, many, context)
+
+    def tenant():
+        if IS_POSTGRESQL:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT current_setting('fold.tenant', true)")
+                seen.append(cursor.fetchone()[0])
+
+    WORK["tenant"] = tenant
+    with connection.execute_wrapper(set_first):
+        assert pay({"id": "one", "amount": 5, "work": ["tenant"]}) == 5
+
+    assert seen == ([True, "t1"] if IS_POSTGRESQL else [])
+    assert pay({"id": "one", "amount": 5, "work": ["tenant"]}) == 5
+    assert Payment.objects.count() == 1
+
+
+def test_a_wrapper_may_comment_on_our_statements():
+    """As those do that carry a trace's number to the database's log."""
+
+    def comment(execute, sql, params, many, context):
+        return execute(f"/* before */ {sql} /* after */", params, many, context)
+
+    with connection.execute_wrapper(comment):
+        results = [pay({"id": "one", "amount": 5}) for _ in range(2)]
+
+    assert results == [5, 5]
+    assert Payment.objects.count() == 1

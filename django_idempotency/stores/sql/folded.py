@@ -1,5 +1,6 @@
 """PostgreSQL with psycopg 3: BEGIN travels with the claim, COMMIT with the record."""
 
+from collections.abc import Callable
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -38,14 +39,30 @@ class FoldedPostgreSQL(PostgreSQL):
         raw = cursor.db.connection
         if not _is_ours_and_idle(cursor.db):
             return super().claim(cursor, attempt)
-        raw._autocommit = True  # a word to the driver, which sends nothing; its public name refuses in a transaction
-        try:
-            cursor.execute(f"{_begin(raw)}; {self.CLAIM}", self.claim_parameters(attempt))
-        finally:
-            raw._autocommit = False
-        cursor.nextset()
+        begin = f"{_begin(raw)}; "
+        folded = False
+
+        def fold(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
+            # The innermost wrapper. The project's own may have sent something, which is in a transaction already, and
+            # may have put a comment to our statement.
+            nonlocal folded
+            if not isinstance(sql, str) or self.CLAIM not in sql:
+                return execute(sql, params, many, context)
+            if raw.pgconn.transaction_status != IDLE:
+                return execute(sql.replace(begin, "", 1), params, many, context)
+            folded = True
+            raw._autocommit = True  # a word to the driver, which sends nothing; its public name is no more than that
+            try:
+                return execute(sql, params, many, context)
+            finally:
+                raw._autocommit = False  # in a transaction the public name would refuse
+
+        with cursor.db.execute_wrapper(fold):
+            cursor.execute(begin + self.CLAIM, self.claim_parameters(attempt))
+        if folded:
+            cursor.nextset()
         result = self.claim_result(cursor, attempt)
-        return FoldedClaim(result.token) if isinstance(result, Claimed) else result
+        return FoldedClaim(result.token) if folded and isinstance(result, Claimed) else result
 
     def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
         raw = cursor.db.connection
