@@ -59,19 +59,24 @@ class IdempotencyRecord(models.Model):
     digest = DigestField(_("identity"), primary_key=True, max_length=32)
     scope = models.CharField(_("scope"), max_length=255)
     operation = models.CharField(_("operation"), max_length=255)
-    key = KeyField(_("idempotency key"), max_length=MAX_KEY, db_index=True)
+    key = KeyField(_("idempotency key"), max_length=MAX_KEY)
     fingerprint = DigestField(_("fingerprint"), max_length=32)
     request_id = models.CharField(_("request id"), max_length=255, default="", blank=True)
     status = models.PositiveSmallIntegerField(_("status"), default=UNSETTLED)
     head = models.BinaryField(_("reason and headers"), default=b"")
     body = models.BinaryField(_("body"), default=b"")
     executed_at = models.DateTimeField(_("executed at"))
-    expires_at = models.DateTimeField(_("expires at"), db_index=True)
+    expires_at = models.DateTimeField(_("expires at"))
 
     objects = RecordQuerySet.as_manager()
 
     class Meta:
         db_table = "django_idempotency_record"
+        # Not db_index, which on PostgreSQL makes a second index of a text, for LIKE: every claim would pay for it.
+        indexes = (
+            models.Index(fields=["key"], name="idempotency_record_key"),
+            models.Index(fields=["expires_at"], name="idempotency_record_expires"),
+        )
         verbose_name = _("idempotency record")
         verbose_name_plural = _("idempotency records")
 
