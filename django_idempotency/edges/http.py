@@ -239,7 +239,7 @@ def _release(response: HttpResponseBase) -> None:
     for close in response._resource_closers:  # type: ignore[attr-defined]
         try:
             close()
-        except Exception:
+        except Exception:  # the error on its way says what is wrong with the response; this one is logged beside it
             logger.exception("A response that cannot be stored could not be closed")
 
 

@@ -11,6 +11,7 @@ from django.db import connections
 from django.test import Client
 from django.urls import path
 from rest_framework.decorators import api_view
+from rest_framework.views import APIView
 
 from django_idempotency import idempotent
 from django_idempotency.models import DatabaseNow, IdempotencyRecord
@@ -51,6 +52,26 @@ def drf(handler: Callable[..., Any], **options: Any) -> Any:
 def plain(handler: Callable[..., Any], **options: Any) -> Any:
     """*handler*, protected, as a plain Django view."""
     return idempotent(**options)(handler)
+
+
+def authenticated_by(authenticate: Callable[[], Any], handler: Callable[..., Any]) -> Any:
+    """*handler*, protected, as a DRF view of whose requests *authenticate* gives the user and the credential."""
+
+    class Authentication:
+        def authenticate(self, request: Any) -> Any:
+            return authenticate()
+
+        def authenticate_header(self, request: Any) -> str:
+            return "Bearer"
+
+    class View(APIView):
+        authentication_classes = (Authentication,)
+
+        @idempotent
+        def post(self, request: Any) -> Any:
+            return handler(request)
+
+    return View.as_view()
 
 
 EDGES = {"drf": drf, "plain": plain}

@@ -18,7 +18,7 @@ from rest_framework.views import APIView
 from django_idempotency import engine, idempotent, signals
 from django_idempotency.models import IdempotencyRecord
 from tests.app.models import Payment
-from tests.app.serving import TIMEOUT, VENDOR, drf, expire, is_replay, plain, post
+from tests.app.serving import TIMEOUT, VENDOR, authenticated_by, drf, expire, is_replay, plain, post
 from tests.app.views import answer, make_payment
 from tests.conftest import authenticated
 
@@ -621,21 +621,7 @@ def test_an_authenticated_user_without_a_key_of_its_own_is_a_clear_error(serve):
         is_authenticated = True
         pk = None
 
-    class Authentication:
-        def authenticate(self, request):
-            return Nobody(), None
-
-        def authenticate_header(self, request):
-            return "Bearer"
-
-    class View(APIView):
-        authentication_classes = [Authentication]
-
-        @idempotent
-        def post(self, request):
-            return make_payment(request)
-
-    serve(View.as_view())
+    serve(authenticated_by(lambda: (Nobody(), None), make_payment))
 
     response = post(APIClient(raise_request_exception=False))
 
@@ -671,22 +657,7 @@ def test_a_credential_without_a_user_is_the_same_for_a_retry(serve, first, secon
     """A scope that changed with each request would let each retry run: an object's address is no name."""
     credentials = [first, second]
 
-    class Authentication:
-        def authenticate(self, request):
-
-            return AnonymousUser(), credentials.pop(0)()
-
-        def authenticate_header(self, request):
-            return "Bearer"
-
-    class View(APIView):
-        authentication_classes = [Authentication]
-
-        @idempotent
-        def post(self, request):
-            return make_payment(request)
-
-    serve(View.as_view())
+    serve(authenticated_by(lambda: (AnonymousUser(), credentials.pop(0)()), make_payment))
     keep = [Opaque() for _ in range(10)]  # so that no address is used twice
 
     responses = [post(APIClient(), headers={"Authorization": "Bearer one"}) for _ in range(2)]
@@ -700,18 +671,7 @@ def test_a_credential_without_a_user_is_the_same_for_a_retry(serve, first, secon
 def test_a_credential_that_cannot_be_told_from_others_is_a_clear_error(serve):
     """Neither user nor text nor header: to share one scope with everybody could give an answer away."""
 
-    class Authentication:
-        def authenticate(self, request):
-            return None, Opaque()
-
-    class View(APIView):
-        authentication_classes = [Authentication]
-
-        @idempotent
-        def post(self, request):
-            return make_payment(request)
-
-    serve(View.as_view())
+    serve(authenticated_by(lambda: (None, Opaque()), make_payment))
 
     response = post(APIClient(raise_request_exception=False))
 

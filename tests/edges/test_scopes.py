@@ -3,14 +3,12 @@
 import pytest
 from django.contrib.auth.models import AnonymousUser
 from rest_framework.test import APIClient
-from rest_framework.views import APIView
 
-from django_idempotency import idempotent
 from django_idempotency.core.keys import Attempt, Identity, storable_text
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import PolicyError
 from tests.app.models import Payment, Unique
-from tests.app.serving import is_replay, post
+from tests.app.serving import authenticated_by, is_replay, post
 from tests.app.views import make_payment
 
 pytestmark = pytest.mark.django_db
@@ -22,22 +20,7 @@ def serve_keys(serve):
 
     def serve_keys(*credentials):
         left = list(credentials)
-
-        class Authentication:
-            def authenticate(self, request):
-                return AnonymousUser(), left.pop(0)
-
-            def authenticate_header(self, request):
-                return "Api-Key"
-
-        class View(APIView):
-            authentication_classes = [Authentication]
-
-            @idempotent
-            def post(self, request):
-                return make_payment(request)
-
-        serve(View.as_view())
+        serve(authenticated_by(lambda: (AnonymousUser(), left.pop(0)), make_payment))
 
     return serve_keys
 
