@@ -61,6 +61,7 @@ class IdempotencyRecord(models.Model):
     operation = models.CharField(_("operation"), max_length=255)
     key = KeyField(_("idempotency key"), max_length=MAX_KEY)
     fingerprint = DigestField(_("fingerprint"), max_length=32)
+    request = models.CharField(_("request"), max_length=255, default="", blank=True)  # method, host and route
     request_id = models.CharField(_("request id"), max_length=255, default="", blank=True)
     status = models.PositiveSmallIntegerField(_("status"), default=UNSETTLED)
     head = models.BinaryField(_("reason and headers"), default=b"")
@@ -76,6 +77,12 @@ class IdempotencyRecord(models.Model):
         indexes = (
             models.Index(fields=["key"], name="idempotency_record_key"),
             models.Index(fields=["expires_at"], name="idempotency_record_expires"),
+        )
+        default_permissions = ("view",)  # records are written by the store alone
+        permissions = (
+            ("view_stored_response", "Can view stored responses"),
+            ("free_key", "Can free an idempotency key"),
+            ("settle_outcome", "Can settle an unknown outcome"),
         )
         verbose_name = _("idempotency record")
         verbose_name_plural = _("idempotency records")

@@ -60,6 +60,7 @@ class Attempt:
     identity: Identity
     fingerprint: bytes  # 32 bytes
     ttl: float  # seconds
+    request: str = ""  # for people: method, host and route
     request_id: str = ""
 
 

@@ -62,9 +62,10 @@ def read(
     if key is None:
         return None
     scope = default_scope(seen) if policy.scope is None else policy.scope(seen)
+    path = route(request)
     operation = policy.operation
     if operation is None:
-        operation = f"{request.method} {route(request)}"
+        operation = f"{request.method} {path}"
     elif not isinstance(operation, str):
         operation = storable_text("operation", operation(seen))
     fingerprint = default_fingerprint(request, parsed) if policy.fingerprint is None else policy.fingerprint(seen)
@@ -72,6 +73,7 @@ def read(
         identity=Identity(storable_text("scope", scope), operation, key),
         fingerprint=sha256(fingerprint).digest() if policy.fingerprint else fingerprint,
         ttl=policy.ttl,
+        request=f"{request.method} {request.get_host().lower()} {path}",
         request_id=request_id(request),
     )
 

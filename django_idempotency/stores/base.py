@@ -75,6 +75,15 @@ class Store:
         """Is the identity's claim committed without an outcome? Asked when the transaction is over."""
         raise NotImplementedError
 
+    def free(self, using: str, digest: bytes) -> bool:
+        """
+        Forget what is stored for the identity *digest*, in the caller's transaction: the next request runs again.
+
+        Takes the claim's own lock, without waiting for it. Returns False where nothing was stored. Raises
+        `RequestInProgress` where the identity is in flight.
+        """
+        raise NotImplementedError
+
     def classify(self, using: str, error: Exception) -> Fault:
         """What *error*, raised before the handler has run, means."""
         raise NotImplementedError

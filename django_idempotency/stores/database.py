@@ -83,6 +83,10 @@ class DatabaseStore(Store):
         with connections[using].cursor() as cursor:
             return self.dialect(using).status(cursor, attempt.identity.digest) == UNSETTLED
 
+    def free(self, using: str, digest: bytes) -> bool:
+        with connections[using].cursor() as cursor:
+            return self.dialect(using).free(cursor, digest)
+
     def classify(self, using: str, error: Exception) -> Fault:
         connection = connections[using]
         dialect = self._dialects.get(using) or dialect_for(connection, connect=False)

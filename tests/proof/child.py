@@ -78,14 +78,21 @@ def halting(lines: Lines) -> Iterator[Points]:
 FOLDED_COMMIT = "record and COMMIT"  # in one message
 
 
+NAMES = {
+    "claim": re.compile("INSERT|_claim_v"),
+    "record": re.compile("SET status = %s|_complete_v"),
+    "renew": re.compile("status = 0,"),
+}
+
+
 def label(sql: str) -> str:
     """A statement as a test's output names it: its verb and its table, without what changes from run to run."""
     text = " ".join(sql.split())
     if text.endswith("; COMMIT"):
         return FOLDED_COMMIT
     if "idempotency" in text and not text.startswith(("SAVEPOINT", "RELEASE")):
-        for name, sign in (("claim", "INSERT"), ("record", "SET status = %s"), ("renew", "status = 0,")):
-            if sign in text:
+        for name, sign in NAMES.items():
+            if sign.search(text):
                 return name
         return "lock" if "NOWAIT" in text else "look-up"
     verb, *rest = text.split(" ")
@@ -192,8 +199,21 @@ def serve(port: int) -> None:
         lines.send(JOBS[job.pop("do")](lines, **job))
 
 
-def configure(database: dict[str, Any], options: dict[str, Any], isolation: str, mysql: bool, bug: str) -> None:
-    """The database's settings, as a project would have them; the dialect of MySQL and a planted bug, as only we do."""
+def without_routines(dialect: Any) -> None:
+    """Let *dialect* send plain statements, whatever the server has."""
+    if hasattr(dialect, "by_procedure"):
+        dialect.by_procedure = False
+    if hasattr(dialect, "statements"):
+        dialect.statements = dialect.PLAIN
+
+
+def configure(
+    database: dict[str, Any], options: dict[str, Any], isolation: str, mysql: bool, plain: bool, bug: str
+) -> None:
+    """
+    The database's settings, as a project would have them; the dialect of MySQL, a store that finds no routines, and a
+    planted bug, as only we do.
+    """
     from django.db import connections
 
     from django_idempotency.stores import stores
@@ -207,6 +227,9 @@ def configure(database: dict[str, Any], options: dict[str, Any], isolation: str,
         from django_idempotency.stores.sql.mysql import MySQL
 
         stores["default"]._dialects["default"] = MySQL()
+    if plain:
+        connections["default"].close()
+        without_routines(stores["default"].dialect("default"))
     if bug:
         from tests.proof import bugs
 

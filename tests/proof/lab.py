@@ -52,7 +52,9 @@ class Child:
     def __init__(self, lines: Lines, **config: Any) -> None:
         self.lines = lines
         self.pid: int = lines.receive()["pid"]
-        lines.send({"database": {}, "options": {}, "isolation": "", "mysql": False, "bug": "", **config})
+        lines.send(
+            {"database": {}, "options": {}, "isolation": "", "mysql": False, "plain": False, "bug": "", **config}
+        )
 
     def do(self, job: str, **what: Any) -> None:
         self.lines.send({"do": job, **what})

@@ -15,17 +15,22 @@ def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True, fold: 
 
     Raises `PolicyError` for a database that is not supported.
     """
+    if connect:
+        connection.ensure_connection()
     # Imported where used: each needs nothing of its driver, but a process rarely needs more than one.
     match connection.vendor:
         case "postgresql":
             from django_idempotency.stores.sql.folded import FoldedPostgreSQL, can_fold
-            from django_idempotency.stores.sql.postgresql import PostgreSQL
+            from django_idempotency.stores.sql.postgresql import PostgreSQL, has_functions
 
-            return FoldedPostgreSQL() if fold and can_fold(connection) else PostgreSQL()
+            kind = FoldedPostgreSQL if fold and can_fold(connection) else PostgreSQL
+            return kind(by_function=connect and has_functions(connection))
         case "mysql":
-            from django_idempotency.stores.sql.mysql import MariaDB, MySQL
+            from django_idempotency.stores.sql.mysql import MariaDB, MySQL, has_procedures
 
-            return MariaDB() if connect and connection.mysql_is_mariadb else MySQL()  # type: ignore[attr-defined]
+            if connect and connection.mysql_is_mariadb:  # type: ignore[attr-defined]
+                return MariaDB(by_procedure=has_procedures(connection))
+            return MySQL()
         case "sqlite":
             from django_idempotency.stores.sql.sqlite import SQLite
 

@@ -35,6 +35,7 @@ class Dialect:
 
     def __init__(self) -> None:
         self.FIND = f"SELECT {self.RECORD} FROM {TABLE} WHERE digest = %s AND expires_at > {self.NOW}"  # noqa: S608
+        self.FREE = f"DELETE FROM {TABLE} WHERE digest = %s"  # noqa: S608
         self.STATUS = f"SELECT status FROM {TABLE} WHERE digest = %s"  # noqa: S608
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
@@ -59,6 +60,11 @@ class Dialect:
         row = cursor.fetchone()
         return None if row is None else found(row)
 
+    def free(self, cursor: CursorWrapper, digest: bytes) -> bool:
+        """Delete the identity's row, if there is one. Raises `RequestInProgress` where a rival's claim is on it."""
+        cursor.execute(self.FREE, (digest,))
+        return bool(cursor.rowcount)
+
     def ttl(self, attempt: Attempt) -> Any:
         """The parameter of LATER."""
         return attempt.ttl
@@ -80,8 +86,8 @@ def found(row: Any) -> Completed | Unsettled:
     return Completed(CompletionRecord.from_stored(status, head, body, request_id), bytes(fingerprint))
 
 
-def values(attempt: Attempt) -> tuple[bytes, bytes, str, str, str, str]:
-    """What a claim writes: digest, fingerprint, scope, operation, key, request id."""
+def values(attempt: Attempt) -> tuple[bytes, bytes, str, str, str, str, str]:
+    """What a claim writes: digest, fingerprint, scope, operation, key, request, request id."""
     identity = attempt.identity
     return (
         identity.digest,
@@ -89,5 +95,6 @@ def values(attempt: Attempt) -> tuple[bytes, bytes, str, str, str, str]:
         identity.scope[:COLUMN],
         identity.operation[:COLUMN],
         identity.key,
+        attempt.request[:COLUMN],
         attempt.request_id[:COLUMN],
     )

@@ -31,14 +31,11 @@ class FoldedPostgreSQL(PostgreSQL):
     transaction is open.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.FOLDED_COMPLETE = f"WITH written AS ({self.COMPLETE} RETURNING 1) SELECT 1 / count(*) FROM written; COMMIT"  # noqa: S608
-
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
         raw = cursor.db.connection
         if not _is_ours_and_idle(cursor.db):
             return super().claim(cursor, attempt)
+        statements = self.statements
         begin = f"{_begin(raw)}; "
         folded = False
 
@@ -46,7 +43,7 @@ class FoldedPostgreSQL(PostgreSQL):
             # The innermost wrapper. The project's own may have sent something, which is in a transaction already, and
             # may have put a comment to our statement.
             nonlocal folded
-            if not isinstance(sql, str) or self.CLAIM not in sql:
+            if not isinstance(sql, str) or statements.claim not in sql:
                 return execute(sql, params, many, context)
             if raw.pgconn.transaction_status != IDLE:
                 return execute(sql.replace(begin, "", 1), params, many, context)
@@ -58,7 +55,7 @@ class FoldedPostgreSQL(PostgreSQL):
                 raw._autocommit = False  # in a transaction the public name would refuse
 
         with cursor.db.execute_wrapper(fold):
-            cursor.execute(begin + self.CLAIM, self.claim_parameters(attempt))
+            self.send_claim(cursor, statements, begin + statements.claim, attempt)
         if folded:
             cursor.nextset()
         result = self.claim_result(cursor, attempt)
@@ -71,7 +68,8 @@ class FoldedPostgreSQL(PostgreSQL):
             return super().complete(cursor, digest, claim, record)
         # COMMIT is not reached unless exactly one row was written. Its error is what commit() would raise: the work
         # may be durable.
-        cursor.execute(self.FOLDED_COMPLETE, (record.status, record.head(), record.body, digest, claim.token))
+        complete = self.statements.complete_and_commit
+        cursor.execute(complete, (record.status, record.head(), record.body, digest, claim.token))
         return True
 
     def status(self, cursor: CursorWrapper, digest: bytes) -> int | None:

@@ -1,6 +1,6 @@
 """MariaDB and MySQL: InnoDB's row locks show a claim in flight, if nobody queues on them."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -9,12 +9,14 @@ from django.db.backends.utils import CursorWrapper
 from django_idempotency.core.decision import Claimed, ClaimResult, InFlight
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
+from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.stores.base import Fault, LostRace
 from django_idempotency.stores.sql.base import TABLE, Dialect, found, values
 
 # https://mariadb.com/kb/en/mariadb-error-code-reference/, https://dev.mysql.com/doc/mysql-errors/8.0/en/
 DUPLICATE = 1062
-NO_SAVEPOINT = 1305
+NO_SUCH = 1305  # savepoint, procedure
+NO_PROCEDURE = frozenset({NO_SUCH, 1370})  # none of this name, or not ours to execute
 LOCKED = frozenset({1205, 3572})  # lock wait timeout (MariaDB, without waiting), NOWAIT (MySQL)
 RACES = frozenset({1020, 1213})  # record has changed since last read, deadlock
 UNAVAILABLE = frozenset(
@@ -36,7 +38,9 @@ UNAVAILABLE = frozenset(
     }
 )
 
-COLUMNS = "digest, fingerprint, scope, operation, `key`, request_id, status, head, body, executed_at, expires_at"
+COLUMNS = (
+    "digest, fingerprint, scope, operation, `key`, request, request_id, status, head, body, executed_at, expires_at"
+)
 
 
 class MySQL(Dialect):
@@ -62,11 +66,12 @@ class MySQL(Dialect):
         self.LOCK = f"SELECT 1 FROM {TABLE} WHERE digest = %s FOR UPDATE NOWAIT"  # noqa: S608
         self.INSERT = (
             f"INSERT INTO {TABLE} ({COLUMNS})"  # noqa: S608
-            f" VALUES (%s, %s, %s, %s, %s, %s, 0, '', '', {self.NOW}, {self.LATER})"
+            f" VALUES (%s, %s, %s, %s, %s, %s, %s, 0, '', '', {self.NOW}, {self.LATER})"
         )
         self.RENEW = (
-            f"UPDATE {TABLE} SET fingerprint = %s, scope = %s, operation = %s, `key` = %s, request_id = %s,"  # noqa: S608
-            f" status = 0, head = '', body = '', executed_at = {self.NOW}, expires_at = {self.LATER}"
+            f"UPDATE {TABLE} SET fingerprint = %s, scope = %s, operation = %s, `key` = %s,"  # noqa: S608
+            f" request = %s, request_id = %s, status = 0, head = '', body = '',"
+            f" executed_at = {self.NOW}, expires_at = {self.LATER}"
             f" WHERE digest = %s AND expires_at <= {self.NOW}"
         )
         self.COMPLETE = (
@@ -116,8 +121,17 @@ class MySQL(Dialect):
         cursor.execute(self.COMPLETE, (record.status, record.head(), record.body, digest))
         return bool(cursor.rowcount == 1)
 
+    def free(self, cursor: CursorWrapper, digest: bytes) -> bool:
+        try:
+            cursor.execute(self.LOCK, (digest,))
+            return super().free(cursor, digest)
+        except DatabaseError as error:
+            if errno(error) in LOCKED:
+                raise RequestInProgress from error
+            raise
+
     def is_aborted(self, error: Exception) -> bool:
-        return errno(error) == NO_SAVEPOINT
+        return errno(error) == NO_SUCH and "SAVEPOINT" in str(error)
 
     def classify(self, connection: BaseDatabaseWrapper, error: Exception) -> Fault:
         number = errno(error)
@@ -135,9 +149,15 @@ class MariaDB(MySQL):
 
     Nobody queues on the INSERT: when its holder rolls back, InnoDB kills all but one of those that wait (1213). No
     ON DUPLICATE KEY UPDATE: Django's connections report 1 row for one that changed nothing.
+
+    The server parses that statement anew for each claim. Where the procedures of migration 0002 are, they do the same
+    as they were parsed once per connection; where they are not, nothing but time is missing.
     """
 
-    def __init__(self) -> None:
+    CALL_CLAIM = "CALL django_idempotency_claim_v1(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    CALL_COMPLETE = "CALL django_idempotency_complete_v1(%s, %s, %s, %s, %s)"
+
+    def __init__(self, *, by_procedure: bool = False) -> None:
         super().__init__()
         at_once = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR"
         columns = ", ".join(f"'{state}'" for state in ("",) * 5)
@@ -153,7 +173,7 @@ class MariaDB(MySQL):
                 END IF;
                 IF live IS NULL THEN
                     {at_once} INSERT IGNORE INTO {TABLE} ({COLUMNS})
-                        VALUES (d, %s, %s, %s, %s, %s, 0, '', '', {self.NOW}, {self.LATER});
+                        VALUES (d, %s, %s, %s, %s, %s, %s, 0, '', '', {self.NOW}, {self.LATER});
                     SET changed = ROW_COUNT();
                     IF changed = 0 AND NOT snapshot THEN
                         {at_once} {live};
@@ -161,7 +181,7 @@ class MariaDB(MySQL):
                 END IF;
                 IF live = 0 THEN
                     {at_once} UPDATE {TABLE}
-                        SET fingerprint = %s, scope = %s, operation = %s, `key` = %s, request_id = %s,
+                        SET fingerprint = %s, scope = %s, operation = %s, `key` = %s, request = %s, request_id = %s,
                             status = 0, head = '', body = '', executed_at = {self.NOW}, expires_at = {self.LATER}
                         WHERE digest = d AND expires_at <= {self.NOW};
                     SET changed = ROW_COUNT();
@@ -178,11 +198,20 @@ class MariaDB(MySQL):
             END
         """  # noqa: S608
         self.COMPLETE = f"BEGIN NOT ATOMIC RELEASE SAVEPOINT %%s; {self.COMPLETE}; SELECT ROW_COUNT(); END"
+        self.by_procedure = by_procedure
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
         digest = attempt.identity.digest
         written = (*values(attempt)[1:], self.ttl(attempt))
-        cursor.execute(named(self.CLAIM, digest), (digest, *written, *written))
+        try:
+            if self.by_procedure:
+                cursor.execute(self.CALL_CLAIM, (savepoint(digest), digest, *written))
+        except DatabaseError as error:
+            if errno(error) not in NO_PROCEDURE:
+                raise
+            self.by_procedure = False  # a migration took it back
+        if not self.by_procedure:
+            cursor.execute(named(self.CLAIM, digest), (digest, *written, *written))
         row = cursor.fetchone()
         if row is None:  # older than the rival's commit, or purged between two of our statements
             raise LostRace
@@ -195,8 +224,23 @@ class MariaDB(MySQL):
                 return found(row[1:])
 
     def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
-        cursor.execute(named(self.COMPLETE, digest), (record.status, record.head(), record.body, digest))
+        written = (record.status, record.head(), record.body, digest)
+        if self.by_procedure:
+            cursor.execute(self.CALL_COMPLETE, (savepoint(digest), *written))
+        else:
+            cursor.execute(named(self.COMPLETE, digest), written)
         return bool(cursor.fetchone()[0] == 1)
+
+
+def has_procedures(connection: Any) -> bool:
+    """Are the procedures of migration 0002 there? Asked past Django's cursor, as no statement of a request."""
+    with connection.wrap_database_errors, connection.connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT COUNT(*) FROM information_schema.routines"
+            " WHERE routine_schema = DATABASE() AND routine_name IN (%s, %s)",
+            ("django_idempotency_claim_v1", "django_idempotency_complete_v1"),
+        )
+        return bool(cursor.fetchone()[0] == 2)
 
 
 def savepoint(digest: bytes) -> str:

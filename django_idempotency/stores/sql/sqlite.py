@@ -32,12 +32,13 @@ class SQLite(Dialect):
     def __init__(self) -> None:
         super().__init__()
         self.CLAIM = f"""
-            INSERT INTO {TABLE} (digest, fingerprint, scope, operation, key, request_id,
+            INSERT INTO {TABLE} (digest, fingerprint, scope, operation, key, request, request_id,
                                  status, head, body, executed_at, expires_at)
-            VALUES (%s, %s, %s, %s, %s, %s, 0, x'', x'', {self.NOW}, {self.LATER})
+            VALUES (%s, %s, %s, %s, %s, %s, %s, 0, x'', x'', {self.NOW}, {self.LATER})
             ON CONFLICT (digest) DO UPDATE SET
                 fingerprint = excluded.fingerprint, scope = excluded.scope, operation = excluded.operation,
-                key = excluded.key, request_id = excluded.request_id, status = 0, head = x'', body = x'',
+                key = excluded.key, request = excluded.request, request_id = excluded.request_id,
+                status = 0, head = x'', body = x'',
                 executed_at = excluded.executed_at, expires_at = excluded.expires_at
             WHERE expires_at <= {self.NOW}
         """  # noqa: S608

@@ -1,0 +1,65 @@
+"""How a migration makes the routines of a database: an accelerator, so one that cannot be made is a word in the log."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from django.db import DatabaseError, router, transaction
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+from django.db.migrations.operations.base import Operation, OperationCategory
+from django.db.migrations.state import ProjectState
+
+logger = logging.getLogger("django_idempotency")
+
+
+class CreateRoutines(Operation):
+    """
+    Run the statements of *create* where the database's product is *product*, and those of *drop* backwards.
+
+    *product* is "postgresql" or "mariadb". On any other one nothing is done.
+    """
+
+    reversible = True
+    reduces_to_sql = True
+    category = OperationCategory.SQL
+    model_name = "idempotencyrecord"  # a router is asked where its table goes
+
+    def __init__(self, product: str, create: Sequence[str], drop: Sequence[str]) -> None:
+        self.product = product
+        self.create = create
+        self.drop = drop
+
+    def state_forwards(self, app_label: str, state: ProjectState) -> None:
+        pass
+
+    def database_forwards(
+        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, from_state: ProjectState, to_state: ProjectState
+    ) -> None:
+        self._run(app_label, schema_editor, self.create)
+
+    def database_backwards(
+        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, from_state: ProjectState, to_state: ProjectState
+    ) -> None:
+        self._run(app_label, schema_editor, self.drop)
+
+    def describe(self) -> str:
+        return f"Create the routines of the claim on {self.product}"
+
+    def _run(self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, statements: Sequence[str]) -> None:
+        connection: Any = schema_editor.connection
+        if self.product != ("mariadb" if getattr(connection, "mysql_is_mariadb", False) else connection.vendor):
+            return
+        if not router.allow_migrate(connection.alias, app_label, model_name=self.model_name):
+            return
+        try:
+            # Without a savepoint the refusal would end PostgreSQL's whole migration; MariaDB has no transaction here.
+            with transaction.atomic(connection.alias) if connection.features.can_rollback_ddl else nullcontext():
+                for statement in statements:
+                    schema_editor.execute(statement, params=None)
+        except DatabaseError as error:
+            logger.warning(
+                "The routines of the claim were not made on database %r: %s. Plain statements serve in their place.",
+                connection.alias,
+                str(error).strip(),
+            )
