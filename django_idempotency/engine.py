@@ -256,7 +256,7 @@ class _Try(Generic[Value]):
         execution = _Execution(identity.digest, connections[self.using], handle)
         token = _executing.set((*_executing.get(), execution))
         try:
-            with watch.handler():
+            with watch:
                 answer = self.execute(handle)
         except RuntimeError as error:
             if "durable atomic block" in str(error):

@@ -33,7 +33,8 @@ def json(exclude: Iterable[str] = ()) -> Callable[[Any], bytes]:
 
     def fingerprint(request: Any) -> bytes:
         django_request = getattr(request, "_request", request)  # DRF's wraps Django's
-        return framed(*http.meaning(django_request), _members(request, django_request, paths))
+        meaning = http.meaning(django_request, django_request.get_host().lower())
+        return framed(*meaning, _members(request, django_request, paths))
 
     return fingerprint
 

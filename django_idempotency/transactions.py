@@ -1,7 +1,6 @@
 """The one place that opens a transaction, and what can be known of the one that is open."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from django.db import connections, transaction
@@ -39,6 +38,7 @@ class Watch:
 
     __slots__ = (
         "_asked",
+        "_blocks",
         "_committed",
         "_connection",
         "_depth",
@@ -46,7 +46,10 @@ class Watch:
         "_left_open",
         "_lost",
         "_may_have_committed",
+        "_others",
+        "_outer",
         "_rolled_back",
+        "_savepoint_ids",
         "strangers",
         "wrote",
     )
@@ -64,25 +67,37 @@ class Watch:
         self.wrote = False
         self.strangers: set[str] = set()  # aliases of other databases that were written to
 
-    @contextmanager
-    def handler(self) -> Iterator[None]:
-        """Watch the statements of this thread, on every configured database."""
-        using = self._connection.alias
-        with self._connection.execute_wrapper(self._own), self._asking(), ExitStack() as stack:
-            for alias in connections.settings:
-                if alias != using:
-                    stack.enter_context(connections[alias].execute_wrapper(self._strange))
-            connection = self._connection
-            blocks, savepoints = len(connection.atomic_blocks), len(connection.savepoint_ids)
-            try:
-                yield
-            finally:
-                if not self._rolled_back and not connection.closed_in_transaction and self._has_ended():
-                    self._may_have_committed = True  # what passes by the wrappers, executescript() for one
-                if len(connection.savepoint_ids) != savepoints:
-                    # Whoever leaves it later would end ours: ours ends first, and takes it along.
-                    self._left_open = True
-                    del connection.atomic_blocks[blocks:], connection.savepoint_ids[savepoints:]
+    def __enter__(self) -> None:
+        """Watch the statements of this thread, on every configured database, and hear of `set_rollback`."""
+        connection = self._connection
+        # What `execute_wrapper` does, without a generator for each database: this is on every execution's way.
+        using = connection.alias
+        self._others = [connections[alias].execute_wrappers for alias in connections.settings if alias != using]
+        for wrappers in self._others:
+            wrappers.append(self._strange)
+        connection.execute_wrappers.append(self._own)
+        # The flag does not say who set it: Django sets it as well when an atomic block of the handler's own could not
+        # be rolled back, because the transaction around it is gone.
+        state = vars(connection)
+        self._outer = state.get("set_rollback")  # of an operation whose handler runs this one
+        state["set_rollback"] = self._set_rollback
+        self._blocks, self._savepoint_ids = len(connection.atomic_blocks), len(connection.savepoint_ids)
+
+    def __exit__(self, *error: object) -> None:
+        connection = self._connection
+        if not self._rolled_back and not connection.closed_in_transaction and self._has_ended():
+            self._may_have_committed = True  # what passes by the wrappers, executescript() for one
+        if len(connection.savepoint_ids) != self._savepoint_ids:
+            # Whoever leaves it later would end ours: ours ends first, and takes it along.
+            self._left_open = True
+            del connection.atomic_blocks[self._blocks :], connection.savepoint_ids[self._savepoint_ids :]
+        if self._outer is None:
+            del vars(connection)["set_rollback"]
+        else:
+            vars(connection)["set_rollback"] = self._outer
+        connection.execute_wrappers.pop()
+        for wrappers in self._others:
+            wrappers.pop()
 
     def _has_ended(self) -> bool:
         """Is there no transaction at all any more, as far as the driver tells without asking the server?"""
@@ -90,23 +105,6 @@ class Watch:
             return not self._is_open()
         status = getattr(getattr(self._connection.connection, "pgconn", None), "transaction_status", None)
         return status == 0  # libpq's PQTRANS_IDLE
-
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """
-        Hear of `set_rollback`. The flag that it sets does not say who did: Django sets it as well when an atomic block
-        of the handler's own could not be rolled back, because the transaction around it is gone.
-        """
-        state = vars(self._connection)
-        outer = state.get("set_rollback")  # an operation's whose handler runs this one
-        state["set_rollback"] = self._set_rollback
-        try:
-            yield
-        finally:
-            if outer is None:
-                del state["set_rollback"]
-            else:
-                state["set_rollback"] = outer
 
     def _set_rollback(self, rollback: bool) -> None:
         if self._savepoints() == self._depth:

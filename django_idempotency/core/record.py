@@ -5,6 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 CONTENT_LENGTH = "content-length"
+# json.loads and json.dumps look at their arguments anew for each call.
+_decode = json.JSONDecoder().decode
+_encode = json.JSONEncoder(check_circular=False).encode
 
 # Of one connection (RFC 9110, 7.6.1; proxies' from 11.7), of one moment (Date, Server), of one client (Set-Cookie).
 NEVER_STORED = frozenset(
@@ -42,14 +45,14 @@ class CompletionRecord:
 
     def head(self) -> bytes:
         """Reason and headers as bytes: JSON, because a header's value may hold what a database's text cannot."""
-        return json.dumps([self.reason, self.headers]).encode()
+        return _encode([self.reason, self.headers]).encode()
 
     @classmethod
     def from_stored(
         cls, status: int, head: bytes | memoryview, body: bytes | memoryview, request_id: str
     ) -> "CompletionRecord":
         """The record whose `head()` and body these are."""
-        reason, headers = json.loads(bytes(head))
+        reason, headers = _decode(str(head, "utf-8"))
         return cls(
             status=status,
             reason=reason,

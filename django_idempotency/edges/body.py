@@ -53,6 +53,8 @@ def body_digest(request: HttpRequest, parsed: Callable[[], bytes | None] | None 
             )
         return digest(b"parsed", data)
     if hasattr(request, "_body") or (not state._stream.seekable() and _is_small(request)):
+        if request.content_type != MULTIPART:
+            return digest(b"raw", sha256(request.body).digest())
         source: IO[bytes] = BytesIO(request.body)
     else:
         source = _kept(request)

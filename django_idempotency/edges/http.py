@@ -61,19 +61,23 @@ def read(
     key = _key(request, policy, seen)
     if key is None:
         return None
-    scope = default_scope(seen) if policy.scope is None else policy.scope(seen)
+    scope = default_scope(seen) if policy.scope is None else storable_text("scope", policy.scope(seen))
+    host = request.get_host().lower()
     path = route(request)
     operation = policy.operation
     if operation is None:
         operation = f"{request.method} {path}"
     elif not isinstance(operation, str):
         operation = storable_text("operation", operation(seen))
-    fingerprint = default_fingerprint(request, parsed) if policy.fingerprint is None else policy.fingerprint(seen)
+    if policy.fingerprint is None:
+        fingerprint = digest(b"request", *meaning(request, host), body_digest(request, parsed))
+    else:
+        fingerprint = sha256(policy.fingerprint(seen)).digest()
     return Attempt(
-        identity=Identity(storable_text("scope", scope), operation, key),
-        fingerprint=sha256(fingerprint).digest() if policy.fingerprint else fingerprint,
+        identity=Identity(scope, operation, key),
+        fingerprint=fingerprint,
         ttl=policy.ttl,
-        request=f"{request.method} {request.get_host().lower()} {path}",
+        request=f"{request.method} {host} {path}",
         request_id=request_id(request),
     )
 
@@ -150,25 +154,20 @@ def route(request: HttpRequest) -> str:
     return match.route
 
 
-def meaning(request: HttpRequest) -> list[bytes]:
-    """What a request means, beside its body: method, host, path, query, media type and preconditions."""
+def meaning(request: HttpRequest, host: str) -> list[bytes]:
+    """What a request to *host* means, beside its body: method, path, query, media type and preconditions."""
     meta = request.META
     return [
         text.encode(errors="surrogateescape")
         for text in (
             request.method or "",
-            request.get_host().lower(),
+            host,
             request.path,
             meta.get("QUERY_STRING", ""),
             (request.content_type or "").lower(),
             *(meta.get(name, "") for name in PRECONDITIONS),
         )
     ]
-
-
-def default_fingerprint(request: HttpRequest, parsed: Callable[[], bytes | None] | None = None) -> bytes:
-    """The digest of the request's meaning: its `meaning` and its body."""
-    return digest(b"request", *meaning(request), body_digest(request, parsed))
 
 
 def request_id(request: HttpRequest) -> str:

@@ -2,13 +2,15 @@
 
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
-from django.db import DatabaseError, router, transaction
+from django.db import DatabaseError, router
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.operations.base import Operation, OperationCategory
 from django.db.migrations.state import ProjectState
+
+from django_idempotency.transactions import atomic_phase
 
 logger = logging.getLogger("django_idempotency")
 
@@ -53,13 +55,18 @@ class CreateRoutines(Operation):
         if not router.allow_migrate(connection.alias, app_label, model_name=self.model_name):
             return
         try:
-            # Without a savepoint the refusal would end PostgreSQL's whole migration; MariaDB has no transaction here.
-            with transaction.atomic(connection.alias) if connection.features.can_rollback_ddl else nullcontext():
-                for statement in statements:
-                    schema_editor.execute(statement, params=None)
+            if connection.features.can_rollback_ddl:
+                # In a savepoint: without it, the refusal would end the whole migration.
+                atomic_phase(connection.alias, partial(self._execute, schema_editor, statements))
+            else:
+                self._execute(schema_editor, statements)
         except DatabaseError as error:
             logger.warning(
                 "The routines of the claim were not made on database %r: %s. Plain statements serve in their place.",
                 connection.alias,
                 str(error).strip(),
             )
+
+    def _execute(self, schema_editor: BaseDatabaseSchemaEditor, statements: Sequence[str]) -> None:
+        for statement in statements:
+            schema_editor.execute(statement, params=None)
