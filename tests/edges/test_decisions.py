@@ -18,7 +18,7 @@ from rest_framework.views import APIView
 from django_idempotency import engine, idempotent, signals
 from django_idempotency.models import IdempotencyRecord
 from tests.app.models import Payment
-from tests.app.serving import TIMEOUT, VENDOR, authenticated_by, drf, expire, is_replay, plain, post
+from tests.app.serving import POOLED, TIMEOUT, VENDOR, authenticated_by, drf, expire, is_replay, plain, post
 from tests.app.views import answer, make_payment
 from tests.conftest import authenticated
 
@@ -450,6 +450,8 @@ if VENDOR != "sqlite":  # which has no server to lose
     @pytest.mark.django_db(transaction=True)
     def test_a_connection_that_is_lost_before_the_claim_is_503(user, serve, atomic_requests):
         """Nothing was done, whether or not the request had a transaction of its own already."""
+        if POOLED and not atomic_requests:
+            pytest.skip("outside a transaction no connection is our own: the pooler replaces a lost one")
         lose = [True]
 
         class LosesItsConnection(BasePermission):

@@ -10,12 +10,14 @@ import pytest
 from django.db import connection
 
 from tests.app.models import Payment, Unique
+from tests.app.serving import POOLED
 from tests.proof.child import FOLDED_COMMIT
 from tests.proof.lab import PATIENCE, Child, Killing, Path, Request, amounts, statuses
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 TABLE = "django_idempotency_record"
+NO_OPTIONS = "a pooler takes no options when a client connects, so none of its clients can set a timeout of its own"
 
 
 def unauthenticated(key: str, **more: Any) -> Request:
@@ -72,6 +74,8 @@ TIMEOUTS = {
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_claim_that_the_projects_own_timeout_ends_is_a_503(lab, vendor, number):
     """A table that somebody has locked, and a timeout that the project has set: 503, and the next request executes."""
+    if POOLED:
+        pytest.skip(NO_OPTIONS)
     timeouts = TIMEOUTS.get(vendor, [])
     if number >= len(timeouts):
         pytest.skip("no such timeout here")
@@ -231,6 +235,8 @@ def test_a_frozen_process_that_comes_back_too_late(lab, token, vendor, atomic_re
     }
     if vendor not in options:
         pytest.skip("no server")
+    if POOLED:
+        pytest.skip(NO_OPTIONS)
     config = {"database": {"ATOMIC_REQUESTS": atomic_requests}}
     frozen = lab.child(options=options[vendor], **config).connect()
     retrier = lab.child(**config).connect()

@@ -11,6 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django_idempotency import once
 from django_idempotency.exceptions import CommittedEarly, PolicyError
 from django_idempotency.models import IdempotencyRecord
+from django_idempotency.stores import stores
 from django_idempotency.stores.database import DatabaseStore
 from django_idempotency.stores.sql import dialect_for
 from django_idempotency.stores.sql.folded import FoldedPostgreSQL, can_fold
@@ -117,21 +118,26 @@ def test_the_option_and_the_driver_decide(monkeypatch):
     assert not isinstance(dialect_for(connection), FoldedPostgreSQL)
 
 
-@pytest.mark.skipif(not IS_POSTGRESQL, reason="the isolation level travels with PostgreSQL's BEGIN")
-def test_the_isolation_level_of_the_connection_travels_along():
-    """A level that the project's OPTIONS set on the connection holds in a folded transaction too."""
-    from psycopg import IsolationLevel
+@pytest.mark.skipif(not IS_POSTGRESQL, reason="no other database's driver binds on the server")
+@pytest.mark.parametrize("binding", ["server_side_binding", "cursor_factory"])
+def test_a_server_that_binds_parameters_takes_one_statement_at_a_time(binding):
+    """Whichever of the driver's options asks for it."""
+    from django.db.backends.postgresql.base import ServerBindingCursor
 
-    if not folds():
-        pytest.skip("this run has it off")
-    connection.ensure_connection()
-    connection.connection.isolation_level = IsolationLevel.REPEATABLE_READ
+    options = connection.settings_dict["OPTIONS"]
+    before = dict(options)
+    options[binding] = {"server_side_binding": True, "cursor_factory": ServerBindingCursor}[binding]
+    connection.close()
+    stores.forget()
     try:
-        claim, _ = transactions_of(lambda: pay({"id": "one", "amount": 5}))
+        assert [pay({"id": "one", "amount": 5}) for _ in range(2)] == [5, 5]
     finally:
+        options.clear()
+        options.update(before)
         connection.close()
+        stores.forget()
 
-    assert claim.startswith("BEGIN ISOLATION LEVEL REPEATABLE READ; ")
+    assert Payment.objects.count() == 1
 
 
 @pytest.mark.parametrize("options", [{"FOLD": 1}, {"FOLD": "yes"}, {"fold": True}, {"LEASE": 5}], ids=repr)
@@ -165,43 +171,4 @@ def test_a_lost_reply_to_commit_is_not_announced_as_forgotten(caplog):
 
     assert not caplog.records
     assert pay({"id": "one", "amount": 5}) == 5
-    assert Payment.objects.count() == 1
-
-
-def test_what_a_projects_wrapper_sends_before_us_is_in_the_transaction():
-    """A wrapper that sets something for the transaction finds it there: BEGIN is not folded away from it."""
-    seen = []
-
-    def set_first(execute, sql, params, many, context):
-        if IS_POSTGRESQL and not seen:
-            seen.append(True)
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT set_config('fold.tenant', 't1', true)")
-        return execute(sql, params, many, context)
-
-    def tenant():
-        if IS_POSTGRESQL:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT current_setting('fold.tenant', true)")
-                seen.append(cursor.fetchone()[0])
-
-    WORK["tenant"] = tenant
-    with connection.execute_wrapper(set_first):
-        assert pay({"id": "one", "amount": 5, "work": ["tenant"]}) == 5
-
-    assert seen == ([True, "t1"] if IS_POSTGRESQL else [])
-    assert pay({"id": "one", "amount": 5, "work": ["tenant"]}) == 5
-    assert Payment.objects.count() == 1
-
-
-def test_a_wrapper_may_comment_on_our_statements():
-    """As those do that carry a trace's number to the database's log."""
-
-    def comment(execute, sql, params, many, context):
-        return execute(f"/* before */ {sql} /* after */", params, many, context)
-
-    with connection.execute_wrapper(comment):
-        results = [pay({"id": "one", "amount": 5}) for _ in range(2)]
-
-    assert results == [5, 5]
     assert Payment.objects.count() == 1

@@ -86,7 +86,12 @@ def can_fold(connection: BaseDatabaseWrapper) -> bool:
     """Does the driver take several statements in one message? psycopg 3 does, unless the server binds parameters."""
     from django.db.backends.postgresql.psycopg_any import is_psycopg3
 
-    return bool(is_psycopg3) and not connection.settings_dict["OPTIONS"].get("server_side_binding")
+    options = connection.settings_dict["OPTIONS"]
+    if not is_psycopg3 or options.get("server_side_binding"):
+        return False
+    from psycopg import ClientCursor
+
+    return issubclass(options.get("cursor_factory", ClientCursor), ClientCursor)
 
 
 def _is_ours_and_idle(connection: Any) -> bool:
