@@ -24,7 +24,8 @@ DEFAULT_STORES: Mapping[str, Mapping[str, Any]] = {
 def project_options() -> Mapping[str, Any]:
     """The project's own options. Raises `PolicyError` for an unknown name or a bad value in the setting."""
     value = _setting()
-    options = {name.lower(): option for name, option in value.items() if name != "STORES"}
+    counts()  # checked with the rest
+    options = {name.lower(): option for name, option in value.items() if name not in ("COUNTS", "STORES")}
     for name in value:
         if name != name.upper():
             raise PolicyError(f"{SETTING}: write option {name!r} in capitals, like {name.upper()!r}.")
@@ -38,6 +39,15 @@ def stores() -> Mapping[str, Mapping[str, Any]]:
     if not isinstance(configured, Mapping) or not all(isinstance(store, Mapping) for store in configured.values()):
         raise PolicyError(f"{SETTING}['STORES'] must be a dict of dicts, like {dict(DEFAULT_STORES)!r}.")
     return {**DEFAULT_STORES, **configured}
+
+
+@lru_cache(maxsize=1)
+def counts() -> bool:
+    """Are decisions counted (`COUNTS`)? Raises `PolicyError` unless it is True or False."""
+    value = _setting().get("COUNTS", True)
+    if not isinstance(value, bool):
+        raise PolicyError(f"{SETTING}['COUNTS'] must be True or False, not {value!r}.")
+    return value
 
 
 def configured_stores() -> tuple[str, ...]:
@@ -103,5 +113,6 @@ def _forget(*, setting: str, **kwargs: object) -> None:
     if setting in (SETTING, "DATABASES"):
         project_options.cache_clear()
         stores.cache_clear()
+        counts.cache_clear()
         resolved.cache_clear()
         resolved_once.cache_clear()

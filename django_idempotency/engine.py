@@ -12,13 +12,11 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Generic, TypeVar, assert_never
+from typing import Generic, TypeVar, assert_never
 
 from django.db import Error, connections
-from django.dispatch import Signal
 
-from django_idempotency import signals
+from django_idempotency import announcements
 from django_idempotency.core.decision import (
     Answer,
     Claimed,
@@ -39,7 +37,7 @@ from django_idempotency.exceptions import CommittedEarly, HandlerError, Refusal,
 from django_idempotency.handles import OperationHandle
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault, LostRace, Store
-from django_idempotency.transactions import Watch, after_commit, atomic_phase, in_transaction, roll_back, shielded
+from django_idempotency.transactions import Watch, atomic_phase, in_transaction, roll_back
 
 logger = logging.getLogger("django_idempotency")
 
@@ -110,8 +108,7 @@ def run(
     except Refusal as refusal:
         if this.watch is None:
             refusal.about = identity
-            logger.info("Refused %s: %s", identity, refusal.code)
-            this.announce(signals.operation_refused, refusal=refusal)
+            announcements.refused(using, identity, refusal)
             raise
         _announce_error(this, refusal)  # of another operation, inside this one's handler or one of its hooks
         if this.record is None:
@@ -128,49 +125,38 @@ def run(
         case Replayed(record):
             if guard is not None:
                 guard(record)
-            logger.info("Replayed %s, first executed by request %r", identity, record.request_id)
-            this.announce(signals.operation_replayed, record=record)
+            announcements.replayed(using, identity, record)
         case Executed(record=record):
             if record is None:
                 _announce_forgotten(this)
             else:
-                _announce_executed(this, record)
+                announcements.executed(using, identity, record)
         case _:
             assert_never(outcome)
     return outcome
 
 
 def _announce_error(this: "_Try[Value]", error: Exception) -> None:
-    """Log and signal what is known of an execution that ended in *error*."""
+    """Announce what is known of an execution that ended in *error*."""
     if this.record is not None:
         # From COMMIT on a database's error says nothing; any other is a hook's, and hooks run when it has succeeded.
         if not isinstance(error, Error):
-            _announce_executed(this, this.record)
+            announcements.executed(this.using, this.attempt.identity, this.record)
     elif isinstance(error, CommittedEarly) and error.about is None:
         error.about = this.attempt.identity
-        _announce_unsettled(this, error)
+        announcements.unsettled(this.using, error.about, error)
+    elif this.is_recording and not isinstance(error, HandlerError):
+        pass  # COMMIT may have travelled with the record: the retry finds out
     else:
         _announce_forgotten(this)
 
 
-def _announce_executed(this: "_Try[Value]", record: CompletionRecord) -> None:
-    logger.info("Executed %s", this.attempt.identity)
-    # When the transaction around it, if there is one, has committed: until then it may still roll back.
-    this.announce(signals.operation_executed, when=after_commit, record=record)
-
-
 def _announce_forgotten(this: "_Try[Value]") -> None:
-    """Log and signal that nothing is left of an execution; or that its claim is, because the handler committed it."""
+    """Nothing is left of an execution; or its claim is, because the handler committed it."""
     if this.left_a_claim():
-        _announce_unsettled(this, CommittedEarly())
-        return
-    logger.info("Forgot %s: its work was rolled back", this.attempt.identity)
-    this.announce(signals.operation_forgotten)
-
-
-def _announce_unsettled(this: "_Try[Value]", error: CommittedEarly) -> None:
-    logger.error("Unsettled %s: its handler ended the transaction by itself", this.attempt.identity)
-    this.announce(signals.operation_unsettled, error=error)
+        announcements.unsettled(this.using, this.attempt.identity, CommittedEarly())
+    else:
+        announcements.forgotten(this.using, this.attempt.identity)
 
 
 def _execution_of(identity: Identity, using: str) -> _Execution | None:
@@ -206,7 +192,7 @@ def _decide_until_final(this: "_Try[Value]", policy: ResolvedPolicy) -> Executed
 class _Try(Generic[Value]):
     """One attempt's way through the store; `once` goes it from the start."""
 
-    __slots__ = ("attempt", "execute", "record", "store", "using", "watch")
+    __slots__ = ("attempt", "execute", "is_recording", "record", "store", "using", "watch")
 
     def __init__(
         self, store: Store, using: str, attempt: Attempt, execute: Callable[[OperationHandle], Answer[Value]]
@@ -215,8 +201,9 @@ class _Try(Generic[Value]):
         self.using = using
         self.attempt = attempt
         self.execute = execute
-        # Set when it is sent: from then on only COMMIT and its hooks can raise, and nobody here can know of COMMIT.
+        # Set when it is written: from then on only COMMIT and its hooks can raise, and nobody here can know of COMMIT.
         self.record: CompletionRecord | None = None
+        self.is_recording = False  # set when it is sent, perhaps together with COMMIT
         # Set when the handler runs: from there on an error is its own or of unknown outcome, never "nothing was done".
         self.watch: Watch | None = None
 
@@ -277,12 +264,9 @@ class _Try(Generic[Value]):
         # Asked only where there is an answer to keep: a handler may swallow a database error and refuse for it.
         match settle(answer, answer.record is not None and watch.rollback_requested()):
             case Remember(record):
+                self.is_recording = True
+                self.store.complete(self.using, self.attempt, claim, record)
                 self.record = record
-                try:
-                    self.store.complete(self.using, self.attempt, claim, record)
-                except HandlerError:
-                    self.record = None
-                    raise
                 return Executed(answer.value, record)
             case Forget():
                 roll_back(self.using)
@@ -304,13 +288,6 @@ class _Try(Generic[Value]):
         except Error:  # a server that is away: the retry finds out
             logger.exception("Whether %s left a claim behind could not be asked", self.attempt.identity)
             return False
-
-    def announce(
-        self, signal: Signal, *, when: Callable[[str, Callable[[], Any]], None] = shielded, **about: object
-    ) -> None:
-        """Send *signal* to those who asked for it, if any."""
-        if signal.receivers:
-            when(self.using, partial(signal.send_robust, Identity, identity=self.attempt.identity, **about))
 
     def _explain(self, error: Error) -> None:
         """Tell a lost race and a store that is away from each other and from all else, which is left to propagate."""

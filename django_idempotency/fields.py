@@ -22,3 +22,11 @@ class KeyField(models.CharField):  # type: ignore[type-arg]
     def db_type(self, connection: BaseDatabaseWrapper) -> str | None:
         column = super().db_type(connection)
         return f"{column} CHARACTER SET ascii COLLATE ascii_bin" if connection.vendor == "mysql" else column
+
+
+class ExactField(models.CharField):  # type: ignore[type-arg]
+    """Text of any kind in a primary key: MySQL's default collation takes `POST Pay/` for `POST pay/`."""
+
+    def db_type(self, connection: BaseDatabaseWrapper) -> str | None:
+        column = super().db_type(connection)
+        return f"{column} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin" if connection.vendor == "mysql" else column

@@ -1,5 +1,9 @@
-"""The table of the DatabaseStore. Its rows are written by the store's statements (`stores/sql/`), not by the ORM."""
+"""
+The table of the DatabaseStore, whose rows are written by the store's statements (`stores/sql/`), not by the ORM. And
+the counts behind the dashboard, which `statistics` writes.
+"""
 
+from datetime import UTC, datetime
 from typing import Self
 
 from django.db import models
@@ -8,7 +12,7 @@ from django.utils.translation import gettext_lazy as _
 
 from django_idempotency.core.keys import MAX_KEY
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.fields import DigestField, KeyField
+from django_idempotency.fields import DigestField, ExactField, KeyField
 
 UNSETTLED = 0  # the status of a claim: an HTTP status is never 0
 
@@ -96,3 +100,52 @@ class IdempotencyRecord(models.Model):
         if self.status == UNSETTLED:
             return None
         return CompletionRecord.from_stored(self.status, self.head, self.body, self.request_id)
+
+
+class CountQuerySet(models.QuerySet["DecisionCount"]):
+    """Counts by their hour, which is what they are found by."""
+
+    def since(self, hour: int) -> Self:
+        """Counts of *hour* (as the model numbers them) and of all after it."""
+        return self.filter(hour__gte=hour)
+
+    def before(self, hour: int) -> Self:
+        """Counts of all hours before *hour*."""
+        return self.filter(hour__lt=hour)
+
+
+class DecisionCount(models.Model):
+    """
+    How often one operation was decided in which way within one hour, over all processes.
+
+    Hours are whole numbers since 1970 in UTC, so that no time zone and no clock change makes two hours one.
+    """
+
+    pk = models.CompositePrimaryKey("hour", "operation")
+    hour = models.PositiveIntegerField(_("hour"), help_text=_("Hours since 1970-01-01 00:00 UTC."))
+    operation = ExactField(_("operation"), max_length=255)
+    executions = models.BigIntegerField(_("executions"), default=0)
+    replays = models.BigIntegerField(_("replays"), default=0)
+    conflicts = models.BigIntegerField(_("conflicts"), default=0)  # 409 request-in-progress
+    mismatches = models.BigIntegerField(_("mismatches"), default=0)  # 422 key-reused
+    unknown_outcomes = models.BigIntegerField(_("unknown outcomes"), default=0)  # 409 outcome-unknown
+    unavailable = models.BigIntegerField(_("store unavailable"), default=0)  # 503 store-unavailable
+    other_refusals = models.BigIntegerField(_("other refusals"), default=0)  # of a code without a column of its own
+    forgotten = models.BigIntegerField(_("forgotten"), default=0)
+    unsettled = models.BigIntegerField(_("unsettled"), default=0)
+
+    objects = CountQuerySet.as_manager()
+
+    class Meta:
+        db_table = "django_idempotency_count"
+        default_permissions = ("view",)  # counts are written by `statistics` alone
+        verbose_name = _("count of decisions")
+        verbose_name_plural = _("counts of decisions")
+
+    def __str__(self) -> str:
+        return f"{self.operation}, {self.begins_at:%Y-%m-%d %H:%M} UTC"
+
+    @property
+    def begins_at(self) -> datetime:
+        """The first instant of the hour."""
+        return datetime.fromtimestamp(self.hour * 3600, UTC)

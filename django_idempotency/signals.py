@@ -1,8 +1,8 @@
 """
 One signal for each decision, sent once it stands and outside the request's own transaction where ours is the outermost.
 
-Each is sent with `sender=Identity`, and `identity`, the `Identity` it is about. A receiver that raises is logged and
-harms no request.
+Each is sent with `sender=Identity`, `identity`, the `Identity` it is about, and `using`, the alias of the database in
+whose transaction it was decided. A receiver that raises is logged and harms no request.
 """
 
 from django.dispatch import Signal

@@ -1,0 +1,552 @@
+"""Counts of decisions: exact, written after the response, harmless wherever they cannot be."""
+
+import subprocess
+import sys
+import threading
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from django.core.handlers.wsgi import WSGIHandler
+from django.db import connection, connections, transaction
+from django.db.models import Sum
+from django.test import Client, RequestFactory
+from django.test.utils import CaptureQueriesContext
+
+from django_idempotency import conf, exceptions, once, statistics
+from django_idempotency.exceptions import PolicyError
+from django_idempotency.models import DecisionCount
+from tests.app.models import Payment
+from tests.app.serving import TIMEOUT, VENDOR, plain, post
+from tests.app.views import answer, make_payment
+
+ROOT = Path(__file__).resolve().parents[2]
+OPERATION = "POST act/"
+
+
+@pytest.fixture
+def counter(monkeypatch):
+    """Count, as outside of tests, and write as soon as a request is finished."""
+    counter = statistics.Counter()
+    monkeypatch.setattr(statistics, "counter", counter)
+    monkeypatch.setattr(statistics, "is_under_test", lambda: False)
+    monkeypatch.setattr(statistics, "INTERVAL", 0.0)
+    monkeypatch.setattr(statistics, "PAUSE", 0.0)
+    yield counter
+    counter.tally.take()
+
+
+@pytest.fixture
+def anonymous():
+    return Client(raise_request_exception=False)
+
+
+def totals(**filters):
+    """What the table holds, without the zeros."""
+    sums = DecisionCount.objects.filter(**filters).aggregate(**{name: Sum(name) for name in statistics.COLUMNS})
+    return {name: number for name, number in sums.items() if number}
+
+
+def table_is_away():
+    """Rename the table of counts: what a project sees that has not migrated."""
+
+    class Away:
+        def __enter__(self):
+            self.rename("django_idempotency_count", "away")
+
+        def __exit__(self, *args):
+            self.rename("away", "django_idempotency_count")
+
+        def rename(self, old, new):
+            with connection.cursor() as cursor:
+                cursor.execute(f"ALTER TABLE {old} RENAME TO {new}")
+
+    return Away()
+
+
+# --- what is counted ---
+
+
+def test_each_column_is_in_the_table_and_each_refusal_has_a_column():
+    """But those of requests that name no identity, which are nobody's decision."""
+    fields = {field.name for field in DecisionCount._meta.fields} - {"pk", "hour", "operation"}
+    codes = {error.code for error in vars(exceptions).values() if isinstance(getattr(error, "code", None), str)}
+
+    assert fields == set(statistics.COLUMNS)
+    assert codes - {"key-missing", "key-invalid"} == set(statistics.OF_DECISION) - {
+        "executed",
+        "replayed",
+        "forgotten",
+        "unsettled",
+    }
+
+
+@pytest.mark.django_db(transaction=True)
+def test_each_decision_is_counted_in_its_column(counter, anonymous, serve, background, gate):
+    """Under its operation, and once."""
+
+    def handler(request):
+        if request.idempotency.key == "refused":
+            return answer(request, {}, 400)
+        if request.idempotency.key == "slow":
+            gate.wait()
+        if request.idempotency.key == "commits" and connection.vendor == "mysql":
+            connection.cursor().execute("CREATE TABLE IF NOT EXISTS away (x INT)")  # commits, as DDL does there
+        elif request.idempotency.key == "commits":
+            make_payment(request)
+            connection.cursor().execute("COMMIT")
+        return make_payment(request)
+
+    serve(plain(handler))
+    post(anonymous, key="1")
+    post(anonymous, key="1")
+    post(anonymous, key="1")
+    post(anonymous, {"amount": 11}, key="1")
+    post(anonymous, key="refused")
+    assert post(anonymous, key="commits").status_code == 500
+    assert post(anonymous, key="commits").json()["code"] == "outcome-unknown"
+    post(anonymous, key="2")
+    expected = {
+        "executions": 2,
+        "replays": 2,
+        "mismatches": 1,
+        "forgotten": 1,
+        "unsettled": 1,
+        "unknown_outcomes": 1,
+    }
+    if VENDOR != "sqlite":  # where a duplicate waits
+        slow = background(post, Client(), key="slow")
+        gate.reached()
+        assert post(anonymous, key="slow").status_code == 409
+        gate.open()
+        slow.result(TIMEOUT)
+        expected |= {"executions": 3, "conflicts": 1}
+    if VENDOR == "mariadb":
+        connection.cursor().execute("DROP TABLE away")
+
+    assert totals() == totals(operation=OPERATION) == expected
+    assert not counter.tally.rows
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_refusal_without_a_column_is_counted_too(counter):
+    """Codes may come that the table does not know yet."""
+    statistics.count("default", OPERATION, "key-expired")
+    assert totals() == {"other_refusals": 1}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_hour_is_that_of_utc(counter, monkeypatch):
+    """By the process's clock, whatever TIME_ZONE says."""
+    moment = datetime(2026, 3, 29, 1, 59, 59, tzinfo=UTC)
+    monkeypatch.setattr(statistics.time, "time", moment.timestamp)
+
+    statistics.count("default", OPERATION, "executed")
+
+    (count,) = DecisionCount.objects.all()
+    assert count.begins_at == datetime(2026, 3, 29, 1, tzinfo=UTC)
+    assert str(count) == "POST act/, 2026-03-29 01:00 UTC"
+    assert DecisionCount.objects.since(count.hour).exists()
+    assert not DecisionCount.objects.before(count.hour).exists()
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "other"])
+def test_counts_are_where_the_records_are(counter, anonymous, serve):
+    """Each database of a sharded project has its own."""
+    serve(plain(make_payment, using="other"))
+    post(anonymous)
+    assert DecisionCount.objects.using("other").get().executions == 1
+    assert not totals()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_execution_inside_a_transaction_counts_when_that_has_committed(counter, anonymous, serve):
+    """What an outer block rolls back was no execution."""
+    serve(plain(make_payment))
+
+    with transaction.atomic():
+        post(anonymous, key="kept")
+        assert not counter.tally.rows
+    with transaction.atomic():
+        post(anonymous, key="gone")
+        transaction.set_rollback(True)
+    counter.flush()
+
+    assert totals() == {"executions": 1}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_operations_that_differ_in_case_are_two(counter):
+    """Whatever a database's collation takes for equal."""
+    for operation in ("POST pay/", "POST Pay/", "POST páy/"):
+        statistics.count("default", operation, "executed")
+        statistics.count("default", operation, "executed")
+    assert sorted(DecisionCount.objects.values_list("operation", "executions")) == [
+        ("POST Pay/", 2),
+        ("POST pay/", 2),
+        ("POST páy/", 2),
+    ]
+
+
+# --- when they are written ---
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_statement_before_the_response_has_been_sent(counter, serve):
+    """The upsert comes when the server closes the response, and is the only statement then."""
+    serve(plain(make_payment))
+    environ = RequestFactory().post(
+        "/act/", {"amount": 1}, content_type="application/json", headers={"Idempotency-Key": "1"}
+    ).environ  # fmt: skip
+    connection.ensure_connection()
+
+    with CaptureQueriesContext(connection) as before:
+        response = WSGIHandler()(environ, lambda *args: None)
+        b"".join(response)
+    with CaptureQueriesContext(connection) as after:
+        response.close()
+
+    assert len(before) >= 3
+    assert not any("idempotency_count" in query["sql"] for query in before)
+    assert [query["sql"][:36] for query in after] == ["INSERT INTO django_idempotency_count"]
+    assert totals() == {"executions": 1}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_not_more_often_than_the_interval(counter, anonymous, serve, monkeypatch):
+    """What comes in between is kept in memory, and written with what comes after."""
+    now = [1000.0]
+    monkeypatch.setattr(statistics, "INTERVAL", 5.0)
+    monkeypatch.setattr(statistics.time, "monotonic", lambda: now[0])
+    serve(plain(make_payment))
+
+    seen = []
+    for seconds in (0, 1, 3.5, 1):
+        now[0] += seconds
+        post(anonymous)
+        seen.append(sum(totals().values()))
+
+    assert seen == [1, 1, 1, 4]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_never_inside_a_transaction(counter, anonymous, serve):
+    """Neither by a request that is finished inside one nor by hand."""
+    serve(plain(make_payment))
+
+    with transaction.atomic():
+        post(anonymous)
+        post(anonymous)
+        assert counter.tally.rows
+        assert not statistics.flush()
+        assert not totals()
+
+    assert statistics.flush()
+    assert totals() == {"executions": 1, "replays": 1}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_that_was_opened_to_write_is_closed(counter):
+    """Django closes a request's connection before: one that we open has nobody else to close it."""
+    counter.serves_requests = True
+    statistics.count("default", OPERATION, "executed")
+    connection.close()
+
+    statistics._after_response()
+
+    assert connection.connection is None
+    assert totals() == {"executions": 1}
+    statistics.count("default", OPERATION, "executed")
+    statistics._after_response()
+    assert connection.connection is not None
+    assert totals() == {"executions": 2}
+
+
+@once("counts.event", key=lambda event: event["id"])
+def consume(event):
+    return Payment.objects.create(amount=event["amount"]).amount
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_writes_after_a_decision(counter):
+    """It serves no request that could be finished; not inside a transaction of its own."""
+    consume({"id": 1, "amount": 10})
+    assert totals() == {"executions": 1}
+
+    with transaction.atomic():
+        consume({"id": 1, "amount": 10})
+        assert totals() == {"executions": 1}
+    consume({"id": 1, "amount": 10})
+    assert totals() == {"executions": 1, "replays": 2}
+    assert DecisionCount.objects.get().operation == "counts.event"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_process_that_serves_requests_writes_only_after_them(counter, serve, anonymous):
+    """A decision of `@once` inside a view is part of a request."""
+
+    def handler(request):
+        consume({"id": 1, "amount": 10})
+        assert not totals()
+        return make_payment(request)
+
+    serve(handler)
+    post(anonymous)
+    assert totals() == {"executions": 1}
+
+
+if VENDOR == "postgresql":
+
+    @pytest.mark.django_db(transaction=True)
+    def test_parameters_bound_by_the_server(counter, monkeypatch):
+        """The option `server_side_binding` gives every value a type."""
+        monkeypatch.setitem(connection.settings_dict["OPTIONS"], "server_side_binding", True)
+        connection.close()
+        for operation in ("a", "b"):
+            counter.tally.add("default", operation, 0)
+        counter.flush()
+        connection.close()
+        assert totals() == {"executions": 2}
+
+
+# --- what may go wrong ---
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_missing_table_harms_no_request_and_loses_nothing(counter, anonymous, serve, caplog):
+    """It is said once, with the remedy, and what was counted meanwhile is written later."""
+    serve(plain(make_payment))
+    with table_is_away():
+        assert [post(anonymous).status_code for _ in range(3)] == [201] * 3
+        assert not statistics.flush()
+    lines = [record.getMessage() for record in caplog.records if "Counts" in record.getMessage()]
+
+    assert len(lines) == 1
+    assert "manage.py migrate" in lines[0]
+    assert post(anonymous).status_code == 201
+    assert totals() == {"executions": 1, "replays": 3}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_failure_is_not_repeated_at_each_request(counter, anonymous, serve, monkeypatch):
+    """The next attempt is a longer while later: each would be a line in the server's log."""
+    monkeypatch.setattr(statistics, "PAUSE", 1e9)
+    attempts = []
+    write = statistics.write
+    monkeypatch.setattr(statistics, "write", lambda using, rows: attempts.append(using) or write(using, rows))
+    serve(plain(make_payment))
+    with table_is_away():
+        for _ in range(3):
+            post(anonymous)
+    assert attempts == ["default"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_database_that_is_away_is_counted_when_it_is_back(counter, anonymous, serve, monkeypatch):
+    """503 `store-unavailable` is a decision too, of which the database cannot know yet."""
+    serve(plain(make_payment))
+    connection.close()
+    settings = connections["default"].settings_dict
+    with monkeypatch.context() as patch:
+        if VENDOR == "sqlite":
+            patch.setitem(settings, "NAME", "/nowhere/at/all.sqlite3")
+        else:
+            patch.setitem(settings, "PORT", "1")
+        assert post(anonymous).status_code == 503
+        assert counter.tally.rows
+        connection.close()
+
+    assert statistics.flush()
+    assert totals() == {"unavailable": 1}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_that_is_told_to_end_while_it_writes_keeps_its_counts(counter, monkeypatch):
+    """gunicorn's timeout raises SystemExit anywhere; the handlers at exit get another chance."""
+    counter.tally.add("default", OPERATION, 0)
+
+    def upsert(*args):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(statistics, "upsert", upsert)
+        with pytest.raises(SystemExit):
+            counter.flush()
+
+    assert counter.flush()
+    assert totals() == {"executions": 1}
+
+
+def test_memory_is_bounded(counter, monkeypatch, caplog):
+    """Of what cannot be written, so many rows are kept; how much was dropped is said."""
+    monkeypatch.setattr(statistics, "MAX_ROWS", 3)
+    monkeypatch.setattr(statistics, "write", lambda using, rows: False)
+    for number in range(5):
+        counter.tally.add("default", f"operation {number}", 0)
+        counter.tally.add("default", "operation 0", 0)
+
+    counter.flush()
+    counter.tally.add("default", "operation 4", 0)
+    counter.flush()
+
+    assert {operation: row[0] for (_, _, operation), row in counter.tally.rows.items()} == {
+        "operation 0": 6,
+        "operation 1": 1,
+        "operation 2": 1,
+    }
+    assert [record.args[0] for record in caplog.records if "not counted" in record.getMessage()] == [2, 1]
+
+
+def test_operations_without_end_are_counted_as_other(counter, monkeypatch):
+    """A callable may name a new one for each request: the table must not grow by each. The next hour begins anew."""
+    monkeypatch.setattr(statistics, "MAX_OPERATIONS", 2)
+    now = [0]
+    monkeypatch.setattr(statistics.time, "time", lambda: now[0])
+    for operation in "abcda":
+        counter.tally.add("default", operation, 0)
+    now[0] = statistics.HOUR
+    counter.tally.add("default", "d", 0)
+
+    assert {key: row[0] for key, row in counter.tally.rows.items()} == {
+        ("default", 0, "a"): 2,
+        ("default", 0, "b"): 1,
+        ("default", 0, statistics.OTHER): 2,
+        ("default", 1, "d"): 1,
+    }
+
+
+@pytest.mark.django_db(transaction=True)
+def test_names_that_are_cut_alike_are_one_row(counter):
+    """PostgreSQL refuses an upsert that meets one row twice."""
+    counter.tally.add("default", "a" * 300, 0)
+    counter.tally.add("default", "a" * 301, 0)
+    assert counter.flush()
+    assert DecisionCount.objects.get().executions == 2
+
+
+def test_threads_count_exactly(counter):
+    """No addition is lost between two of them."""
+    barrier = threading.Barrier(8)
+
+    def add():
+        barrier.wait(TIMEOUT)
+        for _ in range(2000):
+            counter.tally.add("default", OPERATION, 0)
+
+    threads = [threading.Thread(target=add) for _ in range(8)]
+    taken = Counter()
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        taken.update({key: row[0] for key, row in counter.tally.take()[0].items()})
+    taken.update({key: row[0] for key, row in counter.tally.take()[0].items()})
+
+    assert taken.total() == 8 * 2000
+
+
+# --- processes ---
+
+
+@pytest.fixture
+def counting_processes(transactional_db):
+    """Run tests/operations/counting.py on the database of the test."""
+    name = str(connection.settings_dict["NAME"])
+    started = []
+
+    def start(children, requests):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.operations.counting", name, str(children), str(requests)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.race
+def test_processes_that_end_leave_exact_sums(counting_processes):
+    """Three at once on the same rows, each a fork of one that had counted already; the last counts at its exit."""
+    assert counting_processes(3, 10).wait(TIMEOUT * 3) == 0
+    assert totals() == {"executions": 3 * 10 + 1, "replays": 3 * 10 + 3}
+
+
+@pytest.mark.kill
+def test_a_process_that_is_killed_loses_what_it_had_not_written(counting_processes):
+    """And nothing else; its execution stands."""
+    process = counting_processes(0, 2)
+    assert process.stdout.readline() == "ready\n"
+    process.kill()
+    process.wait()
+
+    assert totals() == {"executions": 2}
+    assert Payment.objects.count() == 3
+
+
+# --- silence ---
+
+
+@pytest.mark.django_db
+def test_a_test_case_sees_nothing(anonymous, serve, django_capture_on_commit_callbacks, django_assert_num_queries):
+    """No statement, no hook, nothing in memory: a project's tests count their queries and their hooks."""
+    serve(plain(make_payment))
+    with (
+        django_capture_on_commit_callbacks(execute=True) as callbacks,
+        django_assert_num_queries(6 if VENDOR == "sqlite" else 5),  # 5 or 4, as the manual says, and the payment
+    ):
+        post(anonymous)
+
+    assert callbacks == []
+    assert not statistics.counter.tally.rows
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_transaction_test_case_sees_nothing(anonymous, serve):
+    """There the request's own transaction commits."""
+    serve(plain(make_payment))
+    post(anonymous)
+    post(anonymous)
+    consume({"id": 1, "amount": 10})
+    assert not statistics.counter.tally.rows
+    assert not totals()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_counting_can_be_switched_off(counter, anonymous, serve, settings):
+    """`COUNTS` in the setting."""
+    settings.IDEMPOTENCY = {"COUNTS": False}
+    serve(plain(make_payment))
+    post(anonymous)
+    assert not totals()
+    assert not counter.tally.rows
+
+
+@pytest.mark.parametrize("value", [None, 1, "yes"])
+def test_the_switch_is_checked(settings, value):
+    """With all else in the setting, at start-up."""
+    settings.IDEMPOTENCY = {"COUNTS": value}
+    with pytest.raises(PolicyError, match="COUNTS"):
+        conf.project_options()
+
+
+# --- the end of counts ---
+
+
+@pytest.mark.django_db
+def test_old_counts_are_deleted(counter):
+    """Those of the hours before the one that a moment is in."""
+    moment = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
+    hour = statistics.hour_of(moment.timestamp())
+    for age in (-1, 0, 1, 2):
+        DecisionCount.objects.create(hour=hour - age, operation=OPERATION, executions=1)
+
+    assert statistics.forget_before(moment) == 2
+    assert set(DecisionCount.objects.values_list("hour", flat=True)) == {hour, hour + 1}
+    assert statistics.forget_before(moment + timedelta(days=1), using="default") == 2
