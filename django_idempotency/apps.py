@@ -18,7 +18,7 @@ class IdempotencyConfig(AppConfig):
         Raises `PolicyError` for a bad setting, but under `manage.py check`, which reports it with all else (E001,
         E002).
         """
-        from django_idempotency import checks, conf  # noqa: F401 its import registers them
+        from django_idempotency import checks, conf, surroundings  # noqa: F401 their import registers them
         from django_idempotency.stores import stores
 
         try:

@@ -11,13 +11,18 @@ W003 a login view                            W004 the table is missing
 W005 a server that takes no such response    W006 a decorator without effect
 W007 a server that does not answer
 
+Of what is around the app (`surroundings.py`):
+
+I001 no admin         W008 permissions are missing
+W009 the key is no allowed header             W010 the replay header is not exposed
+
 Views are those of the URLconf. One that cannot be imported is Django's own check's to report. Who may call a plain
 Django view is not told by its class, so W002 is about DRF views alone. E006, E009, E010, W001, W004, W005 and W007 are
 the stores' own.
 """
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import cast
 
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
@@ -25,14 +30,13 @@ from django.db import models, router
 
 from django_idempotency import conf
 from django_idempotency.core.policy import POLICY, Policy, ResolvedPolicy
+from django_idempotency.databases import named_databases, own_database, stores_in_use
 from django_idempotency.decorators import idempotent
 from django_idempotency.events import once_functions
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.placement import check_dispatch, check_layers, dispatch_layers, layers, module_of
 from django_idempotency.routes import Handler, View, has_mixin, views
 from django_idempotency.stores import stores
-from django_idempotency.stores.base import Store
-from django_idempotency.stores.database import DatabaseStore
 
 OUR_DECORATORS = idempotent.__module__
 DRF_PERMISSIONS = "rest_framework.permissions"
@@ -132,7 +136,9 @@ def check_stores(**kwargs: object) -> list[CheckMessage]:
     """What the stores say of their own configuration."""
     if check_setting():
         return []
-    return [message for store, policies in _used().items() for message in store.check(_databases(policies))]
+    return [
+        message for store, policies in stores_in_use().items() for message in store.check(named_databases(policies))
+    ]
 
 
 @register(Tags.database)
@@ -142,40 +148,11 @@ def check_databases(databases: Iterable[str] | None = None, **kwargs: object) ->
         return []
     wanted = set(databases)
     messages: list[CheckMessage] = []
-    for store, policies in _used().items():
+    for store, policies in stores_in_use().items():
         largest = max(policy.max_body for policy in policies)
-        for using in sorted(wanted & {*_databases(policies), *_own_database(store)}):
+        for using in sorted(wanted & {*named_databases(policies), *own_database(store)}):
             messages += store.check_database(using, largest)
     return messages
-
-
-def _used() -> dict[Store, list[ResolvedPolicy]]:
-    """Each store that something may use, with the policies that name it: the setting's, and those of the views."""
-    project = conf.resolved()
-    of_views = (_resolved(conf.resolved, *handler.policies) for view in views() for handler in view.handlers)
-    of_events = (_resolved(conf.resolved_once, policy) for _, policy in once_functions.values())
-    used: dict[Store, list[ResolvedPolicy]] = {}
-    for policy in filter(None, (project, *of_views, *of_events)):
-        used.setdefault(stores[policy.store], []).append(policy)
-    for alias in conf.configured_stores():  # a task's that is not imported, perhaps
-        used.setdefault(stores[alias], [project])
-    return used
-
-
-def _databases(policies: Iterable[ResolvedPolicy]) -> frozenset[str]:
-    """The aliases that options `using` name; where a callable does, it is known at the request."""
-    return frozenset(policy.using for policy in policies if isinstance(policy.using, str))
-
-
-def _own_database(store: Store) -> tuple[str, ...]:
-    return (store.database(),) if isinstance(store, DatabaseStore) else ()
-
-
-def _resolved(resolve: Callable[..., ResolvedPolicy], *policies: Policy) -> ResolvedPolicy | None:
-    try:
-        return resolve(*policies)
-    except PolicyError:
-        return None  # E003
 
 
 # --- one view ---
@@ -262,7 +239,7 @@ def _check_database(view: View, handler: Handler, policy: ResolvedPolicy) -> Ite
     if model is None or callable(policy.using):
         return
     store = stores[policy.store]
-    of_record = policy.using or next(iter(_own_database(store)), None)
+    of_record = policy.using or next(iter(own_database(store)), None)
     of_model = router.db_for_write(model)
     if of_record is not None and of_record != of_model:
         yield Error(

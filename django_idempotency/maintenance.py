@@ -1,0 +1,160 @@
+"""What an operator does to the table of the DatabaseStore: purge what has expired, free a key."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from django.db import Error, connections, router
+
+from django_idempotency.models import IdempotencyRecord
+from django_idempotency.stores import stores
+from django_idempotency.stores.base import Fault
+from django_idempotency.stores.sql import dialect_for
+from django_idempotency.stores.sql.purging import Purge, purge_for
+from django_idempotency.transactions import after_commit, atomic_phase, in_transaction
+
+logger = logging.getLogger("django_idempotency")
+
+BATCH_SIZE = 1000  # rows
+LARGEST_BATCH = 10_000  # rows
+# Between two batches others have the database to themselves, for this share of the time that the batch took: a server
+# that is busy makes the batches slow, and so the pauses long.
+PAUSE = 0.5
+LONGEST_PAUSE = 0.25  # seconds
+TRIES = 5  # for a batch that loses a race
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purged:
+    """What a purge did: how many records it deleted (in a dry run: would have), and whether it was left to finish."""
+
+    count: int
+    finished: bool
+
+
+def purge(
+    using: str | None = None,
+    *,
+    batch_size: int = BATCH_SIZE,
+    max_seconds: float | None = None,
+    dry_run: bool = False,
+    progress: Callable[[int], object] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Purged:
+    """
+    Delete the records in the database *using* (by default the one that records are written to) that have expired by
+    now, the oldest first; claims without an outcome too.
+
+    Each batch of *batch_size* rows is a transaction of its own, and a pause follows it: a request whose key has just
+    expired waits for one batch at most. Rows that are locked, because they are claimed anew or because another purge
+    deletes them, are left alone, so that several purges share the work (SQLite: they take turns). No new batch
+    begins once *max_seconds* are over or *stop* returns True; then `finished` is False.
+
+    *progress* is called after each batch with its number of rows. A *dry_run* counts, and deletes nothing.
+
+    Raises `ValueError` for a bad size or time, `RuntimeError` inside an atomic block, where no batch could be
+    committed, `PolicyError` for a database that is not supported, and Django's database errors; the batches before it
+    stay deleted.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= LARGEST_BATCH:
+        raise ValueError(f"batch_size must be a whole number from 1 to {LARGEST_BATCH}, not {batch_size!r}.")
+    if max_seconds is not None and not max_seconds > 0:
+        raise ValueError(f"max_seconds must be more than 0, not {max_seconds!r}.")
+    using = using or router.db_for_write(IdempotencyRecord)
+    if dry_run:
+        return Purged(count=IdempotencyRecord.objects.using(using).expired().count(), finished=True)
+    _refuse_inside_a_transaction(using)
+    deadline = None if max_seconds is None else time.monotonic() + max_seconds
+    run = _Purge(using, batch_size)
+    while not run.finished:
+        if (stop is not None and stop()) or (deadline is not None and time.monotonic() >= deadline):
+            break
+        if run.count:
+            time.sleep(run.pause)
+        count = run.batch()
+        if progress is not None and count:
+            progress(count)
+    logger.info("Purged %d expired records from database %r", run.count, using)
+    return Purged(count=run.count, finished=run.finished)
+
+
+def free(digest: bytes | IdempotencyRecord, *, using: str | None = None, store: str = "default") -> bool:
+    """
+    Forget what *store* keeps for an identity, so that the next request with its key runs: its 32-byte *digest*, or its
+    record. Returns False where nothing was stored.
+
+    Raises `RequestInProgress` where the identity is in flight, without waiting for it; then nothing has changed.
+    """
+    if isinstance(digest, IdempotencyRecord):
+        using = using or digest._state.db
+        digest = bytes(digest.digest)
+    if len(digest) != 32:
+        raise ValueError(f"An identity's digest has 32 bytes, not {len(digest)}.")
+    owner = stores[store]
+    using = using or owner.database()
+    freed = atomic_phase(using, partial(owner.free, using, digest))
+    if freed:
+        after_commit(using, partial(_log_freed, digest))
+    return freed
+
+
+def _log_freed(digest: bytes) -> list[tuple[Any, Any]]:
+    logger.info("Freed %s", digest.hex())
+    return []
+
+
+def _refuse_inside_a_transaction(using: str) -> None:
+    blocks: list[Any] = connections[using].atomic_blocks
+    if in_transaction(using) and not (blocks and blocks[-1]._from_testcase):  # as for atomic(durable=True)
+        raise RuntimeError(
+            f"A purge commits each batch by itself, and a transaction is open on database {using!r}: call it outside"
+            " every atomic block."
+        )
+
+
+class _Purge:
+    """One purge on its way: from where on the next batch deletes, and until when."""
+
+    def __init__(self, using: str, batch_size: int) -> None:
+        self.using = using
+        self.batch_size = batch_size
+        self.connection = connections[using]
+        self.dialect = dialect_for(self.connection, fold=False)
+        self.statements: Purge = purge_for(self.connection)
+        with self.connection.cursor() as cursor:
+            # What expires from here on is left to the next run: else one beside a busy project would never end.
+            self.since, self.until = self.statements.range(cursor)
+        self.count = 0
+        self.pause = 0.0  # seconds
+        self.finished = self.since is None
+
+    def batch(self) -> int:
+        """Delete one batch, tried again where it loses a race."""
+        began = time.monotonic()
+        for tries_left in reversed(range(TRIES)):
+            try:
+                count, self.since = self._transaction()
+                break
+            except Error as error:
+                if not tries_left or self.dialect.classify(self.connection, error) is not Fault.RACE:
+                    raise
+        self.count += count
+        self.finished = count == 0
+        self.pause = min((time.monotonic() - began) * PAUSE, LONGEST_PAUSE)
+        return count
+
+    def _transaction(self) -> tuple[int, Any]:
+        ours = not self.connection.in_atomic_block  # not a TestCase's
+        with self.connection.cursor() as cursor:
+            if ours:
+                self.statements.prepare(cursor)
+
+            def work() -> tuple[int, Any]:
+                if ours:
+                    self.statements.begin(cursor)
+                return self.statements.batch(cursor, self.since, self.until, self.batch_size)
+
+            return atomic_phase(self.using, work)

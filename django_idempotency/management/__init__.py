@@ -1,0 +1,1 @@
+"""Commands of `manage.py`: arguments, words and exit codes, thin over `maintenance` and `presentation`."""

@@ -1,0 +1,1 @@
+"""`idempotency_purge` and `idempotency_show`."""

@@ -1,0 +1,151 @@
+"""`manage.py idempotency_purge`: delete the records that have expired."""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import Error
+
+from django_idempotency import maintenance
+from django_idempotency.exceptions import PolicyError
+from django_idempotency.management.arguments import add_database, chosen_databases, seconds, told, whole_number
+
+ENDED_EARLY = 3  # 2 is argparse's, for a bad argument
+
+Progress = Callable[[int], object]
+
+
+class Command(BaseCommand):
+    """Thin over `maintenance.purge`."""
+
+    requires_system_checks: tuple[str, ...] = ()  # cron would mail their warnings with every run
+
+    help = (
+        "Delete the records that have expired, the oldest first, in small batches beside which requests go on. Several"
+        " may run at once. Exit codes: 0 all that had expired is deleted; 1 an error; 2 a bad argument; 3 it was ended"
+        " before, by --max-seconds, SIGINT or SIGTERM."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--batch-size",
+            type=whole_number(1, maintenance.LARGEST_BATCH),
+            default=maintenance.BATCH_SIZE,
+            metavar="ROWS",
+            help="Rows of one transaction. A request whose key has just expired waits for one of them at most."
+            " Default: %(default)s.",
+        )
+        parser.add_argument(
+            "--max-seconds", type=seconds, metavar="SECONDS", help="Begin no further batch after this time."
+        )
+        parser.add_argument("--dry-run", action="store_true", help="Count what has expired, and delete nothing.")
+        add_database(parser)
+
+    def handle(self, **options: Any) -> None:
+        self.verbosity: int = options["verbosity"]
+        self.dry_run: bool = options["dry_run"]
+        databases = chosen_databases(options["database"], self.warn)
+        limit: float | None = options["max_seconds"]
+        deadline = None if limit is None else time.monotonic() + limit
+        finished = True
+        with _interruptible() as interrupted:
+            for using in databases:
+                left = None if deadline is None else deadline - time.monotonic()
+                if interrupted() or (left is not None and left <= 0):
+                    finished = False
+                    break
+                finished &= self.purge(using, options["batch_size"], left, interrupted)
+        if not finished:
+            sys.exit(ENDED_EARLY)
+
+    def purge(self, using: str, batch_size: int, max_seconds: float | None, stop: Callable[[], bool]) -> bool:
+        """Purge one database, and say in one line what came of it. Was it left to finish?"""
+        began = time.monotonic()
+        count = 0
+
+        def counted(rows: int) -> None:
+            nonlocal count
+            count += rows
+            shown(rows)
+
+        try:
+            with self.progress(using) as shown:
+                purged = maintenance.purge(
+                    using,
+                    batch_size=batch_size,
+                    max_seconds=max_seconds,
+                    dry_run=self.dry_run,
+                    progress=counted,
+                    stop=stop,
+                )
+        except (Error, PolicyError, RuntimeError, ValueError) as error:
+            before = f" {_records(count)} had been deleted before." if count else ""
+            raise CommandError(f"{told(using, error)}{before}") from error
+        if self.dry_run:
+            self.say(f"Would delete {_records(purged.count)} from {using!r}.")
+        else:
+            early = "" if purged.finished else " Ended before all were deleted."
+            self.say(f"Deleted {_records(purged.count)} from {using!r} in {time.monotonic() - began:.1f} s.{early}")
+        return purged.finished
+
+    @contextmanager
+    def progress(self, using: str) -> Iterator[Progress]:
+        """A bar where somebody looks on and tqdm is installed (the extra `progress`)."""
+        tqdm = _tqdm() if self.verbosity and self.stderr.isatty() and not self.dry_run else None
+        if tqdm is None:
+            yield lambda rows: None
+            return
+        total = maintenance.purge(using, dry_run=True).count
+        with tqdm(total=total, desc=f"Purging {using}", unit=" records", unit_scale=True, leave=False) as bar:
+            yield bar.update
+
+    def say(self, line: str) -> None:
+        if self.verbosity:
+            self.stdout.write(line)
+
+    def warn(self, line: str) -> None:
+        if self.verbosity:
+            self.stderr.write(self.style.WARNING(line))
+
+
+def _tqdm() -> Any:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return tqdm
+
+
+def _records(count: int) -> str:
+    return f"{count} expired record{'' if count == 1 else 's'}"
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Let SIGINT and SIGTERM be asked for, instead of ending the process. The second one ends it as ever."""
+    seen = False
+    if threading.current_thread() is not threading.main_thread():  # no other thread hears of signals
+        yield lambda: seen
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(*args: object) -> None:
+        nonlocal seen
+        seen = True
+        restore()
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: seen
+    finally:
+        restore()

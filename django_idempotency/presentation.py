@@ -1,0 +1,253 @@
+"""What a record says, as plain data for people: the admin's page and the commands show the same."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from http import HTTPStatus
+from json import loads
+
+from django.db.models import TextChoices
+from django.utils.http import parse_header_parameters
+from django.utils.translation import gettext_lazy as _
+
+from django_idempotency.core.record import CompletionRecord
+from django_idempotency.models import UNSETTLED, DatabaseNow, IdempotencyRecord, RecordQuerySet
+
+DISPLAYED = 64 * 1024  # characters of a body that a page shows; the rest is a download
+
+# Control characters, lone surrogates, and what turns the direction of the text around it: a page would swallow them, a
+# terminal would obey them.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSEEN_IN_LINE = re.compile(rf"{_UNSEEN.pattern}|[\t\n\u2028\u2029]")
+
+# Charsets that a body may be decoded by. Python knows more: some are not for text, some take quadratic time.
+_CHARSET = re.compile(
+    r"ascii|us-ascii|utf-?8|utf-?(16|32)([bl]e)?|(iso-?)?8859-\d+|latin-?\d+|(cp|windows-)125\d|koi8-[ru]"
+    r"|shift_jis|euc-(jp|kr)|iso-2022-jp|gb2312|gbk|gb18030|big5",
+    re.IGNORECASE,
+)
+_TEXT = re.compile(
+    r"text/.+|.+\+(json|xml)|application/(json|xml|yaml|toml|csv|sql|graphql|javascript|ecmascript|x-ndjson|json-seq"
+    r"|x-www-form-urlencoded)",
+    re.IGNORECASE,
+)
+_JSON = re.compile(r"(.+/|.+\+)json", re.IGNORECASE)
+_JSON_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
+_INDENT = "  "
+_DEEPEST = 40  # levels that are indented; what nests deeper keeps that margin
+
+
+class State(TextChoices):
+    """What a record means for the next request with its key, by the database's clock."""
+
+    COMPLETED = "completed", _("completed")  # it is answered from the record
+    EXPIRED = "expired", _("expired")  # it runs: the key is new again
+    UNSETTLED = "unsettled", _("unsettled")  # it is refused: nobody knows what came of the first
+
+
+class BodyKind(Enum):
+    """How a body can be shown."""
+
+    EMPTY = "empty"
+    JSON = "json"
+    TEXT = "text"
+    BINARY = "binary"  # by its size alone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Body:
+    """A stored body. *text* is what can be read of it, never markup to be rendered."""
+
+    kind: BodyKind
+    media_type: str  # as the answer named it; empty if it did not
+    size: int  # bytes
+    text: str = ""
+    cut: bool = False  # is *text* less than the whole?
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presented:
+    """
+    What a record says. Its texts are safe to print: what a page or a terminal would obey is spelled out (`\\x1b`).
+
+    Where the outcome is unknown *status* is None. *headers* and *body* are None where there is no answer, where it
+    cannot be read (then *problems* say so), and where they were not asked for.
+    """
+
+    identity: str  # 64 hexadecimal digits
+    state: State
+    method: str  # with host and route empty for work that arrived without a request
+    host: str
+    route: str
+    scope: str
+    operation: str
+    key: str
+    fingerprint: str  # hexadecimal
+    request_id: str
+    executed_at: datetime
+    expires_at: datetime
+    now: datetime  # of the database, when the record was read
+    status: int | None
+    reason: str
+    headers: tuple[tuple[str, str | None], ...] | None  # a value of None is computed anew for each replay
+    body: Body | None
+    problems: tuple[str, ...]  # what of the row cannot be read, in words
+
+
+def timed(records: RecordQuerySet) -> RecordQuerySet:
+    """*records*, each with the database's time as `now`, by which it has expired or not."""
+    return records.annotate(now=DatabaseNow())
+
+
+def state(record: IdempotencyRecord) -> State:
+    """The state of a *record* that was read through `timed()`."""
+    if record.expires_at <= record.now:  # type: ignore[attr-defined]
+        return State.EXPIRED
+    return State.UNSETTLED if record.status == UNSETTLED else State.COMPLETED
+
+
+def present(record: IdempotencyRecord, *, response: bool = True, limit: int | None = DISPLAYED) -> Presented:
+    """
+    What *record*, which was read through `timed()`, says.
+
+    Without *response* the columns of reason, headers and body are not touched. *limit* is the number of characters
+    that are shown of a body, None for all. Never raises for what is in the row.
+    """
+    unsettled = record.status == UNSETTLED
+    method, host, route = [*visible(record.request).split(" ", 2), "", "", ""][:3]
+    found, problems = _completion(record) if response and not unsettled else (None, ())
+    return Presented(
+        identity=str(record),
+        state=state(record),
+        method=method,
+        host=host,
+        route=route,
+        scope=visible(record.scope),
+        operation=visible(record.operation),
+        key=visible(record.key),
+        fingerprint=bytes(record.fingerprint).hex(),
+        request_id=visible(record.request_id),
+        executed_at=record.executed_at,
+        expires_at=record.expires_at,
+        now=record.now,  # type: ignore[attr-defined]
+        status=None if unsettled else record.status,
+        reason=visible(found.reason) if found and found.reason else _phrase(record.status),
+        headers=None if found is None else tuple([(visible(n), v and visible(v)) for n, v in found.headers]),
+        body=_body(record, found, limit) if response and not unsettled else None,
+        problems=problems,
+    )
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    """*text* with what is not seen, or would be obeyed, spelled out. With *lines*, tabs and ends of lines stay."""
+    unseen = _UNSEEN if lines else _UNSEEN_IN_LINE
+    return unseen.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def _completion(record: IdempotencyRecord) -> tuple[CompletionRecord | None, tuple[str, ...]]:
+    """Reason and headers, without the body; or what is wrong with them."""
+    try:
+        found = CompletionRecord.from_stored(record.status, record.head, b"", record.request_id)
+        texts = [found.reason, *[name for name, _value in found.headers]]
+        texts += [value for _name, value in found.headers if value is not None]
+        if all(isinstance(text, str) for text in texts):
+            return found, ()
+    except (RecursionError, TypeError, ValueError):
+        pass  # said below
+    return None, (str(_("The stored reason and headers cannot be read: this package has not written them.")),)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def _body(record: IdempotencyRecord, found: CompletionRecord | None, limit: int | None) -> Body:
+    content = bytes(record.body)
+    headers = {name.lower(): value or "" for name, value in (found.headers if found else ())}
+    declared = headers.get("content-type", "")
+    media_type, charset = _media_type(declared)
+    shown = visible(declared)
+    if not content:
+        return Body(kind=BodyKind.EMPTY, media_type=shown, size=0)
+    text = None
+    if headers.get("content-encoding", "identity").lower() == "identity":
+        text = _decoded(content, media_type, charset)
+    if text is None:
+        return Body(kind=BodyKind.BINARY, media_type=shown, size=len(content))
+    kind = BodyKind.TEXT
+    if _JSON.fullmatch(media_type) or not declared:
+        try:
+            loads(text, parse_int=str, parse_float=str, parse_constant=str)  # str: no number is too long
+        except (RecursionError, ValueError):
+            pass  # shown as it is
+        else:
+            kind = BodyKind.JSON
+    if kind is BodyKind.JSON:
+        text = _joined(_indented(text), limit)
+    text = text.replace("\r\n", "\n")
+    cut = limit is not None and len(text) > limit
+    return Body(kind=kind, media_type=shown, size=len(content), text=visible(text[:limit], lines=True), cut=cut)
+
+
+def _media_type(declared: str) -> tuple[str, str]:
+    """Media type and charset of a Content-Type header; UTF-8 where it names none that we decode by."""
+    try:
+        media_type, parameters = parse_header_parameters(declared)
+    except ValueError:
+        return "", "utf-8"
+    charset = str(parameters.get("charset", ""))
+    return media_type.strip(), charset if _CHARSET.fullmatch(charset) else "utf-8"
+
+
+def _decoded(content: bytes, media_type: str, charset: str) -> str | None:
+    """*content* as text, with bytes that are none spelled out; None if it is no text."""
+    if _TEXT.fullmatch(media_type):
+        try:
+            return content.decode(charset, errors="backslashreplace")
+        except (LookupError, UnicodeError):
+            return content.decode(errors="backslashreplace")
+    if media_type:
+        return None
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text
+
+
+def _indented(text: str) -> Iterator[str]:
+    """The pieces of JSON *text*, one member a line. Its tokens stay as they are: numbers, escapes, repeated names."""
+    depth = 0
+    opened = False  # by the piece before
+    for found in _JSON_TOKEN.finditer(text):
+        piece = found[0]
+        closes = piece in {"}", "]"}
+        depth -= closes
+        if opened != closes:  # an empty object or list stays on its line
+            yield _margin(depth)
+        yield ": " if piece == ":" else piece
+        opened = piece in {"{", "["}
+        depth += opened
+        if piece == ",":
+            yield _margin(depth)
+
+
+def _margin(depth: int) -> str:
+    return "\n" + _INDENT * min(depth, _DEEPEST)
+
+
+def _joined(pieces: Iterator[str], limit: int | None) -> str:
+    """The *pieces* up to the one that goes past *limit* characters."""
+    taken = []
+    length = 0
+    for piece in pieces:
+        taken.append(piece)
+        length += len(piece)
+        if limit is not None and length > limit:
+            break
+    return "".join(taken)
