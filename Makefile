@@ -12,18 +12,19 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 RUN = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint types imports docs package bench format clean
+.PHONY: help demo run test lint types imports docs screenshots package bench bench-rivals bench-scale format clean
 .DELETE_ON_ERROR:
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.sample ## a payment API under gunicorn, put through retries, races and kill -9
 	$(RUN) -m sample_project.demo
 
-run: $(VENV)/.sample ## the same API with a seeded user, to try by hand
+run: $(VENV)/.sample ## the same API with a seeded user and a week of traffic in the admin, to try by hand
 	$(RUN) manage.py migrate
 	$(RUN) manage.py seed
+	$(RUN) manage.py seed_traffic
 	$(RUN) manage.py runserver
 
 test: $(VENV)/.test ## the suite on SQLite, PostgreSQL, MariaDB (where one runs) and Redis
@@ -46,6 +47,9 @@ imports: $(VENV)/.lint ## import-linter: which module may import which
 docs: $(VENV)/.docs ## the manual as HTML in docs/_build/html
 	$(RUN) -m sphinx --builder html --fail-on-warning --keep-going docs docs/_build/html
 
+screenshots: $(VENV)/.screenshots ## the pictures of the admin in docs/_static, drawn anew by chromium
+	$(RUN) -m docs.screenshots
+
 package: $(VENV)/.package ## wheel and sdist in dist/, each tried in an empty environment
 	rm -rf dist
 	$(RUN) -m build
@@ -53,10 +57,16 @@ package: $(VENV)/.package ## wheel and sdist in dist/, each tried in an empty en
 	$(RUN) -m tests.packaging dist $(WITH)
 
 bench: $(VENV)/.bench ## what protection costs
-	$(RUN) -m benchmarks
+	$(RUN) -m benchmarks $(ARGS)
+
+bench-rivals: $(VENV)/.bench ## the same view under other packages, each from PyPI in an environment of its own
+	RIVALS=$(VENV)-rivals $(RUN) -m benchmarks.rivals
+
+bench-scale: $(VENV)/.bench ## up to ten million records: speed, disk, purge and the admin (takes most of an hour)
+	$(RUN) -m benchmarks.scale $(ARGS)
 
 clean: ## remove all that these targets made
-	rm -rf $(VENV) build dist docs/_build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .tox
+	rm -rf $(VENV) $(VENV)-rivals build dist docs/_build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .tox
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp of the environment: pip from 25.1 on knows dependency groups, the pip that Python brings may not.

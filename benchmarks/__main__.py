@@ -1,31 +1,46 @@
 """
 What protection costs, on every database that is there: `make bench`.
 
-Prints one table and writes it to `docs/benchmarks.md`. `ROUNDS` (600) sets the length. Figures are ratios against the
-same view in `atomic`, in one run; a timing of one machine says nothing about another, the ratios do.
+Prints one page and writes it to `docs/benchmarks.md`, or to `--output`. `ROUNDS` (600) in `RUNS` (3) and, for each cell
+of the table of many clients, `SECONDS` (5) set the length. A timing of one machine says nothing about another; ratios
+against the same view in `atomic`, in the same run, do.
 """
 
+import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import django
-import rest_framework
-
+from benchmarks.page import DELAYS, DIRECT, Results, page
+from benchmarks.wire import wire_to
 from tests import servers
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 NAME = f"idempotency_bench_{os.getpid()}"
-IMPORTS = 9  # processes, each with and without the app
-HEADINGS = "| database | first | replay | without a key | bare in `atomic` | statements of first, replay, bare |"
+IMPORTS = 3  # pairs of processes for each run, with and without the app
+CASES = "bare atomic floor without_key first replay refused"
+FAR_CASES = "atomic first replay"
+
+Find = Callable[[ExitStack, str], str]
+DATABASES: dict[str, Find] = {
+    "SQLite": lambda stack, folder: f"sqlite:///{folder}/bench.sqlite3",
+    "PostgreSQL": lambda stack, folder: servers.postgresql(stack).database_url(NAME),
+    "MariaDB": lambda stack, folder: servers.mariadb(stack).database_url(NAME),
+}
+# Ways to a database by its name: what is said of them, and the environment that asks for them.
+WAYS: dict[str, dict[str, dict[str, str]]] = {
+    "SQLite": {"": {}},
+    "PostgreSQL": {"": {}, ", `FOLD` off": {"FOLD": "0"}, ", no functions": {"ROUTINES": "0"}},
+    "MariaDB": {"": {}, ", no procedures": {"ROUTINES": "0"}},
+}
 
 # What an installed app adds to the start of a process that uses Django, DRF's views and the admin's apps anyway.
 START = """
@@ -43,86 +58,75 @@ print(time.perf_counter() - begun)
 
 def main() -> int:
     """Measure, print, write the page. The exit code says whether any database was there."""
-    rows = []
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--database", action="append", choices=DATABASES, help="of all, this one only")
+    parser.add_argument("--output", type=Path, default=PAGE, metavar="FILE", help="write the page there")
+    options = parser.parse_args()
+    results = Results(
+        rounds=int(os.environ.get("ROUNDS", "600")),
+        runs=int(os.environ.get("RUNS", "3")),  # a ratio differs more from one process to the next than inside one
+        seconds=float(os.environ.get("SECONDS", "5")),
+    )
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="idempotency-bench-"))
-        for name, find in DATABASES.items():
+        urls = {}
+        for name in options.database or DATABASES:
             try:
-                url = find(stack, folder)
+                urls[name] = DATABASES[name](stack, folder)
+                if name != "SQLite":
+                    stack.callback(servers.drop_databases, urls[name], f"test_{NAME}")  # a run that failed leaves it
             except servers.Missing as missing:
                 print(f"left out: {name}: {missing}")
-                continue
-            for settings in ({}, {"FOLD": "0"}) if name == "PostgreSQL" else ({},):
-                rows.append(row(measure(url, settings)))
-                print(rows[-1], flush=True)
-    text = page(rows, added_start_time())
-    PAGE.write_text(text)
+        results.start = added_start_time(results.runs * IMPORTS)
+        measure_all(results, urls)
+        if url := urls.get("PostgreSQL"):
+            results.load = run("benchmarks.load", url, SECONDS=str(results.seconds))
+    text = page(results)
+    options.output.write_text(text)
     print(text)
-    return 0 if rows else 1
+    return 0 if urls else 1
 
 
-DATABASES: dict[str, Callable[[ExitStack, str], str]] = {
-    "SQLite": lambda stack, folder: f"sqlite:///{folder}/bench.sqlite3",
-    "PostgreSQL": lambda stack, folder: servers.postgresql(stack).database_url(NAME),
-    "MariaDB": lambda stack, folder: servers.mariadb(stack).database_url(NAME),
-}
+def measure_all(results: Results, urls: dict[str, str]) -> None:
+    """Fill *results*, run by run, so that what else the machine does in a minute is not one way's alone."""
+    each = str(max(results.rounds // results.runs, 1))
+    for number in range(results.runs):
+        for name, url in urls.items():
+            for way, environment in WAYS[name].items():
+                print(f"run {number + 1} of {results.runs}: {name}{way}", file=sys.stderr)
+                result = run("benchmarks.measure", url, **environment, ROUNDS=each, CASES=CASES)
+                results.ways.setdefault((name, way), []).append(result)
+            if name == "PostgreSQL":
+                for delay in DELAYS:
+                    print(f"run {number + 1} of {results.runs}: {name}, {delay:.0f} ms away", file=sys.stderr)
+                    with wire_to(url, delay / 1000) as port:
+                        far = partial(run, "benchmarks.measure", url, WIRE_PORT=str(port), CASES=FAR_CASES)
+                        results.far.setdefault(delay, []).append(far(ROUNDS=each))
+    for name in DIRECT:
+        if name in urls:
+            print(f"Python's share: {name}", file=sys.stderr)
+            results.profile[name] = run("benchmarks.profile", urls[name], ROUNDS=str(results.rounds))
 
 
-def measure(url: str, settings: dict[str, str]) -> dict[str, Any]:
-    """The figures of one database, from a process of its own."""
-    result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.measure"],
-        env={**os.environ, **settings, "DATABASE_URL": url},
+def run(module: str, url: str, **environment: str) -> Any:
+    """What *module* prints as JSON, of the database at *url*, from a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        env={**os.environ, **environment, "DATABASE_URL": url},
         check=True,
         stdout=subprocess.PIPE,
     )
-    return dict(json.loads(result.stdout))
+    return json.loads(done.stdout)
 
 
-def row(result: dict[str, Any]) -> str:
-    ratios, statements = result["ratios"], result["statements"]
-    cells = [
-        result["database"],
-        f"{ratios['first']:.2f}x",
-        f"{ratios['replay']:.2f}x",
-        f"{ratios['no key']:.2f}x",
-        f"{result['milliseconds']['atomic']:.2f} ms",
-        f"{statements['first']}, {statements['replay']}, {statements['atomic']}",
-    ]
-    return f"| {' | '.join(cells)} |"
-
-
-def added_start_time() -> float:
+def added_start_time(pairs: int) -> float:
     """Milliseconds that the app adds to `django.setup()`, as the median of pairs of processes."""
 
     def start(*apps: str) -> float:
-        run = subprocess.run([sys.executable, "-c", START, *apps], check=True, stdout=subprocess.PIPE)
-        return float(run.stdout) * 1000
+        done = subprocess.run([sys.executable, "-c", START, *apps], check=True, stdout=subprocess.PIPE)
+        return float(done.stdout) * 1000
 
-    return statistics.median(start("django_idempotency") - start() for _ in range(IMPORTS))
-
-
-def page(rows: list[str], start: float) -> str:
-    versions = (
-        f"Python {platform.python_version()}, Django {django.__version__},"
-        f" Django REST framework {rest_framework.__version__}"
-    )
-    table = "\n".join([HEADINGS, "|---|---|---|---|---|---|", *rows])
-    return f"""# What it costs
-
-<!-- written by `make bench` -->
-
-Whole DRF views with token authentication, a model serializer and one INSERT, called through Django's WSGI handler in
-one process against a server on the same machine. Each figure is a median of ratios: every round calls each case once,
-in shuffled order, and compares it with the same round's bare view in `atomic` (the one without a key: with the bare
-view in autocommit). Statements are the view's own and ours; BEGIN, COMMIT, SAVEPOINT and RELEASE are not counted.
-On PostgreSQL BEGIN and COMMIT travel with our statements, unless the store's option `FOLD` is off.
-
-{table}
-
-{versions}. Installing the app adds {start:.0f} ms to
-`django.setup()`. `make bench` makes this page anew.
-"""
+    return statistics.median(start("django_idempotency") - start() for _ in range(pairs))
 
 
 if __name__ == "__main__":

@@ -3,104 +3,70 @@ One database's figures: whole DRF views with token authentication, called throug
 
 Each round calls every case once, in a shuffled order, and gives one ratio per case against the same round's view in
 `atomic`. The median of the ratios is the figure: the machine's speed drops out of it.
+
+`DATABASE_URL` names the database. `WIRE_PORT`, if set, is that of a proxy to its server, which is used as soon as the
+tables are there.
 """
 
 import gc
-import io
-import itertools
 import json
 import os
 import random
 import re
 import statistics
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from typing import Any
 
-from benchmarks.project import PATHS, configure
+from benchmarks.calls import Caller, database
+from benchmarks.wire import Wire
 
-WARM_UP = 50  # rounds
+WARM_UP = 40  # rounds
+REFUSED_EVERY = 3  # one round in so many is one with the refused duplicate
+COUNTED = 3  # calls of a case whose statements are counted: the first finds out, and some write the hour's counts
+PINGS = 200  # of the server, for what a round trip takes
 # Not counted. One that travels with a statement of ours is that statement.
 OF_A_TRANSACTION = re.compile(r"(BEGIN( IMMEDIATE)?|COMMIT|ROLLBACK|(RELEASE )?SAVEPOINT [^;]*)")
 
-
-def main(rounds: int) -> dict[str, object]:
-    """Measure on `DATABASE_URL` for that many *rounds*; the result is JSON."""
-    configure()
-    from django.db import connection
-
-    connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
-    try:
-        return _measure(rounds)
-    finally:
-        connection.creation.destroy_test_db(connection.settings_dict["NAME"], verbosity=0)
+Case = Callable[[], float]
 
 
-def _measure(rounds: int) -> dict[str, object]:
-    from django.contrib.auth.models import User
-    from django.core.wsgi import WSGIHandler
-    from django.db import connection
-    from django.test.utils import CaptureQueriesContext
-    from rest_framework.authtoken.models import Token
+def main(rounds: int, names: Iterable[str]) -> dict[str, Any]:
+    """Measure the cases *names* for that many *rounds*; the result is JSON."""
+    with database():
+        from django.db import connection
 
-    token = Token.objects.create(user=User.objects.create(username="payer")).key
-    application = WSGIHandler()
-    numbers = itertools.count()
-
-    def post(kind: str, key: str | None, name: str, *, replayed: bool) -> float:
-        body = json.dumps({"amount": 1200, "reference": name}).encode()
-        environ = {
-            "REQUEST_METHOD": "POST",
-            "PATH_INFO": PATHS[kind],
-            "SERVER_NAME": "localhost",
-            "SERVER_PORT": "80",
-            "SERVER_PROTOCOL": "HTTP/1.1",
-            "CONTENT_TYPE": "application/json",
-            "CONTENT_LENGTH": str(len(body)),
-            "HTTP_AUTHORIZATION": f"Token {token}",
-            "wsgi.input": io.BytesIO(body),
-            "wsgi.url_scheme": "http",
-            "wsgi.errors": sys.stderr,
+        caller = Caller()
+        cases: dict[str, Case] = {name: getattr(caller, name) for name in names}
+        refused = cases.pop("refused", None)
+        if port := os.environ.get("WIRE_PORT"):
+            go_through(int(port))
+        times = timed(cases, rounds)
+        if refused and connection.vendor != "sqlite":  # whose one writer lets nobody see a claim in flight
+            with caller.held():
+                held = timed({"atomic": caller.atomic, "refused": refused}, rounds // REFUSED_EVERY)
+        else:
+            held = {}
+        result = {
+            "server": server(),
+            "milliseconds": {case: statistics.median(spent) * 1000 for case, spent in times.items()},
+            "ratios": ratios(times) | ratios(held),
+            "ping": ping(),
         }
-        if key is not None:
-            environ["HTTP_IDEMPOTENCY_KEY"] = key
-        seen: list[object] = []
-        begun = time.perf_counter()
-        response = application(environ, lambda status, headers: seen.append((status, dict(headers))))
-        b"".join(response)
-        response.close()
-        spent = time.perf_counter() - begun
-        status, headers = seen[0]  # type: ignore[misc]
-        if not status.startswith("201") or (headers.get("Idempotency-Replayed") == "true") is not replayed:
-            raise RuntimeError(f"{kind} answered {status} {headers}")  # a figure of something else
-        return spent
+        if held:
+            cases["refused"] = refused  # type: ignore[assignment]  # or nothing would be held
+        result["statements"] = {case: statements(caller, case, run) for case, run in cases.items()}
+        if connection.vendor != "sqlite" and not port:
+            result["trips"] = trips(caller, cases)
+        return result
 
-    post("protected", "replayed", "the first", replayed=False)
 
-    def fresh(kind: str, keyed: bool = False) -> Callable[[], float]:
-        def run() -> float:
-            number = next(numbers)
-            return post(kind, f"key-{number}" if keyed else None, f"invoice {number}", replayed=False)
-
-        return run
-
-    def replay() -> float:
-        return post("protected", "replayed", "the first", replayed=True)
-
-    cases: dict[str, Callable[[], float]] = {
-        "autocommit": fresh("autocommit"),
-        "atomic": fresh("atomic"),
-        "no key": fresh("protected"),
-        "first": fresh("protected", keyed=True),
-        "replay": replay,
-    }
-    statements = {}
-    for case, run in cases.items():
-        with CaptureQueriesContext(connection) as captured:
-            run()
-        statements[case] = sum(not OF_A_TRANSACTION.fullmatch(query["sql"].strip()) for query in captured)
+def timed(cases: dict[str, Case], rounds: int) -> dict[str, list[float]]:
+    """The seconds of each case in each of the rounds after `WARM_UP`."""
     times: dict[str, list[float]] = {case: [] for case in cases}
     order = list(cases)
+    gc.collect()
     gc.disable()
     for number in range(WARM_UP + rounds):
         random.shuffle(order)
@@ -111,23 +77,71 @@ def _measure(rounds: int) -> dict[str, object]:
         if number % 50 == 0:
             gc.collect()
     gc.enable()
+    return times
 
-    def ratio(case: str, base: str) -> float:
-        return statistics.median(ours / bare for ours, bare in zip(times[case], times[base], strict=True))
 
+def ratios(times: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Each case's ratios against the view in `atomic` of the same round."""
     return {
-        "database": _server() + (", `FOLD` off" if os.environ.get("FOLD") == "0" else ""),
-        "milliseconds": {case: statistics.median(spent) * 1000 for case, spent in times.items()},
-        "ratios": {
-            "first": ratio("first", "atomic"),
-            "replay": ratio("replay", "atomic"),
-            "no key": ratio("no key", "autocommit"),
-        },
-        "statements": statements,
+        case: [ours / bare for ours, bare in zip(spent, times["atomic"], strict=True)]
+        for case, spent in times.items()
+        if case != "atomic"
     }
 
 
-def _server() -> str:
+def statements(caller: Caller, case: str, run: Case) -> int:
+    """How many statements *run* sends, less those that only begin or end a transaction."""
+    from django.db import connection
+    from django.test.utils import CaptureQueriesContext
+
+    def count() -> int:
+        with CaptureQueriesContext(connection) as captured:
+            run()
+        return sum(not OF_A_TRANSACTION.fullmatch(query["sql"].strip()) for query in captured)
+
+    with caller.held() if case == "refused" else nullcontext():
+        return min(count() for _ in range(COUNTED))
+
+
+def trips(caller: Caller, cases: dict[str, Case]) -> dict[str, int]:
+    """How often each case waits for the server, counted between the two."""
+    wire = Wire(os.environ["DATABASE_URL"])
+    go_through(wire.port)
+    counted = {}
+    for case, run in cases.items():
+
+        def count(run: Case = run) -> int:
+            before = wire.trips
+            run()
+            return wire.trips - before
+
+        with caller.held() if case == "refused" else nullcontext():
+            counted[case] = min(count() for _ in range(COUNTED))
+    return counted
+
+
+def go_through(port: int) -> None:
+    """Let this process's connections lead through the proxy on *port*."""
+    from django.db import connection
+
+    connection.close()
+    connection.settings_dict.update(HOST="127.0.0.1", PORT=str(port))
+
+
+def ping() -> float:
+    """Milliseconds of the smallest round trip."""
+    from django.db import connection
+
+    spent = []
+    with connection.cursor() as cursor:
+        for _ in range(PINGS):
+            begun = time.perf_counter()
+            cursor.execute("SELECT 1")
+            spent.append(time.perf_counter() - begun)
+    return statistics.median(spent) * 1000
+
+
+def server() -> str:
     from django.db import connection
 
     with connection.cursor() as cursor:
@@ -143,4 +157,4 @@ def _server() -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(int(os.environ.get("ROUNDS", "600")))))
+    print(json.dumps(main(int(os.environ["ROUNDS"]), os.environ["CASES"].split())))

@@ -5,10 +5,8 @@ import os
 import dj_database_url
 import django
 from django.conf import settings
-from django.urls import path
 
-PATHS = {"autocommit": "/bare/", "atomic": "/atomic/", "protected": "/protected/"}
-urlpatterns: list[object] = []
+PATHS = {"autocommit": "/bare/", "atomic": "/atomic/", "protected": "/protected/", "floor": "/floor/"}
 
 
 def configure() -> None:
@@ -26,10 +24,12 @@ def configure() -> None:
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
         }
         database["TEST"] = {"NAME": database["NAME"]}
+    if os.environ.get("ROUTINES") == "0":
+        database.setdefault("TEST", {})["MIGRATE"] = False  # tables, and nothing that a migration makes besides
     settings.configure(
         SECRET_KEY="benchmarks",  # noqa: S106 of a database that is dropped at the end
         ALLOWED_HOSTS=["*"],
-        ROOT_URLCONF="benchmarks.project",
+        ROOT_URLCONF="benchmarks.payments.views",
         DATABASES={"default": database},
         IDEMPOTENCY={
             "STORES": {
@@ -57,41 +57,3 @@ def configure() -> None:
         },
     )
     django.setup()
-    urlpatterns.extend(_views())
-
-
-def _views() -> list[object]:
-    from django.db import transaction
-    from rest_framework import serializers
-    from rest_framework.request import Request
-    from rest_framework.response import Response
-    from rest_framework.views import APIView
-
-    from benchmarks.payments.models import Payment
-    from django_idempotency import idempotent
-
-    class PaymentSerializer(serializers.ModelSerializer[Payment]):
-        class Meta:
-            model = Payment
-            fields = ("id", "amount", "currency", "reference", "created_at")
-
-    class Bare(APIView):
-        """As a DRF tutorial would write it, with one INSERT: a light view, so that what protection adds shows."""
-
-        def post(self, request: Request) -> Response:
-            serializer = PaymentSerializer(data=request.data)
-            serializer.is_valid(raise_exception=True)
-            serializer.save()
-            return Response(serializer.data, status=201)
-
-    class Atomic(Bare):
-        post = transaction.atomic(Bare.post)
-
-    class Protected(Bare):
-        post = idempotent(Bare.post)
-
-    return [
-        path("bare/", Bare.as_view()),
-        path("atomic/", Atomic.as_view()),
-        path("protected/", Protected.as_view()),
-    ]

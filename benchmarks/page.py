@@ -1,0 +1,329 @@
+"""The figures as a page of the manual."""
+
+import datetime
+import platform
+import statistics
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+import django
+import rest_framework
+
+from benchmarks.profile import BARE, DRIVER, SERVER
+
+DELAYS = (1.0, 5.0)  # milliseconds that a round trip takes longer
+DIRECT = ("SQLite", "PostgreSQL")  # the databases whose driver the profile knows
+USUAL = ("PostgreSQL", "")  # what most projects run, if it is there
+WIDTH = 120  # characters of a line
+
+# By what is asked: the way to the database, the case, and the largest ratio that is wanted.
+WANTED = {
+    "PostgreSQL, first": (("PostgreSQL", ""), "first", 1.35),
+    "PostgreSQL, replay": (("PostgreSQL", ""), "replay", 0.85),
+    "PostgreSQL, no functions, first": (("PostgreSQL", ", no functions"), "first", 1.5),
+    "MariaDB, first": (("MariaDB", ""), "first", 1.5),
+    "SQLite, first": (("SQLite", ""), "first", 1.35),
+}
+WANTED_FAR = {"first": 1.12, "replay": 0.8}  # at the first of DELAYS
+
+Way = tuple[str, str]
+
+
+@dataclass(kw_only=True)
+class Results:
+    """All that was measured. Each list has a dict of `benchmarks.measure` for each run."""
+
+    rounds: int
+    runs: int
+    seconds: float
+    start: float = 0.0  # milliseconds that the app adds to `django.setup()`
+    ways: dict[Way, list[dict[str, Any]]] = field(default_factory=dict)
+    far: dict[float, list[dict[str, Any]]] = field(default_factory=dict)
+    profile: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    load: list[dict[str, Any]] = field(default_factory=list)
+
+
+def page(results: Results) -> str:
+    parts = [
+        "# What it costs",
+        "<!-- written by `make bench` -->",
+        *summary(results),
+        "## By database",
+        *databases(results),
+        "## Statements and round trips",
+        *counts(results),
+    ]
+    if results.far:
+        parts += ["## Further away", *far(results)]
+    if results.load:
+        parts += ["## Many clients at once", *load(results)]
+    if results.profile:
+        parts += ["## Python's share", *profile(results)]
+    parts += ["## What is wanted", *targets(results), "## How it was measured", *method(results)]
+    return "\n\n".join(parts) + "\n"
+
+
+# --- figures ---
+
+
+def ratio(runs: list[dict[str, Any]], case: str) -> float:
+    """The median of all ratios of *case*."""
+    return statistics.median(one for run in runs for one in run["ratios"][case])
+
+
+def by_run(runs: list[dict[str, Any]], case: str) -> list[float]:
+    return sorted(statistics.median(run["ratios"][case]) for run in runs)
+
+
+def milliseconds(runs: list[dict[str, Any]], case: str) -> float:
+    return statistics.median(run["milliseconds"][case] for run in runs)
+
+
+def spread(runs: list[dict[str, Any]], case: str) -> float:
+    """How far apart the runs are."""
+    medians = by_run(runs, case)
+    return medians[-1] - medians[0]
+
+
+# --- sections ---
+
+
+def summary(results: Results) -> list[str]:
+    way = USUAL if USUAL in results.ways else next(iter(results.ways), None)
+    if way is None:
+        return []
+    runs = results.ways[way]
+    first, replay, without = (ratio(runs, case) for case in ("first", "replay", "without_key"))
+    bare = milliseconds(runs, "atomic")
+    text = f"""A light DRF request (token authentication, a serializer, one INSERT) on {way[0]} takes {first:.2f} times
+        as long when it is protected and runs for the first time as the same view in `atomic`:
+        {bare * (first - 1):.2f} ms more in this run. A replay takes {replay:.2f} times as long, and a request without a
+        key {without:.2f} times (the same view without `atomic`: {ratio(runs, "bare"):.2f}). The addition does not grow
+        with the handler, so that a handler that does more pays less of it in proportion."""
+    trips = runs[0].get("trips")
+    if trips:
+        added = trips["first"] - trips["atomic"]
+        statements = runs[0]["statements"]["first"] - runs[0]["statements"]["atomic"]
+        text += f""" A first execution adds {statements} statements and {added or "no"} round
+            trip{"" if added in (0, 1) else "s"}."""
+    if results.far:
+        delay = DELAYS[0]
+        text += f""" With {delay:.0f} ms more to the database it takes {ratio(results.far[delay], "first"):.2f} times as
+            long, and a replay {ratio(results.far[delay], "replay"):.2f} times."""
+    return [paragraph(text)]
+
+
+def databases(results: Results) -> list[str]:
+    rows = []
+    for (_, way), runs in results.ways.items():
+        medians = by_run(runs, "first")
+        rows.append(
+            [
+                runs[0]["server"] + way,
+                f"{ratio(runs, 'first'):.2f}x ({medians[0]:.2f} to {medians[-1]:.2f})",
+                f"{ratio(runs, 'replay'):.2f}x",
+                f"{ratio(runs, 'refused'):.2f}x" if "refused" in runs[0]["ratios"] else "waits",
+                f"{ratio(runs, 'without_key'):.2f}x",
+                f"{ratio(runs, 'floor'):.2f}x",
+                f"{ratio(runs, 'bare'):.2f}x",
+                f"{milliseconds(runs, 'atomic'):.2f} ms",
+            ]
+        )
+    head = ["database", "first", "replay", "refused", "without a key", "floor", "bare", "bare in `atomic`"]
+    widest = max((spread(runs, case) for runs in results.ways.values() for case in runs[0]["ratios"]), default=0)
+    return [
+        paragraph(
+            f"""Each figure is the median of {results.rounds} ratios against the bare view in `atomic`, whose own time
+            is in the last column. In brackets are the lowest and the highest median of the {results.runs} runs that
+            make up the figure; of no figure are the runs further apart than {widest:.2f}."""
+        ),
+        table(head, rows),
+        bullets(
+            """*first*: a new key. *replay*: its retry. *refused*: a duplicate while the first is in its handler, 409.
+            On SQLite it waits for the one writer and is then replayed.""",
+            """*without a key*: the protected view, asked without one. *bare*: the same view without protection, in
+            autocommit.""",
+            """*floor*: the bare view in `atomic`, with one plain INSERT of a row like ours before the handler and one
+            plain UPDATE of it after. No look-up, no lock, no digest: what two statements cost by whatever hand.""",
+            """*`FOLD` off*: BEGIN and COMMIT are sent by themselves. *no functions*, *no procedures*: without the
+            server-side routines that a migration makes ([stores](stores.md)).""",
+        ),
+    ]
+
+
+def counts(results: Results) -> list[str]:
+    cases = {"first": "first", "replay": "replay", "refused": "refused", "atomic": "bare in `atomic`", "bare": "bare"}
+    rows = []
+    for (_, way), runs in results.ways.items():
+        statements, trips = runs[0]["statements"], runs[0].get("trips", {})
+        cells = [
+            f"{statements[case]}, {trips[case]}" if case in trips else str(statements.get(case, "")) for case in cases
+        ]
+        rows.append([runs[0]["server"] + way, *cells])
+    return [
+        paragraph(
+            """Statements are the view's own (one for the token, one INSERT) and ours; BEGIN, COMMIT, SAVEPOINT and
+            Django's SET autocommit are not counted. After the comma are round trips, of all that is sent: how often the
+            client waits for an answer of the server, counted between the two. SQLite has none."""
+        ),
+        table(["database", *cases.values()], rows),
+    ]
+
+
+def far(results: Results) -> list[str]:
+    near = results.ways[USUAL]
+    rows = []
+    for runs in (near, *results.far.values()):
+        ping = statistics.median(run["ping"] for run in runs)
+        rows.append(
+            [
+                f"{ping:.2f} ms",
+                *(f"{ratio(runs, case):.2f}x" for case in ("first", "replay")),
+                f"{milliseconds(runs, 'atomic'):.2f} ms",
+            ]
+        )
+    delays = " and ".join(f"{delay:.0f}" for delay in DELAYS)
+    return [
+        paragraph(
+            f"""PostgreSQL through a proxy that holds back each request to the server for {delays} ms, and no answer.
+            The first column is what `SELECT 1` took, the proxy's own time with it. The first line is without it."""
+        ),
+        table(["a round trip", "first", "replay", "bare in `atomic`"], rows),
+    ]
+
+
+def load(results: Results) -> list[str]:
+    cases = {"atomic": "bare in `atomic`", "first": "first", "replay": "replay"}
+    rows = []
+    for line in results.load:
+        for case, name in cases.items():
+            cell = line[case]
+            rate = cell["rate"] / line["atomic"]["rate"]
+            rows.append(
+                [
+                    str(line["clients"]),
+                    name,
+                    f"{cell['rate']:.0f}",
+                    f"{rate:.2f}x",
+                    f"{cell['p50']:.1f} ms",
+                    f"{cell['p99']:.1f} ms",
+                ]
+            )
+    return [
+        paragraph(
+            f"""gunicorn with 2 workers (gthread) of 4 threads each, on PostgreSQL, over HTTP with connections that are
+            kept. Each client sends its next request when it has the answer to the last, for {results.seconds:.0f} s.
+            The clients, the workers and the database share the machine: where there are more clients than threads,
+            waiting times are those of the queue."""
+        ),
+        table(["clients", "request", "per second", "of bare", "p50", "p99"], rows),
+    ]
+
+
+def profile(results: Results) -> list[str]:
+    names = list(results.profile)
+    cases = ("first", "replay")
+    parts = [part for part in results.profile[names[-1]] if part not in (BARE, DRIVER, SERVER)]
+
+    def sums(name: str, case: str, of: Iterable[str]) -> float:
+        return sum(results.profile[name][part][case] for part in of)
+
+    def more(name: str, case: str, part: str) -> float:
+        return results.profile[name][part][case] - results.profile[name][part]["atomic"]
+
+    def line(title: str, figures: Iterable[float | None]) -> list[str]:
+        return [title, *("" if figure is None else f"{figure:.0f}" for figure in figures)]
+
+    columns = [(name, case) for name in names for case in cases]
+    rows = [line(part, [results.profile[name][part][case] for name, case in columns]) for part in parts]
+    rows.append(line("**all of ours**", [sums(name, case, parts) for name, case in columns]))
+    of_drivers = [more(name, case, DRIVER) if DRIVER in results.profile[name] else None for name, case in columns]
+    if any(of_drivers):
+        rows.append(line("the driver's, more than for the bare view", of_drivers))
+    all_parts = {name: [part for part in results.profile[name] if part != SERVER] for name in names}
+    in_all = [sum(more(name, case, part) for part in all_parts[name]) for name, case in columns]
+    rows.append(line("**in all, more than for the bare view**", in_all))
+    bare = ", ".join(f"{results.profile[name][BARE]['atomic']:.0f} on {name}" for name in names)
+    return [
+        paragraph(
+            f"""Microseconds of Python for each protected request, beside the database: medians of {results.rounds}
+            requests of each kind, from a stopwatch around each function in the place where it runs, less what the
+            stopwatches add. In a loop of its own a function takes a third to a fifth of that: here, as in a server, the
+            processor's caches hold something else when its turn comes. On the same scale the bare view in `atomic`
+            takes {bare}. The last line compares with it: a first execution runs the same handler, a replay none."""
+        ),
+        table(["part", *(f"{name}, {case}" for name, case in columns)], rows),
+        paragraph(
+            """Reading the body is under *fingerprint*; the bare view does it in its parser. *Claim* and *record* are
+            the store's Python with Django's cursors; where a database looks up before it claims, that too. The response
+            that a replay is made of takes the bare view about as long."""
+        ),
+    ]
+
+
+def targets(results: Results) -> list[str]:
+    rows = []
+    for title, (way, case, wanted) in WANTED.items():
+        if way in results.ways:
+            runs = results.ways[way]
+            floor = f"{ratio(runs, 'floor'):.2f}x" if case == "first" else ""
+            rows.append([title, f"{wanted:.2f}x", f"{ratio(runs, case):.2f}x", met(ratio(runs, case), wanted), floor])
+    if results.far:
+        for case, wanted in WANTED_FAR.items():
+            figure = ratio(results.far[DELAYS[0]], case)
+            title = f"PostgreSQL, {DELAYS[0]:.0f} ms away, {case}"
+            rows.append([title, f"{wanted:.2f}x", f"{figure:.2f}x", met(figure, wanted), ""])
+    if USUAL in results.ways:
+        trips = results.ways[USUAL][0]["trips"]
+        added = trips["first"] - trips["atomic"]
+        rows.append(["PostgreSQL, added round trips of a first", "0", str(added), met(added, 0), ""])
+    return [
+        "What this package wants to stay below, and what this run found.",
+        table(["", "wanted", "measured", "met", "floor"], rows),
+    ]
+
+
+def met(figure: float, wanted: float) -> str:
+    return "yes" if round(figure, 2) <= wanted else "no"
+
+
+def method(results: Results) -> list[str]:
+    return [
+        paragraph(
+            f"""Whole requests, called through Django's WSGI handler in one process, with the database on the same
+            machine. Every round calls each case once, in shuffled order, and compares it with the same round's bare
+            view in `atomic`: the machine's speed drops out of the ratio. Each way to a database is measured in
+            {results.runs} processes, taken in turns. PostgreSQL and MariaDB are as their packages configure them."""
+        ),
+        paragraph(
+            f"""{datetime.datetime.now(tz=datetime.UTC).date()}, Python {platform.python_version()}, Django
+            {django.__version__}, Django REST framework {rest_framework.__version__}, {", ".join(drivers())}.
+            Installing the app adds {results.start:.0f} ms to `django.setup()`. `make bench` makes this page anew;
+            `make bench-rivals` and `make bench-scale` make those [beside other packages](rivals.md) and
+            [on scale](scale.md)."""
+        ),
+    ]
+
+
+def drivers() -> list[str]:
+    """What else the figures depend on, with its version."""
+    return [f"{name} {metadata.version(name)}" for name in ("psycopg", "PyMySQL", "gunicorn")]
+
+
+# --- Markdown ---
+
+
+def paragraph(text: str) -> str:
+    return textwrap.fill(" ".join(text.split()), WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def bullets(*texts: str) -> str:
+    return "\n".join(textwrap.indent(paragraph(text), "  ").replace("  ", "- ", 1) for text in texts)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

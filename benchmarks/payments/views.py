@@ -1,0 +1,91 @@
+"""One payment view, bare and protected: a light view, so that what protection adds shows."""
+
+import uuid
+from datetime import timedelta
+
+from django.db import connection, transaction
+from django.urls import path
+from django.utils import timezone
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from benchmarks.payments.models import Payment
+from benchmarks.project import PATHS
+from django_idempotency import idempotent
+
+COLUMNS = (
+    "digest",
+    "fingerprint",
+    "scope",
+    "operation",
+    "key",
+    "request",
+    "request_id",
+    "status",
+    "head",
+    "body",
+    "executed_at",
+    "expires_at",
+)
+
+
+class PaymentSerializer(serializers.ModelSerializer[Payment]):
+    class Meta:
+        model = Payment
+        fields = ("id", "amount", "currency", "reference", "created_at")
+
+
+def pay(request: Request) -> Response:
+    """As a DRF tutorial would write it, with one INSERT."""
+    serializer = PaymentSerializer(data=request.data)
+    serializer.is_valid(raise_exception=True)
+    serializer.save()
+    return Response(serializer.data, status=201)
+
+
+class Bare(APIView):
+    def post(self, request: Request) -> Response:
+        return pay(request)
+
+
+class Atomic(Bare):
+    post = transaction.atomic(Bare.post)
+
+
+class Protected(Bare):
+    post = idempotent(Bare.post)
+
+
+class TwoStatements(APIView):
+    """
+    The floor: the bare view in `atomic`, and around it one plain INSERT and one plain UPDATE of a row like ours.
+
+    Nothing else that protection does: no look-up, no lock, no digest of anything.
+    """
+
+    def post(self, request: Request) -> Response:
+        digest, now = uuid.uuid4().bytes * 2, timezone.now()
+        operations = connection.ops
+        executed, expires = (operations.adapt_datetimefield_value(at) for at in (now, now + timedelta(days=1)))
+        columns = ", ".join(operations.quote_name(column) for column in COLUMNS)
+        row = (digest, digest, "auth.user:1", "POST payments/", "key-1", "POST localhost payments/", "")
+        marks = ", ".join(["%s"] * len(COLUMNS))
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    f"INSERT INTO django_idempotency_record ({columns}) VALUES ({marks})",  # noqa: S608 names are ours
+                    (*row, 0, b"", b"", executed, expires),
+                )
+            response = pay(request)
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "UPDATE django_idempotency_record SET status = %s, head = %s, body = %s WHERE digest = %s",
+                    (201, b'["Created", []]', b"x" * 120, digest),
+                )
+        return response
+
+
+VIEWS = {"autocommit": Bare, "atomic": Atomic, "protected": Protected, "floor": TwoStatements}
+urlpatterns = [path(PATHS[name].removeprefix("/"), view.as_view()) for name, view in VIEWS.items()]

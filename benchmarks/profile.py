@@ -1,0 +1,228 @@
+"""
+Python's share of a protected request, by part: a stopwatch around each of our functions, in the place where it runs.
+
+A function's time is its own, without that of the functions inside it that have a stopwatch too, and without what the
+stopwatches add, which is measured beforehand. Figures are medians over all requests.
+"""
+
+import gc
+import inspect
+import json
+import os
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from functools import wraps
+from importlib import import_module
+from typing import Any
+
+from benchmarks.calls import Caller, database
+
+WARM_UP = 100  # rounds
+CALIBRATIONS, CALLS = 200, 100
+BARE = "Django, DRF and the view"
+DRIVER, SERVER = "the driver", "the server"
+EDGE, STORES = "django_idempotency.edges", "django_idempotency.stores"
+
+# By part, each function where it is looked up when it is called: `module:name` or `module:Class.method`.
+PARTS: dict[str, tuple[str, ...]] = {
+    BARE: (
+        "django.core.handlers.wsgi:WSGIHandler.__call__",
+        "benchmarks.payments.views:pay",
+        "rest_framework.views:APIView.finalize_response",
+        "django.template.response:SimpleTemplateResponse.render",
+        "django.db.transaction:Atomic.__enter__",
+        "django.db.transaction:Atomic.__exit__",
+        "django.db.backends.utils:CursorWrapper._execute",
+    ),
+    "decorator, edge": (
+        "benchmarks.payments.views:Protected.post",
+        "django_idempotency.decorators:_owner_and_request",
+        "django_idempotency.decorators:check_dispatch",
+        "django_idempotency.decorators:call",
+        "django_idempotency.decorators:_edge",
+    ),
+    "policy look-up": (
+        "django_idempotency.decorators:_policy",
+        "django_idempotency.conf:database",
+    ),
+    "key": (f"{EDGE}.http:_key",),
+    "scope, operation, identity": (
+        f"{EDGE}.drf:read",
+        f"{EDGE}.http:read",
+        f"{EDGE}.http:default_scope",
+        f"{EDGE}.http:route",
+        f"{EDGE}.http:Identity",
+        f"{EDGE}.http:Attempt",
+        f"{EDGE}.http:request_id",
+    ),
+    "fingerprint": (
+        f"{EDGE}.http:meaning",
+        f"{EDGE}.http:body_digest",
+        f"{EDGE}.http:digest",
+    ),
+    "decisions": (
+        "django_idempotency.engine:run",
+        "django_idempotency.engine:_execution_of",
+        "django_idempotency.engine:_decide_until_final",
+        "django_idempotency.engine:_Try.once",
+        "django_idempotency.engine:_Try._claim_and_act",
+        "django_idempotency.engine:_Try._act",
+        "django_idempotency.engine:decide",
+        "django_idempotency.engine:settle",
+    ),
+    "claim": (
+        f"{STORES}.database:DatabaseStore.database",
+        f"{STORES}.database:DatabaseStore.look_up",
+        f"{STORES}.database:DatabaseStore.claim",
+    ),
+    "transaction and its watch": (
+        "django_idempotency.engine:atomic_phase",
+        "django_idempotency.engine:_Try._execute",
+        "django_idempotency.engine:OperationHandle",
+        "django_idempotency.transactions:Watch.__init__",
+        "django_idempotency.transactions:Watch.__enter__",
+        "django_idempotency.transactions:Watch.__exit__",
+        "django_idempotency.transactions:Watch._own",
+        "django_idempotency.transactions:Watch._strange",
+        "django_idempotency.transactions:Watch.rollback_requested",
+    ),
+    "capture of status, headers and body": (
+        f"{EDGE}.drf:capture",
+        f"{EDGE}.http:capture",
+        f"{EDGE}.http:rendered",
+        f"{EDGE}.http:storable_headers",
+        f"{EDGE}.http:CompletionRecord",
+        "django_idempotency.core.record:CompletionRecord.head",
+    ),
+    "record": (f"{STORES}.database:DatabaseStore.complete",),
+    "replayed response": (
+        f"{EDGE}.drf:replay",
+        f"{EDGE}.http:replay",
+        "django_idempotency.core.record:CompletionRecord.from_stored",
+    ),
+    "log, signal, count": (
+        "django_idempotency.announcements:executed",
+        "django_idempotency.announcements:replayed",
+        "django_idempotency.statistics:count",
+        "django_idempotency.statistics:counter.add",
+        "django_idempotency.statistics:counter.flush_if_due",
+    ),
+}
+
+OF_THE_DATABASE = {
+    "sqlite": {SERVER: ("django.db.backends.sqlite3.base:SQLiteCursorWrapper.execute",)},
+    "postgresql": {
+        DRIVER: (
+            "psycopg:Cursor.execute",
+            "psycopg:ClientCursor._convert_query",
+            "psycopg:Cursor._set_results",
+            "psycopg:Cursor._select_current_result",
+            "psycopg:Cursor.fetchone",
+            "psycopg:Connection.commit",
+        ),
+        SERVER: ("psycopg:Connection.wait",),
+    },
+}
+
+
+class Stopwatch:
+    """What each function takes by itself, in nanoseconds since `own` was last emptied."""
+
+    def __init__(self) -> None:
+        self.own: dict[str, float] = defaultdict(float)
+        self._inside = [0.0]  # what the functions inside each running one have taken
+        self._within = self._around = 0.0  # what a stopwatch adds to its own function, and to the one around it
+        self._calibrate()
+
+    def put(self, where: str) -> None:
+        """Put a stopwatch on the function at *where*, for good. Raises `AttributeError` if there is none."""
+        module, _, path = where.partition(":")
+        owner: Any = import_module(module)
+        *parents, name = path.split(".")
+        for parent in parents:
+            owner = getattr(owner, parent)
+        if isinstance(inspect.getattr_static(owner, name), classmethod):
+            setattr(owner, name, staticmethod(self.timed(getattr(owner, name), where)))
+        else:
+            setattr(owner, name, self.timed(getattr(owner, name), where))
+
+    def timed(self, function: Callable[..., Any], where: str) -> Callable[..., Any]:
+        own, inside, clock = self.own, self._inside, time.perf_counter_ns
+        within, around = self._within, self._around
+
+        @wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            inside.append(0)
+            begun = clock()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent = clock() - begun
+                own[where] += spent - inside.pop() - within
+                inside[-1] += spent + around
+
+        return run
+
+    def _calibrate(self) -> None:
+        empty = self.timed(lambda: None, "empty")
+        within, around = [], []
+        for _ in range(CALIBRATIONS):
+            self.own.clear()
+            begun = time.perf_counter_ns()
+            for _ in range(CALLS):
+                empty()
+            spent = time.perf_counter_ns() - begun
+            within.append(self.own["empty"] / CALLS)
+            around.append((spent - self.own["empty"]) / CALLS)
+        self._within, self._around = statistics.median(within), statistics.median(around)
+        self.own.clear()
+
+
+def main(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Microseconds of each kind of request, by part and by function."""
+    with database():
+        from django.db import connection
+
+        import benchmarks.payments.views  # noqa: F401 before its functions are looked for
+
+        caller = Caller()
+        cases = {"atomic": caller.atomic, "first": caller.first, "replay": caller.replay}
+        parts = PARTS | OF_THE_DATABASE[connection.vendor]
+        watch = Stopwatch()
+        for functions in parts.values():
+            for where in functions:
+                watch.put(where)
+        times: dict[str, list[dict[str, float]]] = {case: [] for case in cases}
+        gc.disable()
+        for number in range(WARM_UP + rounds):
+            for case, run in cases.items():
+                watch.own.clear()
+                run()
+                if number >= WARM_UP:
+                    times[case].append(dict(watch.own))
+            if number % 100 == 0:
+                gc.collect()
+        gc.enable()
+
+    def figures(functions: Iterable[str]) -> dict[str, float]:
+        return {
+            case: statistics.median(sum(own.get(where, 0) for where in functions) for own in requests) / 1000
+            for case, requests in times.items()
+        }
+
+    return {
+        "parts": {part: figures(functions) for part, functions in parts.items()},
+        "functions": {where: figures([where]) for functions in parts.values() for where in functions},
+    }
+
+
+if __name__ == "__main__":
+    result = main(int(os.environ["ROUNDS"]))
+    if sys.argv[1:] == ["--functions"]:  # for whoever looks for what could be cheaper
+        for where, times in (result["parts"] | result["functions"]).items():
+            print(f"{where:80}", *(f"{times[case]:8.1f}" for case in times))
+    else:
+        print(json.dumps(result["parts"]))

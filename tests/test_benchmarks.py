@@ -1,0 +1,79 @@
+"""The benchmarks run; what they find is not asked."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.wire import Wire
+
+ROOT = Path(__file__).parent.parent
+DELAY = 0.02  # seconds
+
+
+def test_a_page_is_written(vendor, tmp_path):
+    """One round of everything that needs no server gives a page with a figure in each cell that has one."""
+    if vendor != "sqlite":
+        pytest.skip("The benchmarks choose their databases themselves: once is enough.")
+    page = tmp_path / "page.md"
+
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--database", "SQLite", "--output", page],
+        cwd=ROOT,
+        env={**os.environ, "ROUNDS": "3", "RUNS": "1"},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+    text = page.read_text()
+    assert re.search(r"^\| SQLite [0-9.]+ \| [0-9.]+x \([0-9.]+ to [0-9.]+\) \| [0-9.]+x \| waits \|", text, re.M)
+    assert re.search(r"^\| SQLite [0-9.]+ \| 5 \| 2 \|  \| 2 \| 2 \|$", text, re.M)  # statements
+    assert re.search(r"^\| fingerprint \| [0-9]+ \| [0-9]+ \|$", text, re.M)
+
+
+@pytest.fixture
+def server():
+    """The URL of a server that answers a line when it has all of it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection, connection.makefile("rb") as lines:
+                for line in lines:
+                    connection.sendall(line)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"postgres://127.0.0.1:{listener.getsockname()[1]}/"
+        thread.join()
+
+
+@pytest.fixture
+def ask(server):
+    """Send parts of a line to *server* through a wire, one by one, and read the answer; the wire and its time."""
+    wire = Wire(server, delay=DELAY)
+    with socket.create_connection(("127.0.0.1", wire.port)) as client, client.makefile("rb") as answers:
+
+        def run(*parts: bytes) -> tuple[int, float]:
+            before, begun = wire.trips, time.monotonic()
+            for part in parts:
+                client.sendall(part)
+            assert answers.readline() == b"".join(parts)
+            return wire.trips - before, time.monotonic() - begun
+
+        yield run
+
+
+def test_a_wire_counts_how_often_the_client_waits(ask):
+    """However many messages a client sends before it waits for an answer, it waits once, and as long as asked."""
+    for parts in [(b"one\n",), (b"two", b" messages\n"), (b"three\n",)]:
+        trips, seconds = ask(*parts)
+
+        assert trips == 1
+        assert seconds >= DELAY
