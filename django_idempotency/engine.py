@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar, assert_never
 
 from django.db import Error, connections
@@ -264,6 +264,8 @@ class _Try(Generic[Value]):
         # Asked only where there is an answer to keep: a handler may swallow a database error and refuse for it.
         match settle(answer, answer.record is not None and watch.rollback_requested()):
             case Remember(record):
+                if self.attempt.request_id:
+                    record = replace(record, request_id=self.attempt.request_id)  # as a replay has it from the store
                 self.is_recording = True
                 self.store.complete(self.using, self.attempt, claim, record)
                 self.record = record

@@ -8,7 +8,9 @@ from functools import partial
 from typing import Any
 
 from django.db import Error, connections, router
+from django.utils import timezone
 
+from django_idempotency import statistics
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault
@@ -53,6 +55,8 @@ def purge(
     deletes them, are left alone, so that several purges share the work (SQLite: they take turns). No new batch
     begins once *max_seconds* are over or *stop* returns True; then `finished` is False.
 
+    One that finishes deletes the counts of more than `statistics.KEEP` ago as well.
+
     *progress* is called after each batch with its number of rows. A *dry_run* counts, and deletes nothing.
 
     Raises `ValueError` for a bad size or time, `RuntimeError` inside an atomic block, where no batch could be
@@ -77,6 +81,8 @@ def purge(
         count = run.batch()
         if progress is not None and count:
             progress(count)
+    if run.finished:
+        statistics.forget_before(timezone.now() - statistics.KEEP, using)
     logger.info("Purged %d expired records from database %r", run.count, using)
     return Purged(count=run.count, finished=run.finished)
 

@@ -224,7 +224,12 @@ def after_commit(using: str, send: Callable[[], list[tuple[Any, Any]]]) -> None:
 def shielded(using: str, send: Callable[[], list[tuple[Any, Any]]]) -> None:
     """*send* a signal robustly, so that a receiver's database error undoes the receivers' work and no other."""
     connection = connections[using]
-    if not in_transaction(using) or connection.closed_in_transaction or connection.needs_rollback:
+    if (
+        connection.connection is None  # perhaps because it cannot be had: to ask for its autocommit would raise
+        or not in_transaction(using)
+        or connection.closed_in_transaction
+        or connection.needs_rollback
+    ):
         send()
         return
     with transaction.atomic(using=using):

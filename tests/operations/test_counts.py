@@ -8,6 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from asgiref.sync import async_to_sync
+from asgiref.testing import ApplicationCommunicator
+from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.db import connection, connections, transaction
 from django.db.models import Sum
@@ -211,6 +214,41 @@ def test_no_statement_before_the_response_has_been_sent(counter, serve):
     assert not any("idempotency_count" in query["sql"] for query in before)
     assert [query["sql"][:36] for query in after] == ["INSERT INTO django_idempotency_count"]
     assert totals() == {"executions": 1}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_under_asgi(counter, serve, monkeypatch):
+    """There too they are written when the response has been sent, on the request's own thread."""
+    threads = []
+
+    def handler(request):
+        threads.append(threading.get_ident())
+        return make_payment(request)
+
+    def write(*args, write=statistics.write):
+        threads.append(threading.get_ident())
+        return write(*args)
+
+    serve(plain(handler))
+    monkeypatch.setattr(statistics, "write", write)
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/act/",
+        "headers": [(b"host", b"testserver"), (b"idempotency-key", b"1"), (b"content-type", b"application/json")],
+    }
+
+    async def ask():
+        communicator = ApplicationCommunicator(ASGIHandler(), scope)
+        await communicator.send_input({"type": "http.request", "body": b'{"amount": 1}'})
+        start = await communicator.receive_output(TIMEOUT)
+        await communicator.wait(TIMEOUT)
+        return start["status"]
+
+    assert async_to_sync(ask)() == 201
+    assert totals() == {"executions": 1}
+    assert len(threads) == 2
+    assert len(set(threads)) == 1
 
 
 @pytest.mark.django_db(transaction=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from contextlib import nullcontext
 from io import StringIO
 from itertools import count
@@ -25,7 +26,7 @@ from django_idempotency.databases import databases_in_use
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.maintenance import Purged, purge
 from django_idempotency.management.commands import idempotency_purge
-from django_idempotency.models import DatabaseNow, IdempotencyRecord
+from django_idempotency.models import DatabaseNow, DecisionCount, IdempotencyRecord
 from django_idempotency.stores.sql.purging import purge_for
 from tests.app.serving import TIMEOUT, VENDOR
 from tests.operations.records import expired, live, record, save
@@ -578,3 +579,15 @@ def test_statements():
     ours = [query["sql"] for query in captured.captured_queries if "django_idempotency_record" in query["sql"]]
     batches = 2  # the second finds nothing
     assert len(ours) == 1 + batches + (1 if VENDOR == "mariadb" else 0)
+
+
+def test_a_purge_deletes_counts_of_long_ago():
+    """Those of more than a year ago go with it, in the same database; younger ones stay."""
+    now = int(time.time()) // 3600
+    for hour in (now, now - 399 * 24, now - 401 * 24):
+        DecisionCount.objects.create(hour=hour, operation="POST pay/", executions=1)
+    maintenance.purge(dry_run=True)
+    assert DecisionCount.objects.count() == 3
+    maintenance.purge()
+
+    assert sorted(DecisionCount.objects.values_list("hour", flat=True)) == [now - 399 * 24, now]

@@ -1,0 +1,63 @@
+"""
+Processes that take decisions and count them: `python -m tests.operations.counting DATABASE CHILDREN REQUESTS`.
+
+The parent counts one decision and keeps it in memory. Each child, a fork, sends that many requests, each of them twice,
+writes its counts after each, and ends as a server's worker does. With 0 children, the parent writes after each of its
+requests, keeps one more decision in memory, says so and waits to be killed.
+"""
+
+import logging
+import os
+import sys
+
+from tests.proof.child import answer_of, prepare
+
+NEVER = 1e9  # seconds
+
+
+def main(database: str, children: int, requests: int) -> None:
+    prepare(database)
+    logging.disable(logging.WARNING)  # of counts that cannot be written
+    from django.conf import settings
+    from django.db import connections
+
+    from django_idempotency import conf, statistics
+
+    settings.ROOT_URLCONF = "tests.app.urls"
+    settings.IDEMPOTENCY = {"COUNTS": True}
+    conf.counts.cache_clear()
+
+    def send(key: str) -> None:
+        answer = answer_of("/plain/", {"Idempotency-Key": key}, {"amount": 1})
+        assert answer["status"] == 201, answer
+
+    if not children:
+        statistics.INTERVAL = 0.0
+        for number in range(requests):
+            send(f"parent-{number}")
+        statistics.counter._due = float("inf")
+        send("lost")
+        print("ready", flush=True)  # noqa: T201 the test waits for it
+        sys.stdin.read()
+    statistics.counter._due = float("inf")
+    send("parent")
+    connections.close_all()  # a fork must not share its parent's connection
+    processes = []
+    for child in range(children):
+        if pid := os.fork():
+            processes.append(pid)
+            continue
+        assert not statistics.counter.tally.rows
+        statistics.INTERVAL = 0.0
+        for number in range(requests):
+            send(f"{child}-{number}")
+            send(f"{child}-{number}")
+        statistics.counter._due = float("inf")
+        send(f"{child}-0")  # written at the exit
+        sys.exit()
+    failed = [pid for pid in processes if os.waitpid(pid, 0)[1]]
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
