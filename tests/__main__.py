@@ -64,7 +64,11 @@ RUNS = {
     "sqlite": Run(service="SQLite"),
     "postgresql": Run(service="PostgreSQL"),
     # With the store's option FOLD off: see tests/app/apps.py.
-    "unfolded": Run(service="PostgreSQL", environment={"FOLD": "0"}),
+    "unfolded": Run(
+        service="PostgreSQL",
+        environment={"FOLD": "0"},
+        paths=("tests/edges", "tests/outcomes", "tests/proof", "tests/stores"),
+    ),
     "statements": Run(service="PostgreSQL", arguments=STATEMENTS, paths=CORE),
     # Behind a pooler each transaction may be on another of the server's connections.
     "pooled": Run(service="pgbouncer", environment={"POOLED": "1"}, paths=CORE),
@@ -76,7 +80,7 @@ RUNS = {
 }
 
 # What needs no particular database, below this folder.
-ONCE = ["docs", "packaging", "test_docs.py", "test_layers.py", "test_public_api.py", "typing", "unit"]
+ONCE = ["browser", "docs", "packaging", "test_benchmarks.py", "typing", "unit"]
 
 # pytest's own exit codes.
 PASSED = 0
