@@ -180,7 +180,7 @@ def _body(record: IdempotencyRecord, found: CompletionRecord | None, limit: int 
     if text is None:
         return Body(kind=BodyKind.BINARY, media_type=shown, size=len(content))
     kind = BodyKind.TEXT
-    if _JSON.fullmatch(media_type) or not declared:
+    if _JSON.fullmatch(media_type) or not media_type:
         try:
             loads(text, parse_int=str, parse_float=str, parse_constant=str)  # str: no number is too long
         except (RecursionError, ValueError):
@@ -201,7 +201,8 @@ def _media_type(declared: str) -> tuple[str, str]:
     except ValueError:
         return "", "utf-8"
     charset = str(parameters.get("charset", ""))
-    return media_type.strip(), charset if _CHARSET.fullmatch(charset) else "utf-8"
+    media_type = media_type.strip() if "/" in media_type else ""
+    return media_type, charset if _CHARSET.fullmatch(charset) else "utf-8"
 
 
 def _decoded(content: bytes, media_type: str, charset: str) -> str | None:

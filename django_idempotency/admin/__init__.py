@@ -1,0 +1,5 @@
+"""The admin of stored records: shows them, finds them by exact key, frees a key, settles an outcome; edits nothing."""
+
+from django_idempotency.admin.records import IdempotencyRecordAdmin
+
+__all__ = ["IdempotencyRecordAdmin"]

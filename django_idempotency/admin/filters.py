@@ -1,0 +1,120 @@
+"""The filters beside the list of records."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.contrib.admin import SimpleListFilter
+from django.contrib.admin.views.main import ChangeList
+from django.db.models.functions import Coalesce
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from django_idempotency.admin.addresses import databases, usual
+from django_idempotency.core.keys import UNSTORABLE
+from django_idempotency.models import UNSETTLED, DatabaseNow, DecisionCount
+from django_idempotency.presentation import State
+
+DATABASE = "database"  # the parameter of the list's URL
+SAMPLED = 500  # of the newest records, for the operations that have no count
+COUNTED = 7 * 24  # hours whose counts name operations
+OFFERED = 50  # operations; a longer list is no help
+
+
+class DatabaseFilter(SimpleListFilter):
+    """Which database's records are listed: shown where more than one may hold some. The admin's queryset obeys it."""
+
+    title = _("database")
+    parameter_name = DATABASE
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
+        aliases = databases()
+        return [(alias, alias) for alias in aliases] if len(aliases) > 1 else []
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> None:
+        """Nothing is left to do."""
+
+    def choices(self, changelist: ChangeList) -> Iterator[Any]:
+        listed = changelist.root_queryset.db
+        for alias, title in self.lookup_choices:
+            yield {
+                "selected": alias == listed,
+                "query_string": changelist.get_query_string({DATABASE: None if alias == usual() else alias}),
+                "display": title,
+            }
+
+
+class StateFilter(SimpleListFilter):
+    """By what the next request with the key meets, by the database's clock."""
+
+    title = _("state")
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
+        return State.choices
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        # Not by the index of expires_at, which would lead to every live record, each of them elsewhere in the table.
+        live = queryset.alias(until=Coalesce("expires_at", "expires_at")).filter(until__gt=DatabaseNow())
+        match self.value():
+            case State.COMPLETED:
+                return live.filter(status__gt=UNSETTLED)
+            case State.UNSETTLED:
+                return live.unsettled()
+            case State.EXPIRED:
+                return queryset.expired()
+            case None:
+                return queryset
+            case _:
+                return queryset.none()
+
+
+class StatusFilter(SimpleListFilter):
+    """By the class of the answer's status."""
+
+    title = _("status")
+    parameter_name = "answer"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
+        return [
+            ("2xx", _("2xx, success")),
+            ("3xx", _("3xx, redirect")),
+            ("4xx", _("4xx, an answer that says no")),
+            ("5xx", _("5xx, failure")),
+        ]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        chosen = self.value()
+        if chosen is None:
+            return queryset
+        if chosen not in dict(self.lookup_choices):
+            return queryset.none()
+        first = int(chosen[0]) * 100
+        return queryset.filter(status__gte=first, status__lt=first + 100)
+
+
+class OperationFilter(SimpleListFilter):
+    """
+    By the exact operation. Which there are is not asked of all records, for that reads every one of them: those that
+    were counted within a week are offered, and those of the newest records.
+    """
+
+    title = _("operation")
+    parameter_name = "operation"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
+        this_hour = int(timezone.now().timestamp()) // 3600
+        counted = DecisionCount.objects.since(this_hour - COUNTED).order_by().values_list("operation", flat=True)
+        newest = model_admin.get_queryset(request).order_by("-expires_at").values_list("operation", flat=True)
+        found = {*counted.distinct()[:OFFERED], *newest[:SAMPLED]}
+        offered = set(sorted(found)[:OFFERED])
+        chosen = self.value()
+        if chosen is not None:
+            offered.add(chosen)
+        return [(operation, operation) for operation in sorted(offered)]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        chosen = self.value()
+        if chosen is None:
+            return queryset
+        return queryset.none() if UNSTORABLE.search(chosen) else queryset.filter(operation=chosen)
