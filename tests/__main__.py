@@ -76,7 +76,9 @@ RUNS = {
         service="pgbouncer", environment={"POOLED": "1", "FOLD": "0"}, arguments=STATEMENTS, paths=PROOF
     ),
     "mariadb": Run(service="MariaDB"),
-    "mariadb-statements": Run(service="MariaDB", arguments=STATEMENTS, paths=CORE),
+    "mariadb-statements": Run(
+        service="MariaDB", arguments=STATEMENTS, paths=(*PROOF, "tests/proof/test_wire.py", "tests/stores")
+    ),
 }
 
 # What needs no particular database, below this folder.
