@@ -18,3 +18,4 @@ myst_heading_anchors = 4
 html_theme = "furo"
 html_title = f"{project} {version}"
 html_show_copyright = False
+html_static_path = ["_static"]  # pictures: pages show them as HTML, for readers of the repository too

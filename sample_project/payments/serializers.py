@@ -6,6 +6,7 @@ from django.contrib.auth.models import User
 from rest_framework import serializers
 from rest_framework.request import Request
 
+from . import statements
 from .models import Account, Charge, Currency, Refund, Transfer
 
 MAX_AMOUNT = 10**12  # minor units; keeps every sum far inside 64 bits
@@ -75,3 +76,8 @@ class TransferSerializer(serializers.ModelSerializer[Transfer]):
         for name in ("source", "target"):
             fields[name] = serializers.PrimaryKeyRelatedField(queryset=own)
         return fields
+
+
+class StatementSerializer(serializers.Serializer[Any]):
+    month = serializers.RegexField(r"^[12][0-9]{3}-(0[1-9]|1[0-2])$", help_text="Like 2026-11.")
+    file = serializers.ChoiceField(choices=sorted(statements.FILES), default="csv")

@@ -3,11 +3,12 @@ from rest_framework.routers import DefaultRouter
 
 from . import views
 
-router = DefaultRouter()
+router = DefaultRouter(use_regex_path=False)  # routes that read well: they are the names of the operations
 router.register("accounts", views.AccountViewSet, basename="account")
-router.register(r"accounts/(?P<account_pk>[0-9]+)/charges", views.ChargeViewSet, basename="charge")
+router.register("accounts/<int:account_pk>/charges", views.ChargeViewSet, basename="charge")
 
 urlpatterns = [
     path("transfers/", views.create_transfer, name="transfer-create"),
+    path("accounts/<int:account_pk>/statements/", views.order_statement, name="statement-order"),
     path("", include(router.urls)),
 ]

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from django.contrib.auth.models import User
 from django.db.models import QuerySet
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404
 from django.utils.functional import cached_property
 from rest_framework import mixins, status, viewsets
@@ -23,15 +24,22 @@ from rest_framework.reverse import reverse
 from django_idempotency import Policy, idempotent
 from django_idempotency.rest_framework import IdempotencyMixin
 
-from . import ledger
+from . import ledger, statements
 from .models import Account, Charge
 from .permissions import IsAccountOwner
-from .serializers import AccountSerializer, ChargeSerializer, RefundSerializer, TransferSerializer
+from .serializers import (
+    AccountSerializer,
+    ChargeSerializer,
+    RefundSerializer,
+    StatementSerializer,
+    TransferSerializer,
+)
 
 
 class AccountViewSet(viewsets.ReadOnlyModelViewSet[Account]):
     queryset = Account.objects.order_by("pk")
     serializer_class = AccountSerializer
+    lookup_value_converter = "int"
 
     def get_queryset(self) -> QuerySet[Account]:
         return Account.objects.visible_to(cast(User, self.request.user)).order_by("pk")
@@ -50,6 +58,7 @@ class ChargeViewSet(
     queryset = Charge.objects.all()
     serializer_class = ChargeSerializer
     permission_classes = [IsAuthenticated, IsAccountOwner]
+    lookup_value_converter = "int"
 
     @cached_property
     def account(self) -> Account:
@@ -107,3 +116,30 @@ def create_transfer(request: Request) -> Response:
         raise ValidationError({"detail": str(refusal)}) from refusal
     answer = TransferSerializer(transfer, context={"request": request}).data
     return Response(answer, status=status.HTTP_201_CREATED)
+
+
+@api_view(["POST"])
+@idempotent(required=True, ttl=timedelta(days=7))
+def order_statement(request: Request, account_pk: int) -> Response | HttpResponse:
+    """
+    A month's bookings as a file, for a fee. A retry gets the same file, and the fee is taken once.
+
+    404 for a month without bookings and 402 for an account that cannot pay are answers too: a retry gets them again.
+    """
+    account = get_object_or_404(Account.objects.filter(owner=cast(User, request.user)), pk=account_pk)
+    serializer = StatementSerializer(data=request.data)
+    serializer.is_valid(raise_exception=True)
+    month, file = serializer.validated_data["month"], serializer.validated_data["file"]
+    bookings = statements.bookings(account, month)
+    if not bookings:
+        return Response({"detail": f"Nothing was booked in {month}."}, status=status.HTTP_404_NOT_FOUND)
+    fee = ledger.charge(account, amount=statements.FEE, reference=statements.reference(month))
+    if fee.status == Charge.Status.DECLINED:
+        return Response({"detail": "The fee cannot be paid."}, status=status.HTTP_402_PAYMENT_REQUIRED)
+    content_type, write = statements.FILES[file]
+    return HttpResponse(
+        write(bookings),
+        content_type=content_type,
+        status=status.HTTP_201_CREATED,
+        headers={"Content-Disposition": statements.disposition(month, file)},
+    )
