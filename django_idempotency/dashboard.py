@@ -1,9 +1,11 @@
 """The admin's page of counts: how many duplicates did no harm, when, and to which operations."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import reduce
+from itertools import zip_longest
 from operator import add as add_up
 from typing import Any
 from urllib.parse import urlencode
@@ -14,6 +16,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import connections, router
 from django.db.models import F, Max, Min, QuerySet, Sum
 from django.http import HttpRequest
+from django.template.defaultfilters import filesizeformat
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
@@ -23,10 +26,10 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from django_idempotency import conf
-from django_idempotency.charts import Chart, Column, Series, stacked
+from django_idempotency import conf, storage
+from django_idempotency.charts import Chart, Column, Series, line, stacked
 from django_idempotency.core.keys import UNSTORABLE
-from django_idempotency.models import CountQuerySet, DecisionCount, IdempotencyRecord
+from django_idempotency.models import DecisionCount, HourQuerySet, IdempotencyRecord, StorageSample
 from django_idempotency.statistics import COLUMNS, HOUR, OTHER, hour_of
 
 TEMPLATE = "admin/django_idempotency/dashboard.html"
@@ -34,7 +37,6 @@ HARMLESS = ("replays", "conflicts", "mismatches")
 LISTED_COLUMNS = ("executions", *HARMLESS, "forgotten")
 LISTED = 100  # operations in the table, unless all are asked for
 ALL_LISTED = 1000  # even then: names that a callable makes up have no end
-COUNTED = 10_000  # records that are counted one by one; beyond that the database's own estimate serves
 
 Numbers = dict[str, int]  # of each of COLUMNS
 
@@ -54,6 +56,15 @@ PERIODS = (
     Period(name="7d", label=gettext_lazy("Last 7 days"), days=7),
     Period(name="30d", label=gettext_lazy("Last 30 days"), days=30, daily=True),
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """A column of the charts: from *hour* to the next slot's."""
+
+    hour: int
+    title: str
+    label: str
 
 
 def dashboard_view(model_admin: "ModelAdmin[Any]", request: HttpRequest) -> TemplateResponse:
@@ -112,12 +123,13 @@ def dashboard(asked: Mapping[str, str], now: datetime) -> dict[str, Any]:
         counts = counts.none() if UNSTORABLE.search(operation) else counts.filter(operation=operation)
     known = counts.aggregate(first=Min("hour"), last=Max("hour"), **sums(HARMLESS))
     if known["first"] is None:
-        return context | {"stored": stored_records(database), "is_empty": True}
+        return context | {"stored": stored_now(database), "is_empty": True}
     slots = list(slots_of(period, now))
     since = counts.since(slots[0].hour)
     by_hour = {row["hour"]: numbers(row) for row in since.order_by().values("hour").annotate(**sums(COLUMNS))}
     filled = filled_slots(slots, by_hour)
     total = add(each for _, each in filled)
+    samples = [] if operation else samples_of(slots, database)  # records are not counted for each operation
     harmless, requests = sum(total[name] for name in HARMLESS), sum(total.values())
     context |= {
         "headline": headline(harmless),
@@ -132,10 +144,12 @@ def dashboard(asked: Mapping[str, str], now: datetime) -> dict[str, Any]:
             if total[name]
         ],
         "is_quiet": not requests,
-        "charts": charts(period, filled) if requests else [],
-        "rows": [(slot.title, written(each)) for slot, each in filled if any(each.values())],
+        "charts": charts(period, filled if requests else [], slots, samples),
+        "rows": rows(filled, samples),
+        "storage_is_sampled": any(samples),
+        "sizes_are_known": any(sample is not None and sample.size is not None for sample in samples),
         "operations": operations(since, given, whole=asked.get("operations") == "all"),
-        "stored": stored_records(database),
+        "stored": stored_now(database),
     }
     return context
 
@@ -154,11 +168,11 @@ def databases_with_counts() -> list[str]:
 
 
 def has_table(database: str) -> bool:
-    connection = connections[database]
-    return DecisionCount._meta.db_table in connection.introspection.table_names()
+    tables = {model._meta.db_table for model in (DecisionCount, StorageSample)}
+    return tables <= set(connections[database].introspection.table_names())
 
 
-def operations(counts: CountQuerySet, given: Mapping[str, str], *, whole: bool) -> dict[str, Any]:
+def operations(counts: "HourQuerySet[DecisionCount]", given: Mapping[str, str], *, whole: bool) -> dict[str, Any]:
     """The rows of the table of operations, the busiest first."""
     traffic = Sum(reduce(add_up, map(F, COLUMNS)))
     grouped: QuerySet[Any, Any] = counts.order_by().values("operation")
@@ -180,49 +194,22 @@ def operations(counts: CountQuerySet, given: Mapping[str, str], *, whole: bool) 
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
-    """How many records there are, expired ones included, and the bytes they take; None where that is not cheap."""
-
-    count: str
-    is_estimate: bool
-    size: int | None
+def stored_now(database: str) -> dict[str, Any]:
+    """How many records there are, and their size, as the reader's language writes it."""
+    now = storage.measure(database)
+    return {"count": number(now.records), "is_estimate": now.is_estimate, "size": size(now.size)}
 
 
-def stored_records(database: str) -> Stored:
-    """Few are counted; many are estimated as the database's planner does, without a look at the table."""
-    connection = connections[database]
-    table = IdempotencyRecord._meta.db_table
-    few = IdempotencyRecord.objects.using(database).order_by()[: COUNTED + 1].count()
-    estimate: tuple[Any, Any] = (None, None)
-    if connection.vendor in ESTIMATES:
-        with connection.cursor() as cursor:
-            cursor.execute(ESTIMATES[connection.vendor], [table])
-            estimate = cursor.fetchone() or estimate
-    guess, size = estimate
-    if few > COUNTED:
-        return Stored(count=number(max(few, int(guess or 0))), is_estimate=True, size=size)
-    return Stored(count=number(few), is_estimate=False, size=size)
+def samples_of(slots: Sequence[Slot], database: str) -> list[StorageSample | None]:
+    """The last sample in each of *slots*; like counts, those of a clock ahead are in the last."""
+    begins = [slot.hour for slot in slots]
+    samples: list[StorageSample | None] = [None] * len(slots)
+    for sample in StorageSample.objects.using(database).since(begins[0]).order_by("hour"):
+        samples[bisect_right(begins, sample.hour) - 1] = sample
+    return samples
 
-
-ESTIMATES = {
-    "postgresql": "SELECT reltuples::bigint, pg_total_relation_size(oid) FROM pg_class WHERE oid = to_regclass(%s)",
-    "mysql": (
-        "SELECT table_rows, data_length + index_length FROM information_schema.tables"
-        " WHERE table_schema = DATABASE() AND table_name = %s"
-    ),
-}
 
 # --- time ---
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slot:
-    """A column of the charts: from *hour* to the next slot's."""
-
-    hour: int
-    title: str
-    label: str
 
 
 def slots_of(period: Period, now: datetime) -> Iterator[Slot]:
@@ -290,6 +277,24 @@ def written(row: Numbers) -> dict[str, str]:
     return {name: number(value) for name, value in row.items()}
 
 
+def size(value: int | None) -> str:
+    """Bytes, in a unit that suits; nothing where there is no number."""
+    return "" if value is None else filesizeformat(value)
+
+
+def rows(
+    filled: list[tuple[Slot, Numbers]], samples: Sequence[StorageSample | None]
+) -> list[tuple[str, dict[str, str]]]:
+    """What the charts show, in words: the slots in which there is something."""
+    return [
+        (slot.title, {**written(each), "stored": number(sample.records), "size": size(sample.size)})
+        if sample
+        else (slot.title, written(each))
+        for (slot, each), sample in zip_longest(filled, samples)
+        if sample or any(each.values())
+    ]
+
+
 # --- words ---
 
 
@@ -298,14 +303,22 @@ def headline(harmless: int) -> tuple[str, str]:
     return number(harmless), ngettext("duplicate did no harm", "duplicates did no harm", harmless)
 
 
-def charts(period: Period, filled: list[tuple[Slot, Numbers]]) -> list[Chart]:
+def charts(
+    period: Period,
+    filled: list[tuple[Slot, Numbers]],
+    slots: Sequence[Slot],
+    samples: Sequence[StorageSample | None],
+) -> list[Chart]:
+    """Those of which there is something to see: of the counts in *filled*, and of storage."""
     if period.daily:
         titles = _("Executions per day"), _("Duplicates that did no harm, per day")
     else:
         titles = _("Executions per hour"), _("Duplicates that did no harm, per hour")
     shown = (("executions", titles[0], ("executions",)), ("duplicates", titles[1], HARMLESS))
-    drawn = [_chart(name, title, each, period, filled) for name, title, each in shown]
-    axis = max(chart.axis for chart in drawn)  # so that an hour stands under the same hour
+    drawn = [_chart(name, title, each, period, filled) for name, title, each in shown if filled]
+    if any(samples):
+        drawn.append(_storage_chart(period, slots, samples))
+    axis = max((chart.axis for chart in drawn), default=0)  # so that an hour stands under the same hour
     return [replace(chart, axis=axis) for chart in drawn]
 
 
@@ -327,6 +340,34 @@ def _chart(name: str, title: str, shown: tuple[str, ...], period: Period, filled
         "when": filled[highest][0].title,
     }
     return stacked(name, title, description, series, columns, number)
+
+
+def _storage_chart(period: Period, slots: Sequence[Slot], samples: Sequence[StorageSample | None]) -> Chart:
+    columns = [
+        Column(
+            values=(sample.records,) if sample else (),
+            title="\n".join([slot.title, stored(sample) if sample else _("Not measured")]),
+            label=slot.label,
+        )
+        for slot, sample in zip(slots, samples, strict=True)
+    ]
+    measured = [(slot, sample) for slot, sample in zip(slots, samples, strict=True) if sample]
+    most = max(measured, key=lambda each: each[1].records)
+    description = _("From %(first)s to %(last)s in the period “%(period)s”, at most %(most)s: %(when)s.") % {
+        "first": number(measured[0][1].records),
+        "last": number(measured[-1][1].records),
+        "period": period.label,
+        "most": number(most[1].records),
+        "when": most[0].title,
+    }
+    title = _("Stored records, at the end of each day") if period.daily else _("Stored records")
+    return line("storage", title, description, columns, number)
+
+
+def stored(sample: StorageSample) -> str:
+    """One line about *sample*."""
+    text = f"{_('Stored records')}: {number(sample.records)}"
+    return text if sample.size is None else f"{text} ({size(sample.size)})"
 
 
 def _labels() -> dict[str, str]:

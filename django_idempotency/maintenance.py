@@ -55,7 +55,8 @@ def purge(
     deletes them, are left alone, so that several purges share the work (SQLite: they take turns). No new batch
     begins once *max_seconds* are over or *stop* returns True; then `finished` is False.
 
-    One that finishes deletes the counts of more than `statistics.KEEP` ago as well.
+    One that finishes deletes the counts of more than `statistics.KEEP` ago as well, and notes for the dashboard how
+    many records are left.
 
     *progress* is called after each batch with its number of rows. A *dry_run* counts, and deletes nothing.
 
@@ -83,6 +84,7 @@ def purge(
             progress(count)
     if run.finished:
         statistics.forget_before(timezone.now() - statistics.KEEP, using)
+        statistics.sample(using)
     logger.info("Purged %d expired records from database %r", run.count, using)
     return Purged(count=run.count, finished=run.finished)
 

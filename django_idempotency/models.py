@@ -1,10 +1,10 @@
 """
 The table of the DatabaseStore, whose rows are written by the store's statements (`stores/sql/`), not by the ORM. And
-the counts behind the dashboard, which `statistics` writes.
+what is behind the dashboard: the counts, which `statistics` writes, and the samples of `storage`.
 """
 
 from datetime import UTC, datetime
-from typing import Self
+from typing import Self, TypeVar
 
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -13,6 +13,8 @@ from django.utils.translation import gettext_lazy as _
 from django_idempotency.core.keys import MAX_KEY
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.fields import DigestField, ExactField, KeyField
+
+Row = TypeVar("Row", bound=models.Model)
 
 UNSETTLED = 0  # the status of a claim: an HTTP status is never 0
 
@@ -102,15 +104,15 @@ class IdempotencyRecord(models.Model):
         return CompletionRecord.from_stored(self.status, self.head, self.body, self.request_id)
 
 
-class CountQuerySet(models.QuerySet["DecisionCount"]):
-    """Counts by their hour, which is what they are found by."""
+class HourQuerySet(models.QuerySet[Row]):
+    """Rows by their hour, which is what they are found by."""
 
     def since(self, hour: int) -> Self:
-        """Counts of *hour* (as the model numbers them) and of all after it."""
+        """Rows of *hour* (as the models number them) and of all after it."""
         return self.filter(hour__gte=hour)
 
     def before(self, hour: int) -> Self:
-        """Counts of all hours before *hour*."""
+        """Rows of all hours before *hour*."""
         return self.filter(hour__lt=hour)
 
 
@@ -134,7 +136,7 @@ class DecisionCount(models.Model):
     forgotten = models.BigIntegerField(_("forgotten"), default=0)
     unsettled = models.BigIntegerField(_("unsettled"), default=0)
 
-    objects = CountQuerySet.as_manager()
+    objects = HourQuerySet.as_manager()
 
     class Meta:
         db_table = "django_idempotency_count"
@@ -148,4 +150,32 @@ class DecisionCount(models.Model):
     @property
     def begins_at(self) -> datetime:
         """The first instant of the hour."""
-        return datetime.fromtimestamp(self.hour * 3600, UTC)
+        return _begin(self.hour)
+
+
+class StorageSample(models.Model):
+    """How many records the database held in an hour, numbered as in `DecisionCount`, and how large their table was."""
+
+    hour = models.PositiveIntegerField(_("hour"), primary_key=True, help_text=_("Hours since 1970-01-01 00:00 UTC."))
+    records = models.BigIntegerField(_("stored records"))  # an estimate, where they are many
+    size = models.BigIntegerField(_("size in bytes"), null=True)  # NULL where the database does not tell
+
+    objects = HourQuerySet.as_manager()
+
+    class Meta:
+        db_table = "django_idempotency_storage"
+        default_permissions = ("view",)  # samples are written by `storage` alone
+        verbose_name = _("sample of storage")
+        verbose_name_plural = _("samples of storage")
+
+    def __str__(self) -> str:
+        return f"{self.begins_at:%Y-%m-%d %H:%M} UTC"
+
+    @property
+    def begins_at(self) -> datetime:
+        """The first instant of the hour."""
+        return _begin(self.hour)
+
+
+def _begin(hour: int) -> datetime:
+    return datetime.fromtimestamp(hour * 3600, UTC)

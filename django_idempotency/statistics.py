@@ -5,6 +5,8 @@ To count sends no statement and waits for none. What a process has counted is wr
 on that request's thread and outside of transactions, at most every `INTERVAL` seconds; in a process that serves no
 requests, after a decision instead; and when the process ends. A process that is killed loses what it has not written.
 
+With its first counts of an hour a process also notes how many records are stored (`storage`).
+
 Hours are those of UTC, by the clock of the process. Nothing is counted under Django's test runner or pytest-django.
 """
 
@@ -13,8 +15,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -96,14 +98,34 @@ def flush() -> bool:
 
 def forget_before(moment: datetime, using: str | None = None) -> int:
     """
-    Delete the counts of the hours that ended before *moment* (aware) in the database *using*, by default the router's.
+    Delete the counts and the samples of storage of the hours that ended before *moment* (aware) in the database
+    *using*, by default the router's.
 
     Returns how many rows there were.
     """
-    from django_idempotency.models import DecisionCount
+    from django_idempotency.models import DecisionCount, StorageSample
 
     alias = using or router.db_for_write(DecisionCount)
-    return DecisionCount.objects.using(alias).before(int(moment.timestamp()) // HOUR)._raw_delete(alias)
+    hour = hour_of(moment.timestamp())
+    counts = DecisionCount.objects.using(alias).before(hour)._raw_delete(alias)
+    return counts + StorageSample.objects.using(alias).before(hour)._raw_delete(alias)
+
+
+def sample(using: str) -> None:
+    """
+    Note for this hour how many records the database *using* holds. A few cheap statements; none under test, where
+    counting is switched off, or while a transaction is open.
+
+    Raises nothing: an error is logged, and the hour has the sample of another process or none.
+    """
+    if not conf.counts() or is_under_test() or in_transaction(using):
+        return
+    from django_idempotency import storage
+
+    try:
+        storage.sample(using, hour_of(time.time()))
+    except Exception as error:  # whatever it is, it is worth neither a request nor a purge
+        logger.warning("The records of database %r were not sampled: %s", using, str(error).split("\n")[0])
 
 
 def hour_of(seconds: float) -> int:
@@ -181,6 +203,7 @@ class Counter:
         self._due = 0.0  # by the monotonic clock
         self._writing = threading.Lock()
         self._failed: set[str] = set()  # databases of which that is logged
+        self._sampled: dict[str, int] = {}  # the hour of each database's last sample
         self._exits = False
 
     def add(self, using: str, operation: str, position: int) -> None:
@@ -213,7 +236,10 @@ class Counter:
     def _flush(self, using: str, rows: Rows) -> None:
         written = False
         try:
-            written = write(using, rows)
+            with as_it_was(using):
+                written = write(using, rows)
+                if written:
+                    self._sample_if_due(using)
         except Exception as error:  # whatever it is, it is not worth a request
             self._due = time.monotonic() + PAUSE
             if using not in self._failed:
@@ -228,8 +254,29 @@ class Counter:
             if not written:  # a worker's SystemExit among the reasons
                 self.tally.put_back(rows)
 
+    def _sample_if_due(self, using: str) -> None:
+        hour = hour_of(time.time())
+        if self._sampled.get(using) != hour:
+            self._sampled[using] = hour  # even if it fails: the next attempt is an hour later
+            sample(using)
+
     def _exit(self) -> None:
         self.flush()
+
+
+@contextmanager
+def as_it_was(using: str) -> Iterator[None]:
+    """
+    Close the connection to *using* at the end, if this had to open it: Django has closed it at the end of the request
+    already, and does not come by again.
+    """
+    connection = connections[using]
+    was_open = connection.connection is not None
+    try:
+        yield
+    finally:
+        if not was_open:
+            connection.close_if_unusable_or_obsolete()
 
 
 def write(using: str, rows: Mapping[Row, list[int]]) -> bool:
@@ -238,20 +285,15 @@ def write(using: str, rows: Mapping[Row, list[int]]) -> bool:
     that? It is not while a transaction is open. Raises what the database raises; then nothing is written, as far as
     anybody can know.
     """
+    if in_transaction(using):
+        return False
     connection = connections[using]
-    was_open = connection.connection is not None
-    try:
-        if in_transaction(using):
-            return False
-        values: list[int | str] = []
-        for key in sorted(rows):
-            values += key[1:]
-            values += rows[key]
-        with closing(connection.cursor()) as cursor:
-            cursor.execute(upsert(connection, len(rows)), values)
-    finally:
-        if not was_open:  # Django has closed it at the end of the request already, and does not come by again
-            connection.close_if_unusable_or_obsolete()
+    values: list[int | str] = []
+    for key in sorted(rows):
+        values += key[1:]
+        values += rows[key]
+    with closing(connection.cursor()) as cursor:
+        cursor.execute(upsert(connection, len(rows)), values)
     return True
 
 

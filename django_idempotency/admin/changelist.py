@@ -9,7 +9,6 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.utils import quote
 from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Page, Paginator
-from django.db import connections
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import formats, timezone
@@ -17,8 +16,8 @@ from django.utils.functional import cached_property
 from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 
+from django_idempotency import storage
 from django_idempotency.admin.addresses import Address
-from django_idempotency.models import IdempotencyRecord
 
 REACHABLE = 10_000  # records that the pages of one list lead to: an OFFSET walks over all that it skips
 
@@ -68,21 +67,8 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
     @cached_property
     def estimate(self) -> int | None:
         """About how many records the table has, as its server has it at hand; None if it has nothing better."""
-        connection = connections[self.object_list.db]  # type: ignore[attr-defined]
-        match connection.vendor:
-            case "postgresql":
-                sql = "SELECT reltuples FROM pg_class WHERE oid = to_regclass(%s)"
-            case "mysql":
-                sql = (
-                    "SELECT table_rows FROM information_schema.tables"
-                    " WHERE table_schema = DATABASE() AND table_name = %s"
-                )
-            case _:
-                return None
-        with connection.cursor() as cursor:
-            cursor.execute(sql, (IdempotencyRecord._meta.db_table,))
-            row = cursor.fetchone()
-        return int(row[0]) if row and row[0] and row[0] > REACHABLE else None
+        guess, _size = storage.estimate(self.object_list.db)  # type: ignore[attr-defined]
+        return guess if guess and guess > REACHABLE else None
 
 
 class RecordChangeList(ChangeList):

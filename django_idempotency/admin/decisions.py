@@ -164,7 +164,7 @@ class DecisionViews(RecordPages):
         context = {
             **self.admin_site.each_context(request),
             "title": title,
-            "subtitle": str(address),
+            "subtitle": record.presented.key,
             "opts": self.opts,
             "record": record.presented,
             "record_url": self.url("change", address),

@@ -12,6 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from django.template.defaultfilters import filesizeformat
 from django.urls import URLPattern, path
 from django.utils.html import format_html, format_html_join
+from django.utils.safestring import mark_safe
 from django.utils.timesince import timeuntil
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -48,7 +49,7 @@ class IdempotencyRecordAdmin(DecisionViews):
     `view_stored_response`. With `free_key` and `settle_outcome` one may let a key run again.
     """
 
-    list_display = ("key", "operation", "scope", "shown_state", "shown_status", "executed_at", "time_left")
+    list_display = ("key", "shown_operation", "scope", "shown_state", "shown_status", "executed_at", "time_left")
     list_filter = (DatabaseFilter, StateFilter, StatusFilter, OperationFilter)
     search_fields = ("key",)
     search_help_text = _(
@@ -136,6 +137,10 @@ class IdempotencyRecordAdmin(DecisionViews):
             found |= Q(digest=address.digest)
         # Few at most, and by another order than the index of all would serve, so that no planner walks along that.
         return queryset.filter(found).order_by("-executed_at", "-pk"), False
+
+    @admin.display(description=_("operation"))
+    def shown_operation(self, record: IdempotencyRecord) -> str:
+        return format_html_join(mark_safe("/<wbr>"), "{}", [(part,) for part in record.operation.split("/")])
 
     @admin.display(description=_("state"))
     def shown_state(self, record: IdempotencyRecord) -> str:

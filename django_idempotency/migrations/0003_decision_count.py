@@ -40,4 +40,26 @@ class Migration(migrations.Migration):
                 "default_permissions": ("view",),
             },
         ),
+        migrations.CreateModel(
+            name="StorageSample",
+            fields=[
+                (
+                    "hour",
+                    models.PositiveIntegerField(
+                        help_text="Hours since 1970-01-01 00:00 UTC.",
+                        primary_key=True,
+                        serialize=False,
+                        verbose_name="hour",
+                    ),
+                ),
+                ("records", models.BigIntegerField(verbose_name="stored records")),
+                ("size", models.BigIntegerField(null=True, verbose_name="size in bytes")),
+            ],
+            options={
+                "verbose_name": "sample of storage",
+                "verbose_name_plural": "samples of storage",
+                "db_table": "django_idempotency_storage",
+                "default_permissions": ("view",),
+            },
+        ),
     ]

@@ -4,7 +4,7 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from django_idempotency.models import DecisionCount
+from django_idempotency.models import DecisionCount, StorageSample
 from django_idempotency.statistics import hour_of
 from tests.browser.conftest import NARROW, WIDE
 
@@ -23,6 +23,11 @@ return texts.filter(([text, box]) => texts.some(([other, its]) => other !== text
 COLOURS = """
 return [...document.querySelectorAll("svg.columns rect:not(.space)")].map(bar => getComputedStyle(bar).fill);
 """
+LINE = """
+const line = document.querySelector("svg.columns path.line");
+const [box, plot] = [line, line.closest("svg.columns")].map(each => each.getBoundingClientRect());
+return [getComputedStyle(line).stroke, plot.left <= box.left && box.right <= plot.right && box.width > plot.width / 2];
+"""
 OVERFLOW = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -34,6 +39,9 @@ def counts():
         DecisionCount(hour=now - age, operation=operation, executions=123_456, replays=30, conflicts=8, mismatches=2)
         for age in range(24 * 30)
         for operation in ("POST payments/", "POST " + "x" * 250)
+    )
+    StorageSample.objects.bulk_create(
+        StorageSample(hour=now - age, records=123_456_789, size=98_765_432_100) for age in range(0, 24 * 30, 5)
     )
 
 
@@ -47,11 +55,13 @@ def test_every_period_fits_the_window(counts, visit, look, size, scheme):
         said = [entry["message"] for entry in page.get_log("browser") if "favicon" not in entry["message"]]
         ground = page.execute_script("return getComputedStyle(document.body).backgroundColor")
         colours = set(page.execute_script(COLOURS))
+        stroke, is_within = page.execute_script(LINE)
 
         assert page.execute_script(OVERFLOW) == 0
         assert page.execute_script(COVERED) == []
         assert len(colours) == 4
-        assert ground not in colours
+        assert ground not in colours | {stroke}
+        assert is_within
         assert said == []
 
 

@@ -17,12 +17,13 @@ from django.db.models import Sum
 from django.test import Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 
-from django_idempotency import conf, exceptions, once, statistics
+from django_idempotency import conf, exceptions, once, statistics, storage
 from django_idempotency.exceptions import PolicyError
-from django_idempotency.models import DecisionCount
+from django_idempotency.models import DecisionCount, IdempotencyRecord, StorageSample
 from tests.app.models import Payment
 from tests.app.serving import TIMEOUT, VENDOR, plain, post
 from tests.app.views import answer, make_payment
+from tests.operations.records import live
 
 ROOT = Path(__file__).resolve().parents[2]
 OPERATION = "POST act/"
@@ -51,15 +52,15 @@ def totals(**filters):
     return {name: number for name, number in sums.items() if number}
 
 
-def table_is_away():
-    """Rename the table of counts: what a project sees that has not migrated."""
+def table_is_away(table="django_idempotency_count"):
+    """Rename a table, that of counts: what a project sees that has not migrated."""
 
     class Away:
         def __enter__(self):
-            self.rename("django_idempotency_count", "away")
+            self.rename(table, "away")
 
         def __exit__(self, *args):
-            self.rename("away", "django_idempotency_count")
+            self.rename("away", table)
 
         def rename(self, old, new):
             with connection.cursor() as cursor:
@@ -197,8 +198,9 @@ def test_operations_that_differ_in_case_are_two(counter):
 
 @pytest.mark.django_db(transaction=True)
 def test_no_statement_before_the_response_has_been_sent(counter, serve):
-    """The upsert comes when the server closes the response, and is the only statement then."""
+    """The upsert comes when the server closes the response, and is the only statement then, but once in an hour."""
     serve(plain(make_payment))
+    post(Client())  # with which the process takes its sample of storage
     environ = RequestFactory().post(
         "/act/", {"amount": 1}, content_type="application/json", headers={"Idempotency-Key": "1"}
     ).environ  # fmt: skip
@@ -213,7 +215,7 @@ def test_no_statement_before_the_response_has_been_sent(counter, serve):
     assert len(before) >= 3
     assert not any("idempotency_count" in query["sql"] for query in before)
     assert [query["sql"][:36] for query in after] == ["INSERT INTO django_idempotency_count"]
-    assert totals() == {"executions": 1}
+    assert totals() == {"executions": 2}
 
 
 @pytest.mark.django_db(transaction=True)
@@ -574,6 +576,115 @@ def test_the_switch_is_checked(settings, value):
         conf.project_options()
 
 
+# --- storage ---
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time, of which tests may make any other."""
+    now = [datetime(2026, 3, 1, 12, 30, tzinfo=UTC)]
+    monkeypatch.setattr(statistics.time, "time", lambda: now[0].timestamp())
+    return now
+
+
+def samples():
+    return list(StorageSample.objects.order_by("hour").values_list("hour", "records"))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_storage_is_sampled_with_the_first_counts_of_an_hour(counter, anonymous, serve, clock):
+    """Not again in the same hour, whatever has been stored since."""
+    serve(plain(make_payment))
+    hour = statistics.hour_of(clock[0].timestamp())
+
+    post(anonymous, key="1")
+    post(anonymous, key="2")
+    assert samples() == [(hour, 1)]
+    clock[0] += timedelta(hours=1)
+    post(anonymous, key="3")
+    assert samples() == [(hour, 1), (hour + 1, 3)]
+
+    first, second = StorageSample.objects.order_by("hour")
+    assert first.begins_at == datetime(2026, 3, 1, 12, tzinfo=UTC)
+    assert str(second) == "2026-03-01 13:00 UTC"
+    assert (first.size is None) == (VENDOR == "sqlite")
+    assert first.size is None or first.size > 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_last_sample_of_an_hour_stays(counter):
+    """Of all processes, each of which takes one."""
+    live(2)
+    storage.sample("default", 5)
+    live(1)
+    storage.sample("default", 5)
+    assert samples() == [(5, 3)]
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "other"])
+def test_samples_are_where_the_records_are(counter, anonymous, serve):
+    """As counts are."""
+    serve(plain(make_payment, using="other"))
+    post(anonymous)
+    assert StorageSample.objects.using("other").get().records == 1
+    assert not samples()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_sample_is_no_part_of_an_open_transaction(counter, clock):
+    """Nor one of the purge that a test runs inside of one."""
+    with transaction.atomic():
+        statistics.sample("default")
+    assert not samples()
+    statistics.sample("default")
+    assert samples() == [(statistics.hour_of(clock[0].timestamp()), 0)]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_sample_that_fails_harms_nothing(counter, anonymous, serve, caplog):
+    """Counts are written once all the same, the log says why, and the next attempt is an hour later."""
+    serve(plain(make_payment))
+    with table_is_away("django_idempotency_storage"):
+        assert [post(anonymous).status_code for _ in range(3)] == [201] * 3
+    assert totals() == {"executions": 1, "replays": 2}
+    (line,) = [record.getMessage() for record in caplog.records if "sampled" in record.getMessage()]
+    assert "django_idempotency_storage" in line
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_records_are_not_counted(monkeypatch):
+    """A server's own estimate serves, and where there is none counting stops somewhere."""
+    live(7)
+    assert storage.measure("default").records == 7
+    monkeypatch.setattr(storage, "COUNTED", 4)
+    monkeypatch.setattr(storage, "COUNTED_WITHOUT_ESTIMATE", 5)
+    if VENDOR != "sqlite":
+        with connection.cursor() as cursor:
+            cursor.execute(f"ANALYZE {'TABLE' if VENDOR == 'mariadb' else ''} django_idempotency_record")
+
+    with CaptureQueriesContext(connection) as captured:
+        many = storage.measure("default")
+
+    assert (many.records, many.is_estimate) == (5 if VENDOR == "sqlite" else 7, True)
+    counting = [query["sql"] for query in captured if "COUNT" in query["sql"]]
+    assert len(counting) == (VENDOR == "sqlite")
+    assert all("LIMIT 6" in sql for sql in counting)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_tests_and_projects_without_counts_have_no_samples(counter, settings, monkeypatch, anonymous, serve):
+    """The switch is one, and so is the silence."""
+    with monkeypatch.context() as patch:
+        patch.setattr(statistics, "is_under_test", lambda: True)
+        statistics.sample("default")
+    settings.IDEMPOTENCY = {"COUNTS": False}
+    statistics.sample("default")
+    serve(plain(make_payment))
+    post(anonymous)
+    assert IdempotencyRecord.objects.count() == 1
+    assert not samples()
+
+
 # --- the end of counts ---
 
 
@@ -584,7 +695,9 @@ def test_old_counts_are_deleted(counter):
     hour = statistics.hour_of(moment.timestamp())
     for age in (-1, 0, 1, 2):
         DecisionCount.objects.create(hour=hour - age, operation=OPERATION, executions=1)
+        StorageSample.objects.create(hour=hour - age, records=1)
 
-    assert statistics.forget_before(moment) == 2
-    assert set(DecisionCount.objects.values_list("hour", flat=True)) == {hour, hour + 1}
-    assert statistics.forget_before(moment + timedelta(days=1), using="default") == 2
+    assert statistics.forget_before(moment) == 4
+    for model in (DecisionCount, StorageSample):
+        assert set(model.objects.values_list("hour", flat=True)) == {hour, hour + 1}
+    assert statistics.forget_before(moment + timedelta(days=1), using="default") == 4

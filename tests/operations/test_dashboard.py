@@ -14,9 +14,9 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import path, reverse
 from django.utils import timezone, translation
 
-from django_idempotency import charts, statistics
+from django_idempotency import charts, statistics, storage
 from django_idempotency import dashboard as page
-from django_idempotency.models import DatabaseNow, DecisionCount, IdempotencyRecord
+from django_idempotency.models import DatabaseNow, DecisionCount, IdempotencyRecord, StorageSample
 from tests.app.serving import VENDOR
 
 NOW = datetime(2026, 11, 25, 12, 34, 56, tzinfo=UTC)
@@ -64,7 +64,7 @@ def opened(client, query=""):
 
 def pictures(response):
     """The charts, as XML: whatever they contain is well formed."""
-    found = re.findall(r"<svg[^>]*role=\"img\".*?</svg>", response.content.decode(), re.DOTALL)
+    found = re.findall(r"(<svg[^>]*role=\"img\".*?</svg>)\s*</div>", response.content.decode(), re.DOTALL)
     return [ElementTree.fromstring(each) for each in found]  # noqa: S314 our own
 
 
@@ -181,14 +181,15 @@ def test_stored_records_are_counted_while_they_are_few(monkeypatch):
 
     for number in range(3):
         store(number)
-    few = page.stored_records("default")
-    monkeypatch.setattr(page, "COUNTED", 2)
-    many = page.stored_records("default")
+    few = page.stored_now("default")
+    monkeypatch.setattr(storage, "COUNTED", 2)
+    monkeypatch.setattr(storage, "COUNTED_WITHOUT_ESTIMATE", 2)
+    many = page.stored_now("default")
 
-    assert (few.count, few.is_estimate) == ("3", False)
-    assert many.is_estimate
-    assert int(many.count.replace(",", "")) >= 3
-    assert (few.size is None) == (VENDOR == "sqlite")
+    assert (few["count"], few["is_estimate"]) == ("3", False)
+    assert many["is_estimate"]
+    assert int(many["count"].replace(",", "")) >= 2
+    assert (few["size"] == "") == (VENDOR == "sqlite")
 
 
 @pytest.mark.django_db
@@ -216,6 +217,90 @@ def test_each_database_has_its_own_page(operator):
     assert b"POST ledger/" in response.content
     assert '<a href="?period=24h&amp;database=other" aria-current="true">other</a>' in response.content.decode()
     assert opened(operator, "?database=nowhere").status_code == 200
+
+
+# --- storage ---
+
+
+def sampled(age, records, size=None):
+    return StorageSample.objects.create(hour=HOUR - age, records=records, size=size)
+
+
+def storage_chart(data):
+    (chart,) = [chart for chart in data["charts"] if chart.name == "storage"]
+    return chart
+
+
+@pytest.mark.django_db
+def test_stored_records_over_hours():
+    """Each hour with a sample has its place, the others are gaps; in numbers, too, with the size."""
+    counted(executions=1)
+    for age, records in ((23, 1000), (22, 3000), (2, 500), (-1, 600), (24, 9_000_000)):
+        sampled(age, records, size=records * 1024)
+
+    data = shown()
+
+    chart = storage_chart(data)
+    assert [tick.label for tick in chart.ticks] == ["0", "1,000", "2,000", "3,000"]
+    assert chart.line.split(" M") == [
+        "M0,106.7 L0.5,106.7 L1.5,0.0 L2,0.0",
+        "21,133.3 L21.5,133.3 L22,133.3",
+        "23,128.0 L23.5,128.0 L24,128.0",
+    ]
+    assert chart.area.startswith("M0,160.0 L0,106.7 ")
+    assert chart.bars[0].title.splitlines()[1].replace("\xa0", " ") == "Stored records: 1,000 (1000.0 KB)"
+    assert chart.bars[5].title.splitlines()[1] == "Not measured"
+    assert "From 1,000 to 600" in chart.description
+    assert "at most 3,000" in chart.description
+    assert {chart.axis for chart in data["charts"]} == {chart.axis}
+    rows = [(row["stored"], row["size"].replace("\xa0", " "), row["executions"]) for _, row in data["rows"]]
+    assert rows == [
+        ("1,000", "1000.0 KB", "0"),
+        ("3,000", "2.9 MB", "0"),
+        ("500", "500.0 KB", "0"),
+        ("600", "600.0 KB", "1"),
+    ]
+
+
+@pytest.mark.django_db
+def test_a_day_has_its_last_sample():
+    """A level has no sum."""
+    counted(executions=1)
+    for age, records in ((0, 5), (1, 50), (24, 70), (25, 700)):
+        sampled(age, records)
+
+    data = shown("period=30d")
+
+    assert [row["stored"] for _, row in data["rows"]] == ["70", "5"]
+    assert [row["size"] for _, row in data["rows"]] == ["", ""]
+    assert not data["sizes_are_known"]  # and has no column in the table
+    assert storage_chart(data).line.count("M") == 1
+    assert len(storage_chart(shown("period=7d")).bars) == 168
+
+
+@pytest.mark.django_db
+def test_no_chart_of_storage_without_a_sample_nor_for_one_operation():
+    """Records are not told apart by their operation."""
+    counted(executions=1)
+    assert [chart.name for chart in shown()["charts"]] == ["executions", "duplicates"]
+    sampled(0, 1)
+    assert [chart.name for chart in shown()["charts"]] == ["executions", "duplicates", "storage"]
+    assert [chart.name for chart in shown("operation=POST payments/")["charts"]] == ["executions", "duplicates"]
+
+
+@pytest.mark.django_db
+def test_a_quiet_period_shows_what_is_stored(operator):
+    """A purge takes a sample where nobody asks for anything."""
+    DecisionCount.objects.create(hour=0, operation="a", executions=5)
+    StorageSample.objects.create(hour=statistics.hour_of(timezone.now().timestamp()), records=1234, size=2**20)
+
+    response = opened(operator)
+
+    assert "Nothing was counted in this period" in response.content.decode()
+    (picture,) = pictures(response)
+    assert picture.find("title").text == "Stored records"
+    assert "1,234" in picture.find("desc").text
+    assert "<td>1,234</td><td>1.0\xa0MB</td>" in response.content.decode()
 
 
 # --- charts ---
@@ -275,6 +360,7 @@ def test_numbers_are_the_readers_and_coordinates_are_not(operator):
     """A decimal comma in an attribute would break the picture."""
     now = statistics.hour_of(timezone.now().timestamp())
     DecisionCount.objects.create(hour=now, operation="a", executions=1234567, replays=3)
+    StorageSample.objects.create(hour=now, records=7654321)
 
     with translation.override("de"):
         response = operator.get(
@@ -286,6 +372,10 @@ def test_numbers_are_the_readers_and_coordinates_are_not(operator):
     assert all(re.fullmatch(r"\d+(\.\d+)?%?", place) for place in places if place)
     assert any(place and "." in place for place in places)
     assert "1.234.567" in response.content.decode()
+    assert "7.654.321" in response.content.decode()
+    paths = [shape.get("d") for shape in drawn if shape.get("d")]
+    assert len(paths) == 2
+    assert all(re.fullmatch(r"([ML][\d.]+,[\d.]+ ?)+", path) for path in paths)
 
 
 # --- words ---
@@ -315,15 +405,16 @@ def test_that_counting_is_off_is_said(operator, settings):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_missing_table_names_the_remedy(operator):
+@pytest.mark.parametrize("table", ["django_idempotency_count", "django_idempotency_storage"])
+def test_a_missing_table_names_the_remedy(operator, table):
     """No error page: the table comes with a migration that may not have been run."""
     with connection.cursor() as cursor:
-        cursor.execute("ALTER TABLE django_idempotency_count RENAME TO away")
+        cursor.execute(f"ALTER TABLE {table} RENAME TO away")
     try:
         response = opened(operator)
     finally:
         with connection.cursor() as cursor:
-            cursor.execute("ALTER TABLE away RENAME TO django_idempotency_count")
+            cursor.execute(f"ALTER TABLE away RENAME TO {table}")
     assert response.status_code == 200
     assert "manage.py migrate" in response.content.decode()
 

@@ -21,12 +21,12 @@ from django.core.management import CommandError, call_command
 from django.db import OperationalError, connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
-from django_idempotency import maintenance, once
+from django_idempotency import maintenance, once, statistics, storage
 from django_idempotency.databases import databases_in_use
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.maintenance import Purged, purge
 from django_idempotency.management.commands import idempotency_purge
-from django_idempotency.models import DatabaseNow, DecisionCount, IdempotencyRecord
+from django_idempotency.models import DatabaseNow, DecisionCount, IdempotencyRecord, StorageSample
 from django_idempotency.stores.sql.purging import purge_for
 from tests.app.serving import TIMEOUT, VENDOR
 from tests.operations.records import expired, live, record, save
@@ -591,3 +591,26 @@ def test_a_purge_deletes_counts_of_long_ago():
     maintenance.purge()
 
     assert sorted(DecisionCount.objects.values_list("hour", flat=True)) == [now - 399 * 24, now]
+
+
+def test_a_purge_that_finishes_notes_how_many_are_left(monkeypatch):
+    """The number changes most by it. One that was left to finish, and a dry run, note nothing."""
+    monkeypatch.setattr(statistics, "is_under_test", lambda: False)
+    expired(3)
+    live(2)
+
+    purge(dry_run=True)
+    purge(stop=lambda: True)
+    assert not StorageSample.objects.exists()
+    purge()
+    assert StorageSample.objects.get().records == 2
+
+
+def test_a_purge_does_not_fail_for_its_note(monkeypatch, caplog):
+    """What it has deleted is deleted."""
+    monkeypatch.setattr(statistics, "is_under_test", lambda: False)
+    monkeypatch.setattr(storage, "ESTIMATES", {connection.vendor: "SELECT nothing FROM nowhere WHERE x = %s"})
+    expired(3)
+
+    assert purge() == Purged(count=3, finished=True)
+    assert [record.levelname for record in caplog.records if "were not sampled" in record.getMessage()] == ["WARNING"]

@@ -1,0 +1,67 @@
+"""How many records a database holds, and their size: as cheap to ask of a billion as of a thousand."""
+
+from dataclasses import dataclass
+
+from django.db import connections
+
+from django_idempotency.models import IdempotencyRecord, StorageSample
+
+COUNTED = 10_000  # records that are counted one by one; beyond that the server's own estimate serves
+COUNTED_WITHOUT_ESTIMATE = 100_000  # SQLite has none at hand, and no way over a network either
+
+# The planner's number of rows, and bytes with all indexes. What MySQL 8 tells here may be a day old.
+ESTIMATES = {
+    "postgresql": "SELECT reltuples::bigint, pg_total_relation_size(oid) FROM pg_class WHERE oid = to_regclass(%s)",
+    "mysql": (
+        "SELECT table_rows, data_length + index_length FROM information_schema.tables"
+        " WHERE table_schema = DATABASE() AND table_name = %s"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """The records of a database, expired ones included."""
+
+    records: int
+    is_estimate: bool
+    size: int | None  # bytes; None where the database does not tell
+
+
+def measure(using: str) -> Storage:
+    """
+    Ask the database *using*. Few records are counted; of many its own estimate is taken, and where there is none the
+    number at which counting stopped.
+    """
+    guess, size = estimate(using)
+    limit = COUNTED_WITHOUT_ESTIMATE if guess is None else COUNTED
+    if guess is not None and guess > limit:
+        return Storage(records=guess, is_estimate=True, size=size)
+    count = IdempotencyRecord.objects.using(using).order_by()[: limit + 1].count()
+    return Storage(records=min(count, limit), is_estimate=count > limit, size=size)
+
+
+def sample(using: str, hour: int) -> None:
+    """
+    Measure the database *using* and write it down for *hour*, as `StorageSample` numbers hours: the last sample of an
+    hour stays. Raises what the database raises.
+    """
+    storage = measure(using)
+    has_target = connections[using].features.supports_update_conflicts_with_target
+    StorageSample.objects.using(using).bulk_create(
+        [StorageSample(hour=hour, records=storage.records, size=storage.size)],
+        update_conflicts=True,
+        update_fields=["records", "size"],
+        unique_fields=["hour"] if has_target else None,
+    )
+
+
+def estimate(using: str) -> tuple[int | None, int | None]:
+    """How many rows the server's planner believes the table to have, and its bytes; None for what it does not tell."""
+    connection = connections[using]
+    if connection.vendor not in ESTIMATES:
+        return None, None
+    with connection.cursor() as cursor:
+        cursor.execute(ESTIMATES[connection.vendor], [IdempotencyRecord._meta.db_table])
+        guess, size = cursor.fetchone() or (None, None)
+    return int(guess or 0), size if size is None else int(size)
