@@ -95,9 +95,10 @@ class Watch:
             del vars(connection)["set_rollback"]
         else:
             vars(connection)["set_rollback"] = self._outer
-        connection.execute_wrappers.pop()
+        # By name: the handler may have installed wrappers of its own that stay.
+        connection.execute_wrappers.remove(self._own)
         for wrappers in self._others:
-            wrappers.pop()
+            wrappers.remove(self._strange)
 
     def _has_ended(self) -> bool:
         """Is there no transaction at all any more, as far as the driver tells without asking the server?"""

@@ -12,6 +12,7 @@ from django_idempotency.migrations._routines import CreateRoutines
 
 # Each statement of a volatile function at READ COMMITTED has a snapshot of its own: the second look sees what a rival
 # committed between the first one and the lock. Names are resolved by the caller's search_path, as the table's are.
+# Without sequential scans: a plan is kept, and one that was made for a small table would be slow on a large one.
 POSTGRESQL = (
     """
 CREATE OR REPLACE FUNCTION django_idempotency_claim_v1(
@@ -20,7 +21,7 @@ CREATE OR REPLACE FUNCTION django_idempotency_claim_v1(
     OUT taken boolean, OUT transaction text,
     OUT found_status smallint, OUT found_fingerprint bytea, OUT found_head bytea, OUT found_body bytea,
     OUT found_request_id text
-) LANGUAGE plpgsql AS $function$
+) LANGUAGE plpgsql SET enable_seqscan = off AS $function$
 BEGIN
     SELECT status, fingerprint, head, body, request_id
     INTO found_status, found_fingerprint, found_head, found_body, found_request_id
@@ -58,7 +59,7 @@ $function$
     """
 CREATE OR REPLACE FUNCTION django_idempotency_complete_v1(
     new_status integer, new_head bytea, new_body bytea, this_digest bytea, transaction text
-) RETURNS integer LANGUAGE plpgsql AS $function$
+) RETURNS integer LANGUAGE plpgsql SET enable_seqscan = off AS $function$
 DECLARE
     written integer;
 BEGIN

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.db import connection, transaction
+from django.db import ProgrammingError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from django_idempotency import once
@@ -55,10 +55,13 @@ def routines(pytestconfig: pytest.Config) -> Iterator[None]:
         pytest.skip("MySQL has no routines of ours")
     store: Any = stores["default"]
     store._dialects.clear()
+    change(create=False)  # a function that is replaced keeps what was granted and revoked
     change(create=True)
     yield
     store._dialects.clear()
-    change(create=not pytestconfig.getoption("nomigrations"))
+    change(create=False)
+    if not pytestconfig.getoption("nomigrations"):
+        change(create=True)
 
 
 def attempt(key: str = "one", ttl: float = 60) -> Attempt:
@@ -98,6 +101,23 @@ def test_routines_that_go_away_while_a_process_runs_cost_a_retry_at_most(routine
 
     assert not by_routine(stores["default"].dialect("default"))
     assert pay("after") == 5
+    assert Payment.objects.count() == 2
+
+
+@needs_routines
+def test_a_record_routine_that_goes_away_alone_costs_a_retry_at_most(routines):
+    """On PostgreSQL the execution under way fails and is rolled back; MariaDB's goes on with the statement."""
+    name = "django_idempotency_complete_v1"
+    drop = next(each for each in (*MIGRATION.DROP_POSTGRESQL, *MIGRATION.DROP_MARIADB) if name in each)
+    assert pay("before") == 5
+    with connection.cursor() as cursor:
+        cursor.execute(drop if IS_POSTGRESQL else f"DROP PROCEDURE {name}")
+    if IS_POSTGRESQL:
+        with pytest.raises(ProgrammingError):
+            pay("after")
+    assert pay("after") == pay("after") == 5
+
+    assert not by_routine(stores["default"].dialect("default"))
     assert Payment.objects.count() == 2
 
 
@@ -226,6 +246,40 @@ def test_who_may_not_execute_the_functions_is_served_by_statements(role, routine
         assert not by_routine(stores["default"].dialect("default"))
 
     assert Payment.objects.count() == 1
+
+
+@needs_postgresql
+def test_the_right_to_execute_may_be_taken_back_while_a_process_runs(role, routines):
+    """Found out at the next claim, which starts again with the statement."""
+    functions = [statement.partition("EXISTS ")[2] for statement in MIGRATION.DROP_POSTGRESQL]
+    with connection.cursor() as cursor:
+        cursor.execute(f'SET ROLE "{role}"')
+        assert pay("before") == 5
+        assert by_routine(stores["default"].dialect("default"))
+        cursor.execute("RESET ROLE")
+        for function in functions:
+            cursor.execute(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
+        cursor.execute(f'SET ROLE "{role}"')
+        assert pay("after") == pay("after") == 5
+
+    assert not by_routine(stores["default"].dialect("default"))
+    assert Payment.objects.count() == 2
+
+
+@needs_postgresql
+def test_plans_that_were_made_for_a_small_table_do_not_read_a_large_one(routines):
+    """A connection keeps the functions' plans; the table grows under them."""
+    scans = "SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'django_idempotency_record'"
+    assert [pay(f"small-{number}") for number in range(8)] == [5] * 8
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE django_idempotency_record")
+        assert [pay(f"analyzed-{number}") for number in range(8)] == [5] * 8
+        dialect = dialect_for(connection)
+        for key in ("large", "large", "other"):
+            with transaction.atomic():
+                dialect.claim(cursor, attempt(key))
+                cursor.execute(scans)
+                assert cursor.fetchone()[0] == 0
 
 
 @needs_postgresql

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError, connection, connections, transaction
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
@@ -258,3 +258,26 @@ def test_the_log_shows_values_in_place(logged):
     assert ours.keys() == {"claim", RECORD}
     assert "a-key" in ours["claim"]
     assert not any("%s" in sql for sql in ours.values())
+
+
+def test_a_wrapper_that_is_installed_during_a_handler_stays():
+    """On the handler's own connection and on another one, as tracing installs itself when it is first needed."""
+
+    def mine(execute, *args):
+        return execute(*args)
+
+    @once("wrappers.install", key=lambda event: event)
+    def install(event: str) -> int:
+        for each in connections.all():
+            each.execute_wrappers.append(mine)
+        return 1
+
+    before = {each.alias: list(each.execute_wrappers) for each in connections.all()}
+    try:
+        install("one")
+        after = {each.alias: list(each.execute_wrappers) for each in connections.all()}
+    finally:
+        for each in connections.all():
+            each.execute_wrappers[:] = before[each.alias]
+
+    assert after == {alias: [*wrappers, mine] for alias, wrappers in before.items()}

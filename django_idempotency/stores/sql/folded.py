@@ -68,8 +68,8 @@ class FoldedPostgreSQL(PostgreSQL):
             return super().complete(cursor, digest, claim, record)
         # COMMIT is not reached unless exactly one row was written. Its error is what commit() would raise: the work
         # may be durable.
-        complete = self.statements.complete_and_commit
-        cursor.execute(complete, (record.status, record.head(), record.body, digest, claim.token))
+        statements = self.statements
+        self.send_record(cursor, statements, statements.complete_and_commit, digest, claim, record)
         return True
 
     def status(self, cursor: CursorWrapper, digest: bytes) -> int | None:

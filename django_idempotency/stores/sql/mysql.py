@@ -204,14 +204,15 @@ class MariaDB(MySQL):
         digest = attempt.identity.digest
         written = (*values(attempt)[1:], self.ttl(attempt))
         try:
-            if self.by_procedure:
-                cursor.execute(self.CALL_CLAIM, (savepoint(digest), digest, *written))
+            self._send(
+                cursor,
+                (self.CALL_CLAIM, (savepoint(digest), digest, *written)),
+                (named(self.CLAIM, digest), (digest, *written, *written)),
+            )
         except DatabaseError as error:
-            if errno(error) not in NO_PROCEDURE:
-                raise
-            self.by_procedure = False  # a migration took it back
-        if not self.by_procedure:
-            cursor.execute(named(self.CLAIM, digest), (digest, *written, *written))
+            if errno(error) in LOCKED:  # now and then one passes by the handler that is declared for it
+                return InFlight()
+            raise
         row = cursor.fetchone()
         if row is None:  # older than the rival's commit, or purged between two of our statements
             raise LostRace
@@ -225,11 +226,20 @@ class MariaDB(MySQL):
 
     def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
         written = (record.status, record.head(), record.body, digest)
-        if self.by_procedure:
-            cursor.execute(self.CALL_COMPLETE, (savepoint(digest), *written))
-        else:
-            cursor.execute(named(self.COMPLETE, digest), written)
+        self._send(cursor, (self.CALL_COMPLETE, (savepoint(digest), *written)), (named(self.COMPLETE, digest), written))
         return bool(cursor.fetchone()[0] == 1)
+
+    def _send(self, cursor: CursorWrapper, call: tuple[str, Any], statement: tuple[str, Any]) -> None:
+        """Execute *call*, or *statement* where there is no procedure: a migration may have taken it back."""
+        if self.by_procedure:
+            try:
+                cursor.execute(*call)
+                return
+            except DatabaseError as error:
+                if errno(error) not in NO_PROCEDURE or "SAVEPOINT" in str(error):
+                    raise
+                self.by_procedure = False
+        cursor.execute(*statement)
 
 
 def has_procedures(connection: Any) -> bool:

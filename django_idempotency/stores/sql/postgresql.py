@@ -28,7 +28,7 @@ UNAVAILABLE = frozenset(
         "57P05",  # idle_session_timeout
     }
 )
-UNDEFINED_FUNCTION = "42883"
+NO_FUNCTION = frozenset({"42883", "42501"})  # undefined_function; insufficient_privilege: not ours to execute
 ABORTED = frozenset({"25P02", "25P01", "3B001"})  # aborted, none active, no such savepoint
 
 
@@ -112,7 +112,8 @@ class PostgreSQL(Dialect):
         self.statements = self.BY_FUNCTION if by_function else self.PLAIN
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
-        self.send_claim(cursor, self.statements, self.statements.claim, attempt)
+        statements = self.statements  # read once: another thread may find meanwhile that the functions are gone
+        self.send_claim(cursor, statements, statements.claim, attempt)
         return self.claim_result(cursor, attempt)
 
     def send_claim(self, cursor: CursorWrapper, statements: Statements, claim: str, attempt: Attempt) -> None:
@@ -122,11 +123,9 @@ class PostgreSQL(Dialect):
         try:
             cursor.execute(claim, parameters if statements.by_function else (digest, *parameters))
         except ProgrammingError as error:
-            if not statements.by_function or sqlstate(error) != UNDEFINED_FUNCTION:
-                raise
-            # A migration took them back, or this tenant's schema never had them.
-            self.statements = self.PLAIN
-            raise LostRace from error
+            if self._goes_on_without(statements, error):
+                raise LostRace from error
+            raise
 
     def claim_result(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
         """What the claim's row says. Raises `LostRace` where this transaction cannot tell."""
@@ -146,8 +145,32 @@ class PostgreSQL(Dialect):
 
     def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
         # The transaction's number tells a claim that the handler committed from one that is still ours.
-        cursor.execute(self.statements.complete, (record.status, record.head(), record.body, digest, claim.token))
+        statements = self.statements
+        self.send_record(cursor, statements, statements.complete, digest, claim, record)
         return bool(cursor.rowcount == 1)
+
+    def send_record(
+        self,
+        cursor: CursorWrapper,
+        statements: Statements,
+        complete: str,
+        digest: bytes,
+        claim: Claimed,
+        record: CompletionRecord,
+    ) -> None:
+        """Execute *complete*, one of *statements*. If they are gone this execution fails, and its retry does not."""
+        try:
+            cursor.execute(complete, (record.status, record.head(), record.body, digest, claim.token))
+        except ProgrammingError as error:
+            self._goes_on_without(statements, error)
+            raise
+
+    def _goes_on_without(self, statements: Statements, error: Exception) -> bool:
+        """Are the functions gone? A migration took them back, or this tenant's schema never had them."""
+        if not statements.by_function or sqlstate(error) not in NO_FUNCTION:
+            return False
+        self.statements = self.PLAIN
+        return True
 
     def free(self, cursor: CursorWrapper, digest: bytes) -> bool:
         cursor.execute(self.LOCK, (_lock(digest),))

@@ -59,7 +59,7 @@ class PostgreSQLPurge(Purge):
     NOW = PostgreSQL.NOW
     # Repeatable reads would fail on rows that were claimed anew meanwhile, and SERIALIZABLE could fail their claims.
     # No wait for the disk: what a crash of the server brings back is purged by the next run.
-    BEGIN = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = off"
+    BEGIN = ("SET TRANSACTION ISOLATION LEVEL READ COMMITTED", "SET LOCAL synchronous_commit = off")
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,8 @@ class PostgreSQLPurge(Purge):
         """  # noqa: S608
 
     def begin(self, cursor: CursorWrapper) -> None:
-        cursor.execute(self.BEGIN)
+        for statement in self.BEGIN:  # one by one, as a server that binds parameters itself wants them
+            cursor.execute(statement)
 
     def batch(self, cursor: CursorWrapper, since: Any, until: Any, size: int) -> tuple[int, Any]:
         cursor.execute(self.DELETE, (since, until, size))
