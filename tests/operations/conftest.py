@@ -1,4 +1,13 @@
+import pytest
+
+from django_idempotency import events
 from tests.app.serving import background, browser, client, edge, gate, protect, serve
 from tests.operations.pages import operator
 
 __all__ = ["background", "browser", "client", "edge", "gate", "operator", "protect", "serve"]
+
+
+@pytest.fixture(autouse=True)
+def _no_others_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the modules of other tests have given to `@once`, commands need not hear of."""
+    monkeypatch.setattr(events, "once_functions", {})
