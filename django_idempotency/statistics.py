@@ -2,7 +2,7 @@
 How often each operation was decided in which way: counted in memory, written to `DecisionCount` after the response.
 
 To count sends no statement and waits for none. What a process has counted is written when a request of its is finished,
-on that request's thread and outside of transactions, at most every `INTERVAL` seconds; in a process that serves no
+on that request's thread and outside of all transactions, at most every `INTERVAL` seconds; in a process that serves no
 requests, after a decision instead; and when the process ends. A process that is killed loses what it has not written.
 
 With its first counts of an hour a process also notes how many records are stored (`storage`).
@@ -13,6 +13,7 @@ Hours are those of UTC, by the clock of the process. Nothing is counted under Dj
 import atexit
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +21,7 @@ from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 
-from django.core import mail
+from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import request_finished, request_started
 from django.db import connections, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -66,8 +67,6 @@ OF_DECISION = {
 POSITIONS = {decision: COLUMNS.index(column) for decision, column in OF_DECISION.items()}
 OTHER_REFUSALS = COLUMNS.index("other_refusals")
 
-_MAIL = vars(mail)  # asked for each decision, where the module's own __getattr__ would cost twice as much as all else
-
 Row = tuple[str, int, str]  # database alias, hour, operation
 Rows = dict[Row, list[int]]  # the numbers in the order of COLUMNS
 
@@ -79,11 +78,10 @@ def count(using: str, operation: str, decision: str, *, after_commit: bool = Fal
     """
     if not conf.counts() or is_under_test():
         return
-    position = POSITIONS.get(decision, OTHER_REFUSALS)
     if after_commit and connections[using].in_atomic_block:
-        transaction.on_commit(partial(counter.add, using, operation, position), using=using, robust=True)
+        transaction.on_commit(partial(count, using, operation, decision), using=using, robust=True)
     else:
-        counter.add(using, operation, position)
+        counter.add(using, operation, POSITIONS.get(decision, OTHER_REFUSALS))
 
 
 def flush() -> bool:
@@ -91,7 +89,7 @@ def flush() -> bool:
     Write now what this process has counted. Is nothing left to write?
 
     For workers that end without Python's own exit handlers. Raises nothing: an error is logged, and the counts are kept
-    for a later call; so they are while a transaction is open.
+    for a later call; so they are while this thread has a transaction open, on any database.
     """
     return counter.flush()
 
@@ -135,7 +133,14 @@ def hour_of(seconds: float) -> int:
 
 def is_under_test() -> bool:
     """Is this process a test run? Django's `setup_test_environment`, which pytest-django calls too, leaves a mark."""
-    return "outbox" in _MAIL
+    # Not `mail.outbox`: any process may have that. The module may be half imported, by another thread.
+    utils = sys.modules.get("django.test.utils")
+    return utils is not None and hasattr(getattr(utils, "_TestState", None), "saved_data")
+
+
+def in_any_atomic_block() -> bool:
+    """Is this thread in an atomic block of any database, for example in that of a handler?"""
+    return any(connection.in_atomic_block for connection in connections.all(initialized_only=True))
 
 
 class Tally:
@@ -211,7 +216,7 @@ class Counter:
         if not self._exits:
             # Now, not at import: a process that multiprocessing forks forgets what was registered before.
             self._exits = True
-            atexit.register(self._exit)
+            atexit.register(flush)
         if not self.serves_requests:
             self.flush_if_due()
 
@@ -220,16 +225,22 @@ class Counter:
             self.flush()
 
     def flush(self) -> bool:
-        if is_under_test() or not self._writing.acquire(blocking=False):
+        # In a handler this would be its statement, and its claim would wait for it, whichever the database.
+        if is_under_test() or in_any_atomic_block() or not self._writing.acquire(blocking=False):
             return not self.tally.rows
+        waiting: dict[str, Rows] = {}
         try:
             self._due = time.monotonic() + INTERVAL
             rows, dropped = self.tally.take()
+            for key, numbers in rows.items():
+                waiting.setdefault(key[0], {})[key] = numbers
             if dropped:
                 logger.error("%s decisions were not counted: the counts before them could not be written", dropped)
-            for using in sorted({using for using, _, _ in rows}):
-                self._flush(using, {key: numbers for key, numbers in rows.items() if key[0] == using})
+            for using in sorted(waiting):
+                self._flush(using, waiting.pop(using))
         finally:
+            for rows in waiting.values():  # none, unless a worker was told to end
+                self.tally.put_back(rows)
             self._writing.release()
         return not self.tally.rows
 
@@ -260,9 +271,6 @@ class Counter:
             self._sampled[using] = hour  # even if it fails: the next attempt is an hour later
             sample(using)
 
-    def _exit(self) -> None:
-        self.flush()
-
 
 @contextmanager
 def as_it_was(using: str) -> Iterator[None]:
@@ -283,11 +291,16 @@ def write(using: str, rows: Mapping[Row, list[int]]) -> bool:
     """
     Add *rows* to the table in the database *using*, in one statement and a transaction of its own. Was it the time for
     that? It is not while a transaction is open. Raises what the database raises; then nothing is written, as far as
-    anybody can know.
+    anybody can know. Raises `ImproperlyConfigured` where one always is.
     """
+    connection = connections[using]
+    if not connection.settings_dict["AUTOCOMMIT"]:
+        raise ImproperlyConfigured(
+            "they are written outside of transactions only, and its AUTOCOMMIT is False. "
+            'IDEMPOTENCY = {"COUNTS": False} switches counting off'
+        )
     if in_transaction(using):
         return False
-    connection = connections[using]
     values: list[int | str] = []
     for key in sorted(rows):
         values += key[1:]
@@ -319,7 +332,8 @@ counter = Counter()
 
 def _begin_anew() -> None:
     """A fork counts by itself: what its parent had counted is its parent's, whose thread may hold a lock forever."""
-    counter.__init__()  # type: ignore[misc]
+    global counter
+    counter = Counter()
 
 
 os.register_at_fork(after_in_child=_begin_anew)

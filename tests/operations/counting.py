@@ -19,6 +19,7 @@ def main(database: str, children: int, requests: int) -> None:
     prepare(database)
     logging.disable(logging.WARNING)  # of counts that cannot be written
     from django.conf import settings
+    from django.core.mail.backends import locmem
     from django.db import connections
 
     from django_idempotency import conf, statistics
@@ -26,6 +27,7 @@ def main(database: str, children: int, requests: int) -> None:
     settings.ROOT_URLCONF = "tests.app.urls"
     settings.IDEMPOTENCY = {"COUNTS": True}
     conf.counts.cache_clear()
+    locmem.EmailBackend()  # sets `mail.outbox`, as a test run does
 
     def send(key: str) -> None:
         answer = answer_of("/plain/", {"Idempotency-Key": key}, {"amount": 1})

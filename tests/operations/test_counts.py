@@ -12,9 +12,11 @@ from asgiref.sync import async_to_sync
 from asgiref.testing import ApplicationCommunicator
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
+from django.core.mail.backends import locmem
 from django.db import connection, connections, transaction
 from django.db.models import Sum
 from django.test import Client, RequestFactory
+from django.test import utils as test_utils
 from django.test.utils import CaptureQueriesContext
 
 from django_idempotency import conf, exceptions, once, statistics, storage
@@ -322,6 +324,32 @@ def test_a_worker_writes_after_a_decision(counter):
     assert DecisionCount.objects.get().operation == "counts.event"
 
 
+@pytest.mark.django_db(transaction=True, databases=["default", "other"])
+def test_a_worker_writes_nothing_inside_a_handler(counter, caplog):
+    """Nor to another database, which might let the outer claim wait: what it writes is no work of the handler's."""
+    counter.tally.add("other", OPERATION, 0)
+
+    @once("counts.outer", key=str)
+    def outer(event):
+        consume({"id": 1, "amount": 10})
+        consume({"id": 1, "amount": 10})
+        assert not statistics.flush()
+        with CaptureQueriesContext(connections["other"]) as captured:
+            consume({"id": 1, "amount": 10})
+        assert not captured.captured_queries
+        assert not DecisionCount.objects.using("other").exists()
+
+    counter._due = float("inf")
+    consume({"id": 1, "amount": 10})
+    counter._due = 0.0
+    outer(1)
+
+    assert not [record for record in caplog.records if "other" in record.getMessage()]
+    assert DecisionCount.objects.using("other").get().executions == 1
+    assert totals(operation="counts.event") == {"executions": 1, "replays": 3}
+    assert totals(operation="counts.outer") == {"executions": 1}
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_process_that_serves_requests_writes_only_after_them(counter, serve, anonymous):
     """A decision of `@once` inside a view is part of a request."""
@@ -416,6 +444,47 @@ def test_a_worker_that_is_told_to_end_while_it_writes_keeps_its_counts(counter, 
 
     assert counter.flush()
     assert totals() == {"executions": 1}
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "other"])
+def test_a_worker_that_is_told_to_end_keeps_the_counts_of_all_databases(counter, monkeypatch):
+    """Those too whose turn had not come."""
+    counter.tally.add("default", OPERATION, 0)
+    counter.tally.add("other", OPERATION, 0)
+
+    def upsert(*args):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(statistics, "upsert", upsert)
+        with pytest.raises(SystemExit):
+            counter.flush()
+
+    assert counter.flush()
+    assert totals() == {"executions": 1}
+    assert DecisionCount.objects.using("other").get().executions == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_without_autocommit_it_is_said_that_nothing_can_be_written(counter, monkeypatch, caplog):
+    """Once: there a transaction is always open. What found room is kept, and nothing but that."""
+    monkeypatch.setattr(statistics, "MAX_ROWS", 1)
+    with monkeypatch.context() as patch:
+        patch.setitem(connection.settings_dict, "AUTOCOMMIT", False)
+        connection.close()
+        for _ in range(3):
+            consume({"id": 1, "amount": 10})
+            connection.commit()
+        statistics.count("default", OPERATION, "executed")
+        assert not statistics.flush()
+        assert not connection.run_on_commit
+        connection.close()
+    lines = [record.getMessage() for record in caplog.records if "Counts" in record.getMessage()]
+
+    assert len(lines) == 1
+    assert "AUTOCOMMIT" in lines[0]
+    assert statistics.flush()
+    assert totals() == totals(operation="counts.event") == {"executions": 1, "replays": 2}
 
 
 def test_memory_is_bounded(counter, monkeypatch, caplog):
@@ -531,6 +600,18 @@ def test_a_process_that_is_killed_loses_what_it_had_not_written(counting_process
 
 
 # --- silence ---
+
+
+def test_a_test_run_is_told_by_what_only_a_test_run_does(monkeypatch):
+    """Not by `mail.outbox`, which any process has that makes a `locmem` backend; nor by an import of Django's tools."""
+    locmem.EmailBackend()
+    assert statistics.is_under_test()
+    monkeypatch.delattr(test_utils._TestState, "saved_data")
+    assert not statistics.is_under_test()
+    monkeypatch.delattr(test_utils, "_TestState")  # as while another thread imports it
+    assert not statistics.is_under_test()
+    monkeypatch.delitem(sys.modules, "django.test.utils")
+    assert not statistics.is_under_test()
 
 
 @pytest.mark.django_db
