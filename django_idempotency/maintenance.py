@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -11,9 +12,10 @@ from django.db import Error, connections, router
 from django.utils import timezone
 
 from django_idempotency import statistics
+from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.stores import stores
-from django_idempotency.stores.base import Fault
+from django_idempotency.stores.base import Fault, Store
 from django_idempotency.stores.sql import dialect_for
 from django_idempotency.stores.sql.purging import Purge, purge_for
 from django_idempotency.transactions import after_commit, atomic_phase, in_transaction
@@ -95,21 +97,46 @@ def purge(
 def free(digest: bytes | IdempotencyRecord, *, using: str | None = None, store: str = "default") -> bool:
     """
     Forget what *store* keeps for an identity, so that the next request with its key runs: its 32-byte *digest*, or its
-    record. Returns False where nothing was stored.
+    record, as it was read. Returns False where nothing is stored.
 
-    Raises `RequestInProgress` where the identity is in flight, without waiting for it; then nothing has changed.
+    Raises `RequestInProgress`, and then nothing has changed, where the identity is in flight, or was executed again
+    since the record was read (the call began, for a digest). That is told at once; on SQLite after the one who writes
+    has ended, or after the connection's timeout, whoever that is. A lost race begins anew where the transaction is our
+    own, and is Django's `OperationalError` inside another's; all other database errors propagate as they are.
     """
+    owner = stores[store]
+    record = None
     if isinstance(digest, IdempotencyRecord):
-        using = using or digest._state.db
-        digest = bytes(digest.digest)
+        record, digest = digest, bytes(digest.digest)
+        using = using or record._state.db
     if len(digest) != 32:
         raise ValueError(f"An identity's digest has 32 bytes, not {len(digest)}.")
-    owner = stores[store]
     using = using or owner.database()
-    freed = atomic_phase(using, partial(owner.free, using, digest))
+    try:
+        # Before the transaction, which on SQLite begins when whoever is in flight has committed.
+        seen = record.executed_at if record is not None else owner.executed_at(using, digest)
+        freed = _free(owner, using, digest, seen)
+    except Error as error:
+        connection = connections[using]
+        opened = connection.connection is not None  # else the file is at fault, and no writer
+        if connection.vendor == "sqlite" and opened and owner.classify(using, error) is Fault.UNAVAILABLE:
+            raise RequestInProgress("Another request is writing to the database, perhaps with this key.") from error
+        raise
     if freed:
         after_commit(using, partial(_log_freed, digest))
     return freed
+
+
+def _free(owner: Store, using: str, digest: bytes, seen: datetime | None) -> bool:
+    """`Store.free` in a transaction, tried again where it loses a race and the transaction is our own."""
+    tries_left = 0 if in_transaction(using) else TRIES - 1
+    while True:
+        try:
+            return atomic_phase(using, partial(owner.free, using, digest, seen))
+        except Error as error:
+            if not tries_left or owner.classify(using, error) is not Fault.RACE:
+                raise
+            tries_left -= 1
 
 
 def _log_freed(digest: bytes) -> list[tuple[Any, Any]]:

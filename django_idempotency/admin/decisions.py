@@ -186,7 +186,8 @@ class DecisionViews(RecordPages):
 
         def free() -> bool:
             nonlocal committing
-            freed = maintenance.free(address.digest, using=address.using)
+            # The record as the operator has seen it: its execution is compared under the lock.
+            freed = maintenance.free(record, using=address.using)
             if freed:
                 self._log(request, record, DELETION, message)
             committing = True

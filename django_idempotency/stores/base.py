@@ -1,6 +1,7 @@
 """The contract of a store."""
 
 from collections.abc import Collection, Mapping
+from datetime import datetime
 from enum import Enum, auto
 from typing import Any
 
@@ -75,12 +76,17 @@ class Store:
         """Is the identity's claim committed without an outcome? Asked when the transaction is over."""
         raise NotImplementedError
 
-    def free(self, using: str, digest: bytes) -> bool:
-        """
-        Forget what is stored for the identity *digest*, in the caller's transaction: the next request runs again.
+    def executed_at(self, using: str, digest: bytes) -> datetime | None:
+        """When what is stored for the identity *digest* was executed: it tells one execution from the next."""
+        raise NotImplementedError
 
-        Takes the claim's own lock, without waiting for it. Returns False where nothing was stored. Raises
-        `RequestInProgress` where the identity is in flight.
+    def free(self, using: str, digest: bytes, executed_at: datetime | None) -> bool:
+        """
+        Forget the execution of *executed_at* (as it was read, before the transaction) that is stored for the identity
+        *digest*, in the caller's transaction: the next request runs again.
+
+        Takes the claim's own lock, without waiting for it where the database allows it. Returns False where nothing is
+        stored. Raises `RequestInProgress` where the identity is in flight, or another execution of it is stored.
         """
         raise NotImplementedError
 

@@ -1,6 +1,7 @@
 """The store that holds the law: claims and completion records in the database that the handler writes to."""
 
 from collections.abc import Collection, Mapping
+from datetime import datetime
 from typing import Any
 
 from django.core.checks import CheckMessage
@@ -83,9 +84,13 @@ class DatabaseStore(Store):
         with connections[using].cursor() as cursor:
             return self.dialect(using).status(cursor, attempt.identity.digest) == UNSETTLED
 
-    def free(self, using: str, digest: bytes) -> bool:
+    def executed_at(self, using: str, digest: bytes) -> datetime | None:
+        row = IdempotencyRecord.objects.using(using).filter(digest=digest)
+        return row.values_list("executed_at", flat=True).first()
+
+    def free(self, using: str, digest: bytes, executed_at: datetime | None) -> bool:
         with connections[using].cursor() as cursor:
-            return self.dialect(using).free(cursor, digest)
+            return self.dialect(using).free(cursor, digest, executed_at)
 
     def classify(self, using: str, error: Exception) -> Fault:
         connection = connections[using]

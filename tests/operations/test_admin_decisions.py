@@ -271,3 +271,19 @@ def test_somebody_was_faster(admin_client, monkeypatch):
 
     assert "somebody was faster" in text(decide(admin_client, "free", record, reason="x"))
     assert not LogEntry.objects.exists()
+
+
+def test_used_again_at_the_last_moment(admin_client, monkeypatch):
+    """The key expires, and is used again, between our look at the record and our turn: that one stays."""
+    record = make_record()
+
+    def free(*args, **kwargs):
+        IdempotencyRecord.objects.update(executed_at=record.executed_at + timedelta(seconds=1))
+        return free_for_real(*args, **kwargs)
+
+    free_for_real = maintenance.free
+    monkeypatch.setattr(maintenance, "free", free)
+
+    assert "executed meanwhile" in text(decide(admin_client, "free", record, reason="x"))
+    assert IdempotencyRecord.objects.exists()
+    assert not LogEntry.objects.exists()

@@ -1,13 +1,18 @@
 """`maintenance.free`: the next request with the key runs; never while one is in flight."""
 
+from contextlib import nullcontext
+from datetime import timedelta
+
 import pytest
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 
 from django_idempotency import once
 from django_idempotency.core.keys import Identity
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.maintenance import free
 from django_idempotency.models import IdempotencyRecord
+from django_idempotency.stores import stores
+from django_idempotency.stores.base import Fault
 from tests.app.models import Payment
 from tests.app.serving import TIMEOUT, VENDOR
 from tests.operations.records import record, save
@@ -82,9 +87,8 @@ def test_an_unsettled_claim_is_freed():
     assert pay("key-1") == 1
 
 
-@pytest.mark.skipif(VENDOR == "sqlite", reason="on SQLite whoever would free it waits for the writer")
 @pytest.mark.parametrize("state", ["fresh", "expired"])
-def test_in_flight_it_is_refused_at_once(background, gate, state):
+def test_in_flight_it_is_refused(background, gate, state):
     """Another connection holds the claim; nothing is changed, and its answer is stored."""
     if state == "expired":
         save([record("key-1", scope="shop", operation="free.pay", expires_in=-60)])
@@ -92,13 +96,130 @@ def test_in_flight_it_is_refused_at_once(background, gate, state):
     first = background(pay, "key-1")
     gate.reached()
 
-    with pytest.raises(RequestInProgress):
+    def go_on(execute, sql, *args):  # SQLite waits for the writer, which is to find an end; elsewhere nobody waits
+        if VENDOR == "sqlite" and sql.startswith("BEGIN"):
+            gate.open()
+        return execute(sql, *args)
+
+    with pytest.raises(RequestInProgress), connection.execute_wrapper(go_on):
         free(IDENTITY.digest)
 
     gate.open()
     assert first.result(TIMEOUT) == 1
     assert pay("key-1") == 1
     assert IdempotencyRecord.objects.get().status == 200
+
+
+@pytest.mark.skipif(VENDOR != "sqlite", reason="a lock of the whole database is SQLite's")
+@pytest.mark.parametrize("stored", [False, True], ids=["digest", "record"])
+def test_a_writer_that_outlasts_the_timeout(background, gate, stored):
+    """Nobody can tell whose key it is working on."""
+    [row] = save([record("key-1", scope="shop", operation="free.pay", expires_in=-60)])
+    WORK.append(gate.wait)
+    first = background(pay, "key-1")
+    gate.reached()
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA busy_timeout = 20")
+
+    try:
+        with pytest.raises(RequestInProgress, match="writing"):
+            free(row if stored else IDENTITY.digest)
+    finally:
+        gate.open()
+        connection.close()
+
+    assert first.result(TIMEOUT) == 1
+    assert IdempotencyRecord.objects.get().status == 200
+
+
+@pytest.mark.skipif(VENDOR != "sqlite", reason="elsewhere no error is taken for a writer")
+def test_a_file_that_cannot_be_opened(monkeypatch, tmp_path):
+    """Is no request in progress."""
+    connection.close()
+    with monkeypatch.context() as patch:
+        patch.setitem(connection.settings_dict, "NAME", str(tmp_path / "none" / "db.sqlite3"))
+        with pytest.raises(OperationalError, match="unable to open"):
+            free(IDENTITY.digest)
+
+
+@pytest.mark.parametrize("use_tz", [True, False], ids=["aware", "naive"])
+def test_what_was_seen_is_what_is_freed(settings, use_tz):
+    """A record that has expired since, and whose key was used again, is another execution."""
+    settings.USE_TZ = use_tz
+    pay("key-1")
+    seen = IdempotencyRecord.objects.get()
+    IdempotencyRecord.objects.update(expires_at=seen.executed_at)
+    assert pay("key-1") == 2
+
+    with pytest.raises(RequestInProgress, match="meanwhile"):
+        free(seen)
+
+    assert pay("key-1") == 2
+    assert free(IdempotencyRecord.objects.get()) is True
+    assert free(seen) is False
+
+
+def test_another_microsecond_is_another_execution():
+    """But on SQLite, where a claim's time has milliseconds."""
+    [row] = save([record("key-1", scope="shop", operation="free.pay")])
+    step = timedelta(milliseconds=1) if VENDOR == "sqlite" else timedelta(microseconds=1)
+    IdempotencyRecord.objects.update(executed_at=row.executed_at + step)
+
+    with pytest.raises(RequestInProgress):
+        free(row)
+
+    assert free(IDENTITY.digest) is True
+
+
+@pytest.mark.parametrize("nothing_before", [True, False], ids=["new", "renewed"])
+def test_an_execution_between_the_look_and_the_lock(background, nothing_before):
+    """By digest alone: what is freed is what was there at the call."""
+    if not nothing_before:
+        save([record("key-1", scope="shop", operation="free.pay", expires_in=-60)])
+    ran = []
+
+    def execute_first(execute, sql, *args):
+        result = execute(sql, *args)
+        if IdempotencyRecord._meta.db_table in sql and not ran:
+            ran.append(background(pay, "key-1").result(TIMEOUT))
+        return result
+
+    with pytest.raises(RequestInProgress, match="meanwhile"), connection.execute_wrapper(execute_first):
+        free(IDENTITY.digest)
+
+    assert ran == [1]
+    assert pay("key-1") == 1
+
+
+@pytest.mark.skipif(VENDOR != "postgresql", reason="elsewhere who deletes the row holds the claim's own lock")
+@pytest.mark.parametrize("outermost", [True, False], ids=["outermost", "nested"])
+@pytest.mark.parametrize("level", ["read committed", "repeatable read", "serializable"])
+def test_deleted_while_it_is_freed(background, level, outermost):
+    """A snapshot that still shows the row is taken anew, if the transaction is ours to start again."""
+    pay("key-1")
+    row = IdempotencyRecord.objects.get()
+
+    def at_level():
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL {level}")
+        deleted = []
+
+        def delete_first(execute, sql, *args):
+            result = execute(sql, *args)
+            if "pg_try_advisory" in sql and not deleted:
+                deleted.append(background(IdempotencyRecord.objects.all()._raw_delete, "default").result(TIMEOUT))
+            return result
+
+        with connection.execute_wrapper(delete_first), nullcontext() if outermost else transaction.atomic():
+            return free(row), deleted
+
+    result = background(at_level)
+    if outermost or level == "read committed":
+        assert result.result(TIMEOUT) == (False, [1])
+    else:
+        with pytest.raises(OperationalError) as raised:
+            result.result(TIMEOUT)
+        assert stores["default"].classify("default", raised.value) is Fault.RACE
 
 
 def test_rolled_back_it_is_not_freed(caplog):

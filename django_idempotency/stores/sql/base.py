@@ -1,5 +1,6 @@
 """What the databases have in common."""
 
+from datetime import datetime
 from typing import Any, ClassVar
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -8,6 +9,7 @@ from django.db.backends.utils import CursorWrapper
 from django_idempotency.core.decision import Claimed, ClaimResult, Completed, Unsettled
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
+from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.models import UNSETTLED, IdempotencyRecord
 from django_idempotency.stores.base import Fault
 
@@ -28,6 +30,7 @@ class Dialect:
     # changed column in an index costs more than one that stays.
     EXPIRES: ClassVar[str]
     LATER: ClassVar[str]  # NOW plus a parameter: seconds, as `ttl` gives them
+    EXECUTED: ClassVar[str] = "executed_at = %s"
     looks_up_first: ClassVar[bool] = False  # Is a replay cheaper when it is found before the transaction begins?
 
     # what a live record answers with, in the order in which `found` takes it
@@ -35,7 +38,7 @@ class Dialect:
 
     def __init__(self) -> None:
         self.FIND = f"SELECT {self.RECORD} FROM {TABLE} WHERE digest = %s AND expires_at > {self.NOW}"  # noqa: S608
-        self.FREE = f"DELETE FROM {TABLE} WHERE digest = %s"  # noqa: S608
+        self.FREE = f"DELETE FROM {TABLE} WHERE digest = %s AND {self.EXECUTED}"  # noqa: S608
         self.STATUS = f"SELECT status FROM {TABLE} WHERE digest = %s"  # noqa: S608
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
@@ -60,10 +63,18 @@ class Dialect:
         row = cursor.fetchone()
         return None if row is None else found(row)
 
-    def free(self, cursor: CursorWrapper, digest: bytes) -> bool:
-        """Delete the identity's row, if there is one. Raises `RequestInProgress` where a rival's claim is on it."""
-        cursor.execute(self.FREE, (digest,))
-        return bool(cursor.rowcount)
+    def free(self, cursor: CursorWrapper, digest: bytes, executed_at: datetime | None) -> bool:
+        """
+        Delete the identity's row of *executed_at*. False where it has none.
+
+        Raises `RequestInProgress` where a rival's claim is on it, or where the row is another execution's.
+        """
+        cursor.execute(self.FREE, (digest, cursor.db.ops.adapt_datetimefield_value(executed_at)))
+        if cursor.rowcount:
+            return True
+        if self.status(cursor, digest) is None:
+            return False
+        raise RequestInProgress("A request with this key was executed meanwhile. Look at its new record.")
 
     def ttl(self, attempt: Attempt) -> Any:
         """The parameter of LATER."""

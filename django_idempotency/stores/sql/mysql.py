@@ -1,5 +1,6 @@
 """MariaDB and MySQL: InnoDB's row locks show a claim in flight, if nobody queues on them."""
 
+from datetime import datetime
 from typing import Any, ClassVar
 
 from django.db import DatabaseError
@@ -121,10 +122,11 @@ class MySQL(Dialect):
         cursor.execute(self.COMPLETE, (record.status, record.head(), record.body, digest))
         return bool(cursor.rowcount == 1)
 
-    def free(self, cursor: CursorWrapper, digest: bytes) -> bool:
+    def free(self, cursor: CursorWrapper, digest: bytes, executed_at: datetime | None) -> bool:
         try:
             cursor.execute(self.LOCK, (digest,))
-            return super().free(cursor, digest)
+            # Without a row nothing is locked, and a DELETE would wait for a rival that inserts one now.
+            return cursor.fetchone() is not None and super().free(cursor, digest, executed_at)
         except DatabaseError as error:
             if errno(error) in LOCKED:
                 raise RequestInProgress from error

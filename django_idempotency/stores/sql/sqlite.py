@@ -27,6 +27,8 @@ class SQLite(Dialect):
         " THEN strftime('%%Y-%%m-%%d %%H:%%M:%%f', expires_at,"
         " ((julianday('now') - julianday(executed_at)) * 86400) || ' seconds') ELSE expires_at END"
     )
+    # The ORM writes another text than the claim does: microseconds, or no fraction at all.
+    EXECUTED = "strftime('%%Y-%%m-%%d %%H:%%M:%%f', executed_at) = strftime('%%Y-%%m-%%d %%H:%%M:%%f', %s)"
     looks_up_first = True
 
     def __init__(self) -> None:
