@@ -277,9 +277,11 @@ def test_plans_that_were_made_for_a_small_table_do_not_read_a_large_one(routines
         dialect = dialect_for(connection)
         for key in ("large", "large", "other"):
             with transaction.atomic():
+                cursor.execute(scans)
+                before = cursor.fetchone()
                 dialect.claim(cursor, attempt(key))
                 cursor.execute(scans)
-                assert cursor.fetchone()[0] == 0
+                assert (cursor.fetchone() or (0,)) == (before or (0,))
 
 
 @needs_postgresql
