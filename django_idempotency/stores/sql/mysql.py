@@ -206,11 +206,8 @@ class MariaDB(MySQL):
         digest = attempt.identity.digest
         written = (*values(attempt)[1:], self.ttl(attempt))
         try:
-            self._send(
-                cursor,
-                (self.CALL_CLAIM, (savepoint(digest), digest, *written)),
-                (named(self.CLAIM, digest), (digest, *written, *written)),
-            )
+            if not self._called(cursor, self.CALL_CLAIM, (savepoint(digest), digest, *written)):
+                cursor.execute(named(self.CLAIM, digest), (digest, *written, *written))
         except DatabaseError as error:
             if errno(error) in LOCKED:  # now and then one passes by the handler that is declared for it
                 return InFlight()
@@ -228,20 +225,22 @@ class MariaDB(MySQL):
 
     def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
         written = (record.status, record.head(), record.body, digest)
-        self._send(cursor, (self.CALL_COMPLETE, (savepoint(digest), *written)), (named(self.COMPLETE, digest), written))
+        if not self._called(cursor, self.CALL_COMPLETE, (savepoint(digest), *written)):
+            cursor.execute(named(self.COMPLETE, digest), written)
         return bool(cursor.fetchone()[0] == 1)
 
-    def _send(self, cursor: CursorWrapper, call: tuple[str, Any], statement: tuple[str, Any]) -> None:
-        """Execute *call*, or *statement* where there is no procedure: a migration may have taken it back."""
-        if self.by_procedure:
-            try:
-                cursor.execute(*call)
-                return
-            except DatabaseError as error:
-                if errno(error) not in NO_PROCEDURE or "SAVEPOINT" in str(error):
-                    raise
-                self.by_procedure = False
-        cursor.execute(*statement)
+    def _called(self, cursor: CursorWrapper, call: str, parameters: tuple[Any, ...]) -> bool:
+        """Execute *call*. False where there is no procedure to be called: a migration may have taken it back."""
+        if not self.by_procedure:
+            return False
+        try:
+            cursor.execute(call, parameters)
+        except DatabaseError as error:
+            if errno(error) not in NO_PROCEDURE or "SAVEPOINT" in str(error):
+                raise
+            self.by_procedure = False
+            return False
+        return True
 
 
 def has_procedures(connection: Any) -> bool:
