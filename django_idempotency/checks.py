@@ -5,11 +5,15 @@ E001 the setting      E002 a store           E003 a view's options      E004 a w
 E005 a Policy without protection             E006 an unsupported database
 E007 a store beside the view's database      E008 the app is missing (`placement.py`)
 E009 a cluster with several writers          E010 a table without transactions
-E011 two functions with one operation
+E011 two functions with one operation         E012 an alias that is not django-redis's
+E013 a Redis that is too old                  E014 a store for tests, outside of them
 W001 SQLite without IMMEDIATE                W002 anonymous requests share a scope
 W003 a login view                            W004 the table is missing
 W005 a server that takes no such response    W006 a decorator without effect
-W007 a server that does not answer
+W007 a server that does not answer            W011 IGNORE_EXCEPTIONS, which does not hold
+W012 a Redis without a timeout                W013 a Redis that does not answer
+W014 a Redis that evicts                      W015 a Redis that keeps nothing on disk
+W016 ATOMIC_REQUESTS around a store beside the database
 
 Of what is around the app (`surroundings.py`):
 
@@ -17,14 +21,15 @@ I001 no admin         W008 permissions are missing
 W009 the key is no allowed header             W010 the replay header is not exposed
 
 Views are those of the URLconf. One that cannot be imported is Django's own check's to report. Who may call a plain
-Django view is not told by its class, so W002 is about DRF views alone. E006, E009, E010, W001, W004, W005 and W007 are
-the stores' own.
+Django view is not told by its class, so W002 is about DRF views alone. E006, E009, E010, E012 to E014, W001, W004,
+W005, W007 and W011 to W015 are the stores' own; a Redis is asked by `manage.py check --deploy`, or with `--database`.
 """
 
 import re
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from typing import cast
 
+from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import models, router
 
@@ -36,7 +41,9 @@ from django_idempotency.events import once_functions
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.placement import check_dispatch, check_layers, dispatch_layers, layers, module_of
 from django_idempotency.routes import Handler, View, has_mixin, views
+from django_idempotency.statistics import is_under_test
 from django_idempotency.stores import stores
+from django_idempotency.stores.base import TransactionalStore
 
 OUR_DECORATORS = idempotent.__module__
 DRF_PERMISSIONS = "rest_framework.permissions"
@@ -149,10 +156,23 @@ def check_databases(databases: Iterable[str] | None = None, **kwargs: object) ->
     wanted = set(databases)
     messages: list[CheckMessage] = []
     for store, policies in stores_in_use().items():
-        largest = max(policy.max_body for policy in policies)
-        for using in sorted(wanted & {*named_databases(policies), *own_database(store)}):
-            messages += store.check_database(using, largest)
+        if isinstance(store, TransactionalStore):
+            largest = max(policy.max_body for policy in policies)
+            for using in sorted(wanted & {*named_databases(policies), *own_database(store)}):
+                messages += store.check_database(using, largest)
+    if not is_under_test():  # whose Redis need keep nothing
+        messages += _asked()
     return messages
+
+
+@register(Tags.caches, deploy=True)
+def check_servers(**kwargs: object) -> list[CheckMessage]:
+    """What the servers behind the stores' caches say."""
+    return [] if check_setting() else _asked()
+
+
+def _asked() -> list[CheckMessage]:
+    return [message for store in stores_in_use() for message in store.check_servers()]
 
 
 # --- one view ---
@@ -235,10 +255,19 @@ def _check_unprotected(view: View) -> Iterator[CheckMessage]:
 
 
 def _check_database(view: View, handler: Handler, policy: ResolvedPolicy) -> Iterator[CheckMessage]:
+    yield from _check_transaction(view, handler, policy)
     model = _written_model(view)
     if model is None or callable(policy.using):
         return
     store = stores[policy.store]
+    if not isinstance(store, TransactionalStore):
+        yield Error(
+            f"{handler.name} (route {view.route!r}) writes {model._meta.label} to a database, and store"
+            f" {policy.store!r} keeps its record outside of it: the two do not commit together.",
+            hint="Use a DatabaseStore for work in a database; other stores are for work that is not in one.",
+            id="django_idempotency.E007",
+        )
+        return
     of_record = policy.using or next(iter(own_database(store)), None)
     of_model = router.db_for_write(model)
     if of_record is not None and of_record != of_model:
@@ -247,6 +276,21 @@ def _check_database(view: View, handler: Handler, policy: ResolvedPolicy) -> Ite
             f" {policy.store!r} keeps its record in {of_record!r}: the two do not commit together.",
             hint=f"Set the option using={of_model!r}, so that the record is kept where the view writes.",
             id="django_idempotency.E007",
+        )
+
+
+def _check_transaction(view: View, handler: Handler, policy: ResolvedPolicy) -> Iterator[CheckMessage]:
+    if isinstance(stores[policy.store], TransactionalStore):
+        return
+    excepted: Collection[str] = view.non_atomic_requests
+    around = [alias for alias, options in settings.DATABASES.items() if options.get("ATOMIC_REQUESTS")]
+    if left := [alias for alias in around if alias not in excepted]:
+        yield Warning(
+            f"{handler.name} (route {view.route!r}) keeps its record in store {policy.store!r}, outside the database,"
+            f" and ATOMIC_REQUESTS of {left[0]!r} commits after it: what the handler writes there may be rolled back"
+            " although its answer is stored.",
+            hint="Decorate the view with @transaction.non_atomic_requests, or use a DatabaseStore.",
+            id="django_idempotency.W016",
         )
 
 

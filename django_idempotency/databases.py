@@ -7,8 +7,7 @@ from django_idempotency.core.policy import Policy, ResolvedPolicy
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.routes import views
 from django_idempotency.stores import stores
-from django_idempotency.stores.base import Store
-from django_idempotency.stores.database import DatabaseStore
+from django_idempotency.stores.base import Store, TransactionalStore
 
 
 def stores_in_use() -> dict[Store, list[ResolvedPolicy]]:
@@ -42,11 +41,11 @@ def named_databases(policies: Iterable[ResolvedPolicy]) -> frozenset[str]:
 
 def own_database(store: Store) -> tuple[str, ...]:
     """The database that *store* itself chooses, where it is one that keeps its records in databases."""
-    return (store.database(),) if isinstance(store, DatabaseStore) else ()
+    return (store.database(),) if isinstance(store, TransactionalStore) else ()
 
 
 def _databases(store: Store, policies: Iterable[ResolvedPolicy]) -> frozenset[str]:
-    return named_databases(policies) | {*own_database(store)} if isinstance(store, DatabaseStore) else frozenset()
+    return named_databases(policies) | {*own_database(store)} if isinstance(store, TransactionalStore) else frozenset()
 
 
 def _resolved(resolve: Callable[..., ResolvedPolicy], *policies: Policy) -> ResolvedPolicy | None:

@@ -8,11 +8,10 @@ from typing import Any, TypeVar, Unpack, cast, overload
 from django.http import HttpRequest
 
 from django_idempotency import conf, engine
-from django_idempotency.core.decision import Answer
 from django_idempotency.core.policy import NO_OPTIONS, POLICY, Options, Policy, ResolvedPolicy
 from django_idempotency.edges import http
-from django_idempotency.engine import Executed, Joined, Replayed
 from django_idempotency.exceptions import PolicyError, Refusal
+from django_idempotency.executions import Executed, Joined, Replayed
 from django_idempotency.handles import OperationHandle
 from django_idempotency.placement import check_dispatch, check_place
 
@@ -99,19 +98,19 @@ def call(
     if request.method not in policy.methods:
         return view(*args, **kwargs)
 
-    def execute(handle: OperationHandle) -> Answer[Any]:
+    def execute(handle: OperationHandle) -> Any:
         django_request.idempotency = handle
         try:
-            response = view(*args, **kwargs)
+            return view(*args, **kwargs)
         finally:
             django_request.idempotency = outer or handle
-        return edge.capture(response, policy)
 
+    capture = partial(edge.capture, policy=policy)
     guard = None if policy.replay_guard is None else partial(policy.replay_guard, request)
     attempt = None
     try:
         attempt = edge.read(policy)
-        outcome = attempt and engine.run(attempt, policy, conf.database(policy, request), execute, guard)
+        outcome = attempt and engine.run(attempt, policy, conf.database(policy, request), execute, capture, guard)
     except Refusal as refusal:
         if refusal.about is not django_request and (attempt is None or refusal.about is not attempt.identity):
             raise  # of another operation, which the handler or a callable of the policy has started

@@ -16,8 +16,8 @@ from django_idempotency.core.fingerprint import canonical_json, framed
 from django_idempotency.core.keys import Attempt, Identity, check_key, storable_text
 from django_idempotency.core.policy import POLICY, Options, Policy, ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.engine import Executed, Joined, Replayed
 from django_idempotency.exceptions import KeyInvalid, KeyMissing, PolicyError, UnstorableResponse
+from django_idempotency.executions import Executed, Joined, Replayed
 from django_idempotency.handles import OperationHandle
 from django_idempotency.placement import expect_app
 
@@ -26,6 +26,7 @@ ONCE_OPTIONS = (
     "in_flight",
     "wait_timeout",
     "lease",
+    "uncertain",
     "mode",
     "store",
     "using",
@@ -53,7 +54,7 @@ def once(operation: str, /, **options: Unpack[Options]) -> Callable[[Function], 
 
     Raises, when called, `KeyReused`, `RequestInProgress` (let the broker deliver it later), `OutcomeUnknown`,
     `StoreUnavailable`, `KeyInvalid`, and `UnstorableResponse` for a result that is not JSON; the work is then rolled
-    back.
+    back, unless its store is outside the database; there also `OutcomeUncertain`.
     Raises `PolicyError`, when decorating, for an unknown option, a bad value, a missing key and an `async def`.
     """
     if not isinstance(operation, str) or not operation:
@@ -73,12 +74,14 @@ def once(operation: str, /, **options: Unpack[Options]) -> Callable[[Function], 
         def protected(*args: Any, **kwargs: Any) -> Any:
             resolved = conf.resolved_once(policy)
 
-            def execute(handle: OperationHandle) -> Answer[Any]:
-                value = function(*args, **kwargs)
+            def execute(handle: OperationHandle) -> Any:
+                return function(*args, **kwargs)
+
+            def capture(value: Any) -> Answer[Any]:
                 return Answer(value, _result_record(value, resolved, operation))
 
             attempt = _event_attempt(operation, resolved, signature, args, kwargs)
-            match engine.run(attempt, resolved, conf.database(resolved, *args, **kwargs), execute):
+            match engine.run(attempt, resolved, conf.database(resolved, *args, **kwargs), execute, capture):
                 case Executed(value):
                     return value
                 case Joined():

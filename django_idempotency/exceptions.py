@@ -12,7 +12,8 @@ Every error of the package, in one hierarchy:
     ├── HandlerError            the handler ran and broke the law; a 500 that names the remedy
     │   ├── UnstorableResponse      rolled back
     │   ├── TransactionBroken       rolled back
-    │   └── CommittedEarly          committed past our reach
+    │   ├── CommittedEarly          committed past our reach
+    │   └── OutcomeUncertain        outside the database: it may have taken effect, and its answer is not stored
     ├── BodyUnreadable          something read the request's body and kept nothing of it
     └── PolicyError             a mis-configuration; also an ImproperlyConfigured
 
@@ -31,6 +32,7 @@ __all__ = [
     "KeyInvalid",
     "KeyMissing",
     "KeyReused",
+    "OutcomeUncertain",
     "OutcomeUnknown",
     "PolicyError",
     "Refusal",
@@ -143,6 +145,8 @@ class CommittedEarly(HandlerError):
     The claim stays, and a retry gets 409 `outcome-unknown` until an operator settles it or it expires.
     """
 
+    reason = "its handler ended the transaction by itself"
+
     def __init__(self) -> None:
         self.about: object = None  # the identity whose claim it is
         super().__init__(
@@ -151,6 +155,19 @@ class CommittedEarly(HandlerError):
             " a retry gets 409 outcome-unknown. Take that statement out of the handler, then settle this identity by"
             " hand."
         )
+
+
+class OutcomeUncertain(HandlerError):
+    """
+    The handler ran outside of any transaction, and its answer is not stored, so nobody can promise what a retry gets.
+
+    By default that is 409 `outcome-unknown`, until an operator settles it or it expires.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.about: object = None  # the identity whose outcome it is
+        self.reason = reason
+        super().__init__(f"The outcome of this request is uncertain: {reason}.")
 
 
 class BodyUnreadable(IdempotencyError):

@@ -1,4 +1,4 @@
-"""What an operator does to the table of the DatabaseStore: purge what has expired, free a key."""
+"""What an operator does: purge what has expired, free a key, settle an outcome that is not known."""
 
 import logging
 import time
@@ -6,21 +6,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import Error, connections, router
 from django.utils import timezone
 
 from django_idempotency import statistics
+from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.stores import stores
-from django_idempotency.stores.base import Fault, Store
+from django_idempotency.stores.base import Fault, Store, TransactionalStore
 from django_idempotency.stores.sql import dialect_for
 from django_idempotency.stores.sql.purging import Purge, purge_for
 from django_idempotency.transactions import after_commit, atomic_phase, in_transaction
 
 logger = logging.getLogger("django_idempotency")
+
+Outcome = TypeVar("Outcome")
 
 BATCH_SIZE = 1000  # rows
 LARGEST_BATCH = 10_000  # rows
@@ -102,46 +105,91 @@ def free(digest: bytes | IdempotencyRecord, *, using: str | None = None, store: 
     Raises `RequestInProgress`, and then nothing has changed, where the identity is in flight, or was executed again
     since the record was read (the call began, for a digest). That is told at once; on SQLite after the one who writes
     has ended, or after the connection's timeout, whoever that is. A lost race begins anew where the transaction is our
-    own, and is Django's `OperationalError` inside another's; all other database errors propagate as they are.
+    own, and is Django's `OperationalError` inside another's; all other errors of a database or another store propagate
+    as they are, but for a replay cache that does not answer: `StoreUnavailable`, and nothing has changed.
     """
-    owner = stores[store]
-    record = None
-    if isinstance(digest, IdempotencyRecord):
-        record, digest = digest, bytes(digest.digest)
-        using = using or record._state.db
-    if len(digest) != 32:
-        raise ValueError(f"An identity's digest has 32 bytes, not {len(digest)}.")
-    using = using or owner.database()
-    try:
-        # Before the transaction, which on SQLite begins when whoever is in flight has committed.
-        seen = record.executed_at if record is not None else owner.executed_at(using, digest)
-        freed = _free(owner, using, digest, seen)
-    except Error as error:
-        connection = connections[using]
-        opened = connection.connection is not None  # else the file is at fault, and no writer
-        if connection.vendor == "sqlite" and opened and owner.classify(using, error) is Fault.UNAVAILABLE:
-            raise RequestInProgress("Another request is writing to the database, perhaps with this key.") from error
-        raise
+    owner, using, identity, seen = _execution(digest, using, store)
+    freed = _changed(owner, using, partial(owner.free, using, identity, seen))
     if freed:
-        after_commit(using, partial(_log_freed, digest))
+        _log(using, "Freed %s", identity)
     return freed
 
 
-def _free(owner: Store, using: str, digest: bytes, seen: datetime | None) -> bool:
-    """`Store.free` in a transaction, tried again where it loses a race and the transaction is our own."""
+def settle(
+    digest: bytes | IdempotencyRecord, record: CompletionRecord, *, using: str | None = None, store: str = "default"
+) -> bool:
+    """
+    Store *record* as the answer of an execution whose outcome is not known: its 32-byte *digest*, or its record, as it
+    was read. From then on retries get that answer, for as long as they would have got the handler's own. Returns False
+    where no unsettled execution is stored.
+
+    Raises as `free` does.
+    """
+    owner, using, identity, seen = _execution(digest, using, store)
+    settled = _changed(owner, using, partial(owner.settle, using, identity, seen, record))
+    if settled:
+        _log(using, "Settled %s with an answer of status %d", identity, record.status)
+    return settled
+
+
+def _execution(
+    digest: bytes | IdempotencyRecord, using: str | None, store: str
+) -> tuple[Store, str | None, bytes, datetime | None]:
+    """The store that has it, the database that it is in, its identity, and when it was executed."""
+    owner = stores[store]
+    seen = None
+    if isinstance(digest, IdempotencyRecord):
+        seen = digest.executed_at
+        using = using or digest._state.db
+        digest = bytes(digest.digest)
+    if len(digest) != 32:
+        raise ValueError(f"An identity's digest has 32 bytes, not {len(digest)}.")
+    if not isinstance(owner, TransactionalStore):
+        return owner, None, digest, seen
+    using = using or owner.database()
+    if seen is None:
+        # Before the transaction, which on SQLite begins when whoever is in flight has committed.
+        seen = _told(owner, using, partial(owner.executed_at, using, digest))
+    return owner, using, digest, seen
+
+
+def _changed(owner: Store, using: str | None, change: Callable[[], bool]) -> bool:
+    """Make the *change* in a transaction, tried again where it loses a race and the transaction is our own."""
+    if using is None:
+        return change()
     tries_left = 0 if in_transaction(using) else TRIES - 1
     while True:
         try:
-            return atomic_phase(using, partial(owner.free, using, digest, seen))
+            return _told(owner, using, partial(atomic_phase, using, change))
         except Error as error:
             if not tries_left or owner.classify(using, error) is not Fault.RACE:
                 raise
             tries_left -= 1
 
 
-def _log_freed(digest: bytes) -> list[tuple[Any, Any]]:
-    logger.info("Freed %s", digest.hex())
-    return []
+def _told(owner: Store, using: str, call: Callable[[], Outcome]) -> Outcome:
+    """What *call* returns. SQLite's one writer is told as a request in progress: it may be the one that is meant."""
+    try:
+        return call()
+    except Error as error:
+        connection = connections[using]
+        opened = connection.connection is not None  # else the file is at fault, and no writer
+        if connection.vendor == "sqlite" and opened and owner.classify(using, error) is Fault.UNAVAILABLE:
+            raise RequestInProgress("Another request is writing to the database, perhaps with this key.") from error
+        raise
+
+
+def _log(using: str | None, message: str, digest: bytes, *arguments: object) -> None:
+    """Once the transaction on *using* has committed, if it is in one."""
+
+    def log() -> list[tuple[Any, Any]]:
+        logger.info(message, digest.hex(), *arguments)
+        return []
+
+    if using is None:
+        log()
+    else:
+        after_commit(using, log)
 
 
 def _refuse_inside_a_transaction(using: str) -> None:

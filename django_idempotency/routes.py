@@ -37,6 +37,7 @@ class View:
     view_class: type | None
     options: Mapping[str, Any]  # as_view()'s, which stand in for attributes of the class
     handlers: tuple[Handler, ...]
+    non_atomic_requests: frozenset[str]  # databases whose ATOMIC_REQUESTS it is excepted from
 
     def __str__(self) -> str:
         return f"{self.name} (route {self.route!r})"
@@ -87,6 +88,7 @@ def _view(pattern: URLPattern, route: str) -> View:
         view_class=view_class,
         options=options,
         handlers=tuple(handlers),
+        non_atomic_requests=frozenset(getattr(callback, "_non_atomic_requests", ())),
     )
 
 

@@ -84,6 +84,13 @@ def count(using: str, operation: str, decision: str, *, after_commit: bool = Fal
         counter.add(using, operation, POSITIONS.get(decision, OTHER_REFUSALS))
 
 
+def usual_database() -> str:
+    """The alias of the database that the decisions of a store outside the databases are counted in."""
+    from django_idempotency.models import DecisionCount
+
+    return router.db_for_write(DecisionCount)
+
+
 def flush() -> bool:
     """
     Write now what this process has counted. Is nothing left to write?

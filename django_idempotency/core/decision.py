@@ -11,14 +11,17 @@ from django_idempotency.exceptions import KeyReused, OutcomeUnknown, Refusal
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The identity is ours to execute. By *token*, the store's own, it knows its claim when the record is written."""
+    """The identity is ours to execute. By *token* the store knows its claim when the record is written."""
 
     token: str = ""
+    taken_over: bool = False  # from a request whose outcome is uncertain
 
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """Another request holds the claim and is alive."""
+    """Another request holds the claim and is alive. Its *fingerprint* is None where its transaction hides it."""
+
+    fingerprint: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +34,10 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Unsettled:
-    """A claim was committed without an outcome: its handler ended the transaction by itself."""
+    """A claim without an outcome: its handler ended the transaction by itself, or outside of one never answered."""
 
     fingerprint: bytes
+    found_out: str = ""  # what happened, if nobody has been told of it before
 
 
 ClaimResult = Claimed | InFlight | Completed | Unsettled
@@ -75,8 +79,8 @@ def decide(found: ClaimResult, fingerprint: bytes) -> Decision:
     match found:
         case Claimed():
             return Execute(found)
-        case InFlight():
-            return Wait()
+        case InFlight(original):
+            return Wait() if original in (None, fingerprint) else Refuse(KeyReused())
         case Completed(record, original):
             return Replay(record) if original == fingerprint else Refuse(KeyReused())
         case Unsettled(original):
@@ -102,7 +106,7 @@ class Answer(Generic[Value]):
 
 @dataclass(frozen=True, slots=True)
 class Remember:
-    """Commit the work and the record."""
+    """Keep the work and the record: commit them together."""
 
     record: CompletionRecord
 

@@ -23,6 +23,7 @@ class Options(TypedDict, total=False):
     in_flight: str
     wait_timeout: timedelta
     lease: timedelta
+    uncertain: str
     mode: str
     store: str
     using: str | Callable[..., str]
@@ -47,6 +48,7 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "in_flight": "reject",
         "wait_timeout": timedelta(seconds=10),
         "lease": timedelta(seconds=30),
+        "uncertain": "refuse",
         "mode": "atomic",
         "store": "default",
         "using": None,
@@ -167,6 +169,7 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
         "in_flight": _one_of("reject", "wait"),
         "wait_timeout": _duration,
         "lease": _duration,
+        "uncertain": _one_of("refuse", "retry"),
         "mode": _mode,
         "store": _text,
         "using": _text_or_callable,
@@ -251,6 +254,8 @@ class ResolvedPolicy:
     ttl: float  # seconds
     wait: bool
     wait_timeout: float  # seconds
+    lease: float  # seconds
+    take_over: bool  # a claim whose outcome is uncertain
     store: str
     using: str | Callable[..., str] | None
     scope: Callable[..., str] | None
@@ -286,7 +291,6 @@ def resolve(levels: Iterable[Mapping[str, Any]], load: Callable[[str], Any]) -> 
             if not callable(options[name]):
                 raise PolicyError(f"Option {name!r}: {path!r} is not callable.")
     wanted = options.pop("key_format")
-    options.pop("lease")  # of phased mode and of stores outside the database
     options.pop("mode")
     return ResolvedPolicy(
         **options
@@ -294,6 +298,8 @@ def resolve(levels: Iterable[Mapping[str, Any]], load: Callable[[str], Any]) -> 
             "ttl": options["ttl"].total_seconds(),
             "wait": options.pop("in_flight") == "wait",
             "wait_timeout": options["wait_timeout"].total_seconds(),
+            "lease": options["lease"].total_seconds(),
+            "take_over": options.pop("uncertain") == "retry",
             "key_format": None if wanted is None else key_format(wanted),
             "meta_name": "HTTP_" + options["header"].upper().replace("-", "_"),
         }

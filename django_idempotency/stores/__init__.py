@@ -7,7 +7,7 @@ from django.utils.module_loading import import_string
 
 from django_idempotency import conf
 from django_idempotency.exceptions import PolicyError
-from django_idempotency.stores.base import Store
+from django_idempotency.stores.base import LeasedStore, Store, TransactionalStore
 
 
 class StoreHandler:
@@ -48,7 +48,7 @@ class StoreHandler:
             backend = import_string(path) if isinstance(path, str) else path
         except ImportError as error:
             raise PolicyError(f"{where}['BACKEND']: {path!r} cannot be imported: {error}") from error
-        if not (isinstance(backend, type) and issubclass(backend, Store)):
+        if not (isinstance(backend, type) and issubclass(backend, (LeasedStore, TransactionalStore))):
             raise PolicyError(f"{where}['BACKEND'] must be the dotted path of a store class, not {path!r}.")
         return backend(alias, options)
 
@@ -62,5 +62,5 @@ stores = StoreHandler()
 
 @receiver(setting_changed)
 def _forget(*, setting: str, **kwargs: object) -> None:
-    if setting == conf.SETTING:
+    if setting in (conf.SETTING, "CACHES"):
         stores.forget()

@@ -1,15 +1,27 @@
-"""The contract of a store."""
+"""
+The contract of a store, for whoever writes one.
+
+There are two kinds. A `TransactionalStore` keeps claims and records in the database that the handler writes to, and
+holds the law: work and record commit together. A `LeasedStore` is for work that no transaction covers: its claims are
+leases, and an execution that does not answer leaves an uncertain outcome. A store derives from one of them, takes the
+`OPTIONS` of its entry in the setting, and holds no connection of its own, as it serves all threads of its process.
+
+`django_idempotency.testing.conformance` has the tests that any store has to pass.
+"""
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from enum import Enum, auto
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.checks import CheckMessage
 
 from django_idempotency.core.decision import Claimed, ClaimResult
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
+
+if TYPE_CHECKING:
+    from django_idempotency.models import IdempotencyRecord  # views import the stores before there are models
 
 
 class LostRace(Exception):
@@ -31,18 +43,64 @@ class Fault(Enum):
 
 class Store:
     """
-    Where claims and completion records live.
-
-    A store claims an identity inside the transaction on *using* that will hold the handler's effects, and writes the
-    record there last. It opens no transaction and commits none: the engine does.
+    Where claims and completion records live: what both kinds have, most of it for operators.
 
     *options* is the dict `OPTIONS` of the store's entry in the setting; a name that the store does not know is an
-    error.
+    error, and so is a bad value: `PolicyError`.
+
+    What operators are shown is an `IdempotencyRecord`: a row, or one that is not saved and whose `now` is the store's
+    own time. Its status is `UNSETTLED` where the outcome is not known.
     """
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         self.alias = alias
         self.options = options
+
+    def find(self, using: str | None, digest: bytes) -> "IdempotencyRecord | None":
+        """What is stored for the identity *digest*, a claim in flight excepted."""
+        raise NotImplementedError
+
+    def unsettled(self, using: str | None, limit: int) -> "list[IdempotencyRecord]":
+        """At most *limit* of the executions whose outcome is not known, the oldest first."""
+        raise NotImplementedError
+
+    def free(self, using: str | None, digest: bytes, executed_at: datetime | None) -> bool:
+        """
+        Forget the execution of *executed_at* (as it was read) that is stored for the identity *digest*: the next
+        request runs again. A transactional store does so in the caller's transaction.
+
+        Waits for no rival where that can be had. Returns False where nothing is stored. Raises `RequestInProgress`
+        where the identity is in flight, or another execution of it is stored.
+        """
+        raise NotImplementedError
+
+    def settle(self, using: str | None, digest: bytes, executed_at: datetime | None, record: CompletionRecord) -> bool:
+        """
+        Store *record* as the answer of the execution of *executed_at* whose outcome is not known; its lifetime begins
+        anew. Returns False where no such execution is stored. Raises as `free` does.
+        """
+        raise NotImplementedError
+
+    def classify(self, using: str | None, error: Exception) -> Fault:
+        """What *error*, raised before the handler has run, means."""
+        raise NotImplementedError
+
+    def check(self, databases: Collection[str] = ()) -> list[CheckMessage]:
+        """What `manage.py check` says of this store, and of the *databases* that options `using` name for it."""
+        return []
+
+    def check_servers(self) -> list[CheckMessage]:
+        """What `manage.py check --deploy` says of the servers that are not databases."""
+        return []
+
+
+class TransactionalStore(Store):
+    """
+    A store inside the database on *using* that will hold the handler's effects.
+
+    It claims an identity inside the transaction there, and writes the record there last. It opens no transaction and
+    commits none: the engine does.
+    """
 
     def database(self) -> str:
         """The alias of the database in whose transaction all happens, where no option `using` names it."""
@@ -80,24 +138,55 @@ class Store:
         """When what is stored for the identity *digest* was executed: it tells one execution from the next."""
         raise NotImplementedError
 
-    def free(self, using: str, digest: bytes, executed_at: datetime | None) -> bool:
-        """
-        Forget the execution of *executed_at* (as it was read, before the transaction) that is stored for the identity
-        *digest*, in the caller's transaction: the next request runs again.
-
-        Takes the claim's own lock, without waiting for it where the database allows it. Returns False where nothing is
-        stored. Raises `RequestInProgress` where the identity is in flight, or another execution of it is stored.
-        """
-        raise NotImplementedError
-
-    def classify(self, using: str, error: Exception) -> Fault:
-        """What *error*, raised before the handler has run, means."""
-        raise NotImplementedError
-
-    def check(self, databases: Collection[str] = ()) -> list[CheckMessage]:
-        """What `manage.py check` says of this store, and of the *databases* that options `using` name for it."""
-        return []
-
     def check_database(self, using: str, max_body: int) -> list[CheckMessage]:
         """What `manage.py check --database` says of the server behind *using*, for responses of *max_body* bytes."""
         return []
+
+
+class LeasedStore(Store):
+    """
+    A store beside all databases, for work that is not in one. `using` is None in all its calls.
+
+    Each claim has an owner token, made by the engine, and a lease, which a thread renews while the handler runs. Every
+    change asks for the token first: what comes with another one changes nothing.
+    """
+
+    def claim(self, attempt: Attempt, token: str, lease: float, *, take_over: bool) -> ClaimResult:
+        """
+        Claim the identity for *token*, for *lease* seconds, in one atomic step.
+
+        `Claimed` where nothing is stored or what is has expired; again where *token* holds the claim already, as its
+        reply may have been lost. `InFlight` while another's lease lasts. After it `Unsettled`, whose `found_out` says
+        why to the first who asks; with *take_over* and the same fingerprint `Claimed` instead. What cannot be read is
+        `Unsettled` too, and never taken over. A claim without an outcome is kept for `attempt.ttl` from its last lease
+        on.
+
+        A token that was abandoned is not let in any more: that is `InFlight`.
+        """
+        raise NotImplementedError
+
+    def complete(self, attempt: Attempt, claim: Claimed, record: CompletionRecord) -> CompletionRecord | None:
+        """
+        Write *record*, to be kept for `attempt.ttl` seconds, if the claim is still its token's, whether or not its
+        lease has run out, or if the store itself has forgotten it.
+
+        Returns the record that answers from now on: *record*; or that of another request with the same fingerprint
+        which has taken the claim over; or None where there is no such record.
+        """
+        raise NotImplementedError
+
+    def release(self, attempt: Attempt, claim: Claimed) -> None:
+        """Free the key, if the claim is still its token's."""
+        raise NotImplementedError
+
+    def abandon(self, attempt: Attempt, claim: Claimed, lease: float) -> None:
+        """`release` a claim of *lease* seconds that may still be on its way to the store, and is not let in then."""
+        raise NotImplementedError
+
+    def renew(self, attempt: Attempt, claim: Claimed, lease: float) -> bool:
+        """Let the claim last *lease* seconds from now on. Returns False where it is not its token's any more."""
+        raise NotImplementedError
+
+    def doubt(self, attempt: Attempt, claim: Claimed) -> None:
+        """Let the claim's lease end now, without an outcome, of which everybody has been told."""
+        raise NotImplementedError

@@ -1,18 +1,21 @@
 """The store that holds the law: claims and completion records in the database that the handler writes to."""
 
+import time
 from collections.abc import Collection, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from django.core.checks import CheckMessage
-from django.db import Error, connections, router
+from django.db import Error, connections, router, transaction
 
 from django_idempotency.core.decision import Claimed, ClaimResult
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import CommittedEarly, PolicyError, TransactionBroken
-from django_idempotency.models import UNSETTLED, IdempotencyRecord
-from django_idempotency.stores.base import Fault, Store
+from django_idempotency.models import UNSETTLED, DatabaseNow, IdempotencyRecord, RecordQuerySet
+from django_idempotency.stores.base import Fault, TransactionalStore
+from django_idempotency.stores.replay_cache import ReplayCache
 from django_idempotency.stores.sql import dialect_for
 from django_idempotency.stores.sql.base import Dialect
 
@@ -22,22 +25,33 @@ BROKEN = (
 )
 
 
-class DatabaseStore(Store):
+class DatabaseStore(TransactionalStore):
     """
     PostgreSQL, MariaDB, MySQL and SQLite. A first execution costs two statements, a replay one.
 
     The option `FOLD` (True), for PostgreSQL with psycopg 3: BEGIN travels with the claim and COMMIT with the record, so
     that a first execution adds no round trip. False sends each of them by itself.
+
+    The option `REPLAY_CACHE` (None) names a django-redis alias from which replays are answered without a statement.
     """
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         super().__init__(alias, options)
         for name in options:
-            if name != "FOLD":
-                raise PolicyError(f"The DatabaseStore {alias!r} has no option {name!r}: it takes 'FOLD'.")
+            if name not in ("FOLD", "REPLAY_CACHE"):
+                raise PolicyError(
+                    f"The DatabaseStore {alias!r} has no option {name!r}: it takes 'FOLD' and 'REPLAY_CACHE'."
+                )
         self.fold = options.get("FOLD", True)
         if not isinstance(self.fold, bool):
             raise PolicyError(f"The DatabaseStore {alias!r}: option 'FOLD' must be True or False, not {self.fold!r}.")
+        cache = options.get("REPLAY_CACHE")
+        if cache is not None and (not isinstance(cache, str) or not cache):
+            raise PolicyError(
+                f"The DatabaseStore {alias!r}: option 'REPLAY_CACHE' must be the alias of a django-redis cache, not"
+                f" {cache!r}."
+            )
+        self.replay_cache = None if cache is None else ReplayCache(cache, f"The DatabaseStore {alias!r}")
         self._dialects: dict[str, Dialect] = {}
 
     def dialect(self, using: str) -> Dialect:
@@ -51,6 +65,10 @@ class DatabaseStore(Store):
         return router.db_for_write(IdempotencyRecord)
 
     def look_up(self, using: str, attempt: Attempt) -> ClaimResult | None:
+        if self.replay_cache is not None:
+            cached = self.replay_cache.get(using, attempt.identity.digest)
+            if cached is not None:
+                return cached
         dialect = self.dialect(using)
         if not dialect.looks_up_first:
             return None
@@ -65,9 +83,13 @@ class DatabaseStore(Store):
         dialect = self.dialect(using)
         digest = attempt.identity.digest
         cause: Error | None = None
+        since = time.monotonic()
         with connections[using].cursor() as cursor:
             try:
                 if dialect.complete(cursor, digest, claim, record):
+                    if self.replay_cache is not None:
+                        put = partial(self.replay_cache.put, using, digest, attempt.fingerprint, record)
+                        transaction.on_commit(partial(put, attempt.ttl, since), using=using, robust=True)
                     return
             except Error as error:
                 if not dialect.is_aborted(error):
@@ -88,11 +110,29 @@ class DatabaseStore(Store):
         row = IdempotencyRecord.objects.using(using).filter(digest=digest)
         return row.values_list("executed_at", flat=True).first()
 
-    def free(self, using: str, digest: bytes, executed_at: datetime | None) -> bool:
+    def find(self, using: str | None, digest: bytes) -> IdempotencyRecord | None:
+        return self._records(using).filter(digest=digest).first()
+
+    def unsettled(self, using: str | None, limit: int) -> list[IdempotencyRecord]:
+        return list(self._records(using).unsettled().live().order_by("executed_at", "digest")[:limit])
+
+    def _records(self, using: str | None) -> RecordQuerySet:
+        return IdempotencyRecord.objects.using(using or self.database()).annotate(now=DatabaseNow())
+
+    def free(self, using: str | None, digest: bytes, executed_at: datetime | None) -> bool:
+        using = using or self.database()
+        if self.replay_cache is not None:
+            self.replay_cache.remove(using, digest)
         with connections[using].cursor() as cursor:
             return self.dialect(using).free(cursor, digest, executed_at)
 
-    def classify(self, using: str, error: Exception) -> Fault:
+    def settle(self, using: str | None, digest: bytes, executed_at: datetime | None, record: CompletionRecord) -> bool:
+        using = using or self.database()
+        with connections[using].cursor() as cursor:
+            return self.dialect(using).settle(cursor, digest, executed_at, record)
+
+    def classify(self, using: str | None, error: Exception) -> Fault:
+        using = using or self.database()
         connection = connections[using]
         dialect = self._dialects.get(using) or dialect_for(connection, connect=False)
         return dialect.classify(connection, error)
@@ -100,7 +140,12 @@ class DatabaseStore(Store):
     def check(self, databases: Collection[str] = ()) -> list[CheckMessage]:
         from django_idempotency.stores.sql import checks  # a server that serves needs none of it
 
-        return [message for using in sorted({self.database(), *databases}) for message in checks.configured(using)]
+        messages = [message for using in sorted({self.database(), *databases}) for message in checks.configured(using)]
+        if self.replay_cache is not None:
+            from django_idempotency.stores import redis_checks
+
+            messages += redis_checks.configured(self.replay_cache.redis, is_cache=True)
+        return messages
 
     def check_database(self, using: str, max_body: int) -> list[CheckMessage]:
         from django_idempotency.stores.sql import checks

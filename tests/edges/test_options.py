@@ -207,8 +207,10 @@ EFFECTS = {
     "wait_timeout": Effect(
         one=timedelta(seconds=1), other=timedelta(seconds=2), show=executes, seen=(201, 201), default=201
     ),
-    # Of modes and stores to come; taken, checked and without effect.
+    # Leases are the business of tests/redis and of the stores' conformance tests.
     "lease": Effect(one=timedelta(seconds=1), other=timedelta(seconds=2), show=executes, seen=(201, 201), default=201),
+    "uncertain": Effect(one="retry", other="refuse", show=executes, seen=(201, 201), default=201),
+    # Of modes to come; taken, checked and without effect.
     "mode": Effect(one="atomic", other="atomic", show=executes, seen=(201, 201), default=201),
     "store": Effect(one="second", other="default", show=store, seen=(True, False), default=False),
     "using": Effect(one="other", other="default", show=database, seen=("other", "default"), default="default"),
@@ -569,6 +571,7 @@ BAD = {
     "in_flight": "ignore",
     "wait_timeout": timedelta(0),
     "lease": None,
+    "uncertain": "ignore",
     "mode": "phased",
     "store": "",
     "using": 7,

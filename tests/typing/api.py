@@ -141,6 +141,7 @@ EVERY = Policy(
     in_flight="wait",
     wait_timeout=timedelta(seconds=10),
     lease=timedelta(seconds=30),
+    uncertain="refuse",
     mode="atomic",
     store="default",
     using=alias,

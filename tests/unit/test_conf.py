@@ -8,14 +8,14 @@ from django.test import override_settings
 from django_idempotency import Policy, conf
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.stores import StoreHandler, stores
-from django_idempotency.stores.base import Store
+from django_idempotency.stores.base import TransactionalStore
 from django_idempotency.stores.database import DatabaseStore
 from tests.ids import spelt
 
 OTHER = {"BACKEND": "django_idempotency.stores.database.DatabaseStore"}
 
 
-class CustomStore(Store):
+class CustomStore(TransactionalStore):
     """A third party's store."""
 
 

@@ -39,6 +39,10 @@ class Dialect:
     def __init__(self) -> None:
         self.FIND = f"SELECT {self.RECORD} FROM {TABLE} WHERE digest = %s AND expires_at > {self.NOW}"  # noqa: S608
         self.FREE = f"DELETE FROM {TABLE} WHERE digest = %s AND {self.EXECUTED}"  # noqa: S608
+        self.SETTLE = (
+            f"UPDATE {TABLE} SET status = %s, head = %s, body = %s, expires_at = {self.EXPIRES}"  # noqa: S608
+            f" WHERE digest = %s AND {self.EXECUTED} AND status = 0 AND expires_at > {self.NOW}"
+        )
         self.STATUS = f"SELECT status FROM {TABLE} WHERE digest = %s"  # noqa: S608
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
@@ -69,12 +73,38 @@ class Dialect:
 
         Raises `RequestInProgress` where a rival's claim is on it, or where the row is another execution's.
         """
-        cursor.execute(self.FREE, (digest, cursor.db.ops.adapt_datetimefield_value(executed_at)))
+        return self._change(cursor, self.FREE, digest, executed_at)
+
+    def settle(
+        self, cursor: CursorWrapper, digest: bytes, executed_at: datetime | None, record: CompletionRecord
+    ) -> bool:
+        """
+        Write *record* on the identity's claim of *executed_at*, which has no outcome. False where it has none.
+
+        Raises as `free` does.
+        """
+        return self._change(cursor, self.SETTLE, digest, executed_at, record.status, record.head(), record.body)
+
+    def _change(
+        self, cursor: CursorWrapper, statement: str, digest: bytes, executed_at: datetime | None, *values: Any
+    ) -> bool:
+        """Did the *statement* change the identity's row? Its parameters are *values*, identity and time."""
+        if not self.hold(cursor, digest):
+            return False
+        cursor.execute(statement, (*values, digest, cursor.db.ops.adapt_datetimefield_value(executed_at)))
         if cursor.rowcount:
             return True
         if self.status(cursor, digest) is None:
             return False
         raise RequestInProgress("A request with this key was executed meanwhile. Look at its new record.")
+
+    def hold(self, cursor: CursorWrapper, digest: bytes) -> bool:
+        """
+        Take the claim's own lock until the transaction ends, without waiting. False where there is no row to change.
+
+        Raises `RequestInProgress` where a rival has it.
+        """
+        return True
 
     def ttl(self, attempt: Attempt) -> Any:
         """The parameter of LATER."""

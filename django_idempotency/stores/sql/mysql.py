@@ -122,11 +122,16 @@ class MySQL(Dialect):
         cursor.execute(self.COMPLETE, (record.status, record.head(), record.body, digest))
         return bool(cursor.rowcount == 1)
 
-    def free(self, cursor: CursorWrapper, digest: bytes, executed_at: datetime | None) -> bool:
+    def hold(self, cursor: CursorWrapper, digest: bytes) -> bool:
+        cursor.execute(self.LOCK, (digest,))
+        # Without a row nothing is locked, and a DELETE would wait for a rival that inserts one now.
+        return cursor.fetchone() is not None
+
+    def _change(
+        self, cursor: CursorWrapper, statement: str, digest: bytes, executed_at: datetime | None, *values: Any
+    ) -> bool:
         try:
-            cursor.execute(self.LOCK, (digest,))
-            # Without a row nothing is locked, and a DELETE would wait for a rival that inserts one now.
-            return cursor.fetchone() is not None and super().free(cursor, digest, executed_at)
+            return super()._change(cursor, statement, digest, executed_at, *values)
         except DatabaseError as error:
             if errno(error) in LOCKED:
                 raise RequestInProgress from error

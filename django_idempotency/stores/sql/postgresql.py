@@ -1,7 +1,6 @@
 """PostgreSQL: an advisory lock shows a claim in flight without waiting for it."""
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from django.db import OperationalError, ProgrammingError
@@ -173,11 +172,11 @@ class PostgreSQL(Dialect):
         self.statements = self.PLAIN
         return True
 
-    def free(self, cursor: CursorWrapper, digest: bytes, executed_at: datetime | None) -> bool:
+    def hold(self, cursor: CursorWrapper, digest: bytes) -> bool:
         cursor.execute(self.LOCK, (_lock(digest),))
         if not cursor.fetchone()[0]:
             raise RequestInProgress
-        return super().free(cursor, digest, executed_at)
+        return True
 
     def is_aborted(self, error: Exception) -> bool:
         return sqlstate(error) in ABORTED

@@ -1,0 +1,169 @@
+"""
+The RedisStore's steps, each one script: atomic on the server, by its own clock.
+
+Each gets two keys of one hash slot: the record of the identity, a hash, and the claims that share its tag, a sorted set
+of digests by the end of their leases, in milliseconds since the epoch. What a script answers begins with a word.
+
+    state       claimed, completed, or freed: by an operator, or of a token that is not let in any more
+    token       the owner's
+    lease       the end of its lease, in milliseconds
+    ttl         milliseconds, for the record to come
+    announced   "1" when somebody has been told that the outcome is uncertain
+
+and what a record says: fingerprint, scope, operation, key, request, request_id, executed_at (milliseconds), status,
+head, body.
+
+What is there and is none of it is garbage: it is left as it is. The sets serve operators alone, so one that is broken
+stops nobody.
+
+The scripts that end a claim are let in when the server's memory is full, so that what was let in before can be
+remembered (redis.io, "Lua scripts: flags").
+"""
+
+_FIND = """
+local record, claims = KEYS[1], KEYS[2]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local fields = {'state', 'token', 'lease', 'fingerprint', 'status', 'head', 'body', 'request_id', 'announced',
+    'executed_at'}
+local found = redis.pcall('HMGET', record, unpack(fields))
+local garbage = found.err
+local state, token, lease, fingerprint = found[1], found[2], tonumber(found[3] or nil), found[4]
+if state == 'claimed' then
+    garbage = not (token and lease and fingerprint) and 'a claim without its fields'
+elseif state == 'completed' then
+    garbage = not (token and fingerprint and found[5] and found[6] and found[7]) and 'a record without its fields'
+elseif state == 'freed' then
+    garbage = not token and 'a freed key without its field'
+elseif not garbage and (state or redis.call('EXISTS', record) == 1) then
+    garbage = 'a hash without a state of ours'
+end
+local function completed() return {'completed', fingerprint, found[5], found[6], found[7], found[8] or ''} end
+"""
+
+_LET_IN = "#!lua flags=allow-oom"
+
+# token, fingerprint, lease, ttl, take over?, digest, scope, operation, key, request, request id
+CLAIM = f"""{_FIND}
+if garbage then return {{'garbage', garbage}} end
+if state == 'completed' then return completed() end
+local taken = 0
+if state == 'claimed' then
+    if token == ARGV[1] then return {{'claimed', 0}} end
+    if lease > now then return {{'in flight', fingerprint}} end
+    if ARGV[5] ~= '1' or fingerprint ~= ARGV[2] then
+        if not found[9] then redis.pcall('HSET', record, 'announced', '1') end
+        return {{'unsettled', fingerprint, found[9] and 0 or 1}}
+    end
+    taken = 1
+elseif state == 'freed' and token == ARGV[1] then
+    return {{'in flight', ARGV[2]}}
+end
+redis.call('HSET', record, 'state', 'claimed', 'token', ARGV[1], 'fingerprint', ARGV[2], 'lease', now + ARGV[3],
+    'ttl', ARGV[4], 'scope', ARGV[7], 'operation', ARGV[8], 'key', ARGV[9], 'request', ARGV[10],
+    'request_id', ARGV[11], 'executed_at', now)
+if state then redis.call('HDEL', record, 'announced') end
+redis.call('PEXPIRE', record, ARGV[3] + ARGV[4])
+redis.pcall('ZADD', claims, now + ARGV[3], ARGV[6])
+return {{'claimed', taken}}
+"""
+
+# token, digest, ttl, status, head, body
+COMPLETE = f"""{_LET_IN}
+{_FIND}
+if garbage then return {{'garbage', garbage}} end
+if not state then return {{'gone'}} end
+if token ~= ARGV[1] then return state == 'completed' and completed() or {{'stale'}} end
+if state == 'claimed' then
+    redis.call('HSET', record, 'state', 'completed', 'status', ARGV[4], 'head', ARGV[5], 'body', ARGV[6])
+    redis.call('HDEL', record, 'lease', 'ttl', 'announced')
+    redis.call('PEXPIRE', record, ARGV[3])
+    redis.pcall('ZREM', claims, ARGV[2])
+end
+return {{state == 'freed' and 'stale' or 'kept'}}
+"""
+
+# token, digest, and the milliseconds that an abandoned claim is kept out, or 0
+RELEASE = f"""{_LET_IN}
+{_FIND}
+if garbage then return 0 end
+if state and not (state == 'claimed' and token == ARGV[1]) then return 0 end
+if ARGV[3] ~= '0' then
+    redis.call('DEL', record)
+    redis.call('HSET', record, 'state', 'freed', 'token', ARGV[1])
+    redis.call('PEXPIRE', record, ARGV[3])
+elseif state then
+    redis.call('DEL', record)
+end
+redis.pcall('ZREM', claims, ARGV[2])
+return 1
+"""
+
+# token, digest, lease, ttl, announced?
+RENEW = f"""{_LET_IN}
+{_FIND}
+if garbage or state ~= 'claimed' or token ~= ARGV[1] then return 0 end
+redis.call('HSET', record, 'lease', now + ARGV[3])
+if ARGV[5] == '1' then redis.call('HSET', record, 'announced', '1') else redis.call('HDEL', record, 'announced') end
+redis.call('PEXPIRE', record, ARGV[3] + ARGV[4])
+redis.pcall('ZADD', claims, now + ARGV[3], ARGV[2])
+return 1
+"""
+
+# --- for operators ---
+
+# digest, executed_at (0 of garbage) or ''
+FREE = f"""{_LET_IN}
+{_FIND}
+if garbage then
+    if ARGV[2] ~= '' and ARGV[2] ~= '0' then return 'other' end
+    redis.call('DEL', record)
+    redis.pcall('ZREM', claims, ARGV[1])
+    return 'freed'
+end
+if not state or state == 'freed' then return 'nothing' end
+if ARGV[2] ~= '' and found[10] ~= ARGV[2] then return 'other' end
+if state == 'claimed' and lease > now then return 'in flight' end
+local left = redis.call('PTTL', record)
+redis.call('DEL', record)
+redis.call('HSET', record, 'state', 'freed', 'token', token)
+redis.call('PEXPIRE', record, math.max(left, 1))
+redis.pcall('ZREM', claims, ARGV[1])
+return 'freed'
+"""
+
+# digest, executed_at or '', token, status, head, body
+SETTLE = f"""{_LET_IN}
+{_FIND}
+if garbage or not state or state == 'freed' then return 'nothing' end
+if ARGV[2] ~= '' and found[10] ~= ARGV[2] then return 'other' end
+if state == 'completed' then return 'other' end
+if lease > now then return 'in flight' end
+local ttl = redis.call('HGET', record, 'ttl')
+redis.call('HSET', record, 'state', 'completed', 'token', ARGV[3], 'status', ARGV[4], 'head', ARGV[5], 'body', ARGV[6])
+redis.call('HDEL', record, 'lease', 'ttl', 'announced')
+redis.call('PEXPIRE', record, ttl or redis.call('PTTL', record))
+redis.pcall('ZREM', claims, ARGV[1])
+return 'settled'
+"""
+
+# The record whole, the milliseconds that are left of it, and the server's time.
+SHOW = f"""{_FIND}
+if garbage then return {{'garbage', now}} end
+if not state or state == 'freed' or (state == 'claimed' and lease > now) then return {{'nothing'}} end
+return {{'found', now, redis.call('PTTL', record), redis.call('HGETALL', record)}}
+"""
+
+# limit; with the set of claims alone
+OVERDUE = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
+"""
+
+# digest; of which nothing but the entry is left
+FORGET = f"""{_LET_IN}
+{_FIND}
+if state ~= 'claimed' then redis.pcall('ZREM', claims, ARGV[1]) end
+return 1
+"""
