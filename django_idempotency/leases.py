@@ -7,6 +7,7 @@ when their handlers ended, as the store was away then.
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -61,16 +62,21 @@ class LeaseKeeper:
         """Forget all leases: they are another process's, which this one was forked from."""
         self._changed = threading.Condition()
         self._held: set[Lease] = set()
-        self._releases: deque[_Release] = deque(maxlen=MAX_RELEASES)
+        self._away: set[LeasedStore] = set()  # whose last renewal failed
+        self._releases: deque[_Release] = deque()
         self._release_at = float("inf")
         self._thread: threading.Thread | None = None
         self._wakes = float("inf")  # when the thread looks again by itself
 
     def hold(self, lease: Lease) -> None:
-        """Renew *lease* from now on."""
+        """Renew *lease* from now on. Raises `RuntimeError`, and holds nothing, where no thread is to be had."""
         with self._changed:
             self._held.add(lease)
-            self._attend(lease.due)
+            try:
+                self._attend(lease.due)
+            except RuntimeError:
+                self._held.discard(lease)
+                raise
 
     def drop(self, lease: Lease) -> None:
         """Let *lease* be. Of one that is being renewed at this moment the store knows by its token."""
@@ -82,9 +88,15 @@ class LeaseKeeper:
         now = time.monotonic()
         with self._changed:
             self._held.discard(lease)
+            if len(self._releases) >= MAX_RELEASES:
+                oldest = self._releases.popleft()
+                logger.error("The key of %s could not be freed: too many wait", oldest.lease.attempt.identity)
             self._releases.append(_Release(lease, abandoned, now + PATIENCE))
             self._release_at = min(self._release_at, now + RETRY)
-            self._attend(self._release_at)
+            try:
+                self._attend(self._release_at)
+            except RuntimeError as error:  # the next lease brings a thread
+                logger.warning("There is no thread to free keys: %s", error)
 
     def _attend(self, moment: float) -> None:
         """Let the thread be there, and look at this *moment* at the latest."""
@@ -96,41 +108,89 @@ class LeaseKeeper:
 
     def _run(self) -> None:
         while True:
+            try:
+                self._wait()
+                self._renew_due()
+                self._release_all()
+            except Exception:  # the project's logging: its filters, say. Told as if it had ended the thread
+                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+
+    def _wait(self) -> None:
+        """Until something is due."""
+        with self._changed:
+            while True:
+                due = min((lease.due for lease in self._held), default=float("inf"))
+                self._wakes = min(due, self._release_at)
+                left = self._wakes - time.monotonic()
+                if left <= 0:
+                    return
+                self._changed.wait(None if left == float("inf") else left)
+
+    def _renew_due(self) -> None:
+        """
+        Try each lease that is due once. A call that fails may have lasted until a timeout, so what is due by then in
+        other stores comes first.
+        """
+        tried: set[Lease] = set()
+        while True:
             with self._changed:
                 now = time.monotonic()
-                due = [lease for lease in self._held if lease.due <= now]
-                releases = [self._releases.popleft() for _ in self._releases] if self._release_at <= now else []
-                if not due and not releases:
-                    self._wakes = min((lease.due for lease in self._held), default=float("inf"))
-                    self._wakes = min(self._wakes, self._release_at)
-                    self._changed.wait(None if self._wakes == float("inf") else self._wakes - now)
-                    continue
-                if releases:
-                    self._release_at = float("inf")
+                due = [lease for lease in self._held if lease.due <= now and lease not in tried]
+            due.sort(key=lambda lease: (lease.store in self._away, lease.due))
             for lease in due:
-                self._renew(lease)
-            for release in releases:
-                self._try_release(release)
+                tried.add(lease)
+                if not self._renew(lease):
+                    break
+            else:
+                return
 
-    def _renew(self, lease: Lease) -> None:
+    def _renew(self, lease: Lease) -> bool:
+        """Has the store answered, if it had to be asked?"""
         if lease not in self._held:  # dropped meanwhile
-            return
+            return True
         now = time.monotonic()
         identity = lease.attempt.identity
         try:
             ours = lease.store.renew(lease.attempt, lease.claim, lease.seconds)
         except Exception as error:  # whatever it is, the other leases want their renewal
+            self._away.add(lease.store)
+            lease.due = time.monotonic() + min(RETRY, lease.seconds / 10)
             lost = "its lease has run out meanwhile" if now >= lease.ends else "it is tried again"
             logger.warning("The lease of %s could not be renewed, %s: %s", identity, lost, error)
-            lease.due = time.monotonic() + min(RETRY, lease.seconds / 10)
-            return
-        if ours:
-            lease.begin(now)
-        elif lease in self._held:
-            logger.warning("The claim of %s is not this process's any more", identity)
+            return False
+        self._away.discard(lease.store)
+        lease.begin(now)
+        if not ours and lease in self._held:
             self.drop(lease)
+            logger.warning("The claim of %s is not this process's any more", identity)
+        return True
 
-    def _try_release(self, release: _Release) -> None:
+    def _release_all(self) -> None:
+        """Try each release once, but none of a store that did not answer before; leases that are due go first."""
+        with self._changed:
+            if self._release_at > time.monotonic():
+                return
+            self._release_at = float("inf")
+            waiting, self._releases = self._releases, deque()
+        away: set[LeasedStore] = set()
+        untried: list[_Release] = []
+        failed: list[_Release] = []
+        while waiting:
+            release = waiting.popleft()
+            if release.lease.store in away:
+                untried.append(release)
+            elif not self._try_release(release):
+                away.add(release.lease.store)
+                failed.append(release)
+            self._renew_due()
+        kept = [*untried, *failed]  # so that each comes first in its turn: one node of a cluster may be away
+        if kept:
+            with self._changed:
+                self._releases.extend(kept)
+                self._release_at = min(self._release_at, time.monotonic() + RETRY)
+
+    def _try_release(self, release: _Release) -> bool:
+        """Is it over? A release that has waited too long is."""
         lease = release.lease
         try:
             if release.abandoned:
@@ -138,13 +198,10 @@ class LeaseKeeper:
             else:
                 lease.store.release(lease.attempt, lease.claim)
         except Exception as error:
-            now = time.monotonic()
-            if now >= release.gives_up:
-                logger.error("The key of %s could not be freed: %s", lease.attempt.identity, error)
-                return
-            with self._changed:
-                self._releases.append(release)
-                self._release_at = min(self._release_at, now + RETRY)
+            if time.monotonic() < release.gives_up:
+                return False
+            logger.error("The key of %s could not be freed: %s", lease.attempt.identity, error)
+        return True
 
 
 keeper = LeaseKeeper()

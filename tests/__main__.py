@@ -82,7 +82,19 @@ RUNS = {
 }
 
 # What needs no particular database, below this folder.
-ONCE = ["browser", "docs", "packaging", "test_benchmarks.py", "typing", "unit"]
+ONCE = [
+    "browser",
+    "docs",
+    "leases",
+    "model",
+    "packaging",
+    "redis",
+    "stores/test_memory.py",
+    "stores/test_redis.py",
+    "test_benchmarks.py",
+    "typing",
+    "unit",
+]
 
 # pytest's own exit codes.
 PASSED = 0

@@ -1,0 +1,325 @@
+"""The RedisStore on a real Redis: its keys, its round trips, what it stores; its faults are in tests/redis."""
+
+import os
+import threading
+from datetime import timedelta
+
+import pytest
+from django.core.cache import caches
+from django.http import HttpResponse
+from rest_framework.response import Response
+
+from django_idempotency import once
+from django_idempotency.core.keys import Identity
+from django_idempotency.core.record import CompletionRecord
+from django_idempotency.exceptions import OutcomeUncertain, OutcomeUnknown, UnstorableResponse
+from django_idempotency.maintenance import free, settle
+from django_idempotency.signals import operation_unsettled
+from django_idempotency.stores import stores
+from tests.app.serving import drf, is_replay, plain, post
+
+URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/15")
+
+
+@pytest.fixture(autouse=True)
+def redis(settings, worker_id):
+    """The raw client of the store's alias, whose keys are this worker's own."""
+    settings.CACHES = {
+        "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+        "keys": {
+            "BACKEND": "django_redis.cache.RedisCache",
+            "LOCATION": URL,
+            "KEY_PREFIX": f"store-{worker_id}",
+            "VERSION": 7,
+            "OPTIONS": {"SOCKET_TIMEOUT": 5, "SOCKET_CONNECT_TIMEOUT": 5},
+        },
+    }
+    settings.IDEMPOTENCY = {
+        "STORES": {
+            "redis": {"BACKEND": "django_idempotency.stores.redis.RedisStore", "OPTIONS": {"CACHE": "keys"}},
+        }
+    }
+    caches["keys"].delete_pattern("*")
+    yield caches["keys"].client.get_client()
+    caches["keys"].delete_pattern("*")
+
+
+@pytest.fixture
+def heard():
+    """The errors that `operation_unsettled` was sent with."""
+    errors = []
+
+    def hear(error, **kwargs):
+        errors.append(error)
+
+    operation_unsettled.connect(hear)
+    yield errors
+    operation_unsettled.disconnect(hear)
+
+
+RUNS: list[str] = []
+WORK: list = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    yield
+    RUNS.clear()
+    WORK.clear()
+
+
+@once("send", key=str, scope=lambda key: "shop", store="redis", lease=timedelta(seconds=30))
+def send(key):
+    RUNS.append(key)
+    for work in WORK:
+        work()
+    return {"sent": key}
+
+
+def digest(key: str) -> bytes:
+    return Identity("shop", "send", key).digest
+
+
+def test_a_first_execution_takes_two_round_trips(redis, monkeypatch):
+    """Claim and completion; a replay takes one."""
+    send("warm")
+    sent = []
+    connection = redis.connection_pool.connection_class
+    send_packed = connection.send_packed_command
+
+    def counted(self, *args, **kwargs):
+        sent.append(self)
+        return send_packed(self, *args, **kwargs)
+
+    monkeypatch.setattr(connection, "send_packed_command", counted)
+
+    send("a")
+    assert len(sent) == 2
+    send("a")
+    assert len(sent) == 3
+    assert RUNS == ["warm", "a"]
+
+
+def test_scripts_are_loaded_once(redis):
+    """And again where the server has lost them."""
+    send("warm")
+    redis.script_flush()
+
+    assert send("a") == {"sent": "a"}
+    assert RUNS == ["warm", "a"]
+
+
+def test_the_aliass_prefix_and_version_count(redis):
+    """In every key."""
+    send("a")
+
+    keys = [key.decode() for key in redis.keys("*") if b"store-" in key and digest("a").hex().encode() in key]
+    [key] = keys
+    assert key.split(":")[1] == "7"
+    assert key.endswith(f"idempotency:{{{digest('a').hex()[:2]}}}:{digest('a').hex()}")
+
+
+def test_nothing_is_pickled(redis):
+    """The body is in the record as the handler gave it."""
+    send("a")
+
+    fields = redis.hgetall(stores["redis"]._keys(digest("a").hex())[0])
+    assert fields[b"body"] == b'{"sent":"a"}'
+    assert not any(value.startswith(b"\x80") and name != b"fingerprint" for name, value in fields.items())
+
+
+def test_a_record_expires(redis):
+    """Its time runs from its completion on, by the server's clock."""
+    send("a")
+
+    left = redis.pttl(stores["redis"]._keys(digest("a").hex())[0])
+    assert 0 <= timedelta(hours=24).total_seconds() * 1000 - left < 60_000
+
+
+def test_a_finished_claim_is_not_listed(redis):
+    """The set of claims holds what is in flight or without an outcome."""
+    WORK.append(lambda: RUNS.append(redis.zcard(stores["redis"]._keys(digest("a").hex())[1])))
+
+    send("a")
+
+    assert RUNS == ["a", 1]
+    assert redis.zcard(stores["redis"]._keys(digest("a").hex())[1]) == 0
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("make", [drf, plain], ids=["drf", "plain"])
+def test_a_view(api, serve, browser, make):
+    """Byte for byte, and the handler once."""
+    runs = []
+
+    def handler(request):
+        runs.append(request)
+        return HttpResponse(b"\x00\xff", status=201, headers={"X-Run": str(len(runs))})
+
+    serve(make(handler, store="redis"))
+    client = api if make is drf else browser
+    first, second = post(client), post(client)
+
+    assert (first.content, first["X-Run"], first.status_code) == (second.content, second["X-Run"], second.status_code)
+    assert [is_replay(first), is_replay(second)] == [False, True]
+    assert len(runs) == 1
+    assert post(client, {"amount": 99}).status_code == 422
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("status", [400, 403, 409, 422, 429, 500, 503])
+def test_an_answer_of_its_own_leaves_the_key_free(api, serve, status):
+    """The handler said no, or that it failed: it has answered by itself, and a retry runs."""
+    runs = []
+
+    def handler(request):
+        runs.append(request)
+        return Response({"run": len(runs)}, status=status)
+
+    serve(drf(handler, store="redis"))
+
+    assert [post(api).status_code for _ in range(2)] == [status, status]
+    assert len(runs) == 2
+
+
+def test_an_exception_of_its_own_leaves_the_key_free():
+    WORK.append(lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        send("a")
+    WORK.clear()
+
+    assert send("a") == {"sent": "a"}
+
+
+def test_an_answer_that_cannot_be_stored_is_uncertain(heard, caplog):
+    """The work was done: it is not run again by itself."""
+
+    @once("unstorable", key=str, store="redis")
+    def unstorable(key):
+        RUNS.append(key)
+        return object()
+
+    with pytest.raises(UnstorableResponse):
+        unstorable("a")
+    with pytest.raises(OutcomeUnknown):
+        unstorable("a")
+
+    assert RUNS == ["a"]
+    [error] = heard
+    assert isinstance(error, OutcomeUncertain)
+    assert "cannot be stored" in error.reason
+    assert "Unsettled" in caplog.text
+
+
+def test_a_handler_that_is_ended_is_uncertain(heard):
+    """SystemExit is how gunicorn ends a worker that takes too long."""
+    WORK.append(lambda: (_ for _ in ()).throw(SystemExit(1)))
+    with pytest.raises(SystemExit):
+        send("a")
+    WORK.clear()
+
+    with pytest.raises(OutcomeUnknown):
+        send("a")
+    assert RUNS == ["a"]
+    assert len(heard) == 1
+
+
+def test_uncertain_retry_runs_again(heard):
+    """Where the work is harmless to repeat."""
+
+    @once("harmless", key=str, store="redis", uncertain="retry")
+    def harmless(key):
+        RUNS.append(key)
+        if len(RUNS) == 1:
+            raise SystemExit
+        return len(RUNS)
+
+    with pytest.raises(SystemExit):
+        harmless("a")
+
+    assert [harmless("a"), harmless("a")] == [2, 2]
+
+
+def test_an_operator_lets_it_run_again():
+    WORK.append(lambda: (_ for _ in ()).throw(SystemExit(1)))
+    with pytest.raises(SystemExit):
+        send("a")
+    WORK.clear()
+    [record] = stores["redis"].unsettled(None, 10)
+    assert (record.key, record.scope, record.operation) == ("a", "shop", "send")
+
+    assert free(record, store="redis")
+
+    assert send("a") == {"sent": "a"}
+    assert stores["redis"].unsettled(None, 10) == []
+
+
+def test_an_operator_stores_an_answer():
+    """From then on retries get that."""
+    WORK.append(lambda: (_ for _ in ()).throw(SystemExit(1)))
+    with pytest.raises(SystemExit):
+        send("a")
+    [record] = stores["redis"].unsettled(None, 10)
+
+    assert settle(record, CompletionRecord(status=200, body=b'{"sent":"by hand"}'), store="redis")
+
+    assert send("a") == {"sent": "by hand"}
+    assert RUNS == ["a"]
+    assert stores["redis"].unsettled(None, 10) == []
+
+
+def test_a_call_inside_itself_joins():
+    """The same identity from its own handler runs, and the outer call records."""
+    WORK.append(lambda: WORK.clear() or send("a"))
+
+    assert send("a") == {"sent": "a"}
+    assert RUNS == ["a", "a"]
+    assert send("a") == {"sent": "a"}
+    assert len(RUNS) == 2
+
+
+def test_it_runs_without_a_database():
+    """No connection is asked for: this test has no access to one."""
+    assert send("a") == send("a")
+
+
+def test_eight_threads_execute_once():
+    """The others are told to come again."""
+    barrier = threading.Barrier(8)
+    WORK.append(lambda: threading.Event().wait(0.05))
+    answers = []
+
+    def race():
+        barrier.wait()
+        try:
+            answers.append(send("a"))
+        except Exception as error:
+            answers.append(type(error).__name__)
+
+    threads = [threading.Thread(target=race) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert RUNS == ["a"]
+    assert {str(answer) for answer in answers} <= {"{'sent': 'a'}", "RequestInProgress"}
+
+
+def test_the_driver_is_imported_where_it_is_used():
+    """A project without Redis does not pay for it."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, django\n"
+        "from django.conf import settings\n"
+        "settings.configure(INSTALLED_APPS=['django.contrib.contenttypes', 'django_idempotency'], SECRET_KEY='x',"
+        " DATABASES={'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': ':memory:'}})\n"
+        "django.setup()\n"
+        "import django_idempotency.engine\n"
+        "from django_idempotency.stores import stores; stores['default']\n"
+        "print(*{name.partition('.')[0] for name in sys.modules} & {'redis', 'django_redis', 'rest_framework'})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
