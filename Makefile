@@ -25,7 +25,7 @@ run: $(VENV)/.sample ## the same API with a seeded user and a week of traffic in
 	$(RUN) manage.py migrate
 	$(RUN) manage.py seed
 	$(RUN) manage.py seed_traffic
-	$(RUN) manage.py runserver
+	$(RUN) -m sample_project.services manage.py runserver
 
 test: $(VENV)/.test ## the suite on SQLite, PostgreSQL, MariaDB (where one runs) and Redis
 	$(RUN) -m tests $(ARGS)

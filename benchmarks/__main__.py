@@ -19,14 +19,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.page import DELAYS, DIRECT, Results, page
+from benchmarks.page import DELAYS, DIRECT, KEYS_IN_REDIS, REPLAY_CACHE, Results, page
 from benchmarks.wire import wire_to
 from tests import servers
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 NAME = f"idempotency_bench_{os.getpid()}"
 IMPORTS = 3  # pairs of processes for each run, with and without the app
-CASES = "bare atomic floor without_key first replay refused"
+CASES = "bare atomic floor without_key first replay canned refused"
+WITH_REDIS_CASES = "bare atomic without_key first replay canned refused"
 FAR_CASES = "atomic first replay"
 
 Find = Callable[[ExitStack, str], str]
@@ -35,11 +36,15 @@ DATABASES: dict[str, Find] = {
     "PostgreSQL": lambda stack, folder: servers.postgresql(stack).database_url(NAME),
     "MariaDB": lambda stack, folder: servers.mariadb(stack).database_url(NAME),
 }
-# Ways to a database by its name: what is said of them, and the environment that asks for them.
+# Ways to a database by its name: what is said of them, and the environment that asks for them. Those of `WITH_REDIS`
+# need a Redis, too.
 WAYS: dict[str, dict[str, dict[str, str]]] = {
     "SQLite": {"": {}},
     "PostgreSQL": {"": {}, ", `FOLD` off": {"FOLD": "0"}, ", no functions": {"ROUTINES": "0"}},
     "MariaDB": {"": {}, ", no procedures": {"ROUTINES": "0"}},
+}
+WITH_REDIS: dict[str, dict[str, dict[str, str]]] = {
+    "PostgreSQL": {REPLAY_CACHE: {"REPLAY_CACHE": "1"}, KEYS_IN_REDIS: {"KEYS": "redis"}},
 }
 
 # What an installed app adds to the start of a process that uses Django, DRF's views and the admin's apps anyway.
@@ -77,8 +82,14 @@ def main() -> int:
                     stack.callback(servers.drop_databases, urls[name], f"test_{NAME}")  # a run that failed leaves it
             except servers.Missing as missing:
                 print(f"left out: {name}: {missing}")
+        try:
+            redis = servers.redis(stack)
+            results.redis = redis.version
+        except servers.Missing as missing:
+            redis = None
+            print(f"left out: Redis: {missing}")
         results.start = added_start_time(results.runs * IMPORTS)
-        measure_all(results, urls)
+        measure_all(results, urls, redis and redis.url)
         if url := urls.get("PostgreSQL"):
             results.load = run("benchmarks.load", url, SECONDS=str(results.seconds))
     text = page(results)
@@ -87,7 +98,7 @@ def main() -> int:
     return 0 if urls else 1
 
 
-def measure_all(results: Results, urls: dict[str, str]) -> None:
+def measure_all(results: Results, urls: dict[str, str], redis: str | None) -> None:
     """Fill *results*, run by run, so that what else the machine does in a minute is not one way's alone."""
     each = str(max(results.rounds // results.runs, 1))
     for number in range(results.runs):
@@ -96,6 +107,10 @@ def measure_all(results: Results, urls: dict[str, str]) -> None:
                 print(f"run {number + 1} of {results.runs}: {name}{way}", file=sys.stderr)
                 result = run("benchmarks.measure", url, **environment, ROUNDS=each, CASES=CASES)
                 results.ways.setdefault((name, way), []).append(result)
+            for way, environment in WITH_REDIS.get(name, {}).items() if redis else ():
+                print(f"run {number + 1} of {results.runs}: {name}{way}", file=sys.stderr)
+                settings = environment | {"REDIS_URL": redis, "ROUNDS": each, "CASES": WITH_REDIS_CASES}
+                results.ways.setdefault((name, way), []).append(run("benchmarks.measure", url, **settings))
             if name == "PostgreSQL":
                 for delay in DELAYS:
                     print(f"run {number + 1} of {results.runs}: {name}, {delay:.0f} ms away", file=sys.stderr)
@@ -112,7 +127,7 @@ def run(module: str, url: str, **environment: str) -> Any:
     """What *module* prints as JSON, of the database at *url*, from a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", module],
-        env={**os.environ, **environment, "DATABASE_URL": url},
+        env={**os.environ, "REDIS_URL": "", **environment, "DATABASE_URL": url},
         check=True,
         stdout=subprocess.PIPE,
     )

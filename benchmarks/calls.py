@@ -26,6 +26,7 @@ class Answer:
 def database() -> Iterator[None]:
     """Inside, the database that `DATABASE_URL` names has all tables."""
     configure()
+    from django.core.cache import caches
     from django.db import connection
 
     from django_idempotency import statistics
@@ -35,6 +36,8 @@ def database() -> Iterator[None]:
         yield
     finally:
         statistics.flush()  # what is counted in memory, while there is a table for it
+        if "redis" in caches:
+            caches["redis"].delete_pattern("*")
         connection.close()
         connection.creation.destroy_test_db(connection.settings_dict["NAME"], verbosity=0)
 
@@ -108,6 +111,9 @@ class Caller:
 
     def floor(self) -> float:
         return self.expect("201", "floor", None, f"invoice {next(self._numbers)}")
+
+    def canned(self) -> float:
+        return self.expect("201", "canned", None, "the first")
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -4,8 +4,8 @@ One database's figures: whole DRF views with token authentication, called throug
 Each round calls every case once, in a shuffled order, and gives one ratio per case against the same round's view in
 `atomic`. The median of the ratios is the figure: the machine's speed drops out of it.
 
-`DATABASE_URL` names the database. `WIRE_PORT`, if set, is that of a proxy to its server, which is used as soon as the
-tables are there.
+`DATABASE_URL` names the database, `REDIS_URL` a Redis, if one is to be used. `WIRE_PORT`, if set, is that of a proxy to
+the database's server, which is used as soon as the tables are there.
 """
 
 import gc
@@ -18,8 +18,10 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
+from urllib.parse import urlsplit
 
 from benchmarks.calls import Caller, database
+from benchmarks.project import redis
 from benchmarks.wire import Wire
 
 WARM_UP = 40  # rounds
@@ -36,6 +38,7 @@ def main(rounds: int, names: Iterable[str]) -> dict[str, Any]:
     """Measure the cases *names* for that many *rounds*; the result is JSON."""
     with database():
         from django.db import connection
+        from django.test.utils import override_settings
 
         caller = Caller()
         cases: dict[str, Case] = {name: getattr(caller, name) for name in names}
@@ -58,7 +61,15 @@ def main(rounds: int, names: Iterable[str]) -> dict[str, Any]:
             cases["refused"] = refused  # type: ignore[assignment]  # or nothing would be held
         result["statements"] = {case: statements(caller, case, run) for case, run in cases.items()}
         if connection.vendor != "sqlite" and not port:
-            result["trips"] = trips(caller, cases)
+            wire = Wire(os.environ["DATABASE_URL"])
+            go_through(wire.port)
+            result["trips"] = trips(caller, cases, wire)
+        if url := os.environ.get("REDIS_URL"):
+            wire = Wire(url)
+            parts = urlsplit(url)
+            user, at, _ = parts.netloc.rpartition("@")
+            with override_settings(**redis(parts._replace(netloc=f"{user}{at}127.0.0.1:{wire.port}").geturl())):
+                result["redis_trips"] = trips(caller, cases, wire)
         return result
 
 
@@ -103,10 +114,8 @@ def statements(caller: Caller, case: str, run: Case) -> int:
         return min(count() for _ in range(COUNTED))
 
 
-def trips(caller: Caller, cases: dict[str, Case]) -> dict[str, int]:
-    """How often each case waits for the server, counted between the two."""
-    wire = Wire(os.environ["DATABASE_URL"])
-    go_through(wire.port)
+def trips(caller: Caller, cases: dict[str, Case], wire: Wire) -> dict[str, int]:
+    """How often each case waits for the server behind *wire*."""
     counted = {}
     for case, run in cases.items():
 

@@ -17,6 +17,9 @@ from benchmarks.profile import BARE, DRIVER, SERVER
 DELAYS = (1.0, 5.0)  # milliseconds that a round trip takes longer
 DIRECT = ("SQLite", "PostgreSQL")  # the databases whose driver the profile knows
 USUAL = ("PostgreSQL", "")  # what most projects run, if it is there
+# Ways of PostgreSQL that need a Redis.
+REPLAY_CACHE = ", `REPLAY_CACHE`"
+KEYS_IN_REDIS = ", keys in Redis"
 WIDTH = 120  # characters of a line
 
 # By what is asked: the way to the database, the case, and the largest ratio that is wanted.
@@ -26,7 +29,11 @@ WANTED = {
     "PostgreSQL, no functions, first": (("PostgreSQL", ", no functions"), "first", 1.5),
     "MariaDB, first": (("MariaDB", ""), "first", 1.5),
     "SQLite, first": (("SQLite", ""), "first", 1.35),
+    "PostgreSQL, `REPLAY_CACHE`, replay": (("PostgreSQL", REPLAY_CACHE), "replay", 0.45),
+    "keys in Redis, first": (("PostgreSQL", KEYS_IN_REDIS), "first", 1.35),
+    "keys in Redis, replay": (("PostgreSQL", KEYS_IN_REDIS), "replay", 0.5),
 }
+FLOORS = {"first": "floor", "replay": "canned"}
 WANTED_FAR = {"first": 1.12, "replay": 0.8}  # at the first of DELAYS
 
 Way = tuple[str, str]
@@ -40,6 +47,7 @@ class Results:
     runs: int
     seconds: float
     start: float = 0.0  # milliseconds that the app adds to `django.setup()`
+    redis: str = ""  # its name and version
     ways: dict[Way, list[dict[str, Any]]] = field(default_factory=dict)
     far: dict[float, list[dict[str, Any]]] = field(default_factory=dict)
     profile: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
@@ -56,6 +64,8 @@ def page(results: Results) -> str:
         "## Statements and round trips",
         *counts(results),
     ]
+    if results.redis and ("PostgreSQL", KEYS_IN_REDIS) in results.ways:
+        parts += ["## With a Redis", *with_redis(results)]
     if results.far:
         parts += ["## Further away", *far(results)]
     if results.load:
@@ -127,12 +137,23 @@ def databases(results: Results) -> list[str]:
                 f"{ratio(runs, 'replay'):.2f}x",
                 f"{ratio(runs, 'refused'):.2f}x" if "refused" in runs[0]["ratios"] else "waits",
                 f"{ratio(runs, 'without_key'):.2f}x",
-                f"{ratio(runs, 'floor'):.2f}x",
+                f"{ratio(runs, 'floor'):.2f}x" if "floor" in runs[0]["ratios"] else "",
+                f"{ratio(runs, 'canned'):.2f}x",
                 f"{ratio(runs, 'bare'):.2f}x",
                 f"{milliseconds(runs, 'atomic'):.2f} ms",
             ]
         )
-    head = ["database", "first", "replay", "refused", "without a key", "floor", "bare", "bare in `atomic`"]
+    head = [
+        "database",
+        "first",
+        "replay",
+        "refused",
+        "without a key",
+        "floor",
+        "floor of a replay",
+        "bare",
+        "bare in `atomic`",
+    ]
     widest = max((spread(runs, case) for runs in results.ways.values() for case in runs[0]["ratios"]), default=0)
     return [
         paragraph(
@@ -148,8 +169,11 @@ def databases(results: Results) -> list[str]:
             autocommit.""",
             """*floor*: the bare view in `atomic`, with one plain INSERT of a row like ours before the handler and one
             plain UPDATE of it after. No look-up, no lock, no digest: what two statements cost by whatever hand.""",
+            """*floor of a replay*: a view that authenticates by the token, and answers with bytes that it has at
+            hand.""",
             """*`FOLD` off*: BEGIN and COMMIT are sent by themselves. *no functions*, *no procedures*: without the
             server-side routines that a migration makes ([stores](stores.md)).""",
+            *(["*`REPLAY_CACHE`*, *keys in Redis*: see [below](#with-a-redis)."] if results.redis else []),
         ),
     ]
 
@@ -159,18 +183,55 @@ def counts(results: Results) -> list[str]:
     rows = []
     for (_, way), runs in results.ways.items():
         statements, trips = runs[0]["statements"], runs[0].get("trips", {})
+        to_redis = runs[0].get("redis_trips", {})
         cells = [
             f"{statements[case]}, {trips[case]}" if case in trips else str(statements.get(case, "")) for case in cases
+        ]
+        cells = [
+            f"{cell} + {to_redis[case]}" if to_redis.get(case) else cell
+            for cell, case in zip(cells, cases, strict=True)
         ]
         rows.append([runs[0]["server"] + way, *cells])
     return [
         paragraph(
             """Statements are the view's own (one for the token, one INSERT) and ours; BEGIN, COMMIT, SAVEPOINT and
             Django's SET autocommit are not counted. After the comma are round trips, of all that is sent: how often the
-            client waits for an answer of the server, counted between the two. SQLite has none."""
+            client waits for an answer of the server, counted between the two. SQLite has none. After the + are those to
+            Redis."""
         ),
         table(["database", *cases.values()], rows),
     ]
+
+
+def with_redis(results: Results) -> list[str]:
+    ways = {way: results.ways["PostgreSQL", way] for way in (REPLAY_CACHE, KEYS_IN_REDIS)}
+    rows = [
+        [
+            way.removeprefix(", "),
+            case,
+            f"{ratio(runs, case):.2f}x",
+            f"{statistics.median(beside_bare(runs, case)):.2f}x",
+        ]
+        for way, runs in ways.items()
+        for case in ("first", "replay")
+    ]
+    return [
+        paragraph(
+            """*`REPLAY_CACHE`*: keys and answers are in PostgreSQL, with the work, and a copy of each answer goes to
+            Redis after COMMIT. A replay reads that, and asks PostgreSQL for nothing but the user's token."""
+        ),
+        paragraph(
+            """*keys in Redis*: the RedisStore, which is for work that is not in the database, so it opens no
+            transaction. To compare with the other tables, the handler here is theirs, with its one INSERT, in
+            autocommit. The same handler without protection is *bare in autocommit*, which spares BEGIN and COMMIT."""
+        ),
+        table(["", "request", "of bare in `atomic`", "of bare in autocommit"], rows),
+    ]
+
+
+def beside_bare(runs: list[dict[str, Any]], case: str) -> list[float]:
+    """The ratios of *case* against the same round's bare view in autocommit."""
+    return [ours / bare for run in runs for ours, bare in zip(run["ratios"][case], run["ratios"]["bare"], strict=True)]
 
 
 def far(results: Results) -> list[str]:
@@ -269,7 +330,8 @@ def targets(results: Results) -> list[str]:
     for title, (way, case, wanted) in WANTED.items():
         if way in results.ways:
             runs = results.ways[way]
-            floor = f"{ratio(runs, 'floor'):.2f}x" if case == "first" else ""
+            floor = FLOORS[case]
+            floor = f"{ratio(runs, floor):.2f}x" if floor in runs[0]["ratios"] else ""
             rows.append([title, f"{wanted:.2f}x", f"{ratio(runs, case):.2f}x", met(ratio(runs, case), wanted), floor])
     if results.far:
         for case, wanted in WANTED_FAR.items():
@@ -300,7 +362,8 @@ def method(results: Results) -> list[str]:
         ),
         paragraph(
             f"""{datetime.datetime.now(tz=datetime.UTC).date()}, Python {platform.python_version()}, Django
-            {django.__version__}, Django REST framework {rest_framework.__version__}, {", ".join(drivers())}.
+            {django.__version__}, Django REST framework {rest_framework.__version__},
+            {", ".join([*drivers(), *([results.redis] if results.redis else [])])}.
             Installing the app adds {results.start:.0f} ms to `django.setup()`. `make bench` makes this page anew;
             `make bench-rivals` and `make bench-scale` make those [beside other packages](rivals.md) and
             [on scale](scale.md)."""
@@ -310,7 +373,7 @@ def method(results: Results) -> list[str]:
 
 def drivers() -> list[str]:
     """What else the figures depend on, with its version."""
-    return [f"{name} {metadata.version(name)}" for name in ("psycopg", "PyMySQL", "gunicorn")]
+    return [f"{name} {metadata.version(name)}" for name in ("psycopg", "PyMySQL", "gunicorn", "django-redis", "redis")]
 
 
 # --- Markdown ---

@@ -2,7 +2,8 @@
 Python's share of a protected request, by part: a stopwatch around each of our functions, in the place where it runs.
 
 A function's time is its own, without that of the functions inside it that have a stopwatch too, and without what the
-stopwatches add, which is measured beforehand. Figures are medians over all requests.
+stopwatches add, which is measured beforehand. Figures are medians over all requests. `--functions` prints a line for
+each function; with `REDIS_URL`, and `KEYS=redis` or `REPLAY_CACHE=1`, those of that way as well.
 """
 
 import gc
@@ -13,7 +14,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from importlib import import_module
 from typing import Any
@@ -65,13 +66,14 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
     "decisions": (
         "django_idempotency.engine:run",
-        "django_idempotency.engine:_execution_of",
+        "django_idempotency.engine:_execution",
         "django_idempotency.engine:_decide_until_final",
-        "django_idempotency.engine:_Try.once",
-        "django_idempotency.engine:_Try._claim_and_act",
-        "django_idempotency.engine:_Try._act",
-        "django_idempotency.engine:decide",
-        "django_idempotency.engine:settle",
+        "django_idempotency.executions:Execution.joined",
+        "django_idempotency.executions:Execution.act",
+        "django_idempotency.transactional:TransactionalExecution.once",
+        "django_idempotency.transactional:TransactionalExecution._claim_and_act",
+        "django_idempotency.transactional:decide",
+        "django_idempotency.transactional:settle",
     ),
     "claim": (
         f"{STORES}.database:DatabaseStore.database",
@@ -79,9 +81,10 @@ PARTS: dict[str, tuple[str, ...]] = {
         f"{STORES}.database:DatabaseStore.claim",
     ),
     "transaction and its watch": (
-        "django_idempotency.engine:atomic_phase",
-        "django_idempotency.engine:_Try._execute",
-        "django_idempotency.engine:OperationHandle",
+        "django_idempotency.transactional:atomic_phase",
+        "django_idempotency.transactional:TransactionalExecution.carry_out",
+        "django_idempotency.executions:Execution.run_handler",
+        "django_idempotency.executions:OperationHandle",
         "django_idempotency.transactions:Watch.__init__",
         "django_idempotency.transactions:Watch.__enter__",
         "django_idempotency.transactions:Watch.__exit__",
@@ -125,6 +128,44 @@ OF_THE_DATABASE = {
         ),
         SERVER: ("psycopg:Connection.wait",),
     },
+}
+
+# With `REDIS_URL`.
+OF_REDIS: dict[str, tuple[str, ...]] = {
+    "claim": (
+        f"{STORES}.redis:RedisStore.claim",
+        f"{STORES}.redis:RedisStore._claimed",
+        f"{STORES}.replay_cache:ReplayCache.get",
+        f"{STORES}.replay_cache:ReplayCache._read",
+    ),
+    "decisions": (
+        "django_idempotency.leased:LeasedExecution.once",
+        "django_idempotency.leased:decide",
+        "django_idempotency.leased:settle",
+    ),
+    "lease": (
+        "django_idempotency.leased:LeasedExecution.carry_out",
+        "django_idempotency.leased:LeasedExecution._complete",
+        "django_idempotency.leased:Lease",
+        "django_idempotency.leased:keeper.hold",
+        "django_idempotency.leased:keeper.drop",
+    ),
+    "record": (
+        f"{STORES}.redis:RedisStore.complete",
+        f"{STORES}.replay_cache:ReplayCache.put",
+        f"{STORES}.replay_cache:ReplayCache._written",
+    ),
+    "redis-py": (
+        "redis.commands.core:Script.__call__",
+        "redis:Redis.execute_command",
+        "redis.connection:ConnectionPool.get_connection",
+        "redis.connection:ConnectionPool.release",
+        "redis.connection:AbstractConnection.pack_command",
+        "redis.connection:AbstractConnection.can_read",
+        "redis.connection:AbstractConnection.send_packed_command",
+        "redis.connection:AbstractConnection.read_response",
+    ),
+    SERVER: ("redis._parsers.socket:SocketBuffer._read_from_socket",),
 }
 
 
@@ -181,6 +222,15 @@ class Stopwatch:
         self.own.clear()
 
 
+def merged(*groups: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """The functions of each part in all *groups*."""
+    parts: dict[str, tuple[str, ...]] = {}
+    for group in groups:
+        for part, functions in group.items():
+            parts[part] = parts.get(part, ()) + functions
+    return parts
+
+
 def main(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
     """Microseconds of each kind of request, by part and by function."""
     with database():
@@ -190,7 +240,7 @@ def main(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
 
         caller = Caller()
         cases = {"atomic": caller.atomic, "first": caller.first, "replay": caller.replay}
-        parts = PARTS | OF_THE_DATABASE[connection.vendor]
+        parts = merged(PARTS, OF_THE_DATABASE[connection.vendor], OF_REDIS if os.environ.get("REDIS_URL") else {})
         watch = Stopwatch()
         for functions in parts.values():
             for where in functions:

@@ -1,12 +1,43 @@
-"""A Django project of one payment view, bare and protected, on the database that `DATABASE_URL` names."""
+"""
+A Django project of one payment view, bare and protected, on the database that `DATABASE_URL` names.
+
+`KEYS=redis` keeps keys and answers at `REDIS_URL`, and `REPLAY_CACHE=1` a copy of the database's there.
+"""
 
 import os
+from typing import Any
 
 import dj_database_url
 import django
 from django.conf import settings
 
-PATHS = {"autocommit": "/bare/", "atomic": "/atomic/", "protected": "/protected/", "floor": "/floor/"}
+PATHS = {
+    "autocommit": "/bare/",
+    "atomic": "/atomic/",
+    "protected": "/protected/",
+    "floor": "/floor/",
+    "canned": "/canned/",
+}
+
+
+def redis(url: str | None = None) -> dict[str, Any]:
+    """The setting `CACHES`, where there is a Redis: at *url*, or at `REDIS_URL`."""
+    url = url or os.environ.get("REDIS_URL")
+    if not url:
+        return {}
+    caches = {
+        "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+        "redis": {
+            "BACKEND": "django_redis.cache.RedisCache",
+            "LOCATION": url,
+            "KEY_PREFIX": f"idempotency-bench-{os.getpid()}",
+        },
+    }
+    return {"CACHES": caches}
+
+
+def replay_cache() -> dict[str, str]:
+    return {"REPLAY_CACHE": "redis"} if os.environ.get("REPLAY_CACHE") == "1" else {}
 
 
 def configure() -> None:
@@ -31,13 +62,19 @@ def configure() -> None:
         ALLOWED_HOSTS=["*"],
         ROOT_URLCONF="benchmarks.payments.views",
         DATABASES={"default": database},
+        **redis(),
         IDEMPOTENCY={
             "STORES": {
                 "default": {
                     "BACKEND": "django_idempotency.stores.database.DatabaseStore",
-                    "OPTIONS": {"FOLD": os.environ.get("FOLD") != "0"},
-                }
-            }
+                    "OPTIONS": {"FOLD": os.environ.get("FOLD") != "0", **replay_cache()},
+                },
+                "redis": {
+                    "BACKEND": "django_idempotency.stores.redis.RedisStore",
+                    "OPTIONS": {"CACHE": "redis"},
+                },
+            },
+            "STORE": os.environ.get("KEYS", "default"),
         },
         USE_TZ=True,
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",

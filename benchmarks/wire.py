@@ -1,5 +1,5 @@
 """
-A proxy in front of a database, that counts round trips or makes them longer: `python -m benchmarks.wire URL SECONDS`.
+A proxy in front of a server, that counts round trips or makes them longer: `python -m benchmarks.wire URL SECONDS`.
 
 A round trip begins with what the client sends after the server has last answered: however many messages, it waits once.
 """
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-USUAL_PORTS = {"postgres": 5432, "postgresql": 5432, "mysql": 3306}
+USUAL_PORTS = {"postgres": 5432, "postgresql": 5432, "mysql": 3306, "redis": 6379}
 TIMER_SLACK = 29  # prctl's PR_SET_TIMERSLACK, of the calling thread
 
 

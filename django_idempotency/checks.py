@@ -22,7 +22,7 @@ W009 the key is no allowed header             W010 the replay header is not expo
 
 Views are those of the URLconf. One that cannot be imported is Django's own check's to report. Who may call a plain
 Django view is not told by its class, so W002 is about DRF views alone. E006, E009, E010, E012 to E014, W001, W004,
-W005, W007 and W011 to W015 are the stores' own; a Redis is asked by `manage.py check --deploy`, or with `--database`.
+W005, W007 and W011 to W015 are the stores' own; a Redis is asked by `manage.py check --deploy`.
 """
 
 import re
@@ -41,7 +41,6 @@ from django_idempotency.events import once_functions
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.placement import check_dispatch, check_layers, dispatch_layers, layers, module_of
 from django_idempotency.routes import Handler, View, has_mixin, views
-from django_idempotency.statistics import is_under_test
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import TransactionalStore
 
@@ -160,18 +159,14 @@ def check_databases(databases: Iterable[str] | None = None, **kwargs: object) ->
             largest = max(policy.max_body for policy in policies)
             for using in sorted(wanted & {*named_databases(policies), *own_database(store)}):
                 messages += store.check_database(using, largest)
-    if not is_under_test():  # whose Redis need keep nothing
-        messages += _asked()
     return messages
 
 
 @register(Tags.caches, deploy=True)
 def check_servers(**kwargs: object) -> list[CheckMessage]:
-    """What the servers behind the stores' caches say."""
-    return [] if check_setting() else _asked()
-
-
-def _asked() -> list[CheckMessage]:
+    """What the servers behind the stores' caches say. With --deploy only: elsewhere a Redis need keep nothing."""
+    if check_setting():
+        return []
     return [message for store in stores_in_use() for message in store.check_servers()]
 
 

@@ -31,7 +31,7 @@ logger = logging.getLogger("django_idempotency")
 class LeasedExecution(Execution[Value]):
     """One attempt's way through a store beside the databases."""
 
-    __slots__ = ("is_uncertain", "policy", "store", "token")
+    __slots__ = ("is_uncertain", "lease", "policy", "store", "token")
 
     using: None
 
@@ -53,7 +53,7 @@ class LeasedExecution(Execution[Value]):
     def once(self) -> Executed[Value] | Replayed | None:
         policy = self.policy
         claim = Claimed(self.token)
-        lease = Lease(self.store, self.attempt, claim, policy.lease)  # before the store's own begins
+        lease = self.lease = Lease(self.store, self.attempt, claim, policy.lease)  # before the store's own begins
         try:
             found = self.store.claim(self.attempt, self.token, policy.lease, take_over=policy.take_over)
         except Exception as error:
@@ -63,6 +63,9 @@ class LeasedExecution(Execution[Value]):
             keeper.release(lease, abandoned=True)
             logger.error("The store %r does not answer: %s", self.store.alias, error)
             raise StoreUnavailable from error
+        except BaseException:  # the worker's end, or a greenlet's, before the reply
+            keeper.release(lease, abandoned=True)
+            raise
         match found:
             case Unsettled(found_out=reason) if reason:
                 announcements.unsettled(None, self.attempt.identity, OutcomeUncertain(reason))
@@ -73,8 +76,13 @@ class LeasedExecution(Execution[Value]):
         decision = decide(found, self.attempt.fingerprint)
         if not isinstance(found, Claimed):
             return self.act(decision)
-        keeper.hold(lease)
         try:
+            try:
+                keeper.hold(lease)
+            except RuntimeError as error:  # without a thread it would run out while the handler runs
+                self._release(found)
+                logger.error("No thread is to be had to renew the lease of %s: %s", self.attempt.identity, error)
+                raise StoreUnavailable from error
             return self.act(decision)
         finally:
             keeper.drop(lease)
@@ -85,6 +93,12 @@ class LeasedExecution(Execution[Value]):
     def carry_out(self, claim: Claimed) -> Executed[Value] | Replayed:
         try:
             value = self.run_handler()
+        except OutcomeUncertain as error:
+            if error.about is None:  # the handler itself does not know
+                self._doubt(claim, error)
+            else:  # another operation's, which it has started
+                self._release(claim)
+            raise
         except Exception:
             self._release(claim)  # its own answer
             raise
@@ -134,6 +148,7 @@ class LeasedExecution(Execution[Value]):
 
     def _doubt(self, claim: Claimed, uncertain: OutcomeUncertain) -> None:
         self._announce_uncertain(uncertain)
+        keeper.drop(self.lease)  # a renewal would let it go on
         try:
             self.store.doubt(self.attempt, claim)
         except Exception as error:  # the lease runs out by itself

@@ -88,15 +88,18 @@ class LeaseKeeper:
         now = time.monotonic()
         with self._changed:
             self._held.discard(lease)
-            if len(self._releases) >= MAX_RELEASES:
-                oldest = self._releases.popleft()
-                logger.error("The key of %s could not be freed: too many wait", oldest.lease.attempt.identity)
-            self._releases.append(_Release(lease, abandoned, now + PATIENCE))
-            self._release_at = min(self._release_at, now + RETRY)
+            self._queue([_Release(lease, abandoned, now + PATIENCE)])
             try:
                 self._attend(self._release_at)
             except RuntimeError as error:  # the next lease brings a thread
                 logger.warning("There is no thread to free keys: %s", error)
+
+    def _queue(self, releases: list[_Release]) -> None:
+        self._releases.extend(releases)
+        self._release_at = min(self._release_at, time.monotonic() + RETRY)
+        while len(self._releases) > MAX_RELEASES:
+            oldest = self._releases.popleft()
+            logger.error("The key of %s could not be freed: too many wait", oldest.lease.attempt.identity)
 
     def _attend(self, moment: float) -> None:
         """Let the thread be there, and look at this *moment* at the latest."""
@@ -175,19 +178,21 @@ class LeaseKeeper:
         away: set[LeasedStore] = set()
         untried: list[_Release] = []
         failed: list[_Release] = []
-        while waiting:
-            release = waiting.popleft()
-            if release.lease.store in away:
-                untried.append(release)
-            elif not self._try_release(release):
-                away.add(release.lease.store)
-                failed.append(release)
-            self._renew_due()
-        kept = [*untried, *failed]  # so that each comes first in its turn: one node of a cluster may be away
-        if kept:
-            with self._changed:
-                self._releases.extend(kept)
-                self._release_at = min(self._release_at, time.monotonic() + RETRY)
+        try:
+            while waiting:
+                release = waiting.popleft()
+                if release.lease.store in away:
+                    untried.append(release)
+                elif not self._try_release(release):
+                    away.add(release.lease.store)
+                    failed.append(release)
+                self._renew_due()
+        finally:
+            # What failed comes last: of a cluster, one node may be away.
+            kept = [*untried, *waiting, *failed]
+            if kept:
+                with self._changed:
+                    self._queue(kept)
 
     def _try_release(self, release: _Release) -> bool:
         """Is it over? A release that has waited too long is."""

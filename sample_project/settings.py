@@ -5,6 +5,9 @@ SQLite serves without any set-up; `DATABASE_URL` names another database:
 
     DATABASE_URL=postgres://user:password@localhost:5432/payments
     DATABASE_URL=mysql://user:password@localhost:3306/payments
+
+Card payments alone need two more servers, a Redis or Valkey at `REDIS_URL` and the gateway at `GATEWAY_URL`: see
+`sample_project.services`. While one of them is away they are answered with 503.
 """
 
 import os
@@ -106,8 +109,26 @@ REST_FRAMEWORK = {
     "PAGE_SIZE": 50,
 }
 
+CACHES = {
+    "default": {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": os.environ.get("REDIS_URL") or "redis://127.0.0.1:6379/0",
+        "KEY_PREFIX": "sample",
+        "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 2, "SOCKET_TIMEOUT": 2},  # seconds that a request waits for it
+    }
+}
+
+# The fake one of `sample_project.gateway`; it charges nobody.
+GATEWAY_URL = os.environ.get("GATEWAY_URL") or "http://127.0.0.1:8100"
+GATEWAY_TIMEOUT = (2, 5)  # seconds: for a connection, for an answer
+
 # Everything else is the package's default: a key is remembered for a day unless a view says otherwise.
-IDEMPOTENCY = {"TTL": timedelta(hours=24)}
+IDEMPOTENCY = {
+    "STORES": {
+        "redis": {"BACKEND": "django_idempotency.stores.redis.RedisStore", "OPTIONS": {"CACHE": "default"}},
+    },
+    "TTL": timedelta(hours=24),
+}
 
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"

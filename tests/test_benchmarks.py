@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.page import KEYS_IN_REDIS, REPLAY_CACHE, Results, with_redis
 from benchmarks.wire import Wire
 
 ROOT = Path(__file__).parent.parent
@@ -77,3 +78,15 @@ def test_a_wire_counts_how_often_the_client_waits(ask):
 
         assert trips == 1
         assert seconds >= DELAY
+
+
+def test_a_store_in_redis_is_compared_with_both_bare_views():
+    """Each figure is a median of ratios within one round."""
+    run = {"ratios": {"bare": [0.5, 0.8, 1.0], "first": [1.0, 1.2, 1.3], "replay": [0.5, 0.4, 0.6]}}
+    results = Results(rounds=3, runs=1, seconds=0)
+    results.ways = {("PostgreSQL", way): [run] for way in (REPLAY_CACHE, KEYS_IN_REDIS)}
+
+    table = with_redis(results)[-1]
+
+    assert "| keys in Redis | first | 1.20x | 1.50x |" in table
+    assert "| `REPLAY_CACHE` | replay | 0.50x | 0.60x |" in table

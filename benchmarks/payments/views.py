@@ -4,6 +4,7 @@ import uuid
 from datetime import timedelta
 
 from django.db import connection, transaction
+from django.http import HttpResponse
 from django.urls import path
 from django.utils import timezone
 from rest_framework import serializers
@@ -15,6 +16,7 @@ from benchmarks.payments.models import Payment
 from benchmarks.project import PATHS
 from django_idempotency import idempotent
 
+CANNED = b'{"id":1,"amount":1200,"currency":"EUR","reference":"the first","created_at":"2026-11-25T04:00:00.000000Z"}'
 COLUMNS = (
     "digest",
     "fingerprint",
@@ -87,5 +89,12 @@ class TwoStatements(APIView):
         return response
 
 
-VIEWS = {"autocommit": Bare, "atomic": Atomic, "protected": Protected, "floor": TwoStatements}
+class Canned(APIView):
+    """The floor of a replay: who asks is authenticated, and gets an answer that is there already."""
+
+    def post(self, request: Request) -> HttpResponse:
+        return HttpResponse(CANNED, status=201, content_type="application/json")
+
+
+VIEWS = {"autocommit": Bare, "atomic": Atomic, "protected": Protected, "floor": TwoStatements, "canned": Canned}
 urlpatterns = [path(PATHS[name].removeprefix("/"), view.as_view()) for name, view in VIEWS.items()]

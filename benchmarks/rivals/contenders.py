@@ -66,6 +66,38 @@ class Ours(Contender):
         return type("Protected", (view,), {"post": idempotent(view.post)})
 
 
+class OursWithReplayCache(Ours):
+    keys_in = "PostgreSQL, with a replay cache in Redis"
+    needs_redis = True
+    configuration = "The same with the store's option `REPLAY_CACHE`."
+    redis_only = False
+
+    def settings(self, services: Services) -> dict[str, Any]:
+        stores = "django_idempotency.stores"
+        in_redis = {"BACKEND": f"{stores}.redis.RedisStore", "OPTIONS": {"CACHE": "redis"}}
+        cached = {"BACKEND": f"{stores}.database.DatabaseStore", "OPTIONS": {"REPLAY_CACHE": "redis"}}
+        return {
+            "CACHES": {
+                "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+                "redis": {
+                    "BACKEND": "django_redis.cache.RedisCache",
+                    "LOCATION": services.redis_url,
+                    "KEY_PREFIX": services.namespace,
+                },
+            },
+            "IDEMPOTENCY": {"STORES": {"default": in_redis if self.redis_only else cached}},
+        }
+
+
+class OursOnRedis(OursWithReplayCache):
+    keys_in = "Redis"
+    configuration = (
+        "The same on the RedisStore, which is for work that is not in the database. What a killed process has done it"
+        " cannot know: retries are refused until an operator has settled the outcome, or `uncertain` lets them run."
+    )
+    redis_only = True
+
+
 class Idemkit(Contender):
     package = "idemkit"
     requirements = ("idemkit[postgres,redis]",)
@@ -170,6 +202,8 @@ class DrfIdempotencykey(Contender):
 
 CONTENDERS: dict[str, Contender] = {
     "ours": Ours(),
+    "ours-replay-cache": OursWithReplayCache(),
+    "ours-redis": OursOnRedis(),
     "idemkit": Idemkit(),
     "idemkit-redis": IdemkitOnRedis(),
     "idemkit-redis-cache": IdemkitOnRedisWithCache(),

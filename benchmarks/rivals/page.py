@@ -87,12 +87,14 @@ def figures_of(entry: Entry) -> list[str]:
 
 def faster(tried: Sequence[Entry]) -> str:
     """Whose figures are below ours, in words."""
-    ours, *others = tried
+    ours = tried[0]
+    others = [entry for entry in tried if entry.contender.package != ours.contender.package]
     sentences = []
     for case, words in (("first", "First executions"), ("replay", "Replays")):
         ahead = [entry for entry in others if entry.ratio(case) < ours.ratio(case)]
         names = "; ".join(f"{entry.contender.package} with its keys in {entry.contender.keys_in}" for entry in ahead)
-        sentences.append(f"{words} faster than this package's: {names or 'none'}.")
+        own = f"this package's with its keys in {ours.contender.keys_in}"
+        sentences.append(f"{words} faster than {own}: {names or 'none'}.")
     return "\n".join(textwrap.wrap(" ".join(sentences), WIDTH, break_on_hyphens=False))
 
 

@@ -12,11 +12,14 @@ from types import FrameType
 
 import django
 
+from sample_project import services
+
 from .client import Request, send
 from .report import Report
 from .server import Server
 
 BALANCE = 50_000  # cents, of each customer
+GATEWAY_LOG = "gateway.jsonl"  # what it was asked, a line each
 PASSWORD = "sample-password"  # noqa: S105 - of customers that are made up here
 
 
@@ -30,9 +33,15 @@ def main() -> int:
         os.environ.setdefault("DJANGO_SETTINGS_MODULE", "sample_project.settings")
         if not os.environ.get("DATABASE_URL"):
             os.environ["DATABASE_URL"] = f"sqlite:///{directory / 'demo.sqlite3'}"
-        django.setup()
+        os.environ.pop("GATEWAY_URL", None)  # no other gateway is asked to charge cards twice
         try:
-            database = run(directory, report)
+            with (
+                (directory / GATEWAY_LOG).open("w") as log,
+                services.running(dict(os.environ), log=log) as environment,
+            ):
+                os.environ.update(environment)
+                django.setup()
+                database = run(directory, report)
         except Exception as error:  # the verdict is given whatever happens
             report.broke(error)
             database = "a database that could not be used"
@@ -79,12 +88,28 @@ def run(directory: Path, report: Report) -> str:
     try:
         with server:
             report.note(f"The payment API runs under gunicorn on port {server.address[1]}, with {database}.")
-            Demo(server=server, report=report, ann=customer("ann"), bob=customer("bob")).run()
+            report.note(f"The keys of card payments are in {key_server()}.")
+            Demo(
+                server=server,
+                report=report,
+                ann=customer("ann"),
+                bob=customer("bob"),
+                gateway_url=os.environ["GATEWAY_URL"],
+            ).run()
     finally:
         connection.close()
         if report.failures:
             print(f"\nThe server's log:\n{server.log.read_text()}")
+            print(f"\nThe gateway's log:\n{(directory / GATEWAY_LOG).read_text()}")
     return database
+
+
+def key_server() -> str:
+    """The name and the version of what `REDIS_URL` leads to."""
+    from django_redis import get_redis_connection
+
+    info = get_redis_connection("default").info("server")
+    return f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 gunicorn's configuration for the demo: how it says where it listens, and how one charge is held in the middle.
 
 The processes talk through files in `DEMO_DIRECTORY`, which appear by one atomic rename:
-`address`, `worker-<pid>` for a worker that is ready, `armed` -> `held-<pid>` for one that stands still.
+`address`, `worker-<pid>` for a worker that is ready, `armed` -> `held-<pid>` for one that stands still, `paying-<pid>`
+for one that is at a card payment.
 """
 
 import os
@@ -57,7 +58,17 @@ def post_worker_init(worker: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    (DIRECTORY / f"worker-{worker.pid}").unlink(missing_ok=True)
+    for name in ("worker", "paying"):
+        (DIRECTORY / f"{name}-{worker.pid}").unlink(missing_ok=True)
+
+
+def pre_request(worker: Any, request: Any) -> None:
+    if request.path.endswith("/card-payments/"):
+        announce(f"paying-{os.getpid()}")
+
+
+def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
+    (DIRECTORY / f"paying-{os.getpid()}").unlink(missing_ok=True)
 
 
 def hold_after_charge(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:

@@ -20,7 +20,7 @@ class Report:
         if not same:
             self.failures.append(f"step {self.steps}, {what}")
         verdict = "ok" if same else "NOT SO"
-        print(f"   {what:<34} expected {expected!s:<18} seen {seen!s:<18} {verdict}", flush=True)
+        print(f"   {what:<34} expected {expected!s:<19} seen {seen!s:<19} {verdict}", flush=True)
 
     def note(self, text: str) -> None:
         print(f"   {text}", flush=True)

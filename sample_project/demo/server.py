@@ -92,6 +92,16 @@ class Server:
         held = wait_for("a worker in the middle of a charge", lambda: [*self.directory.glob("held-*")])
         return int(held[0].name.removeprefix("held-"))
 
+    def paying_worker(self) -> int:
+        """The process id of the one worker that is at a card payment, when others have put theirs away."""
+
+        def look() -> list[Path]:
+            paying = [*self.directory.glob("paying-*")]
+            return paying if len(paying) == 1 else []
+
+        (paying,) = wait_for("one worker at a card payment", look)
+        return int(paying.name.removeprefix("paying-"))
+
     def release(self) -> None:
         """Let a worker that stands still go on."""
         for path in (self.directory / "armed", *self.directory.glob("held-*")):

@@ -14,6 +14,7 @@ from django.db import connection
 from sample_project.payments.invoices import InvoicePaid
 from sample_project.payments.models import Account, Charge
 
+from .card_steps import CardPayments
 from .client import Answer, LossyProxy, Request, reset, send, send_until_answered, sha
 from .report import Report
 from .server import WORKERS, Server
@@ -46,6 +47,15 @@ class Customer:
             key=key,
         )
 
+    def card_payment(self, reference: str, *, card: str) -> Request:
+        """A request with a key of its own."""
+        return Request(
+            path=f"/api/accounts/{self.account.pk}/card-payments/",
+            payload={"amount": 5000, "currency": self.account.currency, "card": card, "reference": reference},
+            token=self.token,
+            key=new_key(),
+        )
+
     def charges(self, reference: str) -> int:
         """Rows in the database, counted by a connection that the server knows nothing of."""
         return Charge.objects.filter(account=self.account, reference=reference).count()
@@ -60,9 +70,13 @@ class Demo:
     report: Report
     ann: Customer
     bob: Customer
+    gateway_url: str
 
     def run(self) -> None:
         first = self.ann.charge("order 1", key=new_key())
+        cards = CardPayments(
+            server=self.server, report=self.report, gateway_url=self.gateway_url, pay=self.ann.card_payment
+        )
         for step in (
             partial(self.a_charge_and_its_retry, first),
             partial(self.another_payload, first),
@@ -72,6 +86,7 @@ class Demo:
             self.a_client_that_hangs_up,
             self.a_lost_answer,
             self.a_decline,
+            *cards.steps(),
             self.the_books,
         ):
             try:

@@ -78,6 +78,19 @@ class TransferSerializer(serializers.ModelSerializer[Transfer]):
         return fields
 
 
+class CardPaymentSerializer(serializers.Serializer[Any]):
+    amount = AmountField()
+    currency = serializers.ChoiceField(choices=Currency.choices)
+    card = serializers.CharField(max_length=64, help_text="The gateway's name for a card, like tok_visa.")
+    reference = serializers.CharField(max_length=64, help_text="The caller's own name for it, such as an order.")
+
+    def validate_currency(self, currency: str) -> str:
+        account: Account = self.context["account"]
+        if currency != account.currency:
+            raise serializers.ValidationError(f"This account holds {account.currency}.")
+        return currency
+
+
 class StatementSerializer(serializers.Serializer[Any]):
     month = serializers.RegexField(r"^[12][0-9]{3}-(0[1-9]|1[0-2])$", help_text="Like 2026-11.")
     file = serializers.ChoiceField(choices=sorted(statements.FILES), default="csv")

@@ -2,7 +2,8 @@
 The API's views, protected in both forms: a whole class by the mixin, one function by the decorator.
 
 Nothing in their bodies knows of keys or retries. What they write and the answer that they return are
-committed together; a retry with the same key gets that answer.
+committed together; a retry with the same key gets that answer. `pay_by_card` alone has its work elsewhere, where no
+transaction reaches.
 """
 
 from datetime import timedelta
@@ -15,20 +16,21 @@ from django.shortcuts import get_object_or_404
 from django.utils.functional import cached_property
 from rest_framework import mixins, status, viewsets
 from rest_framework.decorators import action, api_view
-from rest_framework.exceptions import ValidationError
+from rest_framework.exceptions import APIException, ValidationError
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.reverse import reverse
 
 from django_idempotency import Policy, idempotent
-from django_idempotency.rest_framework import IdempotencyMixin
+from django_idempotency.rest_framework import IdempotencyMixin, IdempotentRequest
 
-from . import ledger, statements
+from . import cards, ledger, statements
 from .models import Account, Charge
 from .permissions import IsAccountOwner
 from .serializers import (
     AccountSerializer,
+    CardPaymentSerializer,
     ChargeSerializer,
     RefundSerializer,
     StatementSerializer,
@@ -143,3 +145,41 @@ def order_statement(request: Request, account_pk: int) -> Response | HttpRespons
         status=status.HTTP_201_CREATED,
         headers={"Content-Disposition": statements.disposition(month, file)},
     )
+
+
+class GatewayUnreachable(APIException):
+    status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+    default_detail = "The card gateway cannot be reached. No card was charged."
+
+
+class GatewaySilent(APIException):
+    status_code = status.HTTP_504_GATEWAY_TIMEOUT
+    default_detail = "The card gateway has not answered. Send the same request again to find out what it did."
+
+
+# The lease is renewed while the worker lives. It may be short, so that what has become of a dead one is soon asked.
+@api_view(["POST"])
+@idempotent(store="redis", required=True, lease=timedelta(seconds=5))
+def pay_by_card(request: IdempotentRequest, account_pk: int) -> Response:
+    """
+    Charge a card at the gateway; the money comes later, with an `invoice.paid` event. Nothing is written here, so the
+    key is kept in Redis. All that a handler raises frees its key:
+
+    - Unreachable, 503: nothing was sent, so a retry may run.
+    - Silent, 504: nobody knows. A retry may run only because it hands the gateway the same derived key, and so gets to
+      know what the first one did. Before a gateway without keys it would be `OutcomeUncertain`, not an answer.
+    - Killed: nothing is raised, the key is not free. 409 until somebody has looked at the gateway's books.
+    """
+    account = get_object_or_404(Account.objects.filter(owner=cast(User, request.user)), pk=account_pk)
+    serializer = CardPaymentSerializer(data=request.data, context={"account": account})
+    serializer.is_valid(raise_exception=True)
+    operation = request.idempotency
+    try:
+        code, answer = cards.charge(
+            serializer.validated_data, key=operation.derive_key("gateway") if operation else None
+        )
+    except cards.GatewayUnreachable as error:
+        raise GatewayUnreachable from error
+    except cards.GatewaySilent as error:
+        raise GatewaySilent from error
+    return Response(answer, status=code)

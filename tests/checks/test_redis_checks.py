@@ -1,4 +1,4 @@
-"""E012, E013, W011 to W016: stores beside the database, by their settings and, where asked, by their server."""
+"""E012 to E014, W011 to W016: stores beside the database, by their settings and, where asked, by their server."""
 
 import os
 from collections.abc import Callable
@@ -182,3 +182,13 @@ class Create(IdempotencyMixin, CreateAPIView):
 def test_E007_for_work_in_the_database(ids, keys):
     """A generic view's model is there, and its record is not."""
     assert ids(Create.as_view()) == ["E007"]
+
+
+def test_E014(settings, urls, ids, monkeypatch):
+    """A store for unit tests, where no test runs."""
+    urls()
+    settings.IDEMPOTENCY = {"STORES": {"mine": {"BACKEND": "django_idempotency.testing.memory.MemoryStore"}}}
+    assert ids() == []
+
+    monkeypatch.setattr("django_idempotency.testing.memory.is_under_test", lambda: False)
+    assert ids() == ["E014"]

@@ -7,19 +7,30 @@ A run with other settings passes them by.
 """
 
 import os
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.test.utils import override_settings
 
 if os.environ.get("DJANGO_SETTINGS_MODULE") == "sample_project.settings":
     from django.contrib.auth.models import User
+    from django.core.cache import caches
     from rest_framework.authtoken.models import Token
     from rest_framework.test import APIClient
 
+    from sample_project import gateway as fake
     from sample_project.payments.models import Account
 else:
     collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_passwords() -> Iterator[None]:
+    """The project's own way to hash a password takes longer than most tests."""
+    with override_settings(PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"]):
+        yield
 
 
 @pytest.fixture
@@ -71,3 +82,23 @@ def post(ann: "User", client_of: "Callable[[User], APIClient]") -> Callable[...,
         return (client or anns).post(path, payload, format="json", headers=headers)
 
     return post
+
+
+@pytest.fixture
+def redis(settings: Any) -> Iterator[None]:
+    """The Redis of `REDIS_URL` keeps this test's keys, apart from all others, and forgets them."""
+    if not os.environ.get("REDIS_URL"):
+        if os.environ.get("REQUIRE_SERVERS", "") not in ("", "0"):
+            pytest.fail("REDIS_URL names no server.")
+        pytest.skip("REDIS_URL names no server.")
+    settings.CACHES = {"default": {**settings.CACHES["default"], "KEY_PREFIX": f"test-{uuid.uuid4()}"}}
+    yield
+    caches["default"].delete_pattern("*")
+
+
+@pytest.fixture
+def gateway(settings: Any) -> "Iterator[fake.Gateway]":
+    """The card gateway, which is here, and so shows its books."""
+    with fake.running() as gateway:
+        settings.GATEWAY_URL = gateway.url
+        yield gateway

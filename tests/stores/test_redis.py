@@ -224,6 +224,36 @@ def test_a_handler_that_is_ended_is_uncertain(heard):
     assert len(heard) == 1
 
 
+def test_a_handler_may_say_that_it_does_not_know(heard):
+    """A gateway without keys of its own did not answer in time."""
+    WORK.append(lambda: (_ for _ in ()).throw(OutcomeUncertain("the gateway did not answer")))
+    with pytest.raises(OutcomeUncertain):
+        send("a")
+    WORK.clear()
+
+    with pytest.raises(OutcomeUnknown):
+        send("a")
+    assert RUNS == ["a"]
+    assert [error.reason for error in heard] == ["the gateway did not answer"]
+
+
+def test_another_operations_doubt_is_its_own(heard):
+    """The outer handler raised, which is its answer; the inner key stays claimed."""
+
+    @once("outer", key=str, store="redis")
+    def outer(key):
+        return send(key)
+
+    WORK.append(lambda: (_ for _ in ()).throw(OutcomeUncertain("the gateway did not answer")))
+    with pytest.raises(OutcomeUncertain):
+        outer("a")
+
+    with pytest.raises(OutcomeUnknown) as refused:
+        outer("a")
+    assert refused.value.about == Identity("shop", "send", "a")
+    assert len(heard) == 1
+
+
 def test_uncertain_retry_runs_again(heard):
     """Where the work is harmless to repeat."""
 

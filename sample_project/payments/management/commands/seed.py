@@ -24,6 +24,13 @@ Log in at {base}/api-auth/login/ and look around at {base}/api/, or call it:
 Send it again: the same answer, `Idempotency-Replayed: true`, and the balance moves once:
 
   curl {base}/api/accounts/{account}/ -H "Authorization: Token $TOKEN"
+
+Charge a card at the gateway (503 where none runs). tok_declined and tok_slow are cards, too:
+
+  curl -i {base}/api/accounts/{account}/card-payments/ \\
+    -H "Authorization: Token $TOKEN" -H 'Idempotency-Key: "top-up-1"' \\
+    -H 'Content-Type: application/json' \\
+    -d '{{"amount": 5000, "currency": "EUR", "card": "tok_visa", "reference": "top-up 1"}}'
 """
 
 

@@ -1,0 +1,236 @@
+"""A store for unit tests: claims and completion records in the memory of one process, no database and no server."""
+
+import os
+import threading
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.core.checks import CheckMessage, Error
+
+from django_idempotency.core.decision import Claimed, ClaimResult, Completed, InFlight, Unsettled
+from django_idempotency.core.keys import Attempt
+from django_idempotency.core.record import CompletionRecord
+from django_idempotency.exceptions import PolicyError, RequestInProgress
+from django_idempotency.models import IdempotencyRecord
+from django_idempotency.statistics import is_under_test
+from django_idempotency.stores.base import Fault, LeasedStore
+
+LEASE_ENDED = "its lease has run out, and it has not answered"
+
+# Of all such stores, so that a process can be forked at any time: no other thread holds it then.
+_lock = threading.RLock()
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What is stored for an identity: a claim, and with a *record* an answer."""
+
+    attempt: Attempt
+    token: str
+    executed_at: datetime
+    lease_ends: float
+    expires: float
+    told: bool = False  # somebody, that the outcome is uncertain
+    doubted: bool = False
+    record: CompletionRecord | None = None
+
+
+class MemoryStore(LeasedStore):
+    """
+    For tests that have neither a database nor a Redis: what it keeps is gone with its process, and no other process
+    sees it. The check E014 refuses it outside of tests.
+
+    It takes no options. A store serves all threads of its process.
+    """
+
+    def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
+        super().__init__(alias, options)
+        for name in options:
+            raise PolicyError(f"The MemoryStore {alias!r} has no option {name!r}: it takes none.")
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything, as for a new test."""
+        with _lock:
+            self._entries: dict[bytes, _Entry] = {}
+            self._turned_away: set[str] = set()  # tokens of claims that were abandoned, or that an operator ended
+            self._last = datetime.fromtimestamp(0, UTC)
+            self._ahead = 0.0
+
+    def advance(self, by: timedelta) -> None:
+        """Let the time *by* pass, for this store alone: leases run out, records expire."""
+        with _lock:
+            self._ahead += by.total_seconds()
+
+    def _clock(self) -> float:
+        return time.monotonic() + self._ahead
+
+    def _now(self) -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=self._ahead)
+
+    def _live(self, digest: bytes) -> _Entry | None:
+        entry = self._entries.get(digest)
+        if entry is not None and entry.expires <= self._clock():
+            del self._entries[digest]
+            return None
+        return entry
+
+    def _owned(self, attempt: Attempt, claim: Claimed) -> _Entry | None:
+        """The claim of *attempt*, if it is its token's and has no outcome."""
+        entry = self._live(attempt.identity.digest)
+        return entry if entry is not None and entry.token == claim.token and entry.record is None else None
+
+    # --- for requests ---
+
+    def claim(self, attempt: Attempt, token: str, lease: float, *, take_over: bool) -> ClaimResult:
+        with _lock:
+            entry = self._live(attempt.identity.digest)
+            if entry is None:
+                if token in self._turned_away:
+                    return InFlight(attempt.fingerprint)
+                self._enter(attempt, token, lease)
+                return Claimed(token)
+            fingerprint = entry.attempt.fingerprint
+            if entry.record is not None:
+                return Completed(entry.record, fingerprint)
+            if entry.token == token:
+                return Claimed(token)
+            if entry.lease_ends > self._clock() or token in self._turned_away:
+                return InFlight(fingerprint)
+            if take_over and fingerprint == attempt.fingerprint:
+                self._enter(attempt, token, lease)
+                return Claimed(token, taken_over=True)
+            told, entry.told = entry.told, True
+            return Unsettled(fingerprint, found_out="" if told else LEASE_ENDED)
+
+    def _enter(self, attempt: Attempt, token: str, lease: float) -> None:
+        # One execution is told from the next by its time, under a frozen clock too.
+        self._last = max(self._now(), self._last + timedelta(microseconds=1))
+        ends = self._clock() + lease
+        self._entries[attempt.identity.digest] = _Entry(attempt, token, self._last, ends, ends + attempt.ttl)
+
+    def complete(self, attempt: Attempt, claim: Claimed, record: CompletionRecord) -> CompletionRecord | None:
+        with _lock:
+            entry = self._live(attempt.identity.digest)
+            if entry is None and claim.token not in self._turned_away:
+                self._enter(attempt, claim.token, 0.0)
+            elif entry is None or entry.token != claim.token:
+                same = entry is not None and entry.attempt.fingerprint == attempt.fingerprint
+                return entry.record if entry is not None and same else None
+            entry = self._entries[attempt.identity.digest]
+            entry.record = record
+            entry.expires = self._clock() + attempt.ttl
+            return record
+
+    def release(self, attempt: Attempt, claim: Claimed) -> None:
+        with _lock:
+            if self._owned(attempt, claim):
+                del self._entries[attempt.identity.digest]
+
+    def abandon(self, attempt: Attempt, claim: Claimed, lease: float) -> None:
+        with _lock:
+            self.release(attempt, claim)
+            self._turned_away.add(claim.token)
+
+    def renew(self, attempt: Attempt, claim: Claimed, lease: float) -> bool:
+        with _lock:
+            entry = self._owned(attempt, claim)
+            if entry is None or entry.doubted:
+                return False
+            entry.lease_ends = self._clock() + lease
+            entry.expires = entry.lease_ends + attempt.ttl
+            entry.told = False
+            return True
+
+    def doubt(self, attempt: Attempt, claim: Claimed) -> None:
+        with _lock:
+            entry = self._owned(attempt, claim)
+            if entry is not None:
+                entry.lease_ends = self._clock()
+                entry.expires = entry.lease_ends + attempt.ttl
+                entry.told = entry.doubted = True
+
+    def classify(self, using: str | None, error: Exception) -> Fault:
+        return Fault.OTHER
+
+    # --- for operators ---
+
+    def find(self, using: str | None, digest: bytes) -> IdempotencyRecord | None:
+        with _lock:
+            entry = self._live(digest)
+            return None if entry is None or self._in_flight(entry) else self._shown(entry)
+
+    def unsettled(self, using: str | None, limit: int) -> list[IdempotencyRecord]:
+        with _lock:
+            live = [entry for digest in list(self._entries) if (entry := self._live(digest)) is not None]
+            overdue = [entry for entry in live if entry.record is None and not self._in_flight(entry)]
+            overdue.sort(key=lambda entry: entry.executed_at)
+            return [self._shown(entry) for entry in overdue[:limit]]
+
+    def free(self, using: str | None, digest: bytes, executed_at: datetime | None) -> bool:
+        with _lock:
+            entry = self._meant(digest, executed_at)
+            if entry is None:
+                return False
+            self._turned_away.add(entry.token)  # its owner may still come
+            del self._entries[digest]
+            return True
+
+    def settle(self, using: str | None, digest: bytes, executed_at: datetime | None, record: CompletionRecord) -> bool:
+        with _lock:
+            entry = self._meant(digest, executed_at)
+            if entry is None:
+                return False
+            if entry.record is not None:
+                raise RequestInProgress
+            self._turned_away.add(entry.token)
+            entry.token = ""
+            entry.record = record
+            entry.expires = self._clock() + entry.attempt.ttl
+            return True
+
+    def _meant(self, digest: bytes, executed_at: datetime | None) -> _Entry | None:
+        """What is stored. Raises `RequestInProgress` where it is in flight, or another execution than it was read."""
+        entry = self._live(digest)
+        if entry is not None and (self._in_flight(entry) or executed_at not in (None, entry.executed_at)):
+            raise RequestInProgress
+        return entry
+
+    def _in_flight(self, entry: _Entry) -> bool:
+        return entry.record is None and entry.lease_ends > self._clock()
+
+    def _shown(self, entry: _Entry) -> IdempotencyRecord:
+        now = self._now()
+        identity = entry.attempt.identity
+        shown = IdempotencyRecord(
+            digest=identity.digest,
+            scope=identity.scope,
+            operation=identity.operation,
+            key=identity.key,
+            fingerprint=entry.attempt.fingerprint,
+            request=entry.attempt.request,
+            request_id=entry.attempt.request_id,
+            executed_at=entry.executed_at,
+            expires_at=now + timedelta(seconds=entry.expires - self._clock()),
+        )
+        shown.now = now  # type: ignore[attr-defined]
+        if entry.record is not None:
+            shown.status, shown.head, shown.body = entry.record.status, entry.record.head(), entry.record.body
+        return shown
+
+    def check(self, databases: Collection[str] = ()) -> list[CheckMessage]:
+        if is_under_test():
+            return []
+        return [
+            Error(
+                f"The store {self.alias!r} is a MemoryStore, which keeps keys in the memory of one process: another"
+                " worker runs a retry again, and a restart forgets everything.",
+                hint="Configure it in the settings of the tests alone. The stores for servers are the DatabaseStore and"
+                " the RedisStore.",
+                id="django_idempotency.E014",
+            )
+        ]
