@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 RUN = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint types imports docs screenshots package bench bench-rivals bench-scale format clean
+.PHONY: help demo run test lint types imports docs screenshots package bench bench-rivals bench-scale faults format clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -64,6 +64,9 @@ bench-rivals: $(VENV)/.bench ## the same view under other packages, each from Py
 
 bench-scale: $(VENV)/.bench ## up to ten million records: speed, disk, purge and the admin (takes most of an hour)
 	$(RUN) -m benchmarks.scale $(ARGS)
+
+faults: $(VENV)/.test ## break network, workers and databases under load (KILLS=10000: so many kills on each database)
+	$(RUN) -m tests.faults $(ARGS)
 
 clean: ## remove all that these targets made
 	rm -rf $(VENV) $(VENV)-rivals build dist docs/_build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .tox

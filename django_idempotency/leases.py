@@ -60,13 +60,22 @@ class LeaseKeeper:
 
     def reset(self) -> None:
         """Forget all leases: they are another process's, which this one was forked from."""
-        self._changed = threading.Condition()
+        self._made: dict[str, threading.Condition] = {}
         self._held: set[Lease] = set()
         self._away: set[LeasedStore] = set()  # whose last renewal failed
         self._releases: deque[_Release] = deque()
         self._release_at = float("inf")
         self._thread: threading.Thread | None = None
         self._wakes = float("inf")  # when the thread looks again by itself
+
+    @property
+    def _changed(self) -> threading.Condition:
+        """
+        Made at its first use: a worker of gunicorn's with a preloaded application is forked first, and patches
+        `threading` for gevent then. What was made before would not tell one greenlet from another.
+        """
+        made = self._made.get("changed")
+        return made if made is not None else self._made.setdefault("changed", threading.Condition())
 
     def hold(self, lease: Lease) -> None:
         """Renew *lease* from now on. Raises `RuntimeError`, and holds nothing, where no thread is to be had."""

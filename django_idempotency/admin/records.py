@@ -6,21 +6,22 @@ from typing import Any
 from django.contrib import admin
 from django.contrib.admin import ShowFacets
 from django.contrib.admin.utils import unquote
+from django.contrib.admin.views.main import SEARCH_VAR
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.template.defaultfilters import filesizeformat
 from django.urls import URLPattern, path
 from django.utils.html import format_html, format_html_join
-from django.utils.safestring import mark_safe
 from django.utils.timesince import timeuntil
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from django_idempotency.admin.addresses import Address, has_records, usual
 from django_idempotency.admin.changelist import BoundedPaginator, RecordChangeList
-from django_idempotency.admin.decisions import DecisionViews
 from django_idempotency.admin.filters import DATABASE, DatabaseFilter, OperationFilter, StateFilter, StatusFilter
+from django_idempotency.admin.pages import breakable, told_if_away
+from django_idempotency.admin.unsettled import UnsettledPage
 from django_idempotency.core.keys import check_key, parse_key
 from django_idempotency.dashboard import dashboard_view
 from django_idempotency.exceptions import KeyInvalid
@@ -41,7 +42,7 @@ def asked(name: str, label: Any) -> Callable[[Any, Any], str]:
 
 
 @admin.register(IdempotencyRecord)
-class IdempotencyRecordAdmin(DecisionViews):
+class IdempotencyRecordAdmin(UnsettledPage):
     """
     Stored records, to be read. They are found by exact key or identity, by filters, and by the date of their expiry.
 
@@ -54,6 +55,7 @@ class IdempotencyRecordAdmin(DecisionViews):
     search_fields = ("key",)
     search_help_text = _(
         "An exact idempotency key, or an identity as logs show it (64 hexadecimal digits). Parts of a key find nothing."
+        " Stores outside the databases are asked for identities alone."
     )
     ordering = ("-expires_at",)
     sortable_by = ("time_left",)  # by an index
@@ -140,7 +142,7 @@ class IdempotencyRecordAdmin(DecisionViews):
 
     @admin.display(description=_("operation"))
     def shown_operation(self, record: IdempotencyRecord) -> str:
-        return format_html_join(mark_safe("/<wbr>"), "{}", [(part,) for part in record.operation.split("/")])
+        return breakable(record.operation)
 
     @admin.display(description=_("state"))
     def shown_state(self, record: IdempotencyRecord) -> str:
@@ -168,15 +170,30 @@ class IdempotencyRecordAdmin(DecisionViews):
         address = Address.parse(object_id)
         if address is None or from_field is not None:
             return None
+        of_history = request.resolver_match and request.resolver_match.url_name == self.url_name("history")
         may_see = self.has_response_permission(request)
-        hidden = () if may_see else ("head", "body")
-        records = self.get_queryset(request).using(address.using).defer(*hidden)
-        record = records.filter(pk=address.digest).first()
+        if address.store:
+            if not self.has_view_permission(request):
+                raise PermissionDenied  # before a server is asked, whose being away would be told
+            record = None if of_history else self.stored(address)
+        else:
+            hidden = () if may_see else ("head", "body")
+            records = self.get_queryset(request).using(address.using).defer(*hidden)
+            record = records.filter(pk=address.digest).first()
         if record is not None:
             record.presented = present(record, response=may_see)  # type: ignore[attr-defined]
-        elif request.resolver_match and request.resolver_match.url_name == self.url_name("history"):
+        elif of_history:
             return IdempotencyRecord(digest=address.digest)
         return record
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Of a record in a store that has no table, its store too; of what is not ours, nothing more than that."""
+        if obj is None or not Address.of(obj).store:
+            return super().get_fieldsets(request, obj)
+        if obj.presented.is_foreign:
+            return [(None, {"fields": ("shown_state", "kept_in", "identity", "answered_status")})]
+        [(_, first), *others] = super().get_fieldsets(request, obj)
+        return [(None, {**first, "fields": (*first["fields"], "kept_in")}), *others]
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
@@ -187,7 +204,18 @@ class IdempotencyRecordAdmin(DecisionViews):
         ]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        return super().changelist_view(request, {"dashboard_url": self.url("dashboard"), **(extra_context or {})})
+        context = {
+            "dashboard_url": self.url("dashboard"),
+            "unsettled_url": self.url("unsettled"),
+            "elsewhere": self.elsewhere(request, request.GET.get(SEARCH_VAR, "").strip()),
+        }
+        return super().changelist_view(request, {**context, **(extra_context or {})})
+
+    @told_if_away
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        return super().change_view(request, object_id, form_url, extra_context)
 
     def render_change_form(
         self,
@@ -216,6 +244,7 @@ class IdempotencyRecordAdmin(DecisionViews):
         """The counts of what was decided, over time."""
         return dashboard_view(self, request)
 
+    @told_if_away
     def body_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """The stored body as bytes to be kept, whatever they are: nothing that a browser would show or run."""
         # Before anything is looked for: who may not see it is not told whether it is there.
@@ -248,9 +277,17 @@ class IdempotencyRecordAdmin(DecisionViews):
     asked_fingerprint = asked("fingerprint", _("fingerprint"))
     identity = asked("identity", _("identity"))
 
+    @admin.display(description=_("store"))
+    def kept_in(self, record: Any) -> str:
+        return Address.of(record).store
+
     @admin.display(description=_("status"))
     def answered_status(self, record: Any) -> str:
         shown: Presented = record.presented
+        if shown.is_foreign:
+            return gettext("Unknown: what is stored here was not written by this package, or only in part.")
+        if shown.status is None and Address.of(record).store:
+            return gettext("Unknown: the handler did not answer, so what it did may have taken effect.")
         if shown.status is None:
             return gettext(
                 "Unknown: the handler ended the transaction by itself, so what it did may have taken effect."

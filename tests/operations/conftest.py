@@ -3,8 +3,9 @@ import pytest
 from django_idempotency import events
 from tests.app.serving import background, browser, client, edge, gate, protect, serve
 from tests.operations.pages import operator
+from tests.operations.redis_store import away, keys
 
-__all__ = ["background", "browser", "client", "edge", "gate", "operator", "protect", "serve"]
+__all__ = ["away", "background", "browser", "client", "edge", "gate", "keys", "operator", "protect", "serve"]
 
 
 @pytest.fixture(autouse=True)

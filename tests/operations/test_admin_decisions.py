@@ -180,7 +180,7 @@ def test_settled_to_keep_refusing(admin_client):
 
 
 @pytest.mark.parametrize("choice", ["", "refuse", "run-again\x00"])
-def test_a_decision_is_one_of_two(admin_client, choice):
+def test_a_decision_is_one_of_those_offered(admin_client, choice):
     record = make_unsettled()
 
     assert "Please correct the error below." in text(

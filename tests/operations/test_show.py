@@ -16,6 +16,7 @@ from django_idempotency.core.keys import Identity
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.models import IdempotencyRecord
 from tests.operations.records import ANSWER, record, save
+from tests.operations.redis_store import identity
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.django_db
@@ -91,6 +92,7 @@ def test_json():
     assert shown("key-1") == [
         {
             "database": "default",
+            "store": None,
             "identity": row.digest.hex(),
             "key": "key-1",
             "scope": "auth.user:1",
@@ -250,6 +252,64 @@ def test_a_terminal_without_unicode():
     out.flush()
 
     assert b"scope        zo\\xeb" in out.buffer.getvalue()
+
+
+def test_a_record_of_a_store(keys):
+    """Found by its identity, and by its key where scope and operation are given; as a row is shown."""
+    attempt = keys.attempt("key-1")
+    keys.complete(attempt)
+    keys.claim(keys.attempt("flying"))
+
+    text = show(identity(attempt), "--body")
+    assert text.startswith("Record 1 of 1, in store 'redis'\n")
+    assert values(text)["status"] == "201 Created"
+    assert '      "amount": 10\n' in text
+    of_request = ("--scope", "auth.user:1", "--operation", "POST charge/")
+    for arguments in (("key-1", *of_request), (identity(attempt).upper(),), (identity(attempt), *of_request)):
+        [found] = shown(*arguments)
+        assert (found["store"], found["database"], found["key"]) == ("redis", None, "key-1")
+    assert "in this scope or operation" in refusal(identity(attempt), "--scope", "auth.user:2")
+    assert "is in flight" in refusal("flying", *of_request)
+    assert refusal("key-1").endswith("For store 'redis', give an identity, or --scope and --operation with the key.")
+
+
+def test_stores_and_databases_that_are_named(keys):
+    """With a store, it alone is asked; with a database, no store beside it."""
+    attempt = keys.attempt("key-1")
+    keys.complete(attempt)
+    save([record("key-1", operation="POST charge/")])
+
+    def places(*arguments):
+        return [each["store"] or each["database"] for each in shown(identity(attempt), *arguments)]
+
+    assert places() == ["default", "redis"]
+    assert places("--store", "redis") == ["redis"]
+    assert places("--store", "default") == places("--database", "default") == ["default"]
+
+
+def test_what_is_not_the_stores_is_said_to_be_so(keys):
+    """Nothing but the identity is known of it, and nothing else is made up."""
+    attempt = keys.attempt()
+    keys.plant(attempt, "\x1b]0;owned\x07")
+
+    text = show(identity(attempt))
+    assert "was not written by this package" in text
+    assert "1970" not in text
+    assert all(line.isprintable() for line in text.splitlines())
+
+
+def test_a_store_that_does_not_answer_hides_no_other(keys, away, capsys):
+    """What others have is shown; then the error is said, with exit code 1."""
+    attempt = keys.attempt()
+    keys.complete(attempt)
+    out = StringIO()
+
+    with pytest.raises(CommandError, match=r"^Store 'away': ") as error:
+        call_command("idempotency_show", identity(attempt), stdout=out)
+
+    assert error.value.returncode == 1
+    assert "in store 'redis'" in out.getvalue()
+    assert refusal("0" * 64).startswith("Store 'away': ")
 
 
 def test_an_error_of_the_database_is_no_traceback(monkeypatch):

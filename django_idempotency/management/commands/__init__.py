@@ -1,1 +1,1 @@
-"""`idempotency_purge` and `idempotency_show`."""
+"""`idempotency_purge`, `idempotency_show` and `idempotency_unsettled`."""

@@ -1,21 +1,19 @@
 """`manage.py idempotency_show`: what was asked with a key, and what was answered."""
 
 import json
-import re
-from base64 import b64encode
-from collections.abc import Iterator
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import Error
 
-from django_idempotency.core.keys import MAX_KEY, UNSTORABLE, check_key
+from django_idempotency import places
+from django_idempotency.core.keys import MAX_KEY, UNSTORABLE, Identity, check_key
 from django_idempotency.exceptions import KeyInvalid
-from django_idempotency.management.arguments import add_database, chosen_databases, told
-from django_idempotency.models import IdempotencyRecord, RecordQuerySet
-from django_idempotency.presentation import Body, Presented, present, timed, visible
+from django_idempotency.management.arguments import IDENTITY, add_places, chosen_places, told
+from django_idempotency.management.describing import described, lines
+from django_idempotency.models import IdempotencyRecord
+from django_idempotency.places import Place
+from django_idempotency.presentation import present, timed, visible
 
-IDENTITY = re.compile(r"[0-9a-fA-F]{64}")
 COLUMN = 255  # characters of scope and operation that the table keeps
 
 
@@ -25,7 +23,8 @@ class Command(BaseCommand):
     requires_system_checks: tuple[str, ...] = ()  # their warnings are not what was asked for
 
     help = (
-        "Show every record of an idempotency key: what was asked, and what was answered. Exit codes: 0 shown; 1 nothing"
+        "Show every record of an idempotency key: what was asked, and what was answered. Stores outside the databases"
+        " are asked for an identity, or for a key with its --scope and --operation. Exit codes: 0 shown; 1 nothing"
         " found, or an error; 2 a bad argument. Stored headers are shown; stored bodies only with --body."
     )
 
@@ -44,7 +43,7 @@ class Command(BaseCommand):
             action="store_true",
             help="Write a JSON list of records. With --body, the exact bytes are in body.base64.",
         )
-        add_database(parser)
+        add_places(parser)
 
     def handle(self, **options: Any) -> None:
         key, scope, operation = options["key"], options["scope"], options["operation"]
@@ -52,32 +51,19 @@ class Command(BaseCommand):
         for name, value in {"--scope": scope, "--operation": operation}.items():
             if value is not None and UNSTORABLE.search(value):
                 raise CommandError(f"{name} has a character that no database stores: '{visible(value)}'.")
-        databases = chosen_databases(options["database"], self.warn)
-        found = []
-        for using in databases:
-            records = _records(using, wanted)
-            if scope is not None:
-                records = records.filter(scope=scope[:COLUMN])
-            if operation is not None:
-                records = records.filter(operation=operation[:COLUMN])
-            try:
-                found += [(using, record) for record in records]
-            except Error as error:
-                raise CommandError(told(using, error)) from error
-        if not found:
-            narrowed = " in this scope or operation" if scope is not None or operation is not None else ""
-            where = " or ".join(repr(using) for using in databases) or "any database"
-            raise CommandError(
-                f"No record of '{visible(key)}'{narrowed} in {where}: it was never used, was freed, or is purged."
-            )
-        shown = [(using, record, present(record, limit=None)) for using, record in found]
-        if options["json"]:
-            described = [_described(*each, body=options["body"]) for each in shown]
-            self.write(json.dumps(described, indent=2))
-        else:
-            for number, (using, _, presented) in enumerate(shown, 1):
-                title = f"Record {number} of {len(shown)}, in database {using!r}"
-                self.write("\n".join([title, *_lines(presented, body=options["body"]), ""]))
+        chosen = chosen_places(options["store"], options["database"], self.warn)
+        answers, errors = places.asked(chosen, lambda place: _records(place, wanted, scope, operation))
+        shown = [(place, row, present(row, limit=None)) for place, rows in answers for row in rows]
+        if shown and options["json"]:
+            self.write(json.dumps([described(*each, body=options["body"]) for each in shown], indent=2))
+        elif shown:
+            for number, (place, _, presented) in enumerate(shown, 1):
+                title = f"Record {number} of {len(shown)}, in {place}"
+                self.write("\n".join([title, *lines(presented, body=options["body"]), ""]))
+        if errors:
+            raise CommandError("\n".join(told(*each) for each in errors)) from errors[0][1]
+        if not shown:
+            raise CommandError(_nothing(key, scope, operation, chosen))
 
     def write(self, text: str) -> None:
         """To a terminal or a pipe of any encoding: what it does not have is spelled out."""
@@ -98,89 +84,44 @@ def _key(text: str) -> str:
         ) from None
 
 
-def _records(using: str, key: str) -> RecordQuerySet:
+def _records(place: Place, key: str, scope: str | None, operation: str | None) -> list[IdempotencyRecord]:
     """The records of *key*, or of the identity that it spells, the oldest first."""
-    records = timed(IdempotencyRecord.objects.using(using))
-    found = records.for_key(key).order_by("executed_at", "pk")
+    if place.using is None:
+        found = [place.find(digest) for digest in _digests(key, scope, operation)]
+        return [
+            record
+            for record in found
+            if record is not None and scope in (None, record.scope) and operation in (None, record.operation)
+        ][:1]
+    records = timed(IdempotencyRecord.objects.using(place.using))
+    if scope is not None:
+        records = records.filter(scope=scope[:COLUMN])
+    if operation is not None:
+        records = records.filter(operation=operation[:COLUMN])
     if IDENTITY.fullmatch(key):
         # Two look-ups by an index each: an OR of them could read the whole table. A key may look like an identity.
-        by_identity = records.filter(pk=bytes.fromhex(key))
-        return by_identity if by_identity.exists() else found
-    return found
+        by_identity = list(records.filter(pk=bytes.fromhex(key)))
+        if by_identity:
+            return by_identity
+    return list(records.for_key(key).order_by("executed_at", "pk"))
 
 
-def _lines(record: Presented, *, body: bool) -> Iterator[str]:
-    status = "unknown" if record.status is None else f"{record.status} {record.reason}".strip()
-    asked = " ".join(filter(None, (record.method, record.host, record.route)))
-    rows = {
-        "identity": record.identity,
-        "key": record.key,
-        "scope": record.scope,
-        "operation": record.operation,
-        "state": str(record.state.label),
-        "asked": asked or "without a request",
-        "fingerprint": record.fingerprint,
-        "request id": record.request_id or "none",
-        "executed": f"{record.executed_at:%Y-%m-%d %H:%M:%S %Z}",
-        "expires": f"{record.expires_at:%Y-%m-%d %H:%M:%S %Z}",
-        "status": status,
-    }
-    for name, value in rows.items():
-        yield f"  {name:12} {value}"
-    for problem in record.problems:
-        yield f"  {'problem':12} {problem}"
-    for name, header in record.headers or ():
-        yield f"  {'header':12} {name}: {'(computed anew)' if header is None else header}"
-    if record.body is not None:
-        yield f"  {'body':12} {_summary(record.body, body=body)}"
-        if body and record.body.text:
-            yield from (f"    {line}" for line in record.body.text.split("\n"))
+def _digests(key: str, scope: str | None, operation: str | None) -> list[bytes]:
+    """What a store that finds identities alone can be asked for: what *key* spells, and what it is part of."""
+    digests = [bytes.fromhex(key)] if IDENTITY.fullmatch(key) else []
+    if scope is not None and operation is not None:
+        digests.append(Identity(scope, operation, key).digest)
+    return digests
 
 
-def _summary(content: Body, *, body: bool) -> str:
-    if not content.size:
-        return "empty"
-    media_type = f", {content.media_type}" if content.media_type else ""
-    more = "" if body else "; --body shows it"
-    if body and not content.text:
-        more = "; --json --body has its bytes"
-    return f"{content.kind.value}, {content.size} bytes{media_type}{more}"
-
-
-def _described(using: str, row: IdempotencyRecord, record: Presented, *, body: bool) -> dict[str, Any]:
-    answer: dict[str, Any] | None = None
-    if record.status is not None:
-        answer = {
-            "status": record.status,
-            "reason": record.reason,
-            "headers": None if record.headers is None else [list(pair) for pair in record.headers],
-            "body": None if record.body is None else _body(record.body, bytes(row.body) if body else None),
-        }
-    return {
-        "database": using,
-        "identity": record.identity,
-        "key": record.key,
-        "scope": record.scope,
-        "operation": record.operation,
-        "state": record.state.value,
-        "method": record.method,
-        "host": record.host,
-        "route": record.route,
-        "fingerprint": record.fingerprint,
-        "request_id": record.request_id,
-        "executed_at": record.executed_at.isoformat(),
-        "expires_at": record.expires_at.isoformat(),
-        "answer": answer,
-        "problems": list(record.problems),
-    }
-
-
-def _body(content: Body, exact: bytes | None) -> dict[str, Any]:
-    described: dict[str, Any] = {
-        "kind": content.kind.value,
-        "media_type": content.media_type,
-        "size": content.size,
-    }
-    if exact is not None:
-        described |= {"text": content.text, "base64": b64encode(exact).decode()}
-    return described
+def _nothing(key: str, scope: str | None, operation: str | None, asked: list[Place]) -> str:
+    narrowed = " in this scope or operation" if scope is not None or operation is not None else ""
+    by_key_alone = not _digests(key, scope, operation)
+    unasked = [str(place) for place in asked if by_key_alone and place.using is None]
+    names = [repr(place.using) if place.using else str(place) for place in asked if str(place) not in unasked]
+    where = " or ".join(names) or "any database"
+    in_flight = "is in flight, " if any(place.using is None for place in asked) and not by_key_alone else ""
+    said = f"No record of '{visible(key)}'{narrowed} in {where}: it was never used, {in_flight}was freed, or is purged."
+    if unasked:
+        said += f" For {' and '.join(unasked)}, give an identity, or --scope and --operation with the key."
+    return said

@@ -1,0 +1,61 @@
+"""Which connections a process opens to the project's own databases and caches, and which to somebody else."""
+
+import socket
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from types import FrameType
+from urllib.parse import urlsplit
+
+from django.conf import settings
+
+DEFAULT_PORTS = {"redis": 6379, "rediss": 6379}
+# A connection that one of these opens is to the project's own database or cache.
+LAYERS = ("django.db.backends.", "django.core.cache.", "django_redis.", "django_idempotency.stores.")
+
+
+def is_projects_own(host: str, port: str) -> bool:
+    """
+    Is a connection that is being opened to *host* and *port* one to a database or cache of the settings?
+
+    Told by who opens it, from the frames of the call, and by the addresses of the caches.
+    """
+    return _opened_by_a_layer() or (host, port) in _resolved(tuple(_cache_locations()))
+
+
+def frames() -> Iterator[FrameType]:
+    """The frames that this is called from, the nearest first."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _opened_by_a_layer() -> bool:
+    return any(f"{frame.f_globals.get('__name__', '')}.".startswith(LAYERS) for frame in frames())
+
+
+def _cache_locations() -> Iterator[tuple[str, str]]:
+    for cache in settings.CACHES.values():
+        locations = cache.get("LOCATION") or ()
+        for location in [locations] if isinstance(locations, str) else locations:
+            for each in str(location).replace(",", ";").split(";"):
+                parts = urlsplit(each if "://" in each else f"//{each}")
+                try:
+                    port = parts.port or DEFAULT_PORTS.get(parts.scheme)
+                except ValueError:
+                    continue  # a path of Windows, or a table's name with a colon
+                if parts.hostname and port:
+                    yield parts.hostname, str(port)
+
+
+@lru_cache(maxsize=8)
+def _resolved(locations: tuple[tuple[str, str], ...]) -> frozenset[tuple[str, str]]:
+    """*locations*, as they are spelt and as the resolver has them."""
+    found = set(locations)
+    for host, port in locations:
+        try:
+            found |= {(str(info[4][0]), port) for info in socket.getaddrinfo(host, int(port))}
+        except OSError:
+            pass  # as good as the name itself
+    return frozenset(found)

@@ -1,0 +1,50 @@
+"""`assert_idempotent`: one request sent in every way in which clients send it again, and what must come of each."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from django_idempotency.testing.calls import Sender, new_key
+from django_idempotency.testing.observing import Observer
+from django_idempotency.testing.snapshots import LARGEST_TABLE
+from django_idempotency.testing.steps import DERIVED, Proof, Steps
+
+
+def assert_idempotent(
+    call: Sender,
+    *,
+    other_payload: Any = DERIVED,
+    other_user: Any = None,
+    required: bool | None = None,
+    key: str | Callable[[], str] = new_key,
+    effect: bool = True,
+    using: str | Iterable[str] | None = None,
+    ignore: Iterable[str] = (),
+    limit: int = LARGEST_TABLE,
+) -> Proof:
+    """
+    Prove that *call* takes effect once, however its client sends it: again after its transaction failed, as a
+    duplicate, with another payload, by another user, and, where the view asks for keys, without one or with a bad one.
+
+    After each of them the databases (*using*; all that the test may use by default) are compared by content, and so are
+    e-mails and caches in this process's memory.
+
+    *other_payload* is data for the call, or a call; by default the kit makes one, and None leaves it out. *other_user*
+    is a user, a client or a call. *required* is by default as the view's policy has it; False sends a request without a
+    key and expects it to run. *key* is the key, or makes it, for a view that wants it in a format. *effect* is False
+    for a call that changes nothing which the kit can see.
+
+    *ignore* names what may change with each request: tables and columns (`"audit_*"`, `"auth_user.last_seen"`), keys of
+    caches (`"cache:rl:*"`), headers (`"header:X-Served-By"`), `"mail"`. *limit* is the largest number of rows that a
+    table may have.
+
+    Raises `NotProved`, an `AssertionError`, with all that was found, and `TypeError` for another payload or user that
+    the call cannot be changed by.
+    """
+    observer = Observer(using=using, ignore=ignore, limit=limit)
+    trial = Steps(call, observer, key if isinstance(key, str) else key(), effect, tuple(ignore))
+    trial.first_run()
+    trial.duplicates()
+    trial.another_payload(other_payload)
+    trial.another_user(other_user)
+    trial.bad_keys(required)
+    return trial.verdict()

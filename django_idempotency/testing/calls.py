@@ -1,0 +1,294 @@
+"""
+What the kit sends: a `Call` describes one request, and any callable that takes a key and answers is a call too.
+
+A call knows nothing of the keys that it will be sent with, so one serves for duplicates, races and kills. A `Call` is
+plain data, and makes a client of its own for each request: a forked process can send it as well.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import urlencode
+
+from django.core.serializers.json import DjangoJSONEncoder
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.test import Client
+from django.test.client import BOUNDARY, MULTIPART_CONTENT, ClientHandler, encode_multipart
+from django.urls import Resolver404
+
+from django_idempotency import conf
+from django_idempotency.core.policy import POLICY, Policy
+from django_idempotency.exceptions import PolicyError, Refusal
+from django_idempotency.placement import layers
+
+JSON = "application/json"
+FORM = "application/x-www-form-urlencoded"
+LONGEST_BODY = 200  # characters of a body that are shown
+POLL = 0.01  # seconds between two tries of a client that is told to come again
+
+# Sends one request with the key, or without one where it is None, and returns the response (or what @once returns).
+Sender = Callable[[str | None], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """
+    One request, to be sent with any key: `Call.post("/payments/", {"amount": 10}, user=user)`.
+
+    *data* is sent as *content_type* says: JSON by default, a form, or multipart with files; text and bytes as they are.
+    Where the key travels in the payload, *data* is a callable that takes it, and *header* is None.
+
+    *user* is who sends it. The kit needs neither password nor session for that, and reads the user anew for each
+    request; DRF's authenticators do not run. Where they matter, send their *headers* (`Authorization`), or give a
+    *client* that is logged in, or a callable that makes one; it decides then who the user is.
+    """
+
+    method: str
+    path: str
+    data: Any = None
+    content_type: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+    user: Any = None
+    client: Client | Callable[[], Client] | None = None
+    header: str | None = "Idempotency-Key"
+
+    @classmethod
+    def post(cls, path: str, data: Any = None, **more: Any) -> "Call":
+        """A POST; *more* are the fields of a call."""
+        return cls(method="POST", path=path, data=data, **more)
+
+    @classmethod
+    def patch(cls, path: str, data: Any = None, **more: Any) -> "Call":
+        """A PATCH; *more* are the fields of a call."""
+        return cls(method="PATCH", path=path, data=data, **more)
+
+    @classmethod
+    def put(cls, path: str, data: Any = None, **more: Any) -> "Call":
+        """A PUT; *more* are the fields of a call."""
+        return cls(method="PUT", path=path, data=data, **more)
+
+    @classmethod
+    def delete(cls, path: str, data: Any = None, **more: Any) -> "Call":
+        """A DELETE; *more* are the fields of a call."""
+        return cls(method="DELETE", path=path, data=data, **more)
+
+    @classmethod
+    def get(cls, path: str, **more: Any) -> "Call":
+        """A GET, whose query stands in *path*; *more* are the fields of a call."""
+        return cls(method="GET", path=path, **more)
+
+    @classmethod
+    def head(cls, path: str, **more: Any) -> "Call":
+        """A HEAD; *more* are the fields of a call."""
+        return cls(method="HEAD", path=path, **more)
+
+    @classmethod
+    def options(cls, path: str, **more: Any) -> "Call":
+        """An OPTIONS; *more* are the fields of a call."""
+        return cls(method="OPTIONS", path=path, **more)
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+    def __call__(self, key: str | None) -> HttpResponseBase:
+        """Send the request with *key*, or without one where it is None. What the view raises is an answer of 500."""
+        headers = dict(self.headers)
+        if key is not None and self.header is not None:
+            headers[self.header] = key
+        body, content_type = self._encoded(key)
+        response: HttpResponseBase = self._sender().generic(
+            self.method, self.path, data=body, content_type=content_type, headers=headers
+        )
+        return response
+
+    def changed(self, **changes: Any) -> "Call":
+        """This call with some of its fields changed: `call.changed(data={"amount": 11})`."""
+        if "user" in changes and self.client is not None and "client" not in changes:
+            changes["client"] = None
+        return replace(self, **changes)
+
+    def with_other_payload(self) -> "Call":
+        """This call with a payload that differs by one member, or by its query where there is no payload to add to."""
+        if isinstance(self.data, Mapping):
+            return replace(self, data={**self.data, "of_another_request": "1"})
+        mark = "&" if "?" in self.path else "?"
+        return replace(self, path=f"{self.path}{mark}of_another_request=1")
+
+    def _sender(self) -> Client:
+        if self.client is None:
+            return _Visitor(self.user)
+        return self.client if isinstance(self.client, Client) else self.client()
+
+    def _encoded(self, key: str | None) -> tuple[Any, str]:
+        data = self.data(key) if callable(self.data) else self.data
+        if data is None:
+            return b"", self.content_type
+        if isinstance(data, (str, bytes)):
+            return data, self.content_type
+        if self.content_type.startswith("multipart/"):
+            for value in data.values():
+                for file in value if isinstance(value, (list, tuple)) else [value]:
+                    if hasattr(file, "seek"):
+                        file.seek(0)  # the request before has read it
+            return encode_multipart(BOUNDARY, data), MULTIPART_CONTENT
+        if self.content_type.startswith(FORM):
+            return urlencode(data, doseq=True), self.content_type
+        return json.dumps(data, cls=DjangoJSONEncoder), self.content_type
+
+
+class _Visitor(Client):
+    """A client of *user* that keeps nothing from one request to the next, and writes no session."""
+
+    def __init__(self, user: Any) -> None:
+        super().__init__(raise_request_exception=False)
+        self.handler = _VisitorHandler(user, enforce_csrf_checks=False)
+
+
+class _VisitorHandler(ClientHandler):
+    def __init__(self, user: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.user = user
+
+    def get_response(self, request: HttpRequest) -> Any:
+        if self.user is not None:
+            # Read anew, as an authenticator does: a handler may have changed the object, and been rolled back.
+            manager = getattr(type(self.user), "_base_manager", None)
+            user = manager.using(self.user._state.db).get(pk=self.user.pk) if manager is not None else self.user
+            request._cached_user = user  # type: ignore[attr-defined]  # AuthenticationMiddleware's
+            request._acached_user = user  # type: ignore[attr-defined]
+            request._force_auth_user = user  # type: ignore[attr-defined]  # DRF's force_authenticate
+        return super().get_response(request)
+
+
+# --- what comes back ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a client got. *error* is what a server would have logged; *code* the refusal's, where it can be read."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)  # lower-case names
+    body: bytes = b""
+    replayed: bool = False
+    code: str = ""
+    error: str = ""
+    method: str = ""
+    view: str = ""  # the dotted name of what was called
+
+    def __str__(self) -> str:
+        text = f"{self.status} {self.code}".rstrip()
+        if self.error:  # a server's page of an error says less
+            return f"{text} ({self.error})"
+        body = " ".join(self.body.decode(errors="replace").split())
+        return f"{text} {body if len(body) <= LONGEST_BODY else body[:LONGEST_BODY] + '…'}".rstrip()
+
+    @property
+    def is_result(self) -> bool:
+        """Is it what a function returned, such as one of `@once`? Nothing tells then whether it was replayed."""
+        return self.status == 200 and not self.method and not self.headers
+
+    @property
+    def in_progress(self) -> bool:
+        """Is the client told to come again: another request with this key runs, or the store is away?"""
+        return self.status in (409, 503) and (
+            self.code in ("request-in-progress", "store-unavailable")
+            or (not self.code and "retry-after" in self.headers)
+        )
+
+
+def new_key() -> str:
+    """A key that nobody has used: a random UUID."""
+    return str(uuid.uuid4())
+
+
+def send(call: Sender, key: str | None) -> Reply:
+    """The reply to *call* with *key*. What *call* raises is a reply as well: the refusal's, or a 500."""
+    try:
+        answer = call(key)
+    except Refusal as refusal:
+        return Reply(status=refusal.status, code=refusal.code, error=spelt(refusal))
+    except Exception as error:  # a client that raises the view's exceptions, as Django's own does
+        return Reply(status=500, error=spelt(error))
+    if isinstance(answer, HttpResponseBase):
+        return reply_of(answer)
+    return Reply(status=200, body=json.dumps(answer, cls=DjangoJSONEncoder, sort_keys=True).encode())
+
+
+def send_until_final(call: Sender, key: str | None, patience: float = 30) -> Reply:
+    """As `send`, by a client that comes again while it is told to, for *patience* seconds at most."""
+    tries_left = patience / POLL  # counted, because a test may have stopped the clock
+    while True:
+        reply = send(call, key)
+        tries_left -= 1
+        if not reply.in_progress or tries_left <= 0:
+            return reply
+        time.sleep(POLL)
+
+
+def spelt(error: BaseException) -> str:
+    """An exception, on one line."""
+    return f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def reply_of(response: Any) -> Reply:
+    """The reply that a test client's *response* is."""
+    body = b"".join(response.streaming_content) if response.streaming else response.content
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    raised = getattr(response, "exc_info", None)
+    match = _match(response)
+    request = getattr(response, "request", None) or {}
+    return Reply(
+        status=response.status_code,
+        headers=headers,
+        body=bytes(body),
+        replayed=any(headers.get(name.lower()) == "true" for name in _replayed_headers(match)),
+        code=_code(headers.get("content-type", ""), body) if response.status_code >= 400 else "",
+        error=spelt(raised[1]) if raised else "",
+        method=request.get("REQUEST_METHOD", ""),
+        view="" if match is None else match._func_path,
+    )
+
+
+def _match(response: Any) -> Any:
+    """How the request was resolved; None where it was not."""
+    match = getattr(response, "resolver_match", None)
+    try:
+        return match if getattr(match, "func", None) is not None else None  # it resolves when it is asked
+    except Resolver404:
+        return None
+
+
+def _code(content_type: str, body: bytes) -> str:
+    """The code of a refusal, where its body is an object that has one, as problem details do."""
+    if "json" not in content_type:
+        return ""
+    try:
+        told = json.loads(body)
+    except ValueError:
+        return ""
+    return str(told.get("code", "")) if isinstance(told, dict) else ""
+
+
+def _replayed_headers(match: Any) -> set[str]:
+    """The headers by which the view that was called may tell a replay."""
+    names = {conf.resolved().replayed_header}
+    if match is None:
+        return names
+    view_class = getattr(match.func, "cls", None) or getattr(match.func, "view_class", None)
+    of_class = getattr(view_class, "idempotency", None)
+    methods = [*(getattr(match.func, "actions", None) or {}).values(), *getattr(view_class, "http_method_names", ())]
+    for handler in (match.func, *(getattr(view_class, name, None) for name in methods)):
+        for layer in layers(handler):
+            policy = getattr(layer, POLICY, None)
+            levels = [each for each in (of_class, policy) if isinstance(each, Policy)]
+            if levels:
+                try:
+                    names.add(conf.resolved(*levels).replayed_header)
+                except PolicyError:
+                    pass  # the request itself has failed by it, and says so
+    return names

@@ -1,0 +1,95 @@
+"""
+Records of a key, found and let expire. Expiry is decided by the clock of the database, or of another store's server,
+which no library that freezes a test's time can move: so the record is moved instead.
+"""
+
+from datetime import UTC, datetime
+
+from django.db import router
+
+from django_idempotency import conf, maintenance
+from django_idempotency.core.keys import Identity
+from django_idempotency.models import IdempotencyRecord, RecordQuerySet
+from django_idempotency.stores import stores
+from django_idempotency.stores.base import LeasedStore
+from django_idempotency.stores.database import DatabaseStore
+
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def records(
+    key: str | None = None, *, scope: str | None = None, operation: str | None = None, using: str | None = None
+) -> RecordQuerySet:
+    """
+    The records of *key*, in the database *using* (by default the one that records are written to), or of all keys;
+    *scope* and *operation* pick some of them. Claims without an outcome are among them, their status is 0.
+    """
+    found = IdempotencyRecord.objects.using(using or router.db_for_write(IdempotencyRecord))
+    wanted = {"key": key, "scope": scope, "operation": operation}
+    return found.filter(**{name: value for name, value in wanted.items() if value is not None})
+
+
+def expire(
+    key: str | None = None,
+    *,
+    scope: str | None = None,
+    operation: str | None = None,
+    using: str | None = None,
+    store: str = "default",
+) -> int:
+    """
+    Let the `records` expire, so that the next request with each key runs, and return how many they were.
+
+    Of a *store* outside the database, which finds nothing by a key alone, *key*, *scope* and *operation* are needed
+    (`TypeError` without), and the record is freed.
+
+    Raises `LookupError` where there is none: a test that expires nothing proves nothing.
+    """
+    if isinstance(stores[store], LeasedStore):
+        count = int(_free(store, key, scope, operation))
+        kept = "not told by this store"
+    else:
+        found = records(key, scope=scope, operation=operation, using=using)
+        _leave_caches(found)
+        count = found.update(expires_at=LONG_AGO)
+        kept = ", ".join(records(using=using).values_list("key", flat=True)[:5]) or "none"
+    if not count:
+        wanted = {"key": key, "scope": scope, "operation": operation}
+        asked = ", ".join(f"{name} {value!r}" for name, value in wanted.items() if value is not None) or "any key"
+        raise LookupError(f"No record of {asked} is stored. Keys of records that are: {kept}.")
+    return count
+
+
+def forget(
+    key: str | None = None,
+    *,
+    scope: str | None = None,
+    operation: str | None = None,
+    using: str | None = None,
+    store: str = "default",
+) -> int:
+    """
+    Delete the `records`, as if their requests had never been sent, and return how many they were. *store* is as
+    `expire` has it.
+    """
+    if isinstance(stores[store], LeasedStore):
+        return int(_free(store, key, scope, operation))
+    found = records(key, scope=scope, operation=operation, using=using)
+    _leave_caches(found)
+    return found.delete()[0]
+
+
+def _free(store: str, key: str | None, scope: str | None, operation: str | None) -> bool:
+    if key is None or scope is None or operation is None:
+        raise TypeError(f"The store {store!r} finds a record by its key, scope and operation together: give all three.")
+    return maintenance.free(Identity(scope, operation, key).digest, store=store)
+
+
+def _leave_caches(found: RecordQuerySet) -> None:
+    """Take the records out of the replay caches, which would go on to answer for them."""
+    caches = [
+        store.replay_cache for store in map(stores.__getitem__, conf.stores()) if isinstance(store, DatabaseStore)
+    ]
+    for cache in filter(None, caches):
+        for digest in found.values_list("digest", flat=True):
+            cache.remove(found.db, bytes(digest))

@@ -1,0 +1,84 @@
+"""What the kit has to say: findings, each in words with its remedy, and the error that carries them all."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from textwrap import indent
+
+from django_idempotency.core.record import NEVER_STORED
+from django_idempotency.testing.calls import Reply
+
+# Remedies of mistakes that more than one assertion finds.
+PROTECT = "put @idempotent directly around the handler, or IdempotencyMixin on the class; see the page Getting started."
+OUTSIDE = (
+    "it runs before or around what @idempotent protects: in a middleware, in dispatch(), in another decorator, in a"
+    " permission or a throttle. Move it into the handler, so that a replay leaves it out. If it is no effect (a log of"
+    " requests), name its table in `ignore`."
+)
+
+# Headers that name one request, or count requests: middleware makes them anew for each answer.
+OF_ONE_REQUEST = NEVER_STORED | {
+    "age",
+    "content-length",
+    "server-timing",
+    "traceparent",
+    "x-correlation-id",
+    "x-request-id",
+    "x-response-time",
+    "x-runtime",
+    "x-trace-id",
+}
+COUNTING = ("ratelimit", "x-ratelimit")
+HEADER = "header:"  # in `ignore`, before a name
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that must not be: *what*, the *details* that show it, and what to do."""
+
+    what: str
+    details: tuple[str, ...] = ()
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        parts = [self.what, *(indent(line, "    ") for line in self.details)]
+        if self.remedy:
+            parts.append(f"  What to do: {self.remedy}")
+        return "\n".join(parts)
+
+
+class NotProved(AssertionError):
+    """A view does not keep what the assertion asks of it. The message is all that was found."""
+
+    def __init__(self, subject: str, findings: Iterable[Finding]) -> None:
+        self.subject = subject
+        self.findings = tuple(findings)
+        numbered = [f"{number}. {finding}" for number, finding in enumerate(self.findings, 1)]
+        super().__init__("\n\n".join([f"{subject}:", *numbered]))
+
+
+def difference(first: Reply, second: Reply, *, ignore: Iterable[str] = (), replayed_header: str = "") -> list[str]:
+    """In words, how *second* differs from *first*, of which it is to be a copy."""
+    return [*_differences(first, second, {*ignore}, replayed_header.lower())]
+
+
+def _differences(first: Reply, second: Reply, ignore: set[str], replayed_header: str) -> Iterator[str]:
+    if first.status != second.status:
+        yield f"status {first.status}, then {second.status}"
+    if first.body != second.body:
+        yield f"body {_excerpt(first.body, second.body)}, then {_excerpt(second.body, first.body)}"
+    left_out = {each.removeprefix(HEADER).lower() for each in ignore if each.startswith(HEADER)}
+    for name in sorted({*first.headers, *second.headers} - OF_ONE_REQUEST - left_out - {replayed_header}):
+        one, other = first.headers.get(name), second.headers.get(name)
+        if one != other and not name.startswith(COUNTING) and not (other == "true" and one is None and second.replayed):
+            yield f"header {name}: {one!r}, then {other!r}"
+
+
+AROUND, LONGEST = 20, 100  # bytes
+
+
+def _excerpt(body: bytes, other: bytes) -> str:
+    """*body*, about the place where it begins to differ from the *other*."""
+    at = next((i for i, (one, two) in enumerate(zip(body, other, strict=False)) if one != two), 0)
+    start = 0 if len(body) <= LONGEST else max(at - AROUND, 0)
+    text = body[start : start + LONGEST].decode(errors="replace")
+    return f"{'…' if start else ''}{text}{'…' if start + LONGEST < len(body) else ''}" if body else "(empty)"

@@ -1,0 +1,115 @@
+"""`assert_repeatable`: the verbs that are idempotent by definition, if their views keep to it."""
+
+from collections.abc import Iterable
+
+from django_idempotency.routes import SAFE
+from django_idempotency.testing.calls import Call, Reply, Sender
+from django_idempotency.testing.findings import Finding, NotProved
+from django_idempotency.testing.observing import Observer, Run, Seen
+from django_idempotency.testing.snapshots import LARGEST_TABLE, Changes
+
+GONE = (404, 410)
+LEADS_TO_ONE = frozenset({"PUT", "DELETE"})
+
+
+def assert_repeatable(
+    call: Sender,
+    times: int = 10,
+    *,
+    using: str | Iterable[str] | None = None,
+    ignore: Iterable[str] = (),
+    limit: int = LARGEST_TABLE,
+) -> None:
+    """
+    Prove that *call* may be sent *times* times without a key: GET, HEAD and OPTIONS change nothing, PUT and DELETE
+    leave the state that one of them leaves.
+
+    A row in which only a time of change has moved on is the same. *using*, *ignore* and *limit* are those of
+    `assert_idempotent`.
+
+    Raises `NotProved`, an `AssertionError`, with all that was found, and `ValueError` for fewer than two *times* and
+    for a method that is not repeatable by definition.
+    """
+    if times < 2:
+        raise ValueError(f"To repeat a request takes two times at least, not {times}.")
+    if isinstance(call, Call):
+        _refuse_other(call.method)
+    observer = Observer(using=using, ignore=ignore, limit=limit)
+    first = observer.send(call, None)
+    method = call.method if isinstance(call, Call) else first.reply.method
+    _refuse_other(method)
+    rest = [observer.send(call, None) for _ in range(times - 1)]
+    findings = _of_safe([first, *rest], method) if method in SAFE else _of_others(first, rest, method)
+    if findings:
+        name = str(call) if isinstance(call, Call) else method
+        view = f" ({first.reply.view})" if first.reply.view else ""
+        raise NotProved(f"{name}{view} is not repeatable", findings)
+
+
+def _refuse_other(method: str) -> None:
+    if method and method not in SAFE | LEADS_TO_ONE:
+        raise ValueError(
+            f"{method} is not repeatable by definition; prove with assert_idempotent that a key makes it so."
+        )
+
+
+def _of_safe(runs: list[Run], method: str) -> list[Finding]:
+    findings = [*_of_errors([run.reply for run in runs])]
+    for number, run in enumerate(runs, 1):
+        if seen := _less_times(run.seen, keep_new=True):
+            findings.append(
+                Finding(
+                    f"{method} is safe by definition, but request {number} changed something.",
+                    tuple(seen.lines()),
+                    "clients, proxies and crawlers repeat it at will. Count views elsewhere, change things under"
+                    " another method, or name a table of mere logs in `ignore`.",
+                )
+            )
+            break
+    return findings
+
+
+def _of_others(first: Run, rest: list[Run], method: str) -> list[Finding]:
+    findings = [*_of_errors([first.reply, *(run.reply for run in rest)])]
+    if first.reply.status in GONE and method == "DELETE":
+        findings.append(
+            Finding("There was nothing to delete.", (str(first.reply),), "give a call that finds something.")
+        )
+    for number, run in enumerate(rest, 2):
+        if seen := _less_times(run.seen):
+            findings.append(
+                Finding(
+                    f"{method} is idempotent by definition, but request {number} changed something again.",
+                    tuple(seen.lines()),
+                    "let it set a state and not add to one: update_or_create() by a key of the resource, no += and no"
+                    " create(). What must happen at each request belongs under POST.",
+                )
+            )
+            break
+        refused = run.reply.status >= 400 and not (method == "DELETE" and run.reply.status in GONE)
+        if refused and first.reply.status < 400:
+            findings.append(
+                Finding(
+                    f"Request {number} was answered {run.reply.status} after {first.reply.status}: a client that"
+                    " repeats it cannot tell that it is done.",
+                    (str(run.reply),),
+                )
+            )
+            break
+    return findings
+
+
+def _of_errors(replies: list[Reply]) -> list[Finding]:
+    for number, reply in enumerate(replies, 1):
+        if reply.status >= 500 or (number == 1 and reply.status in (400, 401, 403, 405, 415, 422)):
+            what = f"Request {number} was answered {reply.status}, so that nothing can be told."
+            return [Finding(what, (str(reply),), "give a call that the view accepts.")]
+    return []
+
+
+def _less_times(seen: Seen, *, keep_new: bool = False) -> Seen:
+    """What was seen, less rows in which only the time of change has moved on; of a safe method those count too."""
+    if keep_new:
+        return seen
+    changes: Changes = seen.changes.without_times()
+    return Seen(changes=changes, mails=seen.mails, cached=seen.cached, writes=seen.writes, threads=seen.threads)

@@ -1,0 +1,142 @@
+"""`@replayed`: an existing test of a view as a test of its replays, without a line changed in it."""
+
+from collections.abc import Callable, Iterable
+from contextlib import ContextDecorator
+from typing import Any, TypeVar, overload
+
+from django.test import Client
+from django.test.client import FakePayload
+
+from django_idempotency.edges.http import is_answer
+from django_idempotency.testing.calls import Reply, new_key, reply_of, send
+from django_idempotency.testing.findings import OUTSIDE, PROTECT, Finding, NotProved, difference
+from django_idempotency.testing.observing import Observer
+from django_idempotency.testing.snapshots import LARGEST_TABLE
+
+METHODS = ("POST", "PATCH")
+
+Test = TypeVar("Test", bound=Callable[..., Any] | type)
+
+
+@overload
+def replayed(test: Test, /) -> Test: ...
+@overload
+def replayed(
+    *,
+    methods: Iterable[str] = METHODS,
+    skip: Iterable[str] = (),
+    header: str = "Idempotency-Key",
+    using: str | Iterable[str] | None = None,
+    ignore: Iterable[str] = (),
+    limit: int = LARGEST_TABLE,
+) -> "Replaying": ...
+def replayed(test: Any = None, /, **options: Any) -> Any:
+    """
+    Let a test's clients send each request that its view answers with success a second time, with the same key: the
+    answer must be a replay of the first, and change nothing. The test itself sees the first answer.
+
+    On a test, on a class of tests, or as a context manager: `@replayed`, `@replayed(skip=["/login/"])`,
+    `with replayed():`. Django's client and DRF's are both meant. A request that carries a key keeps it, any other gets
+    one. *methods* are those that are sent again, *skip* the paths (with all below them) that are not; *header* carries
+    the key. *using*, *ignore* and *limit* are those of `assert_idempotent`.
+
+    Raises `NotProved`, an `AssertionError`, at the request that was not replayed; and at the end where no request was
+    sent again (but not for a class, in which some tests may only read).
+    """
+    replaying = Replaying(**options)
+    return replaying if test is None else replaying(test)
+
+
+class Replaying(ContextDecorator):
+    """What `replayed` makes: while it is entered, the requests of all clients are sent twice."""
+
+    def __init__(
+        self,
+        *,
+        methods: Iterable[str] = METHODS,
+        skip: Iterable[str] = (),
+        header: str = "Idempotency-Key",
+        using: str | Iterable[str] | None = None,
+        ignore: Iterable[str] = (),
+        limit: int = LARGEST_TABLE,
+        demand: bool = True,
+    ) -> None:
+        self.options: dict[str, Any] = {
+            "methods": frozenset(method.upper() for method in methods),
+            "skip": tuple(skip),
+            "header": header,
+            "using": using,
+            "ignore": tuple(ignore),
+            "limit": limit,
+        }
+        self.demand = demand
+        self.count = 0
+
+    def _recreate_cm(self) -> "Replaying":
+        return Replaying(**self.options, demand=self.demand)
+
+    def __call__(self, test: Any) -> Any:
+        if not isinstance(test, type):
+            return super().__call__(test)
+        each = Replaying(**self.options, demand=False)
+        for name in dir(test):
+            if name.startswith("test") and callable(getattr(test, name)):
+                setattr(test, name, each(getattr(test, name)))
+        return test
+
+    def __enter__(self) -> "Replaying":
+        self._real = real = Client.request
+
+        def request(client: Client, /, **environ: Any) -> Any:
+            return self._twice(client, environ) if self._concerns(environ) else real(client, **environ)
+
+        Client.request = request  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        Client.request = self._real  # type: ignore[method-assign]
+        if kind is None and self.demand and not self.count:
+            methods = ", ".join(sorted(self.options["methods"]))
+            raise NotProved(
+                "Nothing was replayed",
+                [Finding(f"The test sent no {methods} that was answered with success, so that none was sent again.")],
+            )
+
+    def _concerns(self, environ: dict[str, Any]) -> bool:
+        path = str(environ.get("PATH_INFO", ""))
+        below = (each.rstrip("/") for each in self.options["skip"])
+        return environ.get("REQUEST_METHOD") in self.options["methods"] and not any(
+            path.rstrip("/") == each or path.startswith(f"{each}/") for each in below
+        )
+
+    def _twice(self, client: Client, environ: dict[str, Any]) -> Any:
+        source = environ.pop("wsgi.input", None)
+        body = b"" if source is None else source.read()
+        environ.setdefault("HTTP_" + self.options["header"].upper().replace("-", "_"), new_key())
+
+        def request() -> Any:
+            return self._real(client, **environ, **({} if source is None else {"wsgi.input": FakePayload(body)}))
+
+        response = request()
+        first = reply_of(response)
+        if response.status_code >= 400 or first.replayed or not is_answer(response):
+            return response  # it was not kept, or is a copy already
+        self.count += 1
+        observer = Observer(using=self.options["using"], ignore=self.options["ignore"], limit=self.options["limit"])
+        again = observer.watch(lambda: send(lambda key: request(), None))
+        findings = self._judge(first, again.reply, tuple(again.seen.lines()))
+        if findings:
+            name = f"{environ.get('REQUEST_METHOD')} {environ.get('PATH_INFO')}"
+            raise NotProved(f"{name}{f' ({first.view})' if first.view else ''} is not replayed", findings)
+        return response
+
+    def _judge(self, first: Reply, again: Reply, changes: tuple[str, ...]) -> list[Finding]:
+        findings = []
+        if not again.replayed:
+            remedy = f"{PROTECT} A path that needs no protection is named in `skip`."
+            findings.append(Finding("The same request with the same key ran again.", (str(again), *changes), remedy))
+        elif changes:
+            findings.append(Finding("The replay changed something all the same.", changes, OUTSIDE))
+        if again.replayed and (told := difference(first, again, ignore=self.options["ignore"])):
+            findings.append(Finding("The replay differs from the first answer.", tuple(told)))
+        return findings

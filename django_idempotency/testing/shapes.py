@@ -1,0 +1,89 @@
+"""
+What is known of a table's columns: which make its primary key, which refer to other rows, which are made anew by each
+run. Of a model's table its fields tell; of any other the database's catalogue.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.apps import apps
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+# Written by the way, and by nobody's handler.
+UNSEEN = ("django_migrations", "django_content_type", "django_session")
+CONTAINERS = (dict, list, set, tuple, str, bytes, int, float, bool)  # as a default: a constant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """The columns of a table, by what they are for."""
+
+    key: tuple[str, ...] = ()  # the primary key's; none where the table has none
+    references: dict[str, tuple[str, str]] = field(default_factory=dict)  # column: the table and column it refers to
+    made: frozenset[str] = frozenset()  # another value in each run: numbers and random keys
+    stamps: frozenset[str] = frozenset()  # auto_now and auto_now_add
+    generic: frozenset[str] = frozenset()  # refer to a row of a table that another column names
+
+
+def own_tables() -> list[str]:
+    """The package's own tables."""
+    return [model._meta.db_table for model in apps.get_app_config("django_idempotency").get_models()]
+
+
+def shapes(connection: BaseDatabaseWrapper, cursor: Any, tables: Iterable[str]) -> dict[str, Shape]:
+    """The shape of each of *tables*, all of which are there."""
+    models_of = [model for model in apps.get_models(include_auto_created=True) if not model._meta.proxy]
+    # Several may share a table: the one that makes it knows it best.
+    known = {model._meta.db_table: model for model in sorted(models_of, key=lambda model: model._meta.managed)}
+    return {
+        table: _of_model(known[table]) if table in known else _of_catalogue(connection, cursor, table)
+        for table in tables
+    }
+
+
+def _of_model(model: type[models.Model]) -> Shape:
+    meta: Any = model._meta
+    fields = [each for each in meta.local_concrete_fields if each.column is not None]
+    return Shape(
+        key=tuple(each.column for each in meta.pk_fields),
+        references={
+            each.column: (each.target_field.model._meta.db_table, each.target_field.column)
+            for each in fields
+            if each.remote_field is not None and each.remote_field.model is not None
+        },
+        made=frozenset(each.column for each in fields if _is_made(each)),
+        stamps=frozenset(
+            each.column for each in fields if getattr(each, "auto_now", False) or getattr(each, "auto_now_add", False)
+        ),
+        generic=frozenset(
+            meta.get_field(each.fk_field).column for each in meta.private_fields if hasattr(each, "fk_field")
+        ),
+    )
+
+
+def _is_made(column: Any) -> bool:
+    if isinstance(column, models.AutoField | models.BigAutoField | models.SmallAutoField):
+        return True
+    default = None if column.default is models.NOT_PROVIDED else column.default
+    made = callable(default) and default not in CONTAINERS
+    return made and not isinstance(column, models.DateField | models.TimeField | models.JSONField)
+
+
+def _of_catalogue(connection: BaseDatabaseWrapper, cursor: Any, table: str) -> Shape:
+    introspection = connection.introspection
+    key = tuple(introspection.get_primary_key_columns(cursor, table) or ())
+    numbers = {
+        column.name
+        for column in introspection.get_table_description(cursor, table)
+        if "Integer" in str(introspection.get_field_type(column.type_code, column))
+        or "Auto" in str(introspection.get_field_type(column.type_code, column))
+    }
+    relations = introspection.get_relations(cursor, table)
+    return Shape(
+        key=key,
+        references={column: (to[1], to[0]) for column, to in relations.items()},
+        # A number alone is one that the database counts.
+        made=frozenset(key) if len(key) == 1 and key[0] in numbers and key[0] not in relations else frozenset(),
+    )

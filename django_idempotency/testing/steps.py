@@ -1,0 +1,289 @@
+"""The steps of `assert_idempotent`: what is sent, and what it proves or shows to be wrong."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from django.test import Client
+
+from django_idempotency.core.keys import MAX_KEY
+from django_idempotency.core.policy import DEFAULTS
+from django_idempotency.testing.calls import Call, Reply, Sender
+from django_idempotency.testing.findings import OUTSIDE, PROTECT, Finding, NotProved, difference
+from django_idempotency.testing.interruptions import Interruption, interruption
+from django_idempotency.testing.observing import Observer, Run
+
+DERIVED: Any = object()  # another payload than the call's own, which the kit makes
+TOO_LONG = "k" * (MAX_KEY + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What `assert_idempotent` has found in order, and what it could not try."""
+
+    subject: str
+    proved: tuple[str, ...]
+    not_tried: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """A line for each."""
+        lines = [self.subject, *(f"  proved: {each}" for each in self.proved)]
+        return "\n".join([*lines, *(f"  not tried: {each}" for each in self.not_tried)])
+
+
+class Steps:
+    """One call under trial. Each step adds what it found."""
+
+    def __init__(self, call: Sender, observer: Observer, key: str, effect: bool, ignore: tuple[str, ...]) -> None:
+        self.call = call
+        self.observer = observer
+        self.key = key
+        self.effect = effect
+        self.ignore = ignore
+        self.findings: list[Finding] = []
+        self.proved: list[str] = []
+        self.not_tried: list[str] = []
+        self.told = Interruption()
+        self.attempt: Run | None = None  # the request that failed at its end
+        self.reused: Reply | None = None  # what the same key got with another payload
+        self.known: set[str] = set()  # where a duplicate has left something
+
+    def find(self, what: str, details: Iterable[str] = (), remedy: str = "") -> None:
+        self.findings.append(Finding(what, tuple(details), remedy))
+
+    def prove(self, what: str, before: int) -> None:
+        """*what* is proved, if nothing was found since there were *before* findings."""
+        if len(self.findings) == before:
+            self.proved.append(what)
+
+    def send(self, call: Sender, key: str | None) -> Run:
+        return self.observer.send(call, key)
+
+    @property
+    def subject(self) -> str:
+        reply = getattr(self, "first", None) and self.first.reply
+        if isinstance(self.call, Call) or not reply:
+            name = str(self.call) if isinstance(self.call, Call) else getattr(self.call, "__qualname__", str(self.call))
+        else:
+            name = reply.method or "the call"
+        return f"{name} ({reply.view})" if reply and reply.view else name
+
+    def verdict(self) -> Proof:
+        if self.findings:
+            raise NotProved(f"{self.subject} is not idempotent", self.findings)
+        return Proof(self.subject, tuple(self.proved), tuple(self.not_tried))
+
+    # --- the steps ---
+
+    def first_run(self) -> None:
+        """Let the request fail at its end, and send it again: that is the execution which is then repeated."""
+        with interruption() as told:
+            attempt = self.send(self.call, self.key)
+        self.told = told
+        if not told.happened:
+            self.first = attempt
+            self.not_tried.append(
+                "a retry after an exception: its store is outside the database, and rolls nothing back"
+            )
+        else:
+            self.attempt = attempt
+            self._judge_attempts_answer(attempt)
+            self.first = self.send(self.call, self.key)
+        self._judge_first()
+
+    def _judge_attempts_effects(self, of_duplicate: set[str]) -> None:
+        """What a duplicate leaves as well is no matter of the transaction."""
+        attempt = self.attempt
+        if attempt is None:
+            return
+        if attempt.seen.places() - of_duplicate:
+            self.find(
+                "The request failed at its end and was rolled back, but something of it was left, which a retry does"
+                " once more.",
+                attempt.seen.lines(),
+                "no transaction of the view covers it: another database, a connection or thread of its own, an e-mail,"
+                " a cache. Write it in the transaction of the record (the option `using` names its database), and send"
+                " what must go out from there, or from an on_commit hook if it may be lost.",
+            )
+        elif not attempt.seen:
+            self.proved.append("a retry after an exception runs, and nothing of the attempt was left")
+
+    def _judge_attempts_answer(self, attempt: Run) -> None:
+        if attempt.reply.status < 400:
+            self.find(
+                f"The request failed at its end and was rolled back, but its client was told {attempt.reply.status}.",
+                [str(attempt.reply)],
+                "something around the view swallows exceptions. Let them propagate: the client must know that nothing"
+                " was done.",
+            )
+
+    def _judge_first(self) -> None:
+        reply, told = self.first.reply, self.told
+        if reply.replayed:
+            self._give_up(
+                "The first request was answered by a replay: its key was used before.", "use a key of its own."
+            )
+        if reply.status >= 500 or (reply.status >= 400 and not told.kept):
+            remedy = "give a call that the view accepts: only an answer that is kept can be replayed."
+            if reply.code in ("request-in-progress", "outcome-unknown"):
+                remedy = "let the handler leave the transaction alone: it ended it, so that its claim was left behind."
+            elif reply.status >= 500:
+                remedy = "let the handler succeed, and let its errors propagate."
+            self._give_up(f"The request itself was answered {reply.status}.", remedy, [str(reply)])
+        if told.protected and not told.kept:
+            self._give_up(
+                f"The request was answered {reply.status}, but that answer is not kept and the work was rolled back.",
+                "let `should_store` keep it, and do not call set_rollback(True) for a success.",
+                [str(reply)],
+            )
+        if self.effect and not self.first.seen:
+            self._give_up(
+                "The request changed nothing that can be seen, so that nothing can be told of a second effect.",
+                "give a call that does something; or name its database in `using`; or say effect=False where its work"
+                " leaves no trace here.",
+                [str(reply)],
+            )
+
+    def _give_up(self, what: str, remedy: str, details: Iterable[str] = ()) -> None:
+        self._judge_attempts_effects(set())
+        self.find(what, details, remedy)
+        self.verdict()
+
+    def duplicates(self) -> None:
+        """The same request again."""
+        before = len(self.findings)
+        again = self.send(self.call, self.key)
+        self._judge_attempts_effects(again.seen.places())
+        replayed = again.reply.replayed or (again.reply.is_result and not again.seen)
+        if replayed:
+            self.find_changes(again, "The duplicate was replayed, but it changed something all the same.", OUTSIDE)
+        elif again.seen:
+            self.find(
+                f"The duplicate ran: the same request with the same key took effect twice"
+                f"{f' in {again.reply.view}' if again.reply.view else ''}.",
+                again.seen.lines(),
+                PROTECT,
+            )
+        else:
+            self.find("The duplicate was not answered by a replay.", [str(again.reply)], PROTECT)
+        told = difference(
+            self.first.reply, again.reply, ignore=self.ignore, replayed_header=self._policy("replayed_header")
+        )
+        if told and (replayed or not again.seen):
+            self.find(
+                "The duplicate got another answer than the first request.",
+                told,
+                "what differs is made outside the protected handler, for each request anew (a counter, a clock, a"
+                " random value in a middleware or a decorator). Make it in the handler, or name the header in"
+                " `ignore`.",
+            )
+        self.prove("a duplicate gets the same answer and changes nothing", before)
+        if not replayed:
+            self.verdict()  # what follows would tell of the same mistake again
+
+    def another_payload(self, other: Any) -> None:
+        """The same key for something else."""
+        before = len(self.findings)
+        if other is DERIVED and isinstance(self.call, Call) and not callable(self.call.data):
+            changed: Sender = self.call.with_other_payload()
+        elif other is None or other is DERIVED:
+            self.not_tried.append("another payload: give one as `other_payload`")
+            return
+        else:
+            changed = self._variant("other_payload", other, "data")
+        run = self.send(changed, self.key)
+        self.reused = run.reply
+        if run.reply.replayed:
+            self.find(
+                "The same key with another payload got the first request's answer.",
+                [str(run.reply)],
+                "the option `fingerprint` leaves out what differs. If that is meant, give an `other_payload` that means"
+                " something else.",
+            )
+        elif run.reply.status != 422:
+            self.find(
+                f"The same key with another payload was answered {run.reply.status}, and not 422.", [str(run.reply)]
+            )
+        self.find_changes(run, "The same key with another payload changed something.", OUTSIDE)
+        self.prove("the same key with another payload is refused", before)
+
+    def another_user(self, other: Any) -> None:
+        """The same key, sent by somebody else; and, of a call that has a user, by nobody."""
+        before = len(self.findings)
+        if isinstance(self.call, Call) and self.call.user is not None:
+            self._judge_stranger("without credentials", self.call.changed(user=None))
+        if other is None:
+            self.not_tried.append("another user: give one as `other_user`")
+            return
+        field = "client" if isinstance(other, Client) else "user"
+        self._judge_stranger("sent by another user", self._variant("other_user", other, field))
+        self.prove("another user with the same key never gets the first one's answer", before)
+
+    def _judge_stranger(self, who: str, call: Sender) -> None:
+        run = self.send(call, self.key)
+        same = run.reply.body == self.first.reply.body and run.reply.body and not run.seen and self.effect
+        if run.reply.replayed or (same and run.reply.status < 400):
+            self.find(
+                f"The same key {who} got the first user's answer.",
+                [str(run.reply)],
+                "tell callers apart by the option `scope`, and let permissions decide before the handler.",
+            )
+        elif run.reply.status == 422 and (
+            run.reply.code == "key-reused" or (self.reused is not None and run.reply.body == self.reused.body)
+        ):
+            self.find(
+                f"The same key {who} met the first user's record: 422 tells that the key is in use.",
+                [str(run.reply)],
+                "tell callers apart by the option `scope`.",
+            )
+
+    def bad_keys(self, required: bool | None) -> None:
+        """No key, and one that cannot be a key."""
+        before = len(self.findings)
+        malformed = self.send(self.call, TOO_LONG)
+        if malformed.reply.status != 400:
+            self.find(
+                f"A malformed key (of {len(TOO_LONG)} characters) was answered {malformed.reply.status}, and not 400.",
+                [str(malformed.reply)],
+            )
+        self.find_changes(malformed, "A request with a malformed key changed something.", OUTSIDE)
+        self.prove("a malformed key is refused", before)
+        before = len(self.findings)
+        wanted = self._policy("required") if required is None else required
+        if required is None and not wanted:
+            self.not_tried.append("a request without a key, which the view lets run")
+            return
+        bare = self.send(self.call, None)
+        if wanted:
+            if bare.reply.status != 400:
+                self.find(
+                    f"A request without a key was answered {bare.reply.status}, and not 400.",
+                    [str(bare.reply)],
+                    "set the option `required`.",
+                )
+            self.find_changes(bare, "A request without a key changed something.", OUTSIDE)
+            self.prove("a request without a key is refused", before)
+        else:
+            if bare.reply.code == "key-missing" or bare.reply.status >= 500:
+                self.find(f"A request without a key was answered {bare.reply.status}.", [str(bare.reply)])
+            self.prove("a request without a key runs", before)
+
+    def find_changes(self, run: Run, what: str, remedy: str) -> None:
+        """Something changed, at a place where it has not been told yet."""
+        if run.seen.places() - self.known:
+            self.known |= run.seen.places()
+            self.find(what, run.seen.lines(), remedy)
+
+    # --- what it asks ---
+
+    def _policy(self, name: str) -> Any:
+        return DEFAULTS[name] if self.told.policy is None else getattr(self.told.policy, name)
+
+    def _variant(self, option: str, value: Any, field: str) -> Sender:
+        """The call with *value* for *field*; or *value*, where it is a call itself."""
+        if isinstance(value, Call) or (callable(value) and not isinstance(value, Client)):
+            changed: Sender = value
+            return changed
+        if not isinstance(self.call, Call):
+            raise TypeError(f"`{option}` must be a callable that takes a key, like the call itself, not {value!r}.")
+        return self.call.changed(**{field: value})

@@ -1,0 +1,86 @@
+"""
+A few of the faults, and a few dozen kills, on the database of this run: `make faults` makes all of them, at length.
+
+The server is the suite's own, so that it can be killed.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.app.serving import VENDOR
+from tests.faults import kills
+from tests.faults.catalogue import FAULTS, Fault
+from tests.faults.run import make
+from tests.faults.stage import Database, database
+from tests.servers import Missing
+
+pytestmark = [pytest.mark.kill, pytest.mark.slow]
+
+# What matters most on each, and how often it is made.
+CHOSEN = {
+    "postgresql": {"the reply to COMMIT is lost": 6, "the database is killed with -9 under load": 2},
+    "mariadb": {"COMMIT is lost on the way to the database": 6, "the database is killed with -9 under load": 2},
+    "sqlite": {"a gunicorn worker is killed with -9": 8, "an answer is lost on the way to the client": 10},
+}
+PLANTED = {
+    "postgresql": {"COMMIT is lost on the way to the database": 8},
+    "mariadb": {"COMMIT is lost on the way to the database": 8},
+    "sqlite": {"an answer is lost on the way to the client": 8},
+}
+KILLS = 60
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Database]:
+    try:
+        with database(VENDOR) as server:
+            yield server
+    except Missing as missing:
+        if os.environ.get("REQUIRE_SERVERS", "") not in ("", "0"):
+            raise
+        pytest.skip(f"no {VENDOR} of our own: {missing}")
+
+
+def chosen(table: dict[str, dict[str, int]]) -> list[Any]:
+    """The faults of *table* for this run's database, with their numbers."""
+    names = table.get(VENDOR, {})
+    return [pytest.param(fault, names[fault.name], id=fault.name) for fault in FAULTS if fault.name in names]
+
+
+@pytest.mark.parametrize(("fault", "rounds"), chosen(CHOSEN))
+def test_the_law_holds_under(server, tmp_path, fault: Fault, rounds: int):
+    """While clients pay and the fault is made: one effect and one answer per key, and every key is answered."""
+    seen = make(fault, VENDOR, server, tmp_path, rounds=rounds)
+
+    assert seen["violations"] == {}, seen["as"]
+    assert seen["faults"] > 0
+    assert seen["statuses"][201] >= seen["keys"] > 0
+
+
+@pytest.mark.parametrize(("fault", "rounds"), chosen(PLANTED))
+def test_a_planted_bug_is_caught_by(server, tmp_path, fault: Fault, rounds: int):
+    """The same fault and the same checker, and a mistake that this fault brings to light: it is reported."""
+    seen = make(fault, VENDOR, server, tmp_path, rounds=rounds, bug=fault.bug_on(VENDOR))
+
+    assert set(seen["violations"]) & set(fault.caught), seen
+
+
+def test_kills_at_any_point_and_instant(server, tmp_path: Path, count):
+    """Processes that die by SIGKILL at a statement or an instant, and their retries: one effect, one answer per key."""
+    seen = kills.kill(VENDOR, server, KILLS, tmp_path)
+    count(f"{VENDOR}, at random", kills=seen["kills"], violations=sum(seen["violations"].values()))
+
+    assert seen["violations"] == {}, seen["as"]
+    assert seen["kills"] >= KILLS
+    assert 0 < seen["instants"] < seen["kills"]
+
+
+def test_kills_catch_a_planted_bug(server, tmp_path: Path):
+    """A claim that is committed before its work is left behind by some kill, and the checker says so."""
+    seen = kills.kill(VENDOR, server, KILLS // 2, tmp_path, bug="early commit")
+
+    assert "a claim left behind" in seen["violations"]

@@ -1,0 +1,213 @@
+"""Views that a kill or a race betrays, each by one mistake, and views that are right: a URLconf."""
+
+import http.client
+import os
+import threading
+import time
+from multiprocessing import Value
+from typing import Any
+
+from django.conf import settings
+from django.core.mail import send_mail
+from django.db import DatabaseError, IntegrityError, connection, connections, transaction
+from django.db.models import F
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.urls import path
+from rest_framework.decorators import api_view
+from rest_framework.response import Response
+
+from django_idempotency import idempotent
+from django_idempotency.models import IdempotencyRecord
+from tests.app.models import Child, Payment, Unique
+
+ACCOUNT = "account"
+
+
+def pay() -> JsonResponse:
+    payment = Payment.objects.create(amount=10, reference="paid")
+    return JsonResponse({"id": payment.pk}, status=201)
+
+
+def pay_on_a_connection_of_ones_own(using: str) -> None:
+    try:
+        Payment.objects.using(using).create(amount=10, reference="thread")
+    finally:
+        connections[using].close()
+
+
+# --- right ---
+
+
+@idempotent(required=True)
+def right(request: HttpRequest) -> JsonResponse:
+    return pay()
+
+
+@api_view(["POST"])
+@idempotent(required=True)
+def transfer(request: Any) -> Response:
+    """Changes a row, deletes one, adds rows that refer to each other, undoes a savepoint."""
+    Payment.objects.filter(reference=ACCOUNT).update(amount=F("amount") - 10)
+    Unique.objects.filter(name="once").delete()
+    payment = Payment.objects.create(amount=10, reference=request.data["to"])
+    Child.objects.create(payment=payment)
+    try:
+        with transaction.atomic():
+            Payment.objects.create(amount=-1, reference="undone")
+            raise IntegrityError
+    except IntegrityError:
+        pass
+    return Response({"id": payment.pk}, status=201)
+
+
+@idempotent(required=True, using="other")
+def in_other(request: HttpRequest) -> JsonResponse:
+    Payment.objects.using("other").create(amount=10, reference="other")
+    return JsonResponse({}, status=201)
+
+
+# --- wrong ---
+
+
+@idempotent(required=True)
+def other_database(request: HttpRequest) -> JsonResponse:
+    Payment.objects.using("other").create(amount=10, reference="elsewhere")
+    return pay()
+
+
+@idempotent(required=True)
+def hook(request: HttpRequest) -> JsonResponse:
+    transaction.on_commit(lambda: Payment.objects.create(amount=10, reference="hook"))
+    return pay()
+
+
+@idempotent(required=True)
+def thread(request: HttpRequest) -> JsonResponse:
+    """The thread's connection commits by itself; on SQLite it would wait for the handler's, so it is another file's."""
+    using = "other" if connection.vendor == "sqlite" else "default"
+    worker = threading.Thread(target=pay_on_a_connection_of_ones_own, args=[using], name="worker")
+    worker.start()
+    worker.join()
+    return pay()
+
+
+@idempotent(required=True)
+def swallow(request: HttpRequest) -> JsonResponse:
+    try:
+        Unique.objects.create(name="taken")
+        Unique.objects.create(name="taken")
+    except DatabaseError:
+        pass  # this is the mistake
+    return JsonResponse({}, status=201)
+
+
+@idempotent(required=True)
+def e_mail(request: HttpRequest) -> JsonResponse:
+    send_mail("You paid", "Thank you.", "shop@example.com", ["payer@example.com"])
+    return pay()
+
+
+@idempotent(required=True)
+def e_mail_in_hook(request: HttpRequest) -> JsonResponse:
+    transaction.on_commit(lambda: send_mail("You paid", "Thanks.", "shop@example.com", ["payer@example.com"]))
+    return pay()
+
+
+def charge() -> None:
+    """Ask somebody else's server to do something, which no rollback takes back."""
+    gateway = http.client.HTTPConnection("127.0.0.1", settings.GATEWAY_PORT, timeout=10)
+    gateway.request("POST", "/charge")
+    gateway.getresponse().read()
+    gateway.close()
+
+
+@idempotent(required=True)
+def http_call(request: HttpRequest) -> JsonResponse:
+    charge()
+    return pay()
+
+
+@idempotent(required=True, store="redis")
+def in_redis(request: HttpRequest) -> JsonResponse:
+    charge()
+    return JsonResponse({"charged": True}, status=201)
+
+
+@idempotent(required=True)
+def file(request: HttpRequest) -> JsonResponse:
+    with open(settings.LEDGER, "a") as ledger:
+        ledger.write("paid\n")
+    return pay()
+
+
+def unprotected(request: HttpRequest) -> JsonResponse:
+    return pay()
+
+
+def unprotected_and_idle(request: HttpRequest) -> JsonResponse:
+    return JsonResponse({}, status=201)
+
+
+@idempotent(required=True)
+def refused(request: HttpRequest) -> JsonResponse:
+    return JsonResponse({}, status=400)
+
+
+def before(request: HttpRequest) -> JsonResponse:
+    """Writes before the protected view that it calls."""
+    Payment.objects.create(amount=1, reference="around")
+    return right(request)
+
+
+LOOKED, NEEDED = Value("i"), Value("i")  # shared with processes that are forked
+
+
+def wait_for_two() -> None:
+    """From now on `look_first` goes on only when two more requests have looked."""
+    NEEDED.value = LOOKED.value + 2
+
+
+def look_first(request: HttpRequest) -> JsonResponse:
+    """Writes unless a record is there already, which is true of all that come before the first commits."""
+    is_new = not IdempotencyRecord.objects.filter(key=request.headers["Idempotency-Key"]).exists()
+    with LOOKED.get_lock():
+        LOOKED.value += 1
+    if is_new:
+        Payment.objects.create(amount=1, reference="around")
+    return when_looked(request)
+
+
+@idempotent(required=True)
+def when_looked(request: HttpRequest) -> JsonResponse:
+    deadline = time.monotonic() + 30
+    while LOOKED.value < NEEDED.value and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return pay()
+
+
+def names_its_process(request: HttpRequest) -> HttpResponse:
+    response = right(request)
+    response.content += str(os.getpid()).encode()
+    return response
+
+
+urlpatterns = [
+    path("right/", right),
+    path("transfer/", transfer),
+    path("in-other/", in_other),
+    path("other-database/", other_database),
+    path("hook/", hook),
+    path("thread/", thread),
+    path("swallow/", swallow),
+    path("e-mail/", e_mail),
+    path("e-mail-in-hook/", e_mail_in_hook),
+    path("http-call/", http_call),
+    path("in-redis/", in_redis),
+    path("file/", file),
+    path("unprotected/", unprotected),
+    path("unprotected-and-idle/", unprotected_and_idle),
+    path("refused/", refused),
+    path("look-first/", look_first),
+    path("names-its-process/", names_its_process),
+    path("before/", before),
+]

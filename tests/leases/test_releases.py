@@ -1,0 +1,143 @@
+"""Keys that could not be freed, as their store was away, are freed when it answers."""
+
+import threading
+import time
+
+import pytest
+
+from django_idempotency import leases
+from tests.leases.recorder import Calls, Recorder, until
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Releases are tried again sooner than a server would like."""
+    monkeypatch.setattr(leases, "RETRY", 0.01)
+
+
+@pytest.mark.parametrize("abandoned", [False, True], ids=["release", "abandon"])
+def test_a_release_is_tried_until_the_store_answers(keeper, abandoned):
+    """A claim of which nobody knows whether it is one is abandoned, not only released. After the answer it is over."""
+    verb = "abandon" if abandoned else "release"
+
+    def answer(verb, key):
+        if len(store.calls.of(key)) < 4:
+            raise ConnectionError("away")
+
+    store = Recorder(answer)
+    keeper.release(store.lease("a", 30), abandoned=abandoned)
+    store.calls.wait(4, "a")
+    keeper.release(store.lease("b", 30))
+    store.calls.wait(4, "b")
+
+    assert {call.verb for call in store.calls.of("a")} == {verb}
+    assert len(store.calls.of("a")) == 4
+    assert not keeper._releases
+
+
+def test_what_is_released_is_not_renewed(keeper):
+    """Its handler has answered."""
+    store = Recorder()
+    lease = store.lease("a", 0.05)
+    keeper.hold(lease)
+    store.calls.wait(1, "a", "renew")
+
+    keeper.release(lease)
+
+    store.calls.wait(1, "a", "release")
+    after = [call.verb for call in store.calls.of("a")]
+    keeper.hold(store.lease("b", 0.05))
+    store.calls.wait(3, "b")
+    assert [call.verb for call in store.calls.of("a")] == after
+
+
+def test_a_release_is_given_up(keeper, monkeypatch, caplog):
+    """After a while it helps nobody: the lease has run out, and somebody was told. The log says which key it was."""
+    monkeypatch.setattr(leases, "PATIENCE", 0.05)
+
+    def answer(verb, key):
+        if key == "never":
+            raise ConnectionError("away")
+
+    store = Recorder(answer)
+    lease = store.lease("never", 30)
+    keeper.release(lease)
+    store.calls.wait(2, "never")
+    until(lambda: "could not be freed" in caplog.text)
+    before = len(store.calls.of("never"))
+    keeper.release(store.lease("other", 30))
+    store.calls.wait(1, "other")
+
+    assert len(store.calls.of("never")) == before
+    assert str(lease.attempt.identity) in caplog.text
+
+
+def test_the_number_of_releases_is_bounded(keeper, monkeypatch, caplog):
+    """A long outage does not fill the memory: the oldest go, and the log says which."""
+    monkeypatch.setattr(leases, "MAX_RELEASES", 3)
+    monkeypatch.setattr(leases, "RETRY", 1000.0)
+    store = Recorder()
+    waiting = [store.lease(str(number), 30) for number in range(5)]
+    for lease in waiting:
+        keeper.release(lease)
+
+    assert [release.lease for release in keeper._releases] == waiting[2:]
+    for lease in waiting[:2]:
+        assert str(lease.attempt.identity) in caplog.text
+
+
+def test_a_release_that_fails_holds_up_no_renewal(keeper):
+    """One call to a server that is away may last until its timeout: leases due by then come before the next."""
+    calls = Calls()
+    well = Recorder(calls=calls)
+    lease = well.lease("well", 0.2)
+
+    def answer(verb, key):
+        while time.monotonic() <= lease.due:
+            time.sleep(0.01)
+        raise ConnectionError("away")
+
+    away = Recorder(answer, calls)
+    for number in range(5):
+        keeper.release(away.lease(f"away {number}", 30))
+    keeper.hold(lease)
+
+    calls.wait(1, "well")
+
+    assert [call.key for call in calls.of()][:2] == ["away 0", "well"]
+
+
+def test_a_release_that_fails_holds_up_no_other_stores_releases(keeper):
+    """In one round a store that is away is asked once; the next round begins with another of its keys."""
+    calls = Calls()
+
+    def answer(verb, key):
+        raise ConnectionError("away")
+
+    away, well = Recorder(answer, calls), Recorder(calls=calls)
+    for number in range(4):
+        keeper.release(away.lease(f"away {number}", 30))
+    keeper.release(well.lease("well", 30))
+
+    calls.wait(1, "well")
+    calls.wait(4, verb="release")
+
+    before = [call.key for call in calls.of()]
+    assert before.index("well") <= 1
+    for number in range(4):
+        calls.wait(1, f"away {number}")
+
+
+def test_a_release_waits_for_no_thread(keeper, monkeypatch):
+    """The system has no thread left to give: the handler's answer is not lost for that; the next lease brings one."""
+
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    store = Recorder()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        keeper.release(store.lease("a", 30))
+    keeper.hold(store.lease("b", 0.05))
+
+    store.calls.wait(1, "a", "release")

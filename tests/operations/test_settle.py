@@ -1,0 +1,289 @@
+"""Settling an unknown outcome, by command: the request runs again, or retries get an answer that a person wrote."""
+
+import logging
+
+import pytest
+
+from django_idempotency import maintenance
+from django_idempotency.core.decision import Claimed, Completed, Unsettled
+from django_idempotency.exceptions import RequestInProgress
+from django_idempotency.models import IdempotencyRecord
+from django_idempotency.places import Place
+from tests.app.models import Payment
+from tests.app.serving import is_replay, plain, post
+from tests.operations.records import record, save
+from tests.operations.redis_store import identity
+from tests.operations.test_unsettled import refusal, run
+
+pytestmark = pytest.mark.django_db
+
+ANSWER = ("--status", "201", "--body", '{"id":7}')
+
+
+def unsettled_payment(api):
+    """POST /pay/ with key-1, of which nothing but the claim and its effect is left; its identity."""
+    assert api.post("/pay/", {"amount": 10}, headers={"Idempotency-Key": "key-1"}).status_code == 201
+    IdempotencyRecord.objects.update(status=0, head=b"", body=b"")
+    assert pay(api).json()["code"] == "outcome-unknown"
+    return str(IdempotencyRecord.objects.get())
+
+
+def pay(api):
+    return api.post("/pay/", {"amount": 10}, headers={"Idempotency-Key": "key-1"})
+
+
+def test_a_row_runs_again(api, caplog, django_capture_on_commit_callbacks):
+    """The next request with the key runs, and the log says who was freed."""
+    found = unsettled_payment(api)
+
+    with caplog.at_level(logging.INFO, "django_idempotency"), django_capture_on_commit_callbacks(execute=True):
+        text, _ = run("--run-again", found.upper())
+
+    assert text == f"Freed {found} in database 'default': the next request with its key runs.\n"
+    assert f"Freed {found}" in caplog.messages
+    assert pay(api).status_code == 201
+    assert Payment.objects.count() == 2
+
+
+def test_retries_get_the_answer_that_is_stored(api):
+    """Byte for byte, as a replay; and it stays."""
+    found = unsettled_payment(api)
+
+    text, _ = run("--answer", found, "--status", "201", "--body", '{"id":7, "by": "hand"}')
+
+    assert text == f"Stored an answer of status 201 for {found} in database 'default': retries get it.\n"
+    for _ in range(2):
+        answered = pay(api)
+        assert (answered.status_code, answered.content) == (201, b'{"id":7, "by": "hand"}')
+        assert answered.headers["Content-Type"] == "application/json"
+        assert is_replay(answered)
+    assert Payment.objects.count() == 1
+    assert f"{found} is completed in database 'default'" in refusal("--answer", found, *ANSWER)
+
+
+def test_a_file_is_the_body(api, tmp_path):
+    """With a content type of its own."""
+    found = unsettled_payment(api)
+    file = tmp_path / "body"
+    file.write_bytes("né\n".encode())
+
+    run("--answer", found, "--status", "200", "--body-file", str(file), "--content-type", "text/plain; charset=utf-8")
+
+    answered = pay(api)
+    assert (answered.status_code, answered.content) == (200, "né\n".encode())
+    assert answered.headers["Content-Type"] == "text/plain; charset=utf-8"
+
+
+def test_an_answer_without_a_body(api):
+    found = unsettled_payment(api)
+
+    run("--answer", found, "--status", "204")
+
+    answered = pay(api)
+    assert (answered.status_code, answered.content) == (204, b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--status", "201", "--body", "{"), "--body: The body is not JSON"),
+        (("--status", "204", "--body", "{}"), "--body: An answer of status 204 has no body."),
+        (("--status", "201", "--body", "{}", "--content-type", "a\x1bb"), "--content-type: "),
+        (("--status", "201", "--body", "1" * 200), "--body: The body has 200 bytes, and 100 are allowed."),
+    ],
+)
+def test_an_answer_that_no_handler_could_give(arguments, word, settings):
+    """Exit code 2, and nothing is stored."""
+    settings.IDEMPOTENCY = {"MAX_BODY": 100}
+    [row] = save([record(answer=None)])
+
+    assert refusal("--answer", str(row), *arguments, code=2).startswith(word)
+    assert IdempotencyRecord.objects.get().status == 0
+
+
+def test_the_result_of_an_event_is_json():
+    """A redelivery reads it, and would fail at anything else for as long as the record is kept."""
+    [row] = save([record(answer=None, request="")])
+
+    assert "The result of an event is JSON" in refusal("--answer", str(row), "--status", "200", code=2)
+    run("--answer", str(row), "--status", "200", "--body", "null")
+    assert IdempotencyRecord.objects.get().body == b"null"
+
+
+@pytest.mark.parametrize("decision", ["--run-again", "--answer"])
+def test_what_is_not_unsettled_is_not_settled(decision):
+    """Completed, expired or unknown: it is said, and nothing is done."""
+    completed, expired = save([record("a"), record("b", answer=None, expires_in=-60)])
+    answer = ANSWER if decision == "--answer" else ()
+
+    assert "is completed in database 'default'" in refusal(decision, str(completed), *answer)
+    assert "is expired in database 'default'" in refusal(decision, str(expired), *answer)
+    assert "is unknown in database 'default'" in refusal(decision, "0" * 64, *answer)
+    assert IdempotencyRecord.objects.count() == 2
+
+
+# --- a store beside the databases ---
+
+
+def test_a_request_outside_the_database_runs_again(keys, serve, browser):
+    """From the worker that was ended in its handler, by way of the operator, to the request that runs."""
+    ends = [SystemExit, None]
+
+    def act(request):
+        end = ends.pop(0)
+        if end:
+            raise end
+        from django.http import JsonResponse
+
+        return JsonResponse({"id": 2}, status=201)
+
+    serve(plain(act, store="redis"))
+    with pytest.raises(SystemExit):
+        post(browser)
+    assert post(browser).json()["code"] == "outcome-unknown"
+    [found] = keys.store.unsettled(None, 10)
+
+    assert run("--run-again", str(found))[0].startswith(f"Freed {found} in store 'redis'")
+    assert [post(browser).json(), post(browser).json()] == [{"id": 2}] * 2
+    assert ends == []
+
+
+def test_a_request_outside_the_database_gets_the_answer_that_is_stored(keys, serve, browser, caplog):
+    """The handler is not run for it, and the logger has a line."""
+
+    def act(request):
+        raise SystemExit
+
+    serve(plain(act, store="redis"))
+    with pytest.raises(SystemExit):
+        post(browser)
+    [found] = keys.store.unsettled(None, 10)
+
+    with caplog.at_level(logging.INFO, "django_idempotency"):
+        run("--answer", str(found), *ANSWER, "--store", "redis")
+
+    answered = post(browser)
+    assert (answered.status_code, answered.content, is_replay(answered)) == (201, b'{"id":7}', True)
+    assert f"Settled {found} with an answer of status 201" in caplog.messages
+    assert keys.store.unsettled(None, 10) == []
+
+
+@pytest.mark.parametrize("decision", ["--run-again", "--answer"])
+def test_what_is_in_flight_is_left_alone(keys, decision):
+    """A lease that had run out is renewed, as its process goes on: it is said so, and the claim stands."""
+    attempt = keys.attempt()
+    claim = keys.unsettle(attempt)
+    assert keys.store.renew(attempt, claim, 60)
+    answer = ANSWER if decision == "--answer" else ()
+
+    assert "It is in flight" in refusal(decision, identity(attempt), *answer)
+    assert keys.store.renew(attempt, claim, 60)
+
+
+@pytest.mark.parametrize("decision", ["--run-again", "--answer"])
+def test_a_claim_that_is_renewed_at_the_last_moment_stands(keys, decision, monkeypatch):
+    """After the operator's look at it, the process goes on: the store itself refuses."""
+    attempt = keys.attempt()
+    claim = keys.unsettle(attempt)
+    found = Place.find
+
+    def find(place, digest):
+        seen = found(place, digest)
+        if place.using is None:
+            keys.store.renew(attempt, claim, 60)
+        return seen
+
+    monkeypatch.setattr(Place, "find", find)
+    answer = ANSWER if decision == "--answer" else ()
+
+    assert "Nothing was done: its request is in flight again" in refusal(decision, identity(attempt), *answer)
+    assert keys.store.renew(attempt, claim, 60)
+
+
+@pytest.mark.parametrize("where", ["database", "redis"])
+@pytest.mark.parametrize("first", ["freed", "answered"])
+def test_of_two_who_settle_the_second_is_told(keys, where, first, monkeypatch):
+    """It changes nothing, whatever the first has decided."""
+    if where == "database":
+        [row] = save([record("key-1", answer=None)])
+        digest, place = row.digest, Place(aliases=("default",), using="default")
+    else:
+        attempt = keys.attempt()
+        keys.unsettle(attempt)
+        digest, place = attempt.identity.digest, Place(aliases=("redis",), using=None)
+    first_answer = record().record
+    found = Place.find
+
+    def find(place, digest):
+        seen = found(place, digest)
+        if seen is not None and seen.status == 0:
+            monkeypatch.setattr(Place, "find", found)
+            assert place.free(seen) if first == "freed" else place.settle(seen, first_answer)
+        return seen
+
+    monkeypatch.setattr(Place, "find", find)
+
+    said = refusal("--answer", digest.hex(), *ANSWER)
+    assert "meanwhile" in said
+    left = place.find(digest)
+    assert left is None if first == "freed" else left.body == first_answer.body
+
+
+def test_what_is_not_the_stores_is_freed_only(keys):
+    """No answer can be stored in it."""
+    attempt = keys.attempt()
+    keys.plant(attempt)
+
+    assert "was not written by this package" in refusal("--answer", identity(attempt), *ANSWER)
+    assert isinstance(keys.found(attempt), Unsettled)
+    run("--run-again", identity(attempt))
+    assert isinstance(keys.found(attempt), Claimed)
+
+
+def test_a_store_that_does_not_answer_is_said(keys, away):
+    """It hinders nobody who settles what another has; it is an error where the identity is in no other."""
+    attempt = keys.attempt()
+    keys.unsettle(attempt)
+
+    assert "Store 'away': " in refusal("--run-again", "0" * 64)
+    _, warned = run("--answer", identity(attempt), *ANSWER)
+    assert "Store 'away': " in warned
+    assert isinstance(keys.found(attempt), Completed)
+
+
+def test_a_store_that_goes_away_is_told_with_a_doubt(keys, monkeypatch):
+    """The call may have been carried out."""
+    attempt = keys.attempt()
+    keys.unsettle(attempt)
+
+    def free(*args, **kwargs):
+        raise ConnectionResetError("gone")
+
+    monkeypatch.setattr(maintenance, "free", free)
+
+    said = refusal("--run-again", identity(attempt))
+    assert said == "Store 'redis': gone Whether it was done is not known: list again."
+
+
+def test_an_identity_in_two_places_is_settled_in_the_one_that_is_named(keys):
+    attempt = keys.attempt()
+    keys.unsettle(attempt)
+    save([record("key-1", operation="POST charge/", answer=None)])
+
+    said = refusal("--run-again", identity(attempt))
+    assert "in database 'default' and store 'redis': name one with --store or --database" in said
+    run("--run-again", identity(attempt), "--store", "redis")
+    assert IdempotencyRecord.objects.exists()
+    assert keys.store.find(None, attempt.identity.digest) is None
+
+
+def test_a_busy_row_is_left_alone(monkeypatch):
+    """The words of the refusal are said, where there is nothing else to be seen."""
+    [row] = save([record(answer=None)])
+
+    def free(*args, **kwargs):
+        raise RequestInProgress
+
+    monkeypatch.setattr(maintenance, "free", free)
+
+    assert refusal("--run-again", str(row)).startswith("Nothing was done: A request with this key is being executed.")

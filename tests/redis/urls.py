@@ -1,0 +1,75 @@
+"""
+A protected view whose work is outside of every database: it appends a line to a file, so that whoever reads the file
+knows how often it ran.
+
+The header `X-Steps` says what the handler does, one word after the other.
+"""
+
+import os
+import time
+from pathlib import Path
+
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.urls import path
+
+from django_idempotency import idempotent
+
+TIMEOUT = 60  # seconds that a handler waits for a test which may be gone
+
+
+def folder() -> Path:
+    """Where the test and the processes leave each other word."""
+    return Path(os.environ["REDIS_TESTS_FOLDER"])
+
+
+def take_effect(key: str) -> None:
+    with (folder() / "effects").open("a") as effects:
+        effects.write(f"{key} {os.getpid()}\n")  # one write, so no two of them mix
+
+
+def halt() -> None:
+    """Stand still until the test lets us go on: see `lab.Gate`."""
+    (folder() / f"halted-{os.getpid()}").touch()
+    go = folder() / f"go-{os.getpid()}"
+    deadline = time.monotonic() + TIMEOUT
+    while not go.exists():
+        assert time.monotonic() < deadline, "nobody let the handler go on"
+        time.sleep(0.002)
+
+
+@idempotent(store="redis")
+def act(request: HttpRequest) -> HttpResponse:
+    """Does as it is told, and answers who has done it."""
+    for step in request.headers.get("X-Steps", "effect").split():
+        match step:
+            case "effect":
+                take_effect(request.headers["Idempotency-Key"])
+            case "halt":
+                halt()
+            case "raise":
+                raise ValueError("the handler's own")
+            case "refuse":
+                return JsonResponse({"error": "mend your payload"}, status=400)
+            case "fail":
+                return JsonResponse({"error": "not today"}, status=503)
+            case "fork":
+                if (forked := os.fork()) == 0:
+                    os._exit(0)
+                try:
+                    os.waitpid(forked, 0)
+                except ChildProcessError:
+                    pass  # the kernel has buried it already
+            case "spawn":
+                from tests.redis import child
+
+                child.fork()
+            case "exit":
+                raise SystemExit(1)
+            case "stream":
+                return StreamingHttpResponse([b"not to be stored"], status=201)
+            case _:
+                raise AssertionError(step)
+    return JsonResponse({"by": os.getpid()}, status=201)
+
+
+urlpatterns = [path("act/", act)]
