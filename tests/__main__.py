@@ -85,6 +85,8 @@ RUNS = {
 ONCE = [
     "browser",
     "docs",
+    "kit/test_calls.py",
+    "kit/test_plugin.py",
     "leases",
     "model",
     "packaging",

@@ -122,7 +122,7 @@ if garbage then
     return 'freed'
 end
 if not state or state == 'freed' then return 'nothing' end
-if ARGV[2] ~= '' and found[10] ~= ARGV[2] then return 'other' end
+if ARGV[2] ~= '' and found[10] ~= ARGV[2] and (tonumber(found[10] or nil) or ARGV[2] ~= '0') then return 'other' end
 if state == 'claimed' and lease > now then return 'in flight' end
 local left = redis.call('PTTL', record)
 redis.call('DEL', record)

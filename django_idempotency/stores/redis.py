@@ -6,6 +6,7 @@ identity and the set of claims that it is listed in have one hash tag, so a clus
 """
 
 import logging
+import re
 import secrets
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ logger = logging.getLogger("django_idempotency")
 UNKNOWN = datetime(1970, 1, 1, tzinfo=UTC)  # when what is none of ours was executed
 NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 LEASE_ENDED = "its lease has run out, and it has not answered"
+DIGEST = re.compile(rb"[0-9a-f]{64}")
 TAGS = [f"{number:02x}" for number in range(256)]
 
 
@@ -191,7 +193,15 @@ class RedisStore(LeasedStore):
         forget = self.redis.script(lua.FORGET)
         found: list[IdempotencyRecord] = []
         for tag in TAGS:
-            for digest in overdue((self.redis.make_key(f"idempotency:{{{tag}}}:claims"),), (limit,)):
+            claims = self.redis.make_key(f"idempotency:{{{tag}}}:claims")
+            try:
+                members = overdue((claims,), (limit,))
+            except Exception as error:
+                if "WRONGTYPE" not in str(error):
+                    raise
+                logger.error("Store %r has something at %s that it has not written: %s", self.alias, claims, error)
+                continue
+            for digest in filter(DIGEST.fullmatch, members):
                 record = self.find(using, bytes.fromhex(digest.decode()))
                 if record is not None and record.status == UNSETTLED:
                     found.append(record)
@@ -256,18 +266,22 @@ def _shown(digest: bytes, found: list[Any]) -> IdempotencyRecord | None:
     if found[0] == b"found":
         fields = dict(_pairs(found[3]))
         record.expires_at = _moment(found[1] + max(found[2], 0))
-        record.executed_at = _moment(int(fields.get("executed_at", 0)))
+        try:
+            record.executed_at = _moment(int(fields.get("executed_at", 0)))
+            status = int(fields.get("status", 0))
+        except (OverflowError, ValueError):
+            return record  # somebody has changed it: garbage, too
         record.fingerprint = fields["fingerprint"]
         for name in ("scope", "operation", "key", "request", "request_id"):
             setattr(record, name, fields.get(name, b"").decode(errors="replace"))
         if fields["state"] == b"completed":
-            record.status, record.head, record.body = int(fields["status"]), fields["head"], fields["body"]
+            record.status, record.head, record.body = status, fields["head"], fields["body"]
     return record
 
 
 def _pairs(fields: Any) -> Iterable[tuple[str, bytes]]:
     pairs = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
-    return ((name.decode(), value) for name, value in pairs)
+    return ((name.decode(errors="replace"), value) for name, value in pairs)
 
 
 def _moment(milliseconds: int) -> datetime:

@@ -232,7 +232,7 @@ def test_an_evicting_server_lets_a_second_execution_in(lab, own, gate, key):
 def proxied(lab, lasting):
     """A proxy in front of a server, and a connected process behind it: the next message is the next request's claim."""
     with proxy_to("127.0.0.1", lasting.port) as proxy:
-        child = lab.child(cache(f"redis://127.0.0.1:{proxy.port}/0"), lease=SHORT)
+        child = lab.child(cache(f"redis://127.0.0.1:{proxy.port}/0"), lease=3.0)
         assert child.ask(f"before-{child.pid}").status == 201
         yield proxy, child
         lab.end_children()
