@@ -19,7 +19,7 @@ from django_idempotency.core.decision import Answer, Claimed, Forget, Remember, 
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.exceptions import OutcomeUncertain, StoreUnavailable
+from django_idempotency.exceptions import OutcomeUncertain, PolicyError, StoreUnavailable
 from django_idempotency.executions import Executed, Execution, Replayed, Value
 from django_idempotency.handles import OperationHandle
 from django_idempotency.leases import Lease, keeper
@@ -56,15 +56,14 @@ class LeasedExecution(Execution[Value]):
         lease = self.lease = Lease(self.store, self.attempt, claim, policy.lease)  # before the store's own begins
         try:
             found = self.store.claim(self.attempt, self.token, policy.lease, take_over=policy.take_over)
-        except Exception as error:
-            if self.store.classify(None, error) is not Fault.UNAVAILABLE:
-                raise
-            # The claim may be there, its reply lost, or come to the store later on.
+        except PolicyError:  # there is no such store
+            raise
+        except BaseException as error:  # the worker's end among them
+            # The claim may be there, its reply lost or not understood, or come to the store later on.
             keeper.release(lease, abandoned=True)
-            logger.error("The store %r does not answer: %s", self.store.alias, error)
-            raise StoreUnavailable from error
-        except BaseException:  # the worker's end, or a greenlet's, before the reply
-            keeper.release(lease, abandoned=True)
+            if isinstance(error, Exception) and self.store.classify(None, error) is Fault.UNAVAILABLE:
+                logger.error("The store %r does not answer: %s", self.store.alias, error)
+                raise StoreUnavailable from error
             raise
         match found:
             case Unsettled(found_out=reason) if reason:
@@ -142,7 +141,7 @@ class LeasedExecution(Execution[Value]):
     def _release(self, claim: Claimed) -> None:
         try:
             self.store.release(self.attempt, claim)
-        except Exception as error:
+        except Exception as error:  # the caller gets the handler's answer
             logger.warning("The key of %s is freed as soon as its store answers: %s", self.attempt.identity, error)
             keeper.release(Lease(self.store, self.attempt, claim, self.policy.lease))
 

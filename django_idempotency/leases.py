@@ -211,7 +211,7 @@ class LeaseKeeper:
                 lease.store.abandon(lease.attempt, lease.claim, lease.seconds)
             else:
                 lease.store.release(lease.attempt, lease.claim)
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is tried again, and then told
             if time.monotonic() < release.gives_up:
                 return False
             logger.error("The key of %s could not be freed: %s", lease.attempt.identity, error)

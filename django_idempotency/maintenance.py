@@ -14,7 +14,7 @@ from django.utils import timezone
 from django_idempotency import statistics
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import RequestInProgress
-from django_idempotency.models import IdempotencyRecord
+from django_idempotency.models import UNSETTLED, IdempotencyRecord
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault, Store, TransactionalStore
 from django_idempotency.stores.sql import dialect_for
@@ -102,14 +102,16 @@ def free(digest: bytes | IdempotencyRecord, *, using: str | None = None, store: 
     Forget what *store* keeps for an identity, so that the next request with its key runs: its 32-byte *digest*, or its
     record, as it was read. Returns False where nothing is stored.
 
-    Raises `RequestInProgress`, and then nothing has changed, where the identity is in flight, or was executed again
-    since the record was read (the call began, for a digest). That is told at once; on SQLite after the one who writes
-    has ended, or after the connection's timeout, whoever that is. A lost race begins anew where the transaction is our
-    own, and is Django's `OperationalError` inside another's; all other errors of a database or another store propagate
-    as they are, but for a replay cache that does not answer: `StoreUnavailable`, and nothing has changed.
+    Raises `RequestInProgress`, and then nothing has changed, where the identity is in flight, or since the record was
+    read (the call began, for a digest) was executed again, or got the answer that it was without. That is told at
+    once; on SQLite after the one who writes has ended, or after the connection's timeout, whoever that is. A lost race
+    begins anew where the transaction is our own, and is Django's `OperationalError` inside another's; all other errors
+    of a database or another store propagate as they are, but for a replay cache that does not answer:
+    `StoreUnavailable`, and nothing has changed.
     """
+    unsettled = isinstance(digest, IdempotencyRecord) and digest.status == UNSETTLED
     owner, using, identity, seen = _execution(digest, using, store)
-    freed = _changed(owner, using, partial(owner.free, using, identity, seen))
+    freed = _changed(owner, using, partial(owner.free, using, identity, seen, unsettled=unsettled))
     if freed:
         _log(using, "Freed %s", identity)
     return freed

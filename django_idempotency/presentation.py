@@ -155,7 +155,7 @@ def visible(text: str, *, lines: bool = False) -> str:
 def _completion(record: IdempotencyRecord) -> tuple[CompletionRecord | None, tuple[str, ...]]:
     """Reason and headers, without the body; or what is wrong with them."""
     try:
-        found = CompletionRecord.from_stored(record.status, record.head, b"", record.request_id)
+        found = CompletionRecord.from_stored(record.status, record.head, b"", record.request_id, to_send=False)
         texts = [found.reason, *[name for name, _value in found.headers]]
         texts += [value for _name, value in found.headers if value is not None]
         if all(isinstance(text, str) for text in texts):

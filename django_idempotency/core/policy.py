@@ -11,6 +11,7 @@ from typing import Any, TypedDict, Unpack
 from django_idempotency.core.keys import key_format
 from django_idempotency.exceptions import PolicyError
 
+SHORTEST_LEASE = timedelta(milliseconds=100)
 LONGEST = timedelta(days=3660)  # ten years: further away, a database's calendar and a typing slip meet
 
 
@@ -100,6 +101,13 @@ def _duration(value: Any) -> timedelta:
     return value
 
 
+def _lease(value: Any) -> timedelta:
+    lease = _duration(value)
+    if lease < SHORTEST_LEASE:
+        raise PolicyError("must be a tenth of a second or longer, as it is renewed at a third of its time")
+    return lease
+
+
 def _one_of(*choices: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in choices:
@@ -168,7 +176,7 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
         "ttl": _duration,
         "in_flight": _one_of("reject", "wait"),
         "wait_timeout": _duration,
-        "lease": _duration,
+        "lease": _lease,
         "uncertain": _one_of("refuse", "retry"),
         "mode": _mode,
         "store": _text,

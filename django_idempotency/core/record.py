@@ -49,10 +49,25 @@ class CompletionRecord:
 
     @classmethod
     def from_stored(
-        cls, status: int, head: bytes | memoryview, body: bytes | memoryview, request_id: str
+        cls,
+        status: int,
+        head: bytes | memoryview,
+        body: bytes | memoryview,
+        request_id: str,
+        *,
+        to_send: bool = True,
     ) -> "CompletionRecord":
-        """The record whose `head()` and body these are."""
-        reason, headers = _decode(str(head, "utf-8"))
+        """
+        The record whose `head()` and body these are.
+
+        Raises `ValueError`, `TypeError` or `RecursionError` for what is none. What is there *to_send*, and not only to
+        be looked at, may not end a line of the answer either.
+        """
+        text = str(head, "utf-8")
+        reason, headers = _decode(text)
+        # JSON escapes every control character, so that there is something to look for in few records.
+        if to_send and (not 100 <= status <= 599 or ("\\" in text and _ends_a_line(reason, headers))):
+            raise ValueError("its status is none of HTTP's, or its reason or headers end a line")
         return cls(
             status=status,
             reason=reason,
@@ -60,6 +75,11 @@ class CompletionRecord:
             body=bytes(body),
             request_id=request_id,
         )
+
+
+def _ends_a_line(reason: object, headers: Iterable[tuple[object, object]]) -> bool:
+    texts = [reason, *[text for pair in headers for text in pair]]
+    return any("\r" in text or "\n" in text for text in map(str, texts))
 
 
 def storable_headers(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str | None], ...]:

@@ -64,20 +64,23 @@ class Store:
         """At most *limit* of the executions whose outcome is not known, the oldest first."""
         raise NotImplementedError
 
-    def free(self, using: str | None, digest: bytes, executed_at: datetime | None) -> bool:
+    def free(self, using: str | None, digest: bytes, executed_at: datetime | None, *, unsettled: bool = False) -> bool:
         """
         Forget the execution of *executed_at* (as it was read) that is stored for the identity *digest*: the next
-        request runs again. A transactional store does so in the caller's transaction.
+        request runs again. With *unsettled* only while its outcome is not known: an answer that has come since it was
+        read stays. A transactional store does so in the caller's transaction.
 
         Waits for no rival where that can be had. Returns False where nothing is stored. Raises `RequestInProgress`
-        where the identity is in flight, or another execution of it is stored.
+        where the identity is in flight, or another execution of it, or an answer that was not meant, is stored. None
+        for *executed_at* is, beside the databases, whichever execution is stored. The freed execution's own claim
+        changes nothing any more.
         """
         raise NotImplementedError
 
     def settle(self, using: str | None, digest: bytes, executed_at: datetime | None, record: CompletionRecord) -> bool:
         """
         Store *record* as the answer of the execution of *executed_at* whose outcome is not known; its lifetime begins
-        anew. Returns False where no such execution is stored. Raises as `free` does.
+        anew. Returns False where no such execution is stored. Raises as `free` does, and where it has a record by now.
         """
         raise NotImplementedError
 
@@ -99,7 +102,7 @@ class TransactionalStore(Store):
     A store inside the database on *using* that will hold the handler's effects.
 
     It claims an identity inside the transaction there, and writes the record there last. It opens no transaction and
-    commits none: the engine does.
+    commits none: the engine does. Where that transaction is the engine's own, its COMMIT may travel with the record.
     """
 
     def database(self) -> str:
@@ -170,8 +173,8 @@ class LeasedStore(Store):
         Write *record*, to be kept for `attempt.ttl` seconds, if the claim is still its token's, whether or not its
         lease has run out, or if the store itself has forgotten it.
 
-        Returns the record that answers from now on: *record*; or that of another request with the same fingerprint
-        which has taken the claim over; or None where there is no such record.
+        Returns the record that answers from now on: *record* itself, the same object; or that of another request with
+        the same fingerprint which has taken the claim over; or None where there is no such record.
         """
         raise NotImplementedError
 
@@ -184,7 +187,10 @@ class LeasedStore(Store):
         raise NotImplementedError
 
     def renew(self, attempt: Attempt, claim: Claimed, lease: float) -> bool:
-        """Let the claim last *lease* seconds from now on. Returns False where it is not its token's any more."""
+        """
+        Let the claim last *lease* seconds from now on. Returns False where it is not its token's any more, or was
+        doubted: a renewal may arrive late.
+        """
         raise NotImplementedError
 
     def doubt(self, attempt: Attempt, claim: Claimed) -> None:

@@ -119,12 +119,12 @@ class DatabaseStore(TransactionalStore):
     def _records(self, using: str | None) -> RecordQuerySet:
         return IdempotencyRecord.objects.using(using or self.database()).annotate(now=DatabaseNow())
 
-    def free(self, using: str | None, digest: bytes, executed_at: datetime | None) -> bool:
+    def free(self, using: str | None, digest: bytes, executed_at: datetime | None, *, unsettled: bool = False) -> bool:
         using = using or self.database()
         if self.replay_cache is not None:
             self.replay_cache.remove(using, digest)
         with connections[using].cursor() as cursor:
-            return self.dialect(using).free(cursor, digest, executed_at)
+            return self.dialect(using).free(cursor, digest, executed_at, unsettled=unsettled)
 
     def settle(self, using: str | None, digest: bytes, executed_at: datetime | None, record: CompletionRecord) -> bool:
         using = using or self.database()

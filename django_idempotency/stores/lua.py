@@ -8,7 +8,7 @@ of digests by the end of their leases, in milliseconds since the epoch. What a s
     token       the owner's
     lease       the end of its lease, in milliseconds
     ttl         milliseconds, for the record to come
-    announced   "1" when somebody has been told that the outcome is uncertain
+    announced   "1" when somebody has been told that the outcome is uncertain, "2" if the owner itself said so
 
 and what a record says: fingerprint, scope, operation, key, request, request_id, executed_at (milliseconds), status,
 head, body.
@@ -103,8 +103,9 @@ return 1
 RENEW = f"""{_LET_IN}
 {_FIND}
 if garbage or state ~= 'claimed' or token ~= ARGV[1] then return 0 end
+if found[9] == '2' then return 0 end -- a renewal that was on its way when its owner gave the claim up
 redis.call('HSET', record, 'lease', now + ARGV[3])
-if ARGV[5] == '1' then redis.call('HSET', record, 'announced', '1') else redis.call('HDEL', record, 'announced') end
+if ARGV[5] == '2' then redis.call('HSET', record, 'announced', '2') else redis.call('HDEL', record, 'announced') end
 redis.call('PEXPIRE', record, ARGV[3] + ARGV[4])
 redis.pcall('ZADD', claims, now + ARGV[3], ARGV[2])
 return 1
@@ -112,7 +113,7 @@ return 1
 
 # --- for operators ---
 
-# digest, executed_at (0 of garbage) or ''
+# digest, executed_at (0 of garbage) or '', without an outcome alone?
 FREE = f"""{_LET_IN}
 {_FIND}
 if garbage then
@@ -124,6 +125,7 @@ end
 if not state or state == 'freed' then return 'nothing' end
 if ARGV[2] ~= '' and found[10] ~= ARGV[2] and (tonumber(found[10] or nil) or ARGV[2] ~= '0') then return 'other' end
 if state == 'claimed' and lease > now then return 'in flight' end
+if state == 'completed' and ARGV[3] == '1' and ARGV[2] ~= '0' and tonumber(found[5]) then return 'other' end
 local left = redis.call('PTTL', record)
 redis.call('DEL', record)
 redis.call('HSET', record, 'state', 'freed', 'token', token)

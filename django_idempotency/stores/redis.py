@@ -177,7 +177,7 @@ class RedisStore(LeasedStore):
     def _lease(self, attempt: Attempt, claim: Claimed, milliseconds: int, *, announced: bool) -> bool:
         digest = attempt.identity.digest.hex()
         ttl = _milliseconds(attempt.ttl)
-        arguments = (claim.token, digest, milliseconds, ttl, "1" if announced else "0")
+        arguments = (claim.token, digest, milliseconds, ttl, "2" if announced else "0")
         return bool(self._renew(self._keys(digest), arguments))
 
     def classify(self, using: str | None, error: Exception) -> Fault:
@@ -196,7 +196,7 @@ class RedisStore(LeasedStore):
             claims = self.redis.make_key(f"idempotency:{{{tag}}}:claims")
             try:
                 members = overdue((claims,), (limit,))
-            except Exception as error:
+            except Exception as error:  # the driver's
                 if "WRONGTYPE" not in str(error):
                     raise
                 logger.error("Store %r has something at %s that it has not written: %s", self.alias, claims, error)
@@ -209,8 +209,8 @@ class RedisStore(LeasedStore):
                     forget(self._keys(digest.decode()), (digest,))
         return sorted(found, key=lambda record: record.executed_at)[:limit]
 
-    def free(self, using: str | None, digest: bytes, executed_at: datetime | None) -> bool:
-        arguments = (digest.hex(), _instant(executed_at))
+    def free(self, using: str | None, digest: bytes, executed_at: datetime | None, *, unsettled: bool = False) -> bool:
+        arguments = (digest.hex(), _instant(executed_at), "1" if unsettled else "0")
         return _told(self.redis.script(lua.FREE)(self._keys(digest.hex()), arguments)) == "freed"
 
     def settle(self, using: str | None, digest: bytes, executed_at: datetime | None, record: CompletionRecord) -> bool:

@@ -56,7 +56,7 @@ def asked(redis: RedisAlias) -> list[CheckMessage]:
         client = redis.client
     except PolicyError:
         return []  # E012
-    except Exception as error:
+    except Exception as error:  # as above
         return [_silent(redis, error)]
     try:
         info = _of_one_node(client.info())

@@ -93,7 +93,7 @@ class ReplayCache:
         value = self._written(using, digest, fingerprint, record, time.time() + seconds)
         try:
             self._put((self._key(using, digest),), (value, max(int(seconds * 1000), 1)))
-        except Exception as error:
+        except Exception as error:  # the work is committed: a cache that is away is worth no failure
             self._cool_down(error)
 
     def remove(self, using: str, digest: bytes) -> None:

@@ -171,11 +171,13 @@ class MemoryStore(LeasedStore):
             overdue.sort(key=lambda entry: entry.executed_at)
             return [self._shown(entry) for entry in overdue[:limit]]
 
-    def free(self, using: str | None, digest: bytes, executed_at: datetime | None) -> bool:
+    def free(self, using: str | None, digest: bytes, executed_at: datetime | None, *, unsettled: bool = False) -> bool:
         with _lock:
             entry = self._meant(digest, executed_at)
             if entry is None:
                 return False
+            if unsettled and entry.record is not None:
+                raise RequestInProgress
             self._turned_away.add(entry.token)  # its owner may still come
             del self._entries[digest]
             return True

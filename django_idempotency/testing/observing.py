@@ -179,7 +179,7 @@ def _run_hooks(before: dict[Any, int]) -> Exception | None:
             hook, robust = connection.run_on_commit.pop(start)[1:]  # type: ignore[misc]  # the stubs know two
             try:
                 hook()
-            except Exception as error:
+            except Exception as error:  # the caller's to tell; Django drops a robust hook's as well
                 if not robust:
                     return error
     return None

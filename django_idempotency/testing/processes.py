@@ -169,7 +169,7 @@ def _live(work: Callable[[Line], object], pipe: Connection, others: Iterable[Con
         try:
             line.tell("result", work(line))
             status = 0
-        except BaseException:
+        except BaseException:  # of another process, which can raise nothing here
             line.tell("failed", traceback.format_exc())
     finally:
         os._exit(status)

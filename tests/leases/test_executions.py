@@ -117,11 +117,15 @@ def test_without_a_thread_nothing_runs_and_the_key_stays_free(store, keeper, mon
     assert charge() == 1
 
 
-@pytest.mark.parametrize("error", [ConnectionError("away"), SystemExit("the worker ends")], ids=["away", "end"])
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionError("away"), SystemExit("the worker ends"), TypeError("not understood")],
+    ids=["away", "end", "not understood"],
+)
 def test_a_claim_whose_reply_never_came_is_given_up(store, keeper, error):
     """It may be there: it is abandoned as soon as the store answers, and the next request does not find it."""
     store.reply_is_lost, store.raises = True, {"claim": error}
-    with pytest.raises((StoreUnavailable, SystemExit)):
+    with pytest.raises((StoreUnavailable, SystemExit, TypeError)):
         charge()
     store.raises = {}
     _retry_until_it_runs()

@@ -1,6 +1,7 @@
 """A store beside the databases, on the Redis of `REDIS_URL`, and what is in it, written without a request."""
 
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from django_idempotency.stores import stores
 from tests.operations.records import ANSWER
 
 REDIS_URL = os.environ.get("REDIS_URL", "")
+TIMEOUT = 10  # seconds
 NOWHERE = "redis://127.0.0.1:1/0"  # where nobody listens
 BACKEND = "django_idempotency.stores.redis.RedisStore"
 
@@ -48,6 +50,14 @@ class Keys:
         """Let the outcome of *attempt* be unknown."""
         claim = self.claim(attempt)
         self.store.doubt(attempt, claim)
+        return claim
+
+    def freeze(self, attempt: Attempt) -> Claimed:
+        """Let the lease of *attempt* have run out, while its process may still go on."""
+        claim = self.claim(attempt, lease=0.001)
+        deadline = time.monotonic() + TIMEOUT
+        while self.store.find(None, attempt.identity.digest) is None:  # in flight
+            assert time.monotonic() < deadline
         return claim
 
     def complete(self, attempt: Attempt, answer: CompletionRecord = ANSWER) -> None:

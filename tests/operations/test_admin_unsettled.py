@@ -488,7 +488,7 @@ def test_somebody_was_faster(admin_client, made, monkeypatch):
 def test_what_is_in_flight_again_is_left_alone(admin_client, keys, data):
     """The process was only frozen, and goes on while the form is open, or after it was sent."""
     attempt = keys.attempt()
-    claim = keys.unsettle(attempt)
+    claim = keys.freeze(attempt)
     hidden = admin_client.get(page("settle", address(attempt))).context["adminform"].form.initial
     keys.store.renew(attempt, claim, 60)
 
@@ -503,7 +503,7 @@ def test_what_is_in_flight_again_is_left_alone(admin_client, keys, data):
 def test_what_is_in_flight_again_at_the_last_moment_is_left_alone(admin_client, keys, data, monkeypatch):
     """The store itself refuses, and nothing is logged."""
     attempt = keys.attempt()
-    claim = keys.unsettle(attempt)
+    claim = keys.freeze(attempt)
     name = "settle" if data is ANSWER else "free"
     change = getattr(maintenance, name)
 

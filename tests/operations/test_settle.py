@@ -172,7 +172,7 @@ def test_a_request_outside_the_database_gets_the_answer_that_is_stored(keys, ser
 def test_what_is_in_flight_is_left_alone(keys, decision):
     """A lease that had run out is renewed, as its process goes on: it is said so, and the claim stands."""
     attempt = keys.attempt()
-    claim = keys.unsettle(attempt)
+    claim = keys.freeze(attempt)
     assert keys.store.renew(attempt, claim, 60)
     answer = ANSWER if decision == "--answer" else ()
 
@@ -184,7 +184,7 @@ def test_what_is_in_flight_is_left_alone(keys, decision):
 def test_a_claim_that_is_renewed_at_the_last_moment_stands(keys, decision, monkeypatch):
     """After the operator's look at it, the process goes on: the store itself refuses."""
     attempt = keys.attempt()
-    claim = keys.unsettle(attempt)
+    claim = keys.freeze(attempt)
     found = Place.find
 
     def find(place, digest):

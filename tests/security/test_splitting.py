@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from django.http import BadHeaderError, HttpResponse
+from django.http import HttpResponse
 
 from django_idempotency.models import IdempotencyRecord
 from tests.app.models import Payment
@@ -27,15 +27,6 @@ REQUEST = (
     b"POST /act/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 13\r\nConnection: close\r\n"
     b'Idempotency-Key: k\r\n\r\n{"amount": 1}'
 )
-
-
-def django_refuses_reasons() -> bool:
-    """Newer versions of Django do."""
-    try:
-        HttpResponse(reason="a\nb")
-    except BadHeaderError:
-        return True
-    return False
 
 
 @pytest.mark.django_db
@@ -67,7 +58,7 @@ def wrong_answers(send: Any, heads: dict[str, list[Any]]) -> list[Any]:
         IdempotencyRecord.objects.update(head=json.dumps(head).encode(), body=b"<p>secret</p>")
         for _ in range(2):
             status, *lines = send(REQUEST).splitlines()
-            if not 409 <= int(status.split()[1]) <= 500:
+            if int(status.split()[1]) != 409:
                 wrong.append((name, status))
             wrong += [(name, line) for line in lines if line.startswith(b"X-Inj") or b"injec" in line or b"sec" in line]
     return wrong
@@ -83,7 +74,6 @@ def test_a_changed_header_splits_no_answer(serve, send):
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.xfail(not django_refuses_reasons(), reason="this version of Django sends any reason")
 def test_a_changed_reason_splits_no_answer(serve, send):
     """Nor does the text beside the status."""
     serve(plain(make_payment))
@@ -102,7 +92,7 @@ def test_a_row_that_is_no_record_reveals_nothing(protect, client, serve, head):
 
     for _ in range(2):
         response = post(client)
-        assert response.status_code >= 409
+        assert response.status_code == 409
         assert b"secret" not in response.content
     assert Payment.objects.count() == 1
 

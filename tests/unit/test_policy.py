@@ -46,7 +46,7 @@ BAD = {
     "ttl": [0, 3600, timedelta(0), timedelta(seconds=-1), timedelta(days=3661), None],
     "in_flight": ["queue", None, True],
     "wait_timeout": [10, timedelta(0)],
-    "lease": [30, timedelta(0)],
+    "lease": [30, timedelta(0), timedelta(milliseconds=99)],
     "uncertain": ["ignore", None, True],
     "mode": ["phased", "observe", "other", None],
     "store": ["", None, 1],

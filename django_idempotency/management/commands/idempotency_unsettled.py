@@ -154,7 +154,7 @@ class Command(BaseCommand):
             return bool(change())
         except Refusal as refusal:
             raise CommandError(f"Nothing was done: {visible(place.meanwhile(record) or refusal.message)}") from refusal
-        except Exception as error:
+        except Exception as error:  # of whatever store; a defect propagates
             if not place.is_away(error):
                 raise
             raise CommandError(f"{told(place, error)} Whether it was done is not known: list again.") from error

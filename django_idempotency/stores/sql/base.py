@@ -1,5 +1,6 @@
 """What the databases have in common."""
 
+import logging
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -12,6 +13,8 @@ from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.models import UNSETTLED, IdempotencyRecord
 from django_idempotency.stores.base import Fault
+
+logger = logging.getLogger("django_idempotency")
 
 TABLE = IdempotencyRecord._meta.db_table
 COLUMN = 255  # characters that scope and operation have in the table; the digest stands for the whole of them
@@ -39,6 +42,7 @@ class Dialect:
     def __init__(self) -> None:
         self.FIND = f"SELECT {self.RECORD} FROM {TABLE} WHERE digest = %s AND expires_at > {self.NOW}"  # noqa: S608
         self.FREE = f"DELETE FROM {TABLE} WHERE digest = %s AND {self.EXECUTED}"  # noqa: S608
+        self.FREE_UNSETTLED = f"{self.FREE} AND status = 0"
         self.SETTLE = (
             f"UPDATE {TABLE} SET status = %s, head = %s, body = %s, expires_at = {self.EXPIRES}"  # noqa: S608
             f" WHERE digest = %s AND {self.EXECUTED} AND status = 0 AND expires_at > {self.NOW}"
@@ -65,15 +69,17 @@ class Dialect:
         """The live record, if this transaction can see one. One plain SELECT."""
         cursor.execute(self.FIND, (attempt.identity.digest,))
         row = cursor.fetchone()
-        return None if row is None else found(row)
+        return None if row is None else found(row, attempt)
 
-    def free(self, cursor: CursorWrapper, digest: bytes, executed_at: datetime | None) -> bool:
+    def free(
+        self, cursor: CursorWrapper, digest: bytes, executed_at: datetime | None, *, unsettled: bool = False
+    ) -> bool:
         """
-        Delete the identity's row of *executed_at*. False where it has none.
+        Delete the identity's row of *executed_at*, with *unsettled* only a claim. False where it has none.
 
-        Raises `RequestInProgress` where a rival's claim is on it, or where the row is another execution's.
+        Raises `RequestInProgress` where a rival's claim is on it, or where the row is another execution's or an answer.
         """
-        return self._change(cursor, self.FREE, digest, executed_at)
+        return self._change(cursor, self.FREE_UNSETTLED if unsettled else self.FREE, digest, executed_at)
 
     def settle(
         self, cursor: CursorWrapper, digest: bytes, executed_at: datetime | None, record: CompletionRecord
@@ -117,14 +123,19 @@ class Dialect:
         return None if row is None else row[0]
 
 
-def found(row: Any) -> Completed | Unsettled:
-    """What a row of `Dialect.RECORD` says."""
+def found(row: Any, attempt: Attempt) -> Completed | Unsettled:
+    """What a row of `Dialect.RECORD` says to *attempt*."""
     status, fingerprint, head, body, request_id = row
     if status == UNSETTLED:
         # Our own claim is joined before any statement; a living rival's row is invisible or locked. So this one is
         # committed: its handler ended the transaction by itself.
         return Unsettled(bytes(fingerprint))
-    return Completed(CompletionRecord.from_stored(status, head, body, request_id), bytes(fingerprint))
+    try:
+        record = CompletionRecord.from_stored(status, head, body, request_id)
+    except (RecursionError, TypeError, ValueError) as error:
+        logger.error("The record of %s cannot be read: somebody has changed it: %s", attempt.identity, error)
+        return Unsettled(bytes(fingerprint))
+    return Completed(record, bytes(fingerprint))
 
 
 def values(attempt: Attempt) -> tuple[bytes, bytes, str, str, str, str, str]:

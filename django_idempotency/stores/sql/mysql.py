@@ -226,7 +226,7 @@ class MariaDB(MySQL):
             case "in flight":
                 return InFlight()
             case _:
-                return found(row[1:])
+                return found(row[1:], attempt)
 
     def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
         written = (record.status, record.head(), record.body, digest)

@@ -131,7 +131,7 @@ class PostgreSQL(Dialect):
         """What the claim's row says. Raises `LostRace` where this transaction cannot tell."""
         taken, transaction, *row = cursor.fetchone()
         if taken is None:
-            return found(row)
+            return found(row, attempt)
         if not taken:
             return InFlight()
         if transaction is not None:

@@ -27,6 +27,7 @@ from django_idempotency.testing.conformance.base import (
 
 IN_FLIGHT = "Raises `RequestInProgress` where the identity is in flight."
 OTHER = "Raises `RequestInProgress` where another execution of it is stored."
+ANSWERED = "free: With *unsettled* an answer that has come since it was read stays: `RequestInProgress`."
 FREED = "free: Forget the execution: the next request runs again."
 SETTLED = "settle: Store the record as the answer of the execution whose outcome is not known."
 LIST = "unsettled: At most `limit` of the executions whose outcome is not known, the oldest first."
@@ -176,6 +177,18 @@ class OperatorTests(StoreTests):
         expect(isinstance(found := self.ask(later), Claimed), FREED, found)
         self.keep(later, OTHER_RECORD)
         expect(self.ask(later) == Completed(OTHER_RECORD, OTHER_FINGERPRINT), FREED, self.ask(later))
+
+    def test_an_answer_that_has_come_is_not_freed_as_unknown(self) -> None:
+        """Two operators at once: one has stored an answer since the other read that there is none."""
+        first = attempt()
+        self.leave_unsettled(first)
+        seen = self.found(first)
+        self.settle(seen)
+
+        digest = bytes(seen.digest)
+        self.refuses(lambda: self.store.free(self.using, digest, seen.executed_at, unsettled=True), ANSWERED)
+
+        expect(self.ask(first) == Completed(OTHER_RECORD, FINGERPRINT), ANSWERED, self.ask(first))
 
     def test_an_unknown_outcome_is_freed(self) -> None:
         """Somebody has looked: the work may run again."""

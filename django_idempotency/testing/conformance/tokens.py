@@ -238,6 +238,18 @@ class TokenTests(LeaseTests):
         expect(found == Unsettled(FINGERPRINT), DOUBT, found)
         expect(len(self.unsettled(first)) == 1, DOUBT, "It is not listed as unsettled.")
 
+    def test_a_renewal_after_a_doubt_changes_nothing(self) -> None:
+        """It was on its way when the claim was given up: the outcome stays unknown, and was told."""
+        first = attempt()
+        claim = self.claimed(first)
+        self.store.doubt(first, claim)
+
+        renewed = self.store.renew(first, claim, LONG)
+
+        expect(renewed is False, "renew: Returns False where the claim was doubted.", renewed)
+        found = self.claim(first)
+        expect(found == Unsettled(FINGERPRINT), DOUBT, found)
+
     def test_a_doubted_claim_is_taken_over(self) -> None:
         """As one whose lease has run out."""
         first = attempt()
