@@ -104,7 +104,7 @@ class RedisStore(LeasedStore):
             case [b"completed", fingerprint, *record]:
                 try:
                     return Completed(_record(*record), fingerprint)
-                except (TypeError, ValueError) as error:
+                except (RecursionError, TypeError, ValueError) as error:
                     return self._garbage(attempt, error)
             case [b"unsettled", fingerprint, newly]:
                 return Unsettled(fingerprint, found_out=LEASE_ENDED if newly else "")
@@ -152,7 +152,7 @@ class RedisStore(LeasedStore):
             case [b"completed", fingerprint, *stored] if fingerprint == attempt.fingerprint:
                 try:
                     return _record(*stored)
-                except (TypeError, ValueError) as error:
+                except (RecursionError, TypeError, ValueError) as error:
                     self._garbage(attempt, error)
             case [b"garbage", reason]:
                 self._garbage(attempt, reason)
@@ -244,7 +244,7 @@ def _instant(moment: datetime | None) -> str:
 
 
 def _record(status: bytes, head: bytes, body: bytes, request_id: bytes) -> CompletionRecord:
-    """The record as it was stored. Raises `ValueError` or `TypeError` where it was not."""
+    """The record as it was stored. Raises as `from_stored` does."""
     return CompletionRecord.from_stored(int(status), head, body, request_id.decode())
 
 

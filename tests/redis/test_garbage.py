@@ -179,3 +179,21 @@ def test_garbage_can_be_looked_at(lab, lasting, client, gate, key, store, plant)
 
     if plant in FOREIGN or plant.startswith(("no ", "unknown", "claimed")):
         assert shown.status == 0
+
+
+@pytest.mark.parametrize("plant", SHOWN)
+def test_garbage_can_be_freed(lab, lasting, client, gate, key, store, plant):
+    """As it is shown, by an operator: then the next request runs."""
+    child = lab.child(cache(lasting.url))
+    assert child.ask(key).status == 201
+    found = record_key(client)
+    if plant in FOREIGN:
+        client.delete(found)
+    SHOWN[plant](client, found)
+    digest = bytes.fromhex(found.decode().rpartition(":")[2])
+    shown = store.find(None, digest)
+
+    assert store.free(None, digest, shown.executed_at, unsettled=shown.status == 0)
+
+    assert child.ask(key).status == 201
+    assert gate.effects(key) == [child.pid] * 2
