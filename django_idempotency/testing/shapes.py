@@ -71,14 +71,21 @@ def _is_made(column: Any) -> bool:
     return made and not isinstance(column, models.DateField | models.TimeField | models.JSONField)
 
 
+def _is_number(introspection: Any, column: Any) -> bool:
+    try:
+        kind = str(introspection.get_field_type(column.type_code, column))
+    except KeyError:  # a type that Django does not know, or on SQLite none at all
+        return False
+    return "Integer" in kind or "Auto" in kind
+
+
 def _of_catalogue(connection: BaseDatabaseWrapper, cursor: Any, table: str) -> Shape:
     introspection = connection.introspection
     key = tuple(introspection.get_primary_key_columns(cursor, table) or ())
     numbers = {
         column.name
         for column in introspection.get_table_description(cursor, table)
-        if "Integer" in str(introspection.get_field_type(column.type_code, column))
-        or "Auto" in str(introspection.get_field_type(column.type_code, column))
+        if _is_number(introspection, column)
     }
     relations = introspection.get_relations(cursor, table)
     return Shape(

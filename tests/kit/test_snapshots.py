@@ -117,6 +117,25 @@ def test_a_table_without_a_model_is_seen():
     assert jobs.shape.made == {"id"}
 
 
+ODD = {"sqlite": ("", "'a'"), "postgresql": ("point", "point(1, 2)"), "mysql": ("year", "2026")}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_column_whose_type_django_does_not_know_is_read():
+    """On SQLite a column need not have one."""
+    kind, value = ODD[connection.vendor]
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE TABLE kit_odd (odd {kind})")
+        try:
+            found = changes(lambda: cursor.execute(f"INSERT INTO kit_odd VALUES ({value})"))
+        finally:
+            cursor.execute("DROP TABLE kit_odd")
+
+    [(table, odd)] = found.tables.items()
+    assert "kit_odd" in str(table)
+    assert len(odd.added) == 1
+
+
 def test_what_is_written_by_the_way_is_left_out():
     """Sessions, content types, and the package's own tables, which can be asked for."""
 
