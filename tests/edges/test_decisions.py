@@ -445,7 +445,56 @@ def end_own_connection():
     rival.close()
 
 
+RUN_OUT_OF = {
+    "postgresql": {"disk": "53100", "locks or memory": "53200", "of a limit of its own": "53400"},
+    "mariadb": {"disk": "1021", "table space": "1114", "locks": "1206"},
+}
+
 if VENDOR != "sqlite":  # which has no server to lose
+
+    def refuse_claims(code):
+        """Let the server answer each INSERT of a record with the error *code*. What it returns undoes it."""
+        table = IdempotencyRecord._meta.db_table
+        if VENDOR == "postgresql":
+            create = [
+                "CREATE FUNCTION test_refuse() RETURNS trigger LANGUAGE plpgsql AS"
+                f" $$ BEGIN RAISE EXCEPTION 'nothing is left' USING ERRCODE = '{code}'; END $$",
+                f"CREATE TRIGGER test_refuse BEFORE INSERT ON {table} EXECUTE FUNCTION test_refuse()",
+            ]
+            drop = "DROP FUNCTION test_refuse CASCADE"
+        else:
+            create = [
+                f"CREATE TRIGGER test_refuse BEFORE INSERT ON {table} FOR EACH ROW"
+                f" SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {code}, MESSAGE_TEXT = 'nothing is left'"
+            ]
+            drop = "DROP TRIGGER test_refuse"
+        run_alone(*create)
+        return lambda: run_alone(drop)
+
+    def run_alone(*statements):
+        """On a connection of its own, whose cursor is no request's."""
+        own = connection.copy()
+        try:
+            with own.cursor() as cursor:
+                for statement in statements:
+                    cursor.execute(statement)
+        finally:
+            own.close()
+
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.parametrize("code", RUN_OUT_OF[VENDOR].values(), ids=RUN_OUT_OF[VENDOR])
+    def test_a_database_that_has_run_out_is_503_and_nothing_ran(protect, client, serve, atomic_requests, code):
+        """Of disk, memory or locks: it comes back, as one that is away does."""
+        serve(protect(make_payment))
+        undo = refuse_claims(code)
+        try:
+            response = post(client)
+        finally:
+            undo()
+
+        assert (response.status_code, response.json()["code"]) == (503, "store-unavailable")
+        assert not Payment.objects.exists()
+        assert post(client).status_code == 201
 
     @pytest.mark.django_db(transaction=True)
     def test_a_connection_that_is_lost_before_the_claim_is_503(user, serve, atomic_requests):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from django.urls import path, re_path
@@ -86,15 +87,18 @@ def _quiet_routes(serve: Callable[..., None]) -> Iterator[None]:
 
 
 def ask(url: str, body: bytes, **meta: str) -> Any:
-    """What a request gets; where it was executed, its retry got the same."""
+    """What a request gets; where it was executed, its retry got the same. Afterwards nothing of it is left."""
     client = Client(raise_request_exception=False)
-    response = client.generic("POST", url, body, **meta)
-    assert response.status_code < 500, response.exc_info
-    assert not is_replay(response)
-    if response.status_code == 201:
-        again = client.generic("POST", url, body, **meta)
-        assert is_replay(again)
-        assert (again.status_code, again.content) == (201, response.content)
+    with transaction.atomic():
+        response = client.generic("POST", url, body, **meta)
+        assert response.status_code < 500, response.exc_info
+        assert not is_replay(response)
+        assert IdempotencyRecord.objects.exists() == (response.status_code == 201)
+        if response.status_code == 201:
+            again = client.generic("POST", url, body, **meta)
+            assert is_replay(again)
+            assert (again.status_code, again.content) == (201, response.content)
+        transaction.set_rollback(True)  # or one transaction would hold thousands of locks
     return response
 
 
@@ -241,7 +245,6 @@ HOSTS = st.one_of(st.sampled_from(django_settings.ALLOWED_HOSTS), LATIN_1.map(la
 @share(0.2)
 def test_any_path_query_and_headers(rest, query, host, credential, if_match, request_id, media_type):
     """They are digested or stored, whatever bytes they have."""
-    key = str(next(numbers))
     response = ask(
         "/unread/",
         b"",
@@ -252,8 +255,7 @@ def test_any_path_query_and_headers(rest, query, host, credential, if_match, req
         HTTP_AUTHORIZATION=credential,
         HTTP_IF_MATCH=if_match,
         HTTP_X_REQUEST_ID=request_id,
-        HTTP_IDEMPOTENCY_KEY=key,
+        HTTP_IDEMPOTENCY_KEY="k",
     )
 
     assert response.status_code in (201, 400)
-    assert IdempotencyRecord.objects.filter(key=key).exists() == (response.status_code == 201)

@@ -23,10 +23,13 @@ RACES = frozenset({1020, 1213})  # record has changed since last read, deadlock
 UNAVAILABLE = frozenset(
     {
         0,  # the driver's own: the connection is closed
+        1021,  # disk full
         1040,  # too many connections
         1053,  # server shutdown in progress
+        1114,  # the table is full
         1203,  # too many connections of this user
         1205,  # lock wait timeout: the server's own, where the claim itself does not wait
+        1206,  # the number of locks exceeds the size of their table
         1927,  # connection was killed
         1969,  # max_statement_time exceeded (MariaDB)
         2002,  # cannot connect through the socket

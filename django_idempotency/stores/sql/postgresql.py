@@ -18,7 +18,6 @@ from django_idempotency.stores.sql.base import TABLE, Dialect, found, values
 RACES = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
 UNAVAILABLE = frozenset(
     {
-        "53300",  # too_many_connections
         "55P03",  # lock_not_available: the project's lock_timeout
         "57014",  # query_canceled: the project's statement_timeout
         "57P01",  # admin_shutdown
@@ -28,6 +27,8 @@ UNAVAILABLE = frozenset(
         "57P05",  # idle_session_timeout
     }
 )
+# connection_exception; insufficient_resources: the disk, memory, connections, or the table of locks is full
+UNAVAILABLE_CLASSES = ("08", "53")
 NO_FUNCTION = frozenset({"42883", "42501"})  # undefined_function; insufficient_privilege: not ours to execute
 ABORTED = frozenset({"25P02", "25P01", "3B001"})  # aborted, none active, no such savepoint
 
@@ -190,7 +191,7 @@ class PostgreSQL(Dialect):
             return Fault.UNAVAILABLE if lost or isinstance(error, OperationalError) else Fault.OTHER
         if state in RACES:
             return Fault.RACE
-        return Fault.UNAVAILABLE if state in UNAVAILABLE or state.startswith("08") else Fault.OTHER
+        return Fault.UNAVAILABLE if state in UNAVAILABLE or state.startswith(UNAVAILABLE_CLASSES) else Fault.OTHER
 
 
 def has_functions(connection: Any) -> bool:
