@@ -10,6 +10,7 @@ lease has run out. After it: replayed.
 """
 
 import logging
+import os
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,7 +32,7 @@ logger = logging.getLogger("django_idempotency")
 class LeasedExecution(Execution[Value]):
     """One attempt's way through a store beside the databases."""
 
-    __slots__ = ("is_uncertain", "lease", "policy", "store", "token")
+    __slots__ = ("is_uncertain", "lease", "pid", "policy", "store", "token")
 
     using: None
 
@@ -48,6 +49,7 @@ class LeasedExecution(Execution[Value]):
         self.store = store
         self.policy = policy
         self.token = secrets.token_hex(16)
+        self.pid = os.getpid()
         self.is_uncertain = False  # as was announced
 
     def once(self) -> Executed[Value] | Replayed | None:
@@ -60,7 +62,7 @@ class LeasedExecution(Execution[Value]):
             raise
         except BaseException as error:  # the worker's end among them
             # The claim may be there, its reply lost or not understood, or come to the store later on.
-            keeper.release(lease, abandoned=True)
+            keeper.abandon(lease)
             if isinstance(error, Exception) and self.store.classify(None, error) is Fault.UNAVAILABLE:
                 logger.error("The store %r does not answer: %s", self.store.alias, error)
                 raise StoreUnavailable from error
@@ -92,18 +94,12 @@ class LeasedExecution(Execution[Value]):
     def carry_out(self, claim: Claimed) -> Executed[Value] | Replayed:
         try:
             value = self.run_handler()
-        except OutcomeUncertain as error:
-            if error.about is None:  # the handler itself does not know
-                self._doubt(claim, error)
-            else:  # another operation's, which it has started
-                self._release(claim)
+        except BaseException as error:
+            if not self._is_in_fork():
+                self._end(claim, error)
             raise
-        except Exception:
-            self._release(claim)  # its own answer
-            raise
-        except BaseException as error:  # the worker is being ended: whatever the handler was about to do
-            self._doubt(claim, OutcomeUncertain(f"its handler was ended by {type(error).__name__}"))
-            raise
+        if self._is_in_fork():
+            return Executed(value, None)
         try:
             answer = self.capture(value)
         except BaseException as error:
@@ -123,8 +119,12 @@ class LeasedExecution(Execution[Value]):
             kept = self.store.complete(self.attempt, claim, record)
         except Exception as error:
             uncertain = OutcomeUncertain(f"the store {self.store.alias!r} did not take the answer ({error})")
+            keeper.doubt(self.lease)  # later: the store has just not answered
             self._announce_uncertain(uncertain)
             raise uncertain from error
+        except BaseException as error:  # the worker is being ended
+            self._doubt(claim, OutcomeUncertain(f"its answer was on its way at {type(error).__name__}"))
+            raise
         if kept is record:
             self.record = record
             return Executed(value, record)
@@ -138,20 +138,35 @@ class LeasedExecution(Execution[Value]):
         self._announce_uncertain(uncertain)
         raise uncertain
 
+    def _is_in_fork(self) -> bool:
+        """Is this a process that the handler has forked, and that came out of it? The claim is its parent's."""
+        return os.getpid() != self.pid
+
+    def _end(self, claim: Claimed, error: BaseException) -> None:
+        """What the *error* that the handler raised says of its outcome."""
+        match error:
+            case OutcomeUncertain(about=None):  # the handler itself does not know
+                self._doubt(claim, error)
+            case Exception():  # its own answer; or another operation's uncertain outcome, which it has started
+                self._release(claim)
+            case _:  # the worker is being ended: whatever the handler was about to do
+                self._doubt(claim, OutcomeUncertain(f"its handler was ended by {type(error).__name__}"))
+
     def _release(self, claim: Claimed) -> None:
         try:
             self.store.release(self.attempt, claim)
         except Exception as error:  # the caller gets the handler's answer
             logger.warning("The key of %s is freed as soon as its store answers: %s", self.attempt.identity, error)
-            keeper.release(Lease(self.store, self.attempt, claim, self.policy.lease))
+            keeper.release(self.lease)
 
     def _doubt(self, claim: Claimed, uncertain: OutcomeUncertain) -> None:
-        self._announce_uncertain(uncertain)
         keeper.drop(self.lease)  # a renewal would let it go on
         try:
             self.store.doubt(self.attempt, claim)
-        except Exception as error:  # the lease runs out by itself
-            logger.warning("The lease of %s could not be ended: %s", self.attempt.identity, error)
+        except Exception as error:
+            logger.warning("The lease of %s is ended as soon as its store answers: %s", self.attempt.identity, error)
+            keeper.doubt(self.lease)
+        self._announce_uncertain(uncertain)
 
     def _announce_uncertain(self, uncertain: OutcomeUncertain) -> None:
         uncertain.about = self.attempt.identity
@@ -163,4 +178,5 @@ class LeasedExecution(Execution[Value]):
             self.announce_forgotten()
 
     def announce_forgotten(self) -> None:
-        announcements.forgotten(None, self.attempt.identity)
+        if not self._is_in_fork():
+            announcements.forgotten(None, self.attempt.identity)

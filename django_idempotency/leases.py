@@ -1,17 +1,19 @@
 """
 The leases of this process, renewed by one thread for all of them while their handlers run.
 
-The thread starts with the first lease, and anew in a forked process. It also frees the keys that could not be freed
-when their handlers ended, as the store was away then.
+The thread starts with the first lease, and anew in a forked process. It also ends the claims that could not be ended
+with their handlers, as the store was away then: a last time when the process ends.
 """
 
+import atexit
 import logging
 import os
 import sys
 import threading
 import time
-from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from django_idempotency.core.decision import Claimed
 from django_idempotency.core.keys import Attempt
@@ -21,8 +23,9 @@ logger = logging.getLogger("django_idempotency")
 
 RENEWALS = 3  # within the time of one lease, so that two may fail
 RETRY = 1.0  # seconds from a call that failed to its next try, at most: a tenth of the lease where that is shorter
-MAX_RELEASES = 10_000  # that wait for a store that is away
-PATIENCE = 600.0  # seconds that a release is tried for: who comes later finds the outcome uncertain
+MAX_ENDINGS = 10_000  # that wait for a store that is away
+PATIENCE = 600.0  # seconds that an ending is tried for: who comes later finds the outcome uncertain
+LAST_PATIENCE = 2.0  # seconds that the end of a process is held up
 
 
 @dataclass(slots=True, eq=False)
@@ -45,10 +48,12 @@ class Lease:
         self.ends = now + self.seconds
 
 
-@dataclass(slots=True)
-class _Release:
+@dataclass(slots=True, eq=False)
+class _Ending:
+    """What is still to be told to the store of a claim that is ours no longer."""
+
     lease: Lease
-    abandoned: bool
+    tell: Callable[[], None]
     gives_up: float  # monotonic
 
 
@@ -63,8 +68,8 @@ class LeaseKeeper:
         self._made: dict[str, threading.Condition] = {}
         self._held: set[Lease] = set()
         self._away: set[LeasedStore] = set()  # whose last renewal failed
-        self._releases: deque[_Release] = deque()
-        self._release_at = float("inf")
+        self._endings: dict[_Ending, None] = {}  # in the order in which they are tried
+        self._end_at = float("inf")
         self._thread: threading.Thread | None = None
         self._wakes = float("inf")  # when the thread looks again by itself
 
@@ -92,23 +97,40 @@ class LeaseKeeper:
         with self._changed:
             self._held.discard(lease)
 
-    def release(self, lease: Lease, *, abandoned: bool = False) -> None:
-        """Free its key as soon as the store answers; *abandoned* is a claim of which nobody knows whether it is one."""
+    def release(self, lease: Lease) -> None:
+        """Free its key as soon as the store answers."""
+        self._end(lease, partial(lease.store.release, lease.attempt, lease.claim))
+
+    def abandon(self, lease: Lease) -> None:
+        """The same for a claim of which nobody knows whether it is one."""
+        self._end(lease, partial(lease.store.abandon, lease.attempt, lease.claim, lease.seconds))
+
+    def doubt(self, lease: Lease) -> None:
+        """Let its outcome be unknown as soon as the store answers. Everybody has been told."""
+        self._end(lease, partial(lease.store.doubt, lease.attempt, lease.claim))
+
+    def _end(self, lease: Lease, tell: Callable[[], None]) -> None:
         now = time.monotonic()
         with self._changed:
             self._held.discard(lease)
-            self._queue([_Release(lease, abandoned, now + PATIENCE)])
+            self._endings[_Ending(lease, tell, now + PATIENCE)] = None
+            if len(self._endings) > MAX_ENDINGS:
+                oldest = next(iter(self._endings))
+                del self._endings[oldest]
+                logger.error("The claim of %s could not be ended: too many wait", oldest.lease.attempt.identity)
+            self._end_at = min(self._end_at, now + RETRY)
             try:
-                self._attend(self._release_at)
+                self._attend(self._end_at)
             except RuntimeError as error:  # the next lease brings a thread
-                logger.warning("There is no thread to free keys: %s", error)
+                logger.warning("There is no thread to end claims: %s", error)
 
-    def _queue(self, releases: list[_Release]) -> None:
-        self._releases.extend(releases)
-        self._release_at = min(self._release_at, time.monotonic() + RETRY)
-        while len(self._releases) > MAX_RELEASES:
-            oldest = self._releases.popleft()
-            logger.error("The key of %s could not be freed: too many wait", oldest.lease.attempt.identity)
+    def finish(self) -> None:
+        """Try what waits a last time, as the process ends. Takes `LAST_PATIENCE` seconds at most."""
+        with self._changed:
+            if self._endings and self._thread is not None and self._thread.is_alive():
+                self._end_at = time.monotonic()
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: not self._endings, LAST_PATIENCE)
 
     def _attend(self, moment: float) -> None:
         """Let the thread be there, and look at this *moment* at the latest."""
@@ -116,14 +138,14 @@ class LeaseKeeper:
             self._thread = threading.Thread(target=self._run, name="django_idempotency leases", daemon=True)
             self._thread.start()
         elif moment < self._wakes:
-            self._changed.notify()
+            self._changed.notify_all()
 
     def _run(self) -> None:
         while True:
             try:
                 self._wait()
                 self._renew_due()
-                self._release_all()
+                self._end_all()
             except Exception:  # the project's logging: its filters, say. Told as if it had ended the thread
                 threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
 
@@ -132,7 +154,7 @@ class LeaseKeeper:
         with self._changed:
             while True:
                 due = min((lease.due for lease in self._held), default=float("inf"))
-                self._wakes = min(due, self._release_at)
+                self._wakes = min(due, self._end_at)
                 left = self._wakes - time.monotonic()
                 if left <= 0:
                     return
@@ -177,46 +199,44 @@ class LeaseKeeper:
             logger.warning("The claim of %s is not this process's any more", identity)
         return True
 
-    def _release_all(self) -> None:
-        """Try each release once, but none of a store that did not answer before; leases that are due go first."""
+    def _end_all(self) -> None:
+        """Try each ending once, but none of a store that did not answer before; leases that are due go first."""
         with self._changed:
-            if self._release_at > time.monotonic():
+            if self._end_at > time.monotonic():
                 return
-            self._release_at = float("inf")
-            waiting, self._releases = self._releases, deque()
+            self._end_at = float("inf")
+            waiting = list(self._endings)
         away: set[LeasedStore] = set()
-        untried: list[_Release] = []
-        failed: list[_Release] = []
         try:
-            while waiting:
-                release = waiting.popleft()
-                if release.lease.store in away:
-                    untried.append(release)
-                elif not self._try_release(release):
-                    away.add(release.lease.store)
-                    failed.append(release)
-                self._renew_due()
+            for ending in waiting:
+                if ending.lease.store not in away:
+                    is_over = self._try_ending(ending)
+                    if not is_over:
+                        away.add(ending.lease.store)
+                    with self._changed:
+                        if ending in self._endings:  # else too many waited
+                            del self._endings[ending]
+                            if not is_over:
+                                self._endings[ending] = None  # last: of a cluster, one node may be away
+                        if not self._endings:
+                            self._changed.notify_all()
+                    self._renew_due()
         finally:
-            # What failed comes last: of a cluster, one node may be away.
-            kept = [*untried, *waiting, *failed]
-            if kept:
-                with self._changed:
-                    self._queue(kept)
+            with self._changed:
+                if self._endings:
+                    self._end_at = min(self._end_at, time.monotonic() + RETRY)
 
-    def _try_release(self, release: _Release) -> bool:
-        """Is it over? A release that has waited too long is."""
-        lease = release.lease
+    def _try_ending(self, ending: _Ending) -> bool:
+        """Is it over? One that has waited too long is."""
         try:
-            if release.abandoned:
-                lease.store.abandon(lease.attempt, lease.claim, lease.seconds)
-            else:
-                lease.store.release(lease.attempt, lease.claim)
+            ending.tell()
         except Exception as error:  # whatever it is, it is tried again, and then told
-            if time.monotonic() < release.gives_up:
+            if time.monotonic() < ending.gives_up:
                 return False
-            logger.error("The key of %s could not be freed: %s", lease.attempt.identity, error)
+            logger.error("The claim of %s could not be ended: %s", ending.lease.attempt.identity, error)
         return True
 
 
 keeper = LeaseKeeper()
 os.register_at_fork(after_in_child=keeper.reset)
+atexit.register(keeper.finish)

@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 from django.db import Error, connections, router
 from django.utils import timezone
 
-from django_idempotency import statistics
+from django_idempotency import conf, statistics
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.models import UNSETTLED, IdempotencyRecord
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault, Store, TransactionalStore
+from django_idempotency.stores.database import DatabaseStore
 from django_idempotency.stores.sql import dialect_for
 from django_idempotency.stores.sql.purging import Purge, purge_for
 from django_idempotency.transactions import after_commit, atomic_phase, in_transaction
@@ -102,6 +103,9 @@ def free(digest: bytes | IdempotencyRecord, *, using: str | None = None, store: 
     Forget what *store* keeps for an identity, so that the next request with its key runs: its 32-byte *digest*, or its
     record, as it was read. Returns False where nothing is stored.
 
+    It leaves the replay cache of every store that has the same table, though no row be left of it: what the model has
+    deleted is forgotten by this.
+
     Raises `RequestInProgress`, and then nothing has changed, where the identity is in flight, or since the record was
     read (the call began, for a digest) was executed again, or got the answer that it was without. That is told at
     once; on SQLite after the one who writes has ended, or after the connection's timeout, whoever that is. A lost race
@@ -111,6 +115,8 @@ def free(digest: bytes | IdempotencyRecord, *, using: str | None = None, store: 
     """
     unsettled = isinstance(digest, IdempotencyRecord) and digest.status == UNSETTLED
     owner, using, identity, seen = _execution(digest, using, store)
+    if using is not None:
+        _leave_caches(owner, using, identity)
     freed = _changed(owner, using, partial(owner.free, using, identity, seen, unsettled=unsettled))
     if freed:
         _log(using, "Freed %s", identity)
@@ -153,6 +159,16 @@ def _execution(
         # Before the transaction, which on SQLite begins when whoever is in flight has committed.
         seen = _told(owner, using, partial(owner.executed_at, using, digest))
     return owner, using, digest, seen
+
+
+def _leave_caches(owner: Store, using: str, digest: bytes) -> None:
+    """Take the identity out of the caches of the stores that share the *owner*'s table; its own it clears itself."""
+    if not isinstance(owner, DatabaseStore):
+        return
+    for alias in conf.stores():
+        other = stores[alias]
+        if other is not owner and isinstance(other, DatabaseStore) and other.replay_cache is not None:
+            other.replay_cache.remove(using, digest)
 
 
 def _changed(owner: Store, using: str | None, change: Callable[[], bool]) -> bool:

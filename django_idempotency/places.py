@@ -27,15 +27,15 @@ class Place:
     What the server raises propagates from each verb.
     """
 
-    aliases: tuple[str, ...]  # of stores: those that share the table, or the one
+    alias: str  # of a store: of several that share the table the first
     using: str | None
 
     def __str__(self) -> str:
-        return f"store {self.aliases[0]!r}" if self.using is None else f"database {self.using!r}"
+        return f"store {self.alias!r}" if self.using is None else f"database {self.using!r}"
 
     @property
     def store(self) -> Store:
-        return stores[self.aliases[0]]
+        return stores[self.alias]
 
     def find(self, digest: bytes) -> IdempotencyRecord | None:
         """What is stored for the identity *digest*, with the place's own time as `now`; not what is in flight."""
@@ -46,13 +46,12 @@ class Place:
         return self.store.unsettled(self.using, limit)
 
     def free(self, record: IdempotencyRecord) -> bool:
-        """`maintenance.free`, of this execution. Of stores that share a table each may have a replay cache."""
-        freed = [maintenance.free(record, using=self.using, store=alias) for alias in self.aliases]
-        return any(freed)
+        """`maintenance.free`, of this execution."""
+        return maintenance.free(record, using=self.using, store=self.alias)
 
     def settle(self, record: IdempotencyRecord, answer: CompletionRecord) -> bool:
         """`maintenance.settle`, of this execution."""
-        return maintenance.settle(record, answer, using=self.using, store=self.aliases[0])
+        return maintenance.settle(record, answer, using=self.using, store=self.alias)
 
     def meanwhile(self, record: IdempotencyRecord) -> str:
         """Why *record*, which was unsettled, could not be changed, in words; empty where it seems to be so still."""
@@ -76,13 +75,13 @@ class Place:
 
 def tables(databases: Iterable[str]) -> list[Place]:
     """A place for each of *databases*. Raises `PolicyError` for a store that cannot be made."""
-    aliases = tuple(alias for alias in conf.stores() if _has_table(alias))
-    return [Place(aliases=aliases, using=using) for using in databases if aliases]
+    alias = next(filter(_has_table, conf.stores()), None)
+    return [Place(alias=alias, using=using) for using in databases if alias is not None]
 
 
 def others() -> dict[str, Place]:
     """The stores that have no table, by alias. Raises `PolicyError` for one that cannot be made."""
-    return {alias: Place(aliases=(alias,), using=None) for alias in conf.stores() if not _has_table(alias)}
+    return {alias: Place(alias=alias, using=None) for alias in conf.stores() if not _has_table(alias)}
 
 
 def asked(

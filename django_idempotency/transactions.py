@@ -1,9 +1,10 @@
 """The one place that opens a transaction, and what can be known of the one that is open."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, TypeVar, cast
 
-from django.db import connections, transaction
+from django.db import Error, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_idempotency.exceptions import CommittedEarly, TransactionBroken
@@ -233,7 +234,12 @@ def shielded(using: str, send: Callable[[], list[tuple[Any, Any]]]) -> None:
     ):
         send()
         return
-    with transaction.atomic(using=using):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(transaction.atomic(using=using))
+        except Error:  # the connection is lost: what a receiver does on it fails by itself
+            send()
+            return
         if any(isinstance(result, Exception) for _, result in send()):
             connection.set_rollback(True)
 

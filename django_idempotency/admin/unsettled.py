@@ -48,7 +48,7 @@ class UnsettledPage(DecisionViews):
             "sections": [
                 {
                     "place": place,
-                    "alias": place.using or place.aliases[0],
+                    "alias": place.using or place.alias,
                     "is_away": place in away,
                     "records": found.get(place, [])[:LISTED],
                     "listed": LISTED if len(found.get(place, [])) > LISTED else None,
@@ -87,11 +87,11 @@ class UnsettledPage(DecisionViews):
         _log(errors)
         return {
             "found": [
-                (self.url("change", _address(place, record)), place.aliases[0], state(record).label)
+                (self.url("change", _address(place, record)), place.alias, state(record).label)
                 for place, record in answers
                 if record is not None
             ],
-            "away": [place.aliases[0] for place, _error in errors],
+            "away": [place.alias for place, _error in errors],
         }
 
 
@@ -103,7 +103,7 @@ def _unsettled(place: Place) -> list[IdempotencyRecord] | None:
 
 
 def _address(place: Place, record: IdempotencyRecord) -> Address:
-    return Address(place.using or "", bytes(record.digest), "" if place.using else place.aliases[0])
+    return Address(place.using or "", bytes(record.digest), "" if place.using else place.alias)
 
 
 def _log(errors: list[tuple[Place, Exception]]) -> None:

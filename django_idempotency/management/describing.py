@@ -51,7 +51,7 @@ def described(place: Place, row: IdempotencyRecord, record: Presented, *, body: 
     known = not record.is_foreign
     return {
         "database": place.using,
-        "store": place.aliases[0] if place.using is None else None,
+        "store": place.alias if place.using is None else None,
         "identity": record.identity,
         "key": record.key,
         "scope": record.scope,

@@ -158,11 +158,11 @@ class LeasedStore(Store):
         """
         Claim the identity for *token*, for *lease* seconds, in one atomic step.
 
-        `Claimed` where nothing is stored or what is has expired; again where *token* holds the claim already, as its
-        reply may have been lost. `InFlight` while another's lease lasts. After it `Unsettled`, whose `found_out` says
-        why to the first who asks; with *take_over* and the same fingerprint `Claimed` instead. What cannot be read is
-        `Unsettled` too, and never taken over. A claim without an outcome is kept for `attempt.ttl` from its last lease
-        on.
+        `Claimed` where nothing is stored or what is has expired; the same again where *token* holds the claim already,
+        as its reply may have been lost. `InFlight` while another's lease lasts. After it `Unsettled`, whose `found_out`
+        says why to the first token that asks; with *take_over* and the same fingerprint `Claimed` instead. What cannot
+        be read is `Unsettled` too, and never taken over. A claim without an outcome is kept for `attempt.ttl` from its
+        last lease on.
 
         A token that was abandoned is not let in any more: that is `InFlight`.
         """

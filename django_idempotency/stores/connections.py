@@ -1,5 +1,6 @@
 """A django-redis alias as the package uses it: its raw connection and its keys, never the cache's pickle."""
 
+import codecs
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -37,7 +38,8 @@ class RedisAlias:
     @cached_property
     def client(self) -> Any:
         """
-        The client of the primary. Raises `PolicyError` for an alias that is not configured, or not django-redis's.
+        The client of the primary. Raises `PolicyError` for an alias that is not configured, not django-redis's, or
+        whose text is not UTF-8.
         """
         from django_redis import get_redis_connection  # type: ignore[import-untyped]
 
@@ -50,10 +52,16 @@ class RedisAlias:
                 f"{self.owner}: the cache {self.alias!r} must be a django-redis one (django_redis.cache.RedisCache)"
                 " with a raw connection, for one server, Sentinel or Cluster."
             ) from error
-        if client.get_encoder().decode_responses:
+        encoder = client.get_encoder()
+        if encoder.decode_responses:
             raise PolicyError(
                 f"{self.owner}: the cache {self.alias!r} decodes what it reads as text, and answers are bytes. Take"
                 " decode_responses out of its options."
+            )
+        if not _is_utf_8(encoder.encoding):
+            raise PolicyError(
+                f"{self.owner}: the cache {self.alias!r} encodes text as {encoder.encoding!r}, and what is stored is"
+                " UTF-8. Take encoding out of its options."
             )
         return client
 
@@ -67,6 +75,13 @@ class RedisAlias:
     def script(self, source: str) -> Any:
         """*source* as a callable of keys and arguments, which is loaded where the server does not know it."""
         return self.client.register_script(source)
+
+
+def _is_utf_8(encoding: str) -> bool:
+    try:
+        return codecs.lookup(encoding).name == "utf-8"
+    except LookupError:
+        return False
 
 
 def classify(error: Exception) -> Fault:

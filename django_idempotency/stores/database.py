@@ -15,7 +15,7 @@ from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import CommittedEarly, PolicyError, TransactionBroken
 from django_idempotency.models import UNSETTLED, DatabaseNow, IdempotencyRecord, RecordQuerySet
 from django_idempotency.stores.base import Fault, TransactionalStore
-from django_idempotency.stores.replay_cache import ReplayCache
+from django_idempotency.stores.replay_cache import ReplayCache, table_of
 from django_idempotency.stores.sql import dialect_for
 from django_idempotency.stores.sql.base import Dialect
 
@@ -88,7 +88,7 @@ class DatabaseStore(TransactionalStore):
             try:
                 if dialect.complete(cursor, digest, claim, record):
                     if self.replay_cache is not None:
-                        put = partial(self.replay_cache.put, using, digest, attempt.fingerprint, record)
+                        put = partial(self.replay_cache.put, table_of(using), digest, attempt.fingerprint, record)
                         transaction.on_commit(partial(put, attempt.ttl, since), using=using, robust=True)
                     return
             except Error as error:

@@ -4,11 +4,14 @@ The RedisStore's steps, each one script: atomic on the server, by its own clock.
 Each gets two keys of one hash slot: the record of the identity, a hash, and the claims that share its tag, a sorted set
 of digests by the end of their leases, in milliseconds since the epoch. What a script answers begins with a word.
 
-    state       claimed, completed, or freed: by an operator, or of a token that is not let in any more
+    state       claimed, completed, or freed: nothing but the tokens that are turned away
     token       the owner's
     lease       the end of its lease, in milliseconds
     ttl         milliseconds, for the record to come
-    announced   "1" when somebody has been told that the outcome is uncertain, "2" if the owner itself said so
+    taken_over  "1" if it was taken over from another owner
+    announced   the token of who was told that the outcome is uncertain, "2" if the owner itself said so
+    away        tokens that are turned away: whose claim was abandoned, or ended by an operator
+    away_until  milliseconds
 
 and what a record says: fingerprint, scope, operation, key, request, request_id, executed_at (milliseconds), status,
 head, body.
@@ -25,7 +28,7 @@ local record, claims = KEYS[1], KEYS[2]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local fields = {'state', 'token', 'lease', 'fingerprint', 'status', 'head', 'body', 'request_id', 'announced',
-    'executed_at'}
+    'executed_at', 'away', 'away_until', 'taken_over'}
 local found = redis.pcall('HMGET', record, unpack(fields))
 local garbage = found.err
 local state, token, lease, fingerprint = found[1], found[2], tonumber(found[3] or nil), found[4]
@@ -34,11 +37,30 @@ if state == 'claimed' then
 elseif state == 'completed' then
     garbage = not (token and fingerprint and found[5] and found[6] and found[7]) and 'a record without its fields'
 elseif state == 'freed' then
-    garbage = not token and 'a freed key without its field'
+    garbage = not found[11] and 'a freed key without its field'
 elseif not garbage and (state or redis.call('EXISTS', record) == 1) then
     garbage = 'a hash without a state of ours'
 end
 local function completed() return {'completed', fingerprint, found[5], found[6], found[7], found[8] or ''} end
+local away, away_until = found[11] or '', tonumber(found[12] or nil) or 0
+if away_until <= now then away = '' end
+"""
+
+MOST_AWAY = 64  # tokens that a key turns away, of 32 characters
+
+# turn_away lets a token change nothing any more, and keep_away leaves nothing but such tokens.
+_AWAY = f"""
+local function turn_away(token, milliseconds)
+    if not string.find(away, token, 1, true) then away = string.sub(away .. ' ' .. token, -{33 * MOST_AWAY}) end
+    away_until = math.max(away_until, now + milliseconds)
+end
+local function keep_away()
+    redis.call('DEL', record)
+    if away ~= '' then
+        redis.call('HSET', record, 'state', 'freed', 'away', away, 'away_until', away_until)
+        redis.call('PEXPIRE', record, away_until - now)
+    end
+end
 """
 
 _LET_IN = "#!lua flags=allow-oom"
@@ -49,19 +71,20 @@ if garbage then return {{'garbage', garbage}} end
 if state == 'completed' then return completed() end
 local taken = 0
 if state == 'claimed' then
-    if token == ARGV[1] then return {{'claimed', 0}} end
+    if token == ARGV[1] then return {{'claimed', tonumber(found[13] or 0)}} end
     if lease > now then return {{'in flight', fingerprint}} end
+end
+if string.find(away, ARGV[1], 1, true) then return {{'in flight', fingerprint or ARGV[2]}} end
+if state == 'claimed' then
     if ARGV[5] ~= '1' or fingerprint ~= ARGV[2] then
-        if not found[9] then redis.pcall('HSET', record, 'announced', '1') end
-        return {{'unsettled', fingerprint, found[9] and 0 or 1}}
+        if not found[9] then redis.pcall('HSET', record, 'announced', ARGV[1]) end
+        return {{'unsettled', fingerprint, (found[9] or ARGV[1]) == ARGV[1] and 1 or 0}}
     end
     taken = 1
-elseif state == 'freed' and token == ARGV[1] then
-    return {{'in flight', ARGV[2]}}
 end
 redis.call('HSET', record, 'state', 'claimed', 'token', ARGV[1], 'fingerprint', ARGV[2], 'lease', now + ARGV[3],
     'ttl', ARGV[4], 'scope', ARGV[7], 'operation', ARGV[8], 'key', ARGV[9], 'request', ARGV[10],
-    'request_id', ARGV[11], 'executed_at', now)
+    'request_id', ARGV[11], 'executed_at', now, 'taken_over', taken)
 if state then redis.call('HDEL', record, 'announced') end
 redis.call('PEXPIRE', record, ARGV[3] + ARGV[4])
 redis.pcall('ZADD', claims, now + ARGV[3], ARGV[6])
@@ -76,25 +99,23 @@ if not state then return {{'gone'}} end
 if token ~= ARGV[1] then return state == 'completed' and completed() or {{'stale'}} end
 if state == 'claimed' then
     redis.call('HSET', record, 'state', 'completed', 'status', ARGV[4], 'head', ARGV[5], 'body', ARGV[6])
-    redis.call('HDEL', record, 'lease', 'ttl', 'announced')
+    redis.call('HDEL', record, 'lease', 'ttl', 'announced', 'taken_over')
     redis.call('PEXPIRE', record, ARGV[3])
     redis.pcall('ZREM', claims, ARGV[2])
 end
-return {{state == 'freed' and 'stale' or 'kept'}}
+return {{'kept'}}
 """
 
 # token, digest, and the milliseconds that an abandoned claim is kept out, or 0
 RELEASE = f"""{_LET_IN}
-{_FIND}
-if garbage then return 0 end
-if state and not (state == 'claimed' and token == ARGV[1]) then return 0 end
-if ARGV[3] ~= '0' then
-    redis.call('DEL', record)
-    redis.call('HSET', record, 'state', 'freed', 'token', ARGV[1])
-    redis.call('PEXPIRE', record, ARGV[3])
-elseif state then
-    redis.call('DEL', record)
+{_FIND}{_AWAY}
+if garbage or state == 'completed' then return 0 end
+if ARGV[3] ~= '0' then turn_away(ARGV[1], ARGV[3]) end
+if state == 'claimed' and token ~= ARGV[1] then
+    if away ~= '' then redis.call('HSET', record, 'away', away, 'away_until', away_until) end
+    return 0
 end
+keep_away()
 redis.pcall('ZREM', claims, ARGV[2])
 return 1
 """
@@ -115,7 +136,7 @@ return 1
 
 # digest, executed_at (0 of garbage) or '', without an outcome alone?
 FREE = f"""{_LET_IN}
-{_FIND}
+{_FIND}{_AWAY}
 if garbage then
     if ARGV[2] ~= '' and ARGV[2] ~= '0' then return 'other' end
     redis.call('DEL', record)
@@ -126,10 +147,8 @@ if not state or state == 'freed' then return 'nothing' end
 if ARGV[2] ~= '' and found[10] ~= ARGV[2] and (tonumber(found[10] or nil) or ARGV[2] ~= '0') then return 'other' end
 if state == 'claimed' and lease > now then return 'in flight' end
 if state == 'completed' and ARGV[3] == '1' and ARGV[2] ~= '0' and tonumber(found[5]) then return 'other' end
-local left = redis.call('PTTL', record)
-redis.call('DEL', record)
-redis.call('HSET', record, 'state', 'freed', 'token', token)
-redis.call('PEXPIRE', record, math.max(left, 1))
+turn_away(token, math.max(redis.call('PTTL', record), 1))
+keep_away()
 redis.pcall('ZREM', claims, ARGV[1])
 return 'freed'
 """
@@ -143,7 +162,7 @@ if state == 'completed' then return 'other' end
 if lease > now then return 'in flight' end
 local ttl = redis.call('HGET', record, 'ttl')
 redis.call('HSET', record, 'state', 'completed', 'token', ARGV[3], 'status', ARGV[4], 'head', ARGV[5], 'body', ARGV[6])
-redis.call('HDEL', record, 'lease', 'ttl', 'announced')
+redis.call('HDEL', record, 'lease', 'ttl', 'announced', 'taken_over')
 redis.call('PEXPIRE', record, ttl or redis.call('PTTL', record))
 redis.pcall('ZREM', claims, ARGV[1])
 return 'settled'
@@ -166,6 +185,5 @@ return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
 # digest; of which nothing but the entry is left
 FORGET = f"""{_LET_IN}
 {_FIND}
-if state ~= 'claimed' then redis.pcall('ZREM', claims, ARGV[1]) end
-return 1
+return state ~= 'claimed' and redis.call('ZREM', claims, ARGV[1]) or 0
 """

@@ -189,25 +189,31 @@ class RedisStore(LeasedStore):
         return _shown(digest, self.redis.script(lua.SHOW)(self._keys(digest.hex()), ()))
 
     def unsettled(self, using: str | None, limit: int) -> list[IdempotencyRecord]:
+        found = [record for tag in TAGS for record in self._unsettled(tag, limit)]
+        return sorted(found, key=lambda record: record.executed_at)[:limit]
+
+    def _unsettled(self, tag: str, limit: int) -> list[IdempotencyRecord]:
+        """Those of one *tag*. Entries whose record is gone are forgotten on the way, and do not count."""
         overdue = self.redis.script(lua.OVERDUE)
         forget = self.redis.script(lua.FORGET)
-        found: list[IdempotencyRecord] = []
-        for tag in TAGS:
-            claims = self.redis.make_key(f"idempotency:{{{tag}}}:claims")
+        claims = self.redis.make_key(f"idempotency:{{{tag}}}:claims")
+        while True:
             try:
                 members = overdue((claims,), (limit,))
             except Exception as error:  # the driver's
                 if "WRONGTYPE" not in str(error):
                     raise
                 logger.error("Store %r has something at %s that it has not written: %s", self.alias, claims, error)
-                continue
+                return []
+            found, forgotten = [], 0
             for digest in filter(DIGEST.fullmatch, members):
-                record = self.find(using, bytes.fromhex(digest.decode()))
+                record = self.find(None, bytes.fromhex(digest.decode()))
                 if record is not None and record.status == UNSETTLED:
                     found.append(record)
                 else:  # expired, or evicted
-                    forget(self._keys(digest.decode()), (digest,))
-        return sorted(found, key=lambda record: record.executed_at)[:limit]
+                    forgotten += forget(self._keys(digest.decode()), (digest,))
+            if not forgotten:
+                return found
 
     def free(self, using: str | None, digest: bytes, executed_at: datetime | None, *, unsettled: bool = False) -> bool:
         arguments = (digest.hex(), _instant(executed_at), "1" if unsettled else "0")

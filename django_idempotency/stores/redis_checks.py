@@ -20,7 +20,8 @@ def configured(redis: RedisAlias, *, is_cache: bool = False) -> list[CheckMessag
         return [
             Error(
                 str(error),
-                hint=f"Configure CACHES[{redis.alias!r}] with the BACKEND 'django_redis.cache.RedisCache'.",
+                hint=f"Configure CACHES[{redis.alias!r}] with the BACKEND 'django_redis.cache.RedisCache', and without"
+                " decode_responses or an encoding.",
                 id="django_idempotency.E012",
             )
         ]

@@ -34,7 +34,8 @@ class _Entry:
     executed_at: datetime
     lease_ends: float
     expires: float
-    told: bool = False  # somebody, that the outcome is uncertain
+    taken_over: bool = False
+    told: str = ""  # whose token it was told that the outcome is uncertain
     doubted: bool = False
     record: CompletionRecord | None = None
 
@@ -98,14 +99,15 @@ class MemoryStore(LeasedStore):
             if entry.record is not None:
                 return Completed(entry.record, fingerprint)
             if entry.token == token:
-                return Claimed(token)
+                return Claimed(token, taken_over=entry.taken_over)
             if entry.lease_ends > self._clock() or token in self._turned_away:
                 return InFlight(fingerprint)
             if take_over and fingerprint == attempt.fingerprint:
                 self._enter(attempt, token, lease)
+                self._entries[attempt.identity.digest].taken_over = True
                 return Claimed(token, taken_over=True)
-            told, entry.told = entry.told, True
-            return Unsettled(fingerprint, found_out="" if told else LEASE_ENDED)
+            entry.told = entry.told or token
+            return Unsettled(fingerprint, found_out=LEASE_ENDED if entry.told == token else "")
 
     def _enter(self, attempt: Attempt, token: str, lease: float) -> None:
         # One execution is told from the next by its time, under a frozen clock too.
@@ -143,7 +145,7 @@ class MemoryStore(LeasedStore):
                 return False
             entry.lease_ends = self._clock() + lease
             entry.expires = entry.lease_ends + attempt.ttl
-            entry.told = False
+            entry.told = ""
             return True
 
     def doubt(self, attempt: Attempt, claim: Claimed) -> None:
@@ -152,7 +154,7 @@ class MemoryStore(LeasedStore):
             if entry is not None:
                 entry.lease_ends = self._clock()
                 entry.expires = entry.lease_ends + attempt.ttl
-                entry.told = entry.doubted = True
+                entry.told, entry.doubted = claim.token, True
 
     def classify(self, using: str | None, error: Exception) -> Fault:
         return Fault.OTHER

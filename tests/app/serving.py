@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
-from django.db import connections
+from django.db import connection, connections
 from django.test import Client
 from django.urls import path
 from rest_framework.decorators import api_view
@@ -160,3 +160,19 @@ def is_replay(response: Any) -> bool:
 def expire() -> None:
     """Let every record expire, by the database's clock."""
     IdempotencyRecord.objects.update(expires_at=DatabaseNow())
+
+
+def end_own_connection() -> None:
+    """Let the server end this thread's connection, as a restart would."""
+    with connection.cursor() as cursor:
+        if VENDOR == "postgresql":
+            cursor.execute("SELECT pg_backend_pid()")
+            kill = "SELECT pg_terminate_backend(%s)"
+        else:
+            cursor.execute("SELECT CONNECTION_ID()")
+            kill = "KILL %s"
+        number = cursor.fetchone()[0]
+    rival = connection.copy()
+    with rival.cursor() as cursor:
+        cursor.execute(kill, [number])
+    rival.close()

@@ -72,8 +72,11 @@ def test_a_bounded_alias_is_fine(ids, keys):
         {"BACKEND": "django.core.cache.backends.redis.RedisCache", "OPTIONS": {}},
         {"OPTIONS": BOUNDED | {"CLIENT_CLASS": "django_redis.client.ShardClient"}},
         {"OPTIONS": BOUNDED | {"CONNECTION_POOL_KWARGS": {"decode_responses": True}}, "LOCATION": f"{URL}?x=decodes"},
+        {"OPTIONS": BOUNDED | {"CONNECTION_POOL_KWARGS": {"encoding": "utf-16"}}, "LOCATION": f"{URL}?x=utf-16"},
+        {"OPTIONS": BOUNDED | {"CONNECTION_POOL_KWARGS": {"encoding": "latin-1"}}, "LOCATION": f"{URL}?x=latin-1"},
+        {"OPTIONS": BOUNDED | {"CONNECTION_POOL_KWARGS": {"encoding": "missing"}}, "LOCATION": f"{URL}?x=missing"},
     ],
-    ids=["locmem", "Django's own", "ShardClient", "decode_responses"],
+    ids=["locmem", "Django's own", "ShardClient", "decode_responses", "utf-16", "latin-1", "no encoding"],
 )
 def test_E012(check, keys, cache):
     """The store would pickle, or has no one connection."""
@@ -83,6 +86,13 @@ def test_E012(check, keys, cache):
 
     assert message.id == "django_idempotency.E012"
     assert "'keys'" in message.msg
+
+
+@pytest.mark.parametrize("name", ["utf8", "UTF-8", "U8"])
+def test_another_name_of_UTF_8_is_fine(ids, keys, name):
+    keys(OPTIONS=BOUNDED | {"CONNECTION_POOL_KWARGS": {"encoding": name}}, LOCATION=f"{URL}?x={name}")
+
+    assert ids() == []
 
 
 def test_E012_for_an_alias_that_is_not_there(ids, urls, settings):

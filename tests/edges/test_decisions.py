@@ -18,7 +18,18 @@ from rest_framework.views import APIView
 from django_idempotency import engine, idempotent, signals
 from django_idempotency.models import IdempotencyRecord
 from tests.app.models import Payment
-from tests.app.serving import POOLED, TIMEOUT, VENDOR, authenticated_by, drf, expire, is_replay, plain, post
+from tests.app.serving import (
+    POOLED,
+    TIMEOUT,
+    VENDOR,
+    authenticated_by,
+    drf,
+    end_own_connection,
+    expire,
+    is_replay,
+    plain,
+    post,
+)
 from tests.app.views import answer, make_payment
 from tests.conftest import authenticated
 
@@ -427,22 +438,6 @@ def test_a_database_that_is_away_is_503_and_nothing_ran(serve, monkeypatch):
     assert int(response["Retry-After"]) >= 1
     assert Payment.objects.count() == 1
     assert post(client).status_code == 201
-
-
-def end_own_connection():
-    """Let the server end this thread's connection, as a restart would."""
-    with connection.cursor() as cursor:
-        if VENDOR == "postgresql":
-            cursor.execute("SELECT pg_backend_pid()")
-            kill = "SELECT pg_terminate_backend(%s)"
-        else:
-            cursor.execute("SELECT CONNECTION_ID()")
-            kill = "KILL %s"
-        number = cursor.fetchone()[0]
-    rival = connection.copy()
-    with rival.cursor() as cursor:
-        cursor.execute(kill, [number])
-    rival.close()
 
 
 RUN_OUT_OF = {

@@ -41,6 +41,9 @@ class Recorder(LeasedStore):
     def abandon(self, attempt: Attempt, claim: Claimed, lease: float) -> None:
         self._asked("abandon", attempt)
 
+    def doubt(self, attempt: Attempt, claim: Claimed) -> None:
+        self._asked("doubt", attempt)
+
     def lease(self, key: str, seconds: float) -> Lease:
         attempt = Attempt(identity=Identity("scope", "operation", key), fingerprint=b"f" * 32, ttl=60)
         return Lease(self, attempt, Claimed(f"token of {key}"), seconds)

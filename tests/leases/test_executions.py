@@ -1,14 +1,17 @@
 """An execution beside the database and its lease: held while the handler runs, given up with what is known."""
 
+import os
 import threading
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from django_idempotency import leased, once
-from django_idempotency.exceptions import OutcomeUnknown, RequestInProgress, StoreUnavailable
+from django_idempotency.exceptions import OutcomeUncertain, OutcomeUnknown, RequestInProgress, StoreUnavailable
 from django_idempotency.leases import LeaseKeeper
+from django_idempotency.signals import operation_unsettled
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault
 from django_idempotency.testing.memory import MemoryStore
@@ -68,6 +71,19 @@ def keeper(keeper, monkeypatch) -> LeaseKeeper:
     monkeypatch.setattr(leased, "keeper", keeper)
     monkeypatch.setattr("django_idempotency.leases.RETRY", 0.01)
     return keeper
+
+
+@pytest.fixture
+def told(db: None) -> Iterator[list[str]]:
+    """What `operation_unsettled` was sent with."""
+    reasons: list[str] = []
+
+    def hear(error: OutcomeUncertain, **kwargs: Any) -> None:
+        reasons.append(error.reason)
+
+    operation_unsettled.connect(hear)
+    yield reasons
+    operation_unsettled.disconnect(hear)
 
 
 @once("charge", key=lambda: 1)
@@ -175,3 +191,86 @@ def test_a_doubted_claim_is_renewed_no_more(store, keeper):
     assert held == [0]
     with pytest.raises(OutcomeUnknown):
         work()
+
+
+def test_an_answer_that_was_not_stored_is_told_of_once(store, keeper, told):
+    """Its outcome is unknown as soon as the store answers again, and who comes then is no second one to tell."""
+    store.raises = {"complete": ConnectionError("away"), "doubt": ConnectionError("away")}
+    with pytest.raises(OutcomeUncertain):
+        charge()
+    with pytest.raises(RequestInProgress):
+        charge()
+    store.raises = {}
+    _until_it_is_unknown()
+
+    assert runs == [1]
+    assert len(told) == 1
+
+
+def test_a_doubt_that_the_store_did_not_hear_is_told_later(store, keeper, told):
+    """Not only when the lease has run out."""
+
+    @once("charge", key=lambda: 1)
+    def work():
+        raise SystemExit
+
+    store.raises = {"doubt": ConnectionError("away")}
+    with pytest.raises(SystemExit):
+        work()
+    store.raises = {}
+    _until_it_is_unknown()
+
+    assert len(told) == 1
+
+
+def _until_it_is_unknown() -> None:
+    @once("charge", key=lambda: 1, in_flight="wait", wait_timeout=timedelta(seconds=20))
+    def again():
+        runs.append(2)
+
+    with pytest.raises(OutcomeUnknown):
+        again()
+
+
+def test_a_worker_that_is_ended_with_its_answer_on_the_way(store, keeper, told):
+    """Its outcome is unknown at once; if the answer has arrived, it stays."""
+    store.raises = {"complete": SystemExit("the worker ends")}
+    with pytest.raises(SystemExit):
+        charge()
+    store.raises = {}
+
+    with pytest.raises(OutcomeUnknown):
+        charge()
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("ending", ["exit", "error", "answer"])
+def test_a_process_that_a_handler_forks_ends_no_claim(store, keeper, told, ending):
+    """It leaves the handler as its parent will: by an exception, or with an answer. The claim is the parent's."""
+    before = store.asked
+
+    @once("charge", key=lambda: 1)
+    def work():
+        child = os.fork()
+        if child:
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        keeper.reset()  # as the package's own is at each fork
+        if ending == "exit":
+            raise SystemExit
+        if ending == "error":
+            raise ValueError
+        return None
+
+    parent = os.getpid()
+    try:
+        result = work()
+    except (SystemExit, ValueError):
+        if os.getpid() == parent:
+            raise
+    finally:
+        if os.getpid() != parent:
+            os._exit(0 if before == ["claim"] else 1)  # what it has asked the store for is in its own memory
+
+    assert result == 0
+    assert store.asked == ["claim", "complete"]
+    assert not told

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from django_idempotency import leases
-from tests.leases.recorder import Calls, Recorder, until
+from tests.leases.recorder import TIMEOUT, Calls, Recorder, until
 
 
 @pytest.fixture(autouse=True)
@@ -15,24 +15,23 @@ def impatient(monkeypatch):
     monkeypatch.setattr(leases, "RETRY", 0.01)
 
 
-@pytest.mark.parametrize("abandoned", [False, True], ids=["release", "abandon"])
-def test_a_release_is_tried_until_the_store_answers(keeper, abandoned):
-    """A claim of which nobody knows whether it is one is abandoned, not only released. After the answer it is over."""
-    verb = "abandon" if abandoned else "release"
+@pytest.mark.parametrize("verb", ["release", "abandon", "doubt"])
+def test_a_claim_is_ended_as_soon_as_the_store_answers(keeper, verb):
+    """In the way that was asked for. After the answer it is over."""
 
     def answer(verb, key):
         if len(store.calls.of(key)) < 4:
             raise ConnectionError("away")
 
     store = Recorder(answer)
-    keeper.release(store.lease("a", 30), abandoned=abandoned)
+    getattr(keeper, verb)(store.lease("a", 30))
     store.calls.wait(4, "a")
     keeper.release(store.lease("b", 30))
     store.calls.wait(4, "b")
 
     assert {call.verb for call in store.calls.of("a")} == {verb}
     assert len(store.calls.of("a")) == 4
-    assert not keeper._releases
+    until(lambda: not keeper._endings)
 
 
 def test_what_is_released_is_not_renewed(keeper):
@@ -63,7 +62,7 @@ def test_a_release_is_given_up(keeper, monkeypatch, caplog):
     lease = store.lease("never", 30)
     keeper.release(lease)
     store.calls.wait(2, "never")
-    until(lambda: "could not be freed" in caplog.text)
+    until(lambda: "could not be ended" in caplog.text)
     before = len(store.calls.of("never"))
     keeper.release(store.lease("other", 30))
     store.calls.wait(1, "other")
@@ -74,14 +73,14 @@ def test_a_release_is_given_up(keeper, monkeypatch, caplog):
 
 def test_the_number_of_releases_is_bounded(keeper, monkeypatch, caplog):
     """A long outage does not fill the memory: the oldest go, and the log says which."""
-    monkeypatch.setattr(leases, "MAX_RELEASES", 3)
+    monkeypatch.setattr(leases, "MAX_ENDINGS", 3)
     monkeypatch.setattr(leases, "RETRY", 1000.0)
     store = Recorder()
     waiting = [store.lease(str(number), 30) for number in range(5)]
     for lease in waiting:
         keeper.release(lease)
 
-    assert [release.lease for release in keeper._releases] == waiting[2:]
+    assert [ending.lease for ending in keeper._endings] == waiting[2:]
     for lease in waiting[:2]:
         assert str(lease.attempt.identity) in caplog.text
 
@@ -141,3 +140,28 @@ def test_a_release_waits_for_no_thread(keeper, monkeypatch):
     keeper.hold(store.lease("b", 0.05))
 
     store.calls.wait(1, "a", "release")
+
+
+def test_the_end_of_a_process_tries_what_waits(keeper, monkeypatch):
+    """At once, whenever its turn would be; and it takes no longer than that."""
+    monkeypatch.setattr(leases, "RETRY", 1000.0)
+    store = Recorder()
+    keeper.release(store.lease("a", 30))
+
+    keeper.finish()
+
+    assert [call.verb for call in store.calls.of("a")] == ["release"]
+    assert not keeper._endings
+
+
+def test_the_end_of_a_process_waits_for_no_store_that_is_away(keeper, monkeypatch):
+    """Longer than a moment. Whoever comes with the key finds its lease."""
+    monkeypatch.setattr(leases, "LAST_PATIENCE", 0.05)
+    hang = threading.Event()
+    store = Recorder(lambda verb, key: hang.wait(TIMEOUT))
+    keeper.release(store.lease("a", 30))
+
+    keeper.finish()
+
+    assert keeper._endings
+    hang.set()

@@ -12,7 +12,7 @@ from django_idempotency.places import Place
 from tests.app.models import Payment
 from tests.app.serving import is_replay, plain, post
 from tests.operations.records import record, save
-from tests.operations.redis_store import identity
+from tests.operations.redis_store import NOWHERE, cache, identity
 from tests.operations.test_unsettled import refusal, run
 
 pytestmark = pytest.mark.django_db
@@ -122,6 +122,22 @@ def test_what_is_not_unsettled_is_not_settled(decision):
     assert IdempotencyRecord.objects.count() == 2
 
 
+@pytest.mark.parametrize("first", ["plain", "cached"])
+def test_nothing_is_freed_past_another_stores_cache(settings, first):
+    """Two stores have the table, and the one's replay cache is away: whichever comes first, the row stays."""
+    backend = "django_idempotency.stores.database.DatabaseStore"
+    both = {
+        "plain": {"BACKEND": backend},
+        "cached": {"BACKEND": backend, "OPTIONS": {"REPLAY_CACHE": "away"}},
+    }
+    settings.CACHES = {**settings.CACHES, "away": cache(NOWHERE)}
+    settings.IDEMPOTENCY = {"STORES": {"default": both[first], **both}}
+    [row] = save([record(answer=None)])
+
+    assert refusal("--run-again", str(row)).startswith("Nothing was done: The replay cache does not answer")
+    assert IdempotencyRecord.objects.exists()
+
+
 # --- a store beside the databases ---
 
 
@@ -206,11 +222,11 @@ def test_of_two_who_settle_the_second_is_told(keys, where, first, monkeypatch):
     """It changes nothing, whatever the first has decided."""
     if where == "database":
         [row] = save([record("key-1", answer=None)])
-        digest, place = row.digest, Place(aliases=("default",), using="default")
+        digest, place = row.digest, Place(alias="default", using="default")
     else:
         attempt = keys.attempt()
         keys.unsettle(attempt)
-        digest, place = attempt.identity.digest, Place(aliases=("redis",), using=None)
+        digest, place = attempt.identity.digest, Place(alias="redis", using=None)
     first_answer = record().record
     found = Place.find
 

@@ -4,15 +4,15 @@ import logging
 import traceback
 
 import pytest
-from django.db import IntegrityError, connection, connections
+from django.db import Error, IntegrityError, connection, connections, transaction
 from django.test import Client
 
 from django_idempotency import once, signals
 from django_idempotency.core.keys import Identity
-from django_idempotency.exceptions import CommittedEarly, KeyReused, RequestInProgress
+from django_idempotency.exceptions import CommittedEarly, KeyReused, OutcomeUnknown, RequestInProgress
 from django_idempotency.models import IdempotencyRecord
 from tests.app.models import Payment
-from tests.app.serving import TIMEOUT, VENDOR, plain, post
+from tests.app.serving import TIMEOUT, VENDOR, end_own_connection, plain, post
 from tests.app.views import answer, make_payment
 
 KEY = "5f7c-secret-key"
@@ -213,3 +213,24 @@ def test_a_request_id_writes_no_second_line(serve, caplog):
     assert len(replayed) == 1
     assert "\n" not in replayed[0]
     assert "Executed another" in replayed[0]
+
+
+if VENDOR != "sqlite":  # which has no connection to lose
+
+    def test_a_lost_connection_costs_an_operation_beside_it_nothing(settings, heard):
+        """The store is told that the outcome is unknown, and so are receivers, whose savepoint cannot be had."""
+        memory = {"BACKEND": "django_idempotency.testing.memory.MemoryStore"}
+        settings.IDEMPOTENCY = {"STORES": {"memory": memory}, "STORE": "memory"}
+
+        @once("gateway.called", key=lambda: 1)
+        def work():
+            end_own_connection()
+            raise SystemExit
+
+        with pytest.raises((SystemExit, Error)), transaction.atomic():
+            work()
+        connection.close()
+
+        assert [name for name, _, _ in heard] == ["unsettled"]
+        with pytest.raises(OutcomeUnknown):
+            work()

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.proof.proxy import proxy_to
-from tests.redis.lab import IN_PROGRESS, LASTING, SHORT, UNAVAILABLE, UNKNOWN, cache
+from tests.redis.lab import IN_PROGRESS, LASTING, UNAVAILABLE, UNKNOWN, cache
 
 KEPT = {"appendonly": "yes", "appendfsync": "always"}
 LOST = {"appendonly": "no"}
@@ -44,9 +44,9 @@ def test_a_server_that_is_away_at_the_claim_is_a_503(lab, own, gate, key):
 
 
 def test_a_server_that_is_away_at_the_completion_leaves_an_unknown_outcome(lab, own, gate, key):
-    """The caller gets a 500; when the server is back with its data, in flight until the lease ends, then refused."""
+    """The caller gets a 500; soon after the server is back with its data, a retry is refused, whatever the lease."""
     server = own.redis(**KEPT)
-    one, other = (lab.child(cache(server.url), lease=SHORT) for _ in range(2))
+    one, other = (lab.child(cache(server.url), lease=LASTING) for _ in range(2))
     one.halt(key)
     server.kill()
 
@@ -55,6 +55,7 @@ def test_a_server_that_is_away_at_the_completion_leaves_an_unknown_outcome(lab, 
     found = other.ask_while(IN_PROGRESS, UNAVAILABLE, key=key)
 
     assert found.said == UNKNOWN
+    assert found.signals == ["refused"]  # not of the outcome, a second time
     assert gate.effects(key) == [one.pid]
 
 
@@ -278,7 +279,7 @@ def test_a_completion_whose_reply_was_lost_is_stored(proxied, lab, lasting, gate
 
 
 def test_a_completion_that_was_lost_is_an_unknown_outcome(proxied, lab, lasting, gate, key):
-    """The first caller is told so; a retry is refused when the lease has ended."""
+    """The first caller is told so; a retry is refused."""
     proxy, one = proxied
     one.halt(key)
     loss = proxy.lose(0, "request", cut=True)

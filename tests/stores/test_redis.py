@@ -1,5 +1,7 @@
 """The RedisStore on a real Redis: its keys, its round trips, what it stores; its faults are in tests/redis."""
 
+import hashlib
+import itertools
 import os
 import threading
 from datetime import timedelta
@@ -282,6 +284,23 @@ def test_an_operator_lets_it_run_again():
 
     assert send("a") == {"sent": "a"}
     assert stores["redis"].unsettled(None, 10) == []
+
+
+def test_entries_whose_records_are_gone_hide_none(redis, monkeypatch):
+    """They are the oldest, and fill the list: it goes on to those that are there."""
+    monkeypatch.setattr("django_idempotency.stores.redis.TAGS", ["ab"])
+    store = stores["redis"]
+    claims = store.redis.make_key("idempotency:{ab}:claims")
+    redis.zadd(claims, {f"ab{number:062x}": 1 for number in range(5)})
+    digests = (hashlib.sha256(str(number).encode()) for number in itertools.count())
+    digest = next(each.digest() for each in digests if each.hexdigest().startswith("ab"))
+    record, _ = store._keys(digest.hex())
+    fields = {"state": "claimed", "token": "t", "lease": 1, "fingerprint": b"f" * 32, "executed_at": 1}
+    redis.hset(record, mapping=fields)
+    redis.zadd(claims, {digest.hex(): 2})
+
+    assert [found.digest for found in store.unsettled(None, 1)] == [digest]
+    assert redis.zrange(claims, 0, -1) == [digest.hex().encode()]
 
 
 def test_an_operator_stores_an_answer():

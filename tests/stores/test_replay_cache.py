@@ -30,7 +30,10 @@ SERVER = urlsplit(URL)
 
 @pytest.fixture
 def configure(settings, worker_id):
-    """Let the default store replay from a cache of this worker's own, behind another URL where one is given."""
+    """
+    Let the default store replay from a cache of this worker's own, behind another URL where one is given. Another
+    store, `plain`, has the same table and no cache.
+    """
 
     def configure(url: str = URL) -> None:
         settings.CACHES = {
@@ -48,7 +51,8 @@ def configure(settings, worker_id):
                 "default": {
                     "BACKEND": "django_idempotency.stores.database.DatabaseStore",
                     "OPTIONS": options,
-                }
+                },
+                "plain": {"BACKEND": "django_idempotency.stores.database.DatabaseStore"},
             }
         }
 
@@ -205,14 +209,36 @@ def test_who_comes_late_brings_nothing_back(cache):
     assert pay(event) == 2
 
 
-def test_nothing_is_freed_past_a_cache_that_is_away(cache, configure):
+def test_what_another_store_frees_runs(cache):
+    """It has the same table, and knows of no cache."""
+    event = {"id": "a", "amount": 1}
+    pay(event)
+
+    assert free(IdempotencyRecord.objects.get(), store="plain")
+    assert pay(event) == 2
+
+
+def test_what_the_model_has_deleted_leaves_the_cache_with_free(cache):
+    """Until then the cache answers for it, as stores.md says."""
+    event = {"id": "a", "amount": 1}
+    pay(event)
+    digest = bytes(IdempotencyRecord.objects.get().digest)
+    IdempotencyRecord.objects.all().delete()
+    assert pay(event) == 1
+
+    assert free(digest, store="plain") is False
+    assert pay(event) == 2
+
+
+@pytest.mark.parametrize("store", ["default", "plain"])
+def test_nothing_is_freed_past_a_cache_that_is_away(cache, configure, store):
     """It may have the answer, which would then live on."""
     event = {"id": "a", "amount": 1}
     pay(event)
     configure("redis://127.0.0.1:1/0")
 
     with pytest.raises(StoreUnavailable, match="Nothing was changed"):
-        free(IdempotencyRecord.objects.get())
+        free(IdempotencyRecord.objects.get(), store=store)
     assert pay(event) == 1
 
 
@@ -260,16 +286,23 @@ def test_a_foreign_value_is_ignored_and_logged(cache, caplog, value):
     assert "Ignored what the replay cache has" in caplog.text
 
 
-def test_a_foreign_kind_of_value_is_no_failure(cache, caplog):
-    """A list where a text should be."""
-    event = {"id": "a", "amount": 1}
-    pay(event)
+def test_a_foreign_kind_of_value_is_ignored_and_logged(cache, caplog):
+    """A list where a text should be, found there by a replay and after a first execution: the server is not away."""
+    first, second = {"id": "a", "amount": 1}, {"id": "b", "amount": 1}
+    pay(first)
     client, key = cache.client.get_client(), raw_key(cache)
     client.delete(key)
     client.rpush(key, "x")
 
-    assert pay(event) == 1
-    assert "WRONGTYPE" in caplog.text
+    assert pay(first) == 1
+    IdempotencyRecord.objects.all().delete()
+    assert pay(first) == 2
+
+    said = [line.getMessage() for line in caplog.records if "WRONGTYPE" in line.getMessage()]
+    assert ["Ignored what the replay cache has" in line for line in said] == [True] * 3
+    assert "is left out" not in caplog.text
+    pay(second)
+    assert not is_asked(lambda: pay(second))
 
 
 def test_a_record_under_another_identity_is_ignored(cache, caplog):
@@ -318,6 +351,60 @@ def test_it_does_not_answer_for_another_database(cache, configure):
 
     assert store.get("default", digest)
     assert store.get("other", digest) is None
+
+
+@pytest.fixture
+def tenant(monkeypatch):
+    """Let the connection say that it works in this schema, as django-tenants and django-tenant-schemas do."""
+    monkeypatch.setattr(connection, "schema_name", None, raising=False)
+    return lambda schema: setattr(connection, "schema_name", schema)
+
+
+def test_it_does_not_answer_for_another_schema(cache, tenant):
+    """Each has a table of its own, behind one alias."""
+    event = {"id": "a", "amount": 1}
+    tenant("one")
+    pay(event)
+    assert not is_asked(lambda: pay(event))
+
+    tenant("two")
+    assert is_asked(lambda: pay(event))
+
+
+def test_a_record_of_another_schema_is_ignored(cache, tenant, caplog):
+    """Its signature says whose it is."""
+    event = {"id": "a", "amount": 1}
+    tenant("one")
+    pay(event)
+    client, key = cache.client.get_client(), raw_key(cache)
+    assert ":one:" in key
+    client.set(key.replace(":one:", ":two:"), client.get(key))
+
+    tenant("two")
+    assert is_asked(lambda: pay(event))
+    assert "not signed by this project, for this identity" in caplog.text
+
+
+def test_a_key_is_freed_in_its_own_schema(cache, tenant):
+    event = {"id": "a", "amount": 1}
+    tenant("one")
+    pay(event)
+
+    assert free(IdempotencyRecord.objects.get())
+    assert pay(event) == 2
+
+
+def test_it_answers_for_the_schema_that_was_written_to(cache, tenant):
+    """By COMMIT an outer transaction's connection may work in another one."""
+    event = {"id": "a", "amount": 1}
+    tenant("one")
+    with transaction.atomic():
+        pay(event)
+        tenant("two")
+
+    assert is_asked(lambda: pay(event))
+    tenant("one")
+    assert not is_asked(lambda: pay(event))
 
 
 @pytest.mark.parametrize("value", ["", 7, True])

@@ -265,6 +265,21 @@ class LeaseTests(RecordTests, OperatorTests):
         rival = self.claim(first, take_over=True)
         expect(isinstance(rival, InFlight), LASTS, rival)
 
+    def test_a_reply_that_was_lost_is_given_again(self) -> None:
+        """The client asks once more with its token: what it has to tell of is not lost with the reply."""
+        first, token = attempt(), new_token()
+        self.claimed(first, lease=SHORT)
+        until(lambda: self.claim(first, token), lambda found: not isinstance(found, InFlight), UNSETTLED)
+
+        found = self.claim(first, token)
+        expect(isinstance(found, Unsettled) and bool(found.found_out), UNSETTLED, found)
+        others = self.claim(first)
+        expect(others == Unsettled(FINGERPRINT), UNSETTLED, others)
+
+        self.claim(first, token, take_over=True)
+        found = self.claim(first, token, take_over=True)
+        expect(found == Claimed(token, taken_over=True), CLAIMED_AGAIN, found)
+
     def test_a_claim_is_taken_over_though_it_was_found_out(self) -> None:
         """An earlier request that was refused has changed nothing."""
         first = attempt()

@@ -228,6 +228,58 @@ class TokenTests(LeaseTests):
         late = self.claim(first, token)
         expect(isinstance(late, InFlight), ABANDON, late)
 
+    def test_each_abandoned_claim_is_not_let_in_later(self) -> None:
+        """However many there are, and whatever became of the key meanwhile."""
+
+        def abandoned(name: str, first: Attempt) -> str:
+            token = new_token()
+            if name == "another was abandoned":
+                self.store.abandon(first, Claimed(token), LONG)
+                self.store.abandon(first, Claimed(new_token()), LONG)
+            elif name == "an operator has freed the key":
+                self.overdue(first)
+                self.free(self.found(first))
+                self.store.abandon(first, Claimed(token), LONG)
+            elif name == "another has come and gone":
+                self.store.abandon(first, Claimed(token), LONG)
+                self.store.release(first, self.claimed(first))
+            else:  # another runs, and goes
+                claim = self.claimed(first)
+                self.store.abandon(first, Claimed(token), LONG)
+                found = self.claim(first)
+                expect(isinstance(found, InFlight), f"abandon: {STALE}", found)
+                self.store.release(first, claim)
+            return token
+
+        names = ("another was abandoned", "an operator has freed the key", "another has come and gone", "another runs")
+        for name in names:
+            first = attempt()
+            token = abandoned(name, first)
+
+            found = self.claim(first, token)
+
+            expect(
+                isinstance(found, InFlight),
+                f"claim: A token that was abandoned is not let in any more ({name}).",
+                found,
+            )
+            others = self.ask(first)
+            expect(isinstance(others, Claimed), f"{ABANDON} ({name})", others)
+
+    def test_a_freed_owner_stays_stale_when_the_next_one_releases_the_key(self) -> None:
+        """The operator has undone its work: its answer must not come back, though the next request was refused."""
+        for name in ("release", "abandon"):
+            first = attempt()
+            late = self.overdue(first)
+            self.free(self.found(first))
+            self.changes(first, self.claimed(first))[name]()
+
+            kept = self.store.complete(first, late, OTHER_RECORD)
+
+            expect(kept is None, "free: The freed execution's own claim changes nothing any more.", kept)
+            found = self.ask(first)
+            expect(isinstance(found, Claimed), "free: The next request runs again.", found)
+
     def test_a_doubted_claim_ends_at_once(self) -> None:
         """Its outcome is unknown from now on, and nobody is told why a second time."""
         first = attempt()
