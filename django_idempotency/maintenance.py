@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 from django.db import Error, connections, router
 from django.utils import timezone
 
-from django_idempotency import conf, statistics
+from django_idempotency import statistics
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.models import UNSETTLED, IdempotencyRecord
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault, Store, TransactionalStore
-from django_idempotency.stores.database import DatabaseStore
+from django_idempotency.stores.database import DatabaseStore, replay_caches
 from django_idempotency.stores.sql import dialect_for
 from django_idempotency.stores.sql.purging import Purge, purge_for
 from django_idempotency.transactions import after_commit, atomic_phase, in_transaction
@@ -163,12 +163,10 @@ def _execution(
 
 def _leave_caches(owner: Store, using: str, digest: bytes) -> None:
     """Take the identity out of the caches of the stores that share the *owner*'s table; its own it clears itself."""
-    if not isinstance(owner, DatabaseStore):
-        return
-    for alias in conf.stores():
-        other = stores[alias]
-        if other is not owner and isinstance(other, DatabaseStore) and other.replay_cache is not None:
-            other.replay_cache.remove(using, digest)
+    if isinstance(owner, DatabaseStore):
+        for cache in replay_caches():
+            if cache is not owner.replay_cache:
+                cache.remove(using, digest)
 
 
 def _changed(owner: Store, using: str | None, change: Callable[[], bool]) -> bool:

@@ -9,11 +9,13 @@ from typing import Any
 from django.core.checks import CheckMessage
 from django.db import Error, connections, router, transaction
 
+from django_idempotency import conf
 from django_idempotency.core.decision import Claimed, ClaimResult
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import CommittedEarly, PolicyError, TransactionBroken
 from django_idempotency.models import UNSETTLED, DatabaseNow, IdempotencyRecord, RecordQuerySet
+from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault, TransactionalStore
 from django_idempotency.stores.replay_cache import ReplayCache, table_of
 from django_idempotency.stores.sql import dialect_for
@@ -151,3 +153,9 @@ class DatabaseStore(TransactionalStore):
         from django_idempotency.stores.sql import checks
 
         return checks.asked(using, max_body)
+
+
+def replay_caches() -> list[ReplayCache]:
+    """Those of all stores, which may share a table."""
+    found = (stores[alias] for alias in conf.stores())
+    return [store.replay_cache for store in found if isinstance(store, DatabaseStore) and store.replay_cache]

@@ -71,7 +71,7 @@ if garbage then return {{'garbage', garbage}} end
 if state == 'completed' then return completed() end
 local taken = 0
 if state == 'claimed' then
-    if token == ARGV[1] then return {{'claimed', tonumber(found[13] or 0)}} end
+    if token == ARGV[1] then return {{'claimed', tonumber(found[13] or 0) or 0}} end
     if lease > now then return {{'in flight', fingerprint}} end
 end
 if string.find(away, ARGV[1], 1, true) then return {{'in flight', fingerprint or ARGV[2]}} end

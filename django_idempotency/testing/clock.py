@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 
 from django.db import router
 
-from django_idempotency import conf, maintenance
+from django_idempotency import maintenance
 from django_idempotency.core.keys import Identity
 from django_idempotency.models import IdempotencyRecord, RecordQuerySet
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import LeasedStore
-from django_idempotency.stores.database import DatabaseStore
+from django_idempotency.stores.database import replay_caches
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -87,9 +87,6 @@ def _free(store: str, key: str | None, scope: str | None, operation: str | None)
 
 def _leave_caches(found: RecordQuerySet) -> None:
     """Take the records out of the replay caches, which would go on to answer for them."""
-    caches = [
-        store.replay_cache for store in map(stores.__getitem__, conf.stores()) if isinstance(store, DatabaseStore)
-    ]
-    for cache in filter(None, caches):
+    for cache in replay_caches():
         for digest in found.values_list("digest", flat=True):
             cache.remove(found.db, bytes(digest))
