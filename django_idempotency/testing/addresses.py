@@ -12,6 +12,8 @@ from django.conf import settings
 DEFAULT_PORTS = {"redis": 6379, "rediss": 6379}
 # A connection that one of these opens is to the project's own database or cache.
 LAYERS = ("django.db.backends.", "django.core.cache.", "django_redis.", "django_idempotency.stores.")
+# These of them call what the project gave them.
+HANDING_ON = ("get_or_set", "on_commit", "run_and_clear_commit_hooks")
 
 
 def is_projects_own(host: str, port: str) -> bool:
@@ -20,7 +22,7 @@ def is_projects_own(host: str, port: str) -> bool:
 
     Told by who opens it, from the frames of the call, and by the addresses of the caches.
     """
-    return _opened_by_a_layer() or (host, port) in _resolved(tuple(_cache_locations()))
+    return is_a_layers_own() or (host, port) in _resolved(tuple(_cache_locations()))
 
 
 def frames() -> Iterator[FrameType]:
@@ -31,8 +33,12 @@ def frames() -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _opened_by_a_layer() -> bool:
-    return any(f"{frame.f_globals.get('__name__', '')}.".startswith(LAYERS) for frame in frames())
+def is_a_layers_own() -> bool:
+    """Is this called by one of the layers, which do their own work?"""
+    for frame in frames():
+        if f"{frame.f_globals.get('__name__', '')}.".startswith(LAYERS):
+            return frame.f_code.co_name not in HANDING_ON
+    return False
 
 
 def _cache_locations() -> Iterator[tuple[str, str]]:

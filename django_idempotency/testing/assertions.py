@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.calls import Sender, new_key
 from django_idempotency.testing.observing import Observer
 from django_idempotency.testing.snapshots import LARGEST_TABLE
@@ -18,7 +19,7 @@ def assert_idempotent(
     key: str | Callable[[], str] = new_key,
     effect: bool = True,
     using: str | Iterable[str] | None = None,
-    ignore: Iterable[str] = (),
+    ignore: str | Iterable[str] = (),
     limit: int = LARGEST_TABLE,
 ) -> Proof:
     """
@@ -40,8 +41,9 @@ def assert_idempotent(
     Raises `NotProved`, an `AssertionError`, with all that was found, and `TypeError` for another payload or user that
     the call cannot be changed by.
     """
-    observer = Observer(using=using, ignore=ignore, limit=limit)
-    trial = Steps(call, observer, key if isinstance(key, str) else key(), effect, tuple(ignore))
+    ignored = texts(ignore)
+    observer = Observer(using=using, ignore=ignored, limit=limit)
+    trial = Steps(call, observer, key if isinstance(key, str) else key(), effect, ignored)
     trial.first_run()
     trial.duplicates()
     trial.another_payload(other_payload)

@@ -43,8 +43,9 @@ class Call:
     Where the key travels in the payload, *data* is a callable that takes it, and *header* is None.
 
     *user* is who sends it. The kit needs neither password nor session for that, and reads the user anew for each
-    request; DRF's authenticators do not run. Where they matter, send their *headers* (`Authorization`), or give a
-    *client* that is logged in, or a callable that makes one; it decides then who the user is.
+    request (one who was deleted is nobody); DRF's authenticators do not run. Where they matter, send their *headers*
+    (`Authorization`), or give a *client* that is logged in, or a callable that makes one; it decides then who the user
+    is.
     """
 
     method: str
@@ -157,10 +158,11 @@ class _VisitorHandler(ClientHandler):
         if self.user is not None:
             # Read anew, as an authenticator does: a handler may have changed the object, and been rolled back.
             manager = getattr(type(self.user), "_base_manager", None)
-            user = manager.using(self.user._state.db).get(pk=self.user.pk) if manager is not None else self.user
-            request._cached_user = user  # type: ignore[attr-defined]  # AuthenticationMiddleware's
-            request._acached_user = user  # type: ignore[attr-defined]
-            request._force_auth_user = user  # type: ignore[attr-defined]  # DRF's force_authenticate
+            found = manager.using(self.user._state.db).filter(pk=self.user.pk) if manager is not None else [self.user]
+            for user in found:  # nobody, where a request has deleted the user
+                request._cached_user = user  # type: ignore[attr-defined]  # AuthenticationMiddleware's
+                request._acached_user = user  # type: ignore[attr-defined]
+                request._force_auth_user = user  # type: ignore[attr-defined]  # DRF's force_authenticate
         return super().get_response(request)
 
 
@@ -178,6 +180,7 @@ class Reply:
     code: str = ""
     error: str = ""
     method: str = ""
+    path: str = ""
     view: str = ""  # the dotted name of what was called
 
     def __str__(self) -> str:
@@ -250,6 +253,7 @@ def reply_of(response: Any) -> Reply:
         code=_code(headers.get("content-type", ""), body) if response.status_code >= 400 else "",
         error=spelt(raised[1]) if raised else "",
         method=request.get("REQUEST_METHOD", ""),
+        path=request.get("PATH_INFO", ""),
         view="" if match is None else match._func_path,
     )
 

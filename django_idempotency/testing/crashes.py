@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.calls import Reply, Sender, send, send_until_final
 from django_idempotency.testing.findings import NotProved
 from django_idempotency.testing.guards import CONNECTION, FOREIGN, THREAD, ForeignEffect, guard
 from django_idempotency.testing.points import END, Points
 from django_idempotency.testing.processes import Line, Process
+from django_idempotency.testing.snapshots import LARGEST_TABLE
 from django_idempotency.testing.trials import Trial, briefly
 from django_idempotency.testing.verdicts import CrashPoint, CrashReport, tendency, times
 
@@ -29,9 +31,11 @@ SETTLING = 0.5  # seconds that threads of the call are given to end after it
 def crash_points(
     call: Sender,
     *,
-    using: Iterable[str] | None = None,
-    ignore: Iterable[str] = (),
-    allow: Iterable[str] = (),
+    using: str | Iterable[str] | None = None,
+    ignore: str | Iterable[str] = (),
+    limit: int = LARGEST_TABLE,
+    allow: str | Iterable[str] = (),
+    effect: bool = True,
     unknown_outcomes: bool = False,
     reset: Callable[[], object] | None = None,
     patience: float = PATIENCE,
@@ -40,8 +44,9 @@ def crash_points(
     Kill *call* before and after each statement, savepoint, BEGIN, COMMIT and ROLLBACK, each Redis command, and around
     what no transaction covers; retry; compare with a single clean run. Returns a report, which prints as a table.
 
-    *using* and *ignore* are those of `snapshot` and `differences`: what is compared. *allow* names effects outside the
-    database that another system keeps from doubling (`"e-mail *"`, `"connection to gateway.example:443"`).
+    *using*, *ignore* and *limit* are those of `snapshot` and `differences`: what is compared. *allow* names effects
+    outside the database that another system keeps from doubling (`"e-mail *"`, `"connection to gateway.example:443"`).
+    *effect* is False for a call that changes nothing which the kit can see.
     *unknown_outcomes*: a retry may be told 409 `outcome-unknown`, as by a RedisStore, so long as nothing is done twice.
     *reset* puts back what a run has changed; by default the kit does that for the database. *patience* is in seconds.
 
@@ -49,23 +54,26 @@ def crash_points(
     `CannotFork` inside a `TestCase`.
     """
     started = time.monotonic()
-    trial = Trial(call, using, ignore, reset)
+    trial = Trial(call, using, ignore, reset, limit, effect)
     runs: list[_Run] = []
 
-    def rehearse(key: str) -> Reply:
-        runs.append(_run(trial, key))
-        return runs[-1].reply
+    def rehearse(key: str) -> tuple[Reply, list[ForeignEffect]]:
+        run = _run(trial, key)
+        runs.append(run)
+        return run.reply, [effect for effect in run.effects if effect.kind != THREAD]
 
     trial.rehearse(rehearse)
-    clean, duplicate = runs
-    expected = _Expected(clean, duplicate, tuple(allow))
+    clean, duplicate, *_ = runs
+    expected = _Expected(clean, duplicate, texts(allow))
     points = []
     for number, name in enumerate(clean.names):
         key = trial.key()
         killed, retried = _kill_and_retry(trial, key, number, patience)
-        problems = (*trial.differences(key), *expected.problems(killed, retried))
-        if unknown_outcomes and retried.reply.code == "outcome-unknown":
-            problems = tuple(problem for problem in problems if tendency(problem) > 0)
+        changed, done = trial.differences(key), [*expected.problems(killed, retried)]
+        if unknown_outcomes and retried.reply.code == "outcome-unknown":  # it may be lost, and not be told
+            changed = [problem for problem in changed if tendency(problem) >= 0]
+            done = [problem for problem in done if tendency(problem) > 0]
+        problems = (*changed, *done)
         points.append(CrashPoint(number=number, name=killed.halted or name, reply=retried.reply, problems=problems))
         trial.put_back()
     report = CrashReport(
@@ -148,9 +156,9 @@ def _run(trial: Trial, key: str, halt_at: int | None = None) -> _Run:
     def work(line: Line) -> tuple[Reply, list[str]]:
         points = Points(line, halt_at)
         points.install()
-        with guard(points.effect_is_due, points.effect_was):
+        with guard(points.effect_is_due, points.effect_was) as seen:
             reply = send(trial.call, key)
-            _settle()
+            settle(seen.threads)
         points.reach(END)
         return reply, points.names
 
@@ -173,10 +181,10 @@ def _kill_and_retry(trial: Trial, key: str, number: int, patience: float) -> tup
     def work(line: Line) -> tuple[Reply, Reply]:
         trial.connect()
         line.wait()
-        with guard(lambda effect: line.tell("effect", effect)):
+        with guard(lambda effect: line.tell("effect", effect)) as seen:
             first = send_until_final(trial.call, key, patience)
             again = send(trial.call, key)
-            _settle()
+            settle(seen.threads)
         return first, again
 
     retried = _Run()
@@ -192,9 +200,8 @@ def _kill_and_retry(trial: Trial, key: str, number: int, patience: float) -> tup
     return killed, retried
 
 
-def _settle() -> None:
-    """Wait for the threads that the call has started: in a server they would go on too."""
+def settle(started: Iterable[threading.Thread]) -> None:
+    """Wait for the threads that the call has *started*, and for theirs: in a server they would go on too."""
     deadline = time.monotonic() + SETTLING
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread():
-            thread.join(max(0.0, deadline - time.monotonic()))
+    for thread in started:
+        thread.join(max(0.0, deadline - time.monotonic()))

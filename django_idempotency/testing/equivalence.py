@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Any
+from uuid import UUID
 
+from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.snapshots import Changes, Place, Row, TableChanges, Window, shown
 
 NEW, NOW, KEY = "(new)", "(now)", "(key)"
@@ -22,7 +24,7 @@ def equivalent(changes: Changes, others: Changes, **more: Any) -> bool:
 
 
 def differences(
-    found: Changes, expected: Changes, *, keys: Iterable[str] = (), ignore: Iterable[str] = ()
+    found: Changes, expected: Changes, *, keys: str | Iterable[str] = (), ignore: str | Iterable[str] = ()
 ) -> list[str]:
     """
     In words, what one run changed otherwise than the run that is *expected*; nothing where the two are equivalent.
@@ -33,8 +35,8 @@ def differences(
     may stand in a text. *ignore* names tables or columns (`"audit_*"`, `"shop_payment.gateway_id"`) to leave out.
     """
     places = {str(place): place for place in (*expected.tables, *found.tables)}
-    patterns = tuple(ignore)
-    first, other = _Run(expected, keys, patterns), _Run(found, keys, patterns)
+    patterns, known = texts(ignore), texts(keys)
+    first, other = _Run(expected, known, patterns), _Run(found, known, patterns)
     told = []
     for name in sorted(places):
         place = places[name]
@@ -43,8 +45,17 @@ def differences(
         wanted, seen = Counter(first.contents(place)), Counter(other.contents(place))
         for content in [*wanted, *(content for content in seen if content not in wanted)]:
             if wanted[content] != seen[content]:
-                told.append(f"{place}: {_spelt(content)}: {_times(seen[content])} instead of {_times(wanted[content])}")
+                told.append(f"{place}: {spelt(content)}: {_times(seen[content])} instead of {_times(wanted[content])}")
     return told
+
+
+def contents(
+    changes: Changes, *, keys: str | Iterable[str] = (), ignore: str | Iterable[str] = ()
+) -> dict[Place, list[Content]]:
+    """What one run changed: for each row a value, equal to another run's where `differences` finds none."""
+    run = _Run(changes, texts(keys), texts(ignore))
+    places = [place for place in changes.tables if not _is_ignored(place.table, run.ignored)]
+    return {place: rows for place in places if (rows := [*run.contents(place)])}
 
 
 def _is_ignored(name: str, patterns: Iterable[str]) -> bool:
@@ -55,7 +66,8 @@ def _times(count: int) -> str:
     return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
-def _spelt(content: Content) -> str:
+def spelt(content: Content) -> str:
+    """What happened to a row, in words."""
     verb, *columns = content
     return f"{verb} {', '.join(f'{name}={_value(value)}' for name, value in columns)}"
 
@@ -77,11 +89,12 @@ class _Run:
         self.ignored = ignored
         self.window = Window(changes.since, changes.until)
         self.new_numbers = {
-            str(row[column])
+            spelling
             for change in changes.tables.values()
             for row in change.added
             for column in change.shape.key
             if column in change.shape.made
+            for spelling in _spellings(row[column])
         }
 
     def contents(self, place: Place) -> Iterator[Content]:
@@ -144,6 +157,15 @@ class _Run:
             return f"{after - before:+}"
         after = self._plain(place, change, column, after)
         return NOW if after == NOW else (before, "->", after)
+
+
+def _spellings(value: Any) -> set[str]:
+    """*value* as a text; a UUID, which databases keep in two ways, as both."""
+    try:
+        told = UUID(str(value))
+    except ValueError:
+        return {str(value)}
+    return {str(told), told.hex}
 
 
 def _is_number(value: Any) -> bool:

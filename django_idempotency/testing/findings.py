@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from textwrap import indent
+from typing import Any
 
 from django_idempotency.core.record import NEVER_STORED
+from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.calls import Reply
 
 # Remedies of mistakes that more than one assertion finds.
@@ -12,7 +14,7 @@ PROTECT = "put @idempotent directly around the handler, or IdempotencyMixin on t
 OUTSIDE = (
     "it runs before or around what @idempotent protects: in a middleware, in dispatch(), in another decorator, in a"
     " permission or a throttle. Move it into the handler, so that a replay leaves it out. If it is no effect (a log of"
-    " requests), name its table in `ignore`."
+    " requests), name its table in `ignore`, or the key of its cache as `cache:<key>`."
 )
 
 # Headers that name one request, or count requests: middleware makes them anew for each answer.
@@ -55,10 +57,16 @@ class NotProved(AssertionError):
         numbered = [f"{number}. {finding}" for number, finding in enumerate(self.findings, 1)]
         super().__init__("\n\n".join([f"{subject}:", *numbered]))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For test runners that send it from one process to another: it is made anew of what it was made of."""
+        return type(self), (self.subject, self.findings), self.__dict__
 
-def difference(first: Reply, second: Reply, *, ignore: Iterable[str] = (), replayed_header: str = "") -> list[str]:
+
+def difference(
+    first: Reply, second: Reply, *, ignore: str | Iterable[str] = (), replayed_header: str = ""
+) -> list[str]:
     """In words, how *second* differs from *first*, of which it is to be a copy."""
-    return [*_differences(first, second, {*ignore}, replayed_header.lower())]
+    return [*_differences(first, second, {*texts(ignore)}, replayed_header.lower())]
 
 
 def _differences(first: Reply, second: Reply, ignore: set[str], replayed_header: str) -> Iterator[str]:

@@ -22,7 +22,7 @@ from typing import Any
 from django.core.mail.backends.base import BaseEmailBackend
 from django.db import connections
 
-from django_idempotency.testing.addresses import frames, is_projects_own
+from django_idempotency.testing.addresses import frames, is_a_layers_own, is_projects_own
 
 E_MAIL, CONNECTION, FILE, NEW_FILE, PROCESS, THREAD = "e-mail", "connection", "file", "new file", "process", "thread"
 FOREIGN = (E_MAIL, CONNECTION, FILE, PROCESS)  # kinds whose effect a rollback leaves in the world
@@ -47,6 +47,7 @@ class Guard:
     """What was seen in the block, in its order; all threads of the process counted."""
 
     effects: list[ForeignEffect] = field(default_factory=list)
+    threads: list[threading.Thread] = field(default_factory=list)  # started meanwhile; not those of a database's pool
 
     @property
     def inside(self) -> list[ForeignEffect]:
@@ -90,7 +91,7 @@ def guard(before: Listener | None = None, after: Listener | None = None) -> Iter
     _listen()
     load_backends()
     watch = _Watch(_depths(), note, after or (lambda effect: None))
-    with _e_mails_announced(), _threads_announced():
+    with _e_mails_announced(), _threads_announced(seen.threads):
         _watches.append(watch)
         try:
             yield seen
@@ -126,6 +127,8 @@ def _socket(args: tuple[Any, ...]) -> tuple[str, str] | None:
 
 def _open(args: tuple[Any, ...]) -> tuple[str, str] | None:
     path, _, flags = args
+    if any(frame.f_globals.get("__name__", "").partition(".")[0] == "logging" for frame in frames()):
+        return None  # a log's file, which is opened for its first line
     if not isinstance(path, (str, bytes)) or not flags & (os.O_WRONLY | os.O_RDWR):
         return None
     name = os.fsdecode(path)
@@ -232,10 +235,14 @@ def _e_mails_announced() -> Iterator[None]:
 
 
 @contextmanager
-def _threads_announced() -> Iterator[None]:
+def _threads_announced(started: list[threading.Thread]) -> Iterator[None]:
     own = threading.Thread.start
 
     def start(thread: threading.Thread) -> None:
+        # A database's pool and what renews leases live as long as the process.
+        if is_a_layers_own() or thread.name.startswith("django_idempotency "):
+            own(thread)
+            return
         if not getattr(_here, "busy", False):
             _here.busy = True
             try:
@@ -243,6 +250,7 @@ def _threads_announced() -> Iterator[None]:
             finally:
                 _here.busy = False
         own(thread)
+        started.append(thread)
 
     threading.Thread.start = start  # type: ignore[method-assign, assignment]
     try:

@@ -23,6 +23,7 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
+from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.calls import Reply, Sender, send, spelt
 from django_idempotency.testing.guards import CONNECTION, E_MAIL, PROCESS, ForeignEffect, guard
 from django_idempotency.testing.shapes import own_tables
@@ -104,10 +105,10 @@ class Observer:
     """Sends requests one after the other, and sees what each of them does."""
 
     def __init__(
-        self, *, using: str | Iterable[str] | None = None, ignore: Iterable[str] = (), limit: int = LARGEST_TABLE
+        self, *, using: str | Iterable[str] | None = None, ignore: str | Iterable[str] = (), limit: int = LARGEST_TABLE
     ) -> None:
         self._using = using if using is None or isinstance(using, str) else tuple(using)
-        self._ignore = tuple(ignore)
+        self._ignore = texts(ignore)
         self._limit = limit
         self._last = self._snapshot()
 

@@ -105,6 +105,9 @@ class Process:
             # SQLite keeps its locks in the process's memory, where a fork would find locks that it does not hold.
             if connection.vendor == "sqlite":
                 connection.close()
+        self._left_behind = [
+            thread.name for thread in threading.enumerate() if thread is not threading.current_thread()
+        ]
         self._pipe, there = Pipe()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of other threads: none of them is in the child
@@ -122,7 +125,7 @@ class Process:
         Raises `ProcessFailed` if it ends or says nothing.
         """
         if not self._pipe.poll(timeout):
-            raise ProcessFailed(f"Process {self.pid} said nothing for {timeout:.0f} s.")
+            raise ProcessFailed(f"Process {self.pid} said nothing for {timeout:.0f} s.{self._hint()}")
         try:
             what, value = self._pipe.recv()
         except (EOFError, OSError):
@@ -130,6 +133,14 @@ class Process:
         if what == "failed":
             raise ProcessFailed(f"Process {self.pid} failed:\n{value}")
         return what, value
+
+    def _hint(self) -> str:
+        if not self._left_behind:
+            return ""
+        return (
+            f" It may wait for a thread that is in the test's own process only: {', '.join(self._left_behind)}. A pool"
+            " that was used before the fork has no threads after it: use a pool first in the call, not in the test."
+        )
 
     def result(self, timeout: float = TIMEOUT) -> Any:
         """What its work returned; other messages are passed over. Raises as `hear` does."""

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from django_idempotency.testing.calls import POLL, Reply, Sender, send
 from django_idempotency.testing.findings import Finding, NotProved
+from django_idempotency.testing.guards import THREAD, ForeignEffect, guard
 from django_idempotency.testing.processes import Line, Process
+from django_idempotency.testing.snapshots import LARGEST_TABLE
 from django_idempotency.testing.trials import UNSAFE, Trial, briefly
 from django_idempotency.testing.verdicts import times
 
@@ -58,7 +60,9 @@ def race(
     key: str | None = None,
     *,
     using: str | Iterable[str] | None = None,
-    ignore: Iterable[str] = (),
+    ignore: str | Iterable[str] = (),
+    limit: int = LARGEST_TABLE,
+    effect: bool = True,
     reset: Callable[[], object] | None = None,
     patience: float = PATIENCE,
 ) -> RaceReport:
@@ -66,19 +70,25 @@ def race(
     Let as many *processes*, behind a barrier, make *call* at once with one *key*, each until it has a final answer.
     What they change together has to be what a single run changes, and all their final answers the same, byte for byte.
 
-    What the race has changed is left for the test to look at; a single run, which comes first, is put back. *using* and
-    *ignore* are those of `snapshot` and `differences`: what is compared. *reset* puts back what a run has changed; by
-    default the kit does that for the database. *patience* is in seconds.
+    What the race has changed is left for the test to look at; a single run, which comes first, is put back. *using*,
+    *ignore* and *limit* are those of `snapshot` and `differences`: what is compared. *effect* is False for a call that
+    changes nothing which the kit can see. *reset* puts back what a run has changed; by default the kit does that for
+    the database. *patience* is in seconds.
 
     Raises `NotProved`, an `AssertionError` that says what was done more than once; `CannotFork` inside a `TestCase`.
     """
     started = time.monotonic()
-    trial = Trial(call, using, ignore, reset, key)
+    trial = Trial(call, using, ignore, reset, limit, effect, key)
 
-    def alone(key: str) -> Reply:
-        with Process(lambda line: send(call, key)) as process:
-            reply: Reply = process.result()
-            return reply
+    def alone(key: str) -> tuple[Reply, list[ForeignEffect]]:
+        def work(line: Line) -> tuple[Reply, list[ForeignEffect]]:
+            with guard() as seen:
+                reply = send(call, key)
+            return reply, [effect for effect in seen.effects if effect.kind != THREAD]
+
+        with Process(work) as process:
+            result: tuple[Reply, list[ForeignEffect]] = process.result()
+            return result
 
     alone_reply = trial.rehearse(alone)
     key = trial.key()

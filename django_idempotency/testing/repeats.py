@@ -1,6 +1,13 @@
 """`assert_repeatable`: the verbs that are idempotent by definition, if their views keep to it."""
 
 from collections.abc import Iterable
+from dataclasses import replace
+from urllib.parse import parse_qs, urlsplit
+
+from django.conf import settings
+from django.contrib.auth import REDIRECT_FIELD_NAME
+from django.shortcuts import resolve_url
+from django.urls import NoReverseMatch
 
 from django_idempotency.routes import SAFE
 from django_idempotency.testing.calls import Call, Reply, Sender
@@ -9,6 +16,8 @@ from django_idempotency.testing.observing import Observer, Run, Seen
 from django_idempotency.testing.snapshots import LARGEST_TABLE, Changes
 
 GONE = (404, 410)
+NOBODY = (401, 403)  # also to those who have deleted themselves, or what they were let in by
+PERMANENT = (301, 308)
 LEADS_TO_ONE = frozenset({"PUT", "DELETE"})
 
 
@@ -17,18 +26,19 @@ def assert_repeatable(
     times: int = 10,
     *,
     using: str | Iterable[str] | None = None,
-    ignore: Iterable[str] = (),
+    ignore: str | Iterable[str] = (),
     limit: int = LARGEST_TABLE,
 ) -> None:
     """
     Prove that *call* may be sent *times* times without a key: GET, HEAD and OPTIONS change nothing, PUT and DELETE
     leave the state that one of them leaves.
 
-    A row in which only a time of change has moved on is the same. *using*, *ignore* and *limit* are those of
-    `assert_idempotent`.
+    A row in which only a time of change has moved on is the same, and what the first request keeps in a cache is no
+    change. *using*, *ignore* and *limit* are those of `assert_idempotent`.
 
-    Raises `NotProved`, an `AssertionError`, with all that was found, and `ValueError` for fewer than two *times* and
-    for a method that is not repeatable by definition.
+    Raises `NotProved`, an `AssertionError`, with all that was found: also where the first request was refused or sent
+    to the login, since nothing was tried then. `ValueError` for fewer than two *times* and for a method that is not
+    repeatable by definition.
     """
     if times < 2:
         raise ValueError(f"To repeat a request takes two times at least, not {times}.")
@@ -55,6 +65,7 @@ def _refuse_other(method: str) -> None:
 
 def _of_safe(runs: list[Run], method: str) -> list[Finding]:
     findings = [*_of_errors([run.reply for run in runs])]
+    runs = [replace(runs[0], seen=replace(runs[0].seen, cached=())), *runs[1:]]  # it may fill a cache for the others
     for number, run in enumerate(runs, 1):
         if seen := _less_times(run.seen, keep_new=True):
             findings.append(
@@ -62,7 +73,8 @@ def _of_safe(runs: list[Run], method: str) -> list[Finding]:
                     f"{method} is safe by definition, but request {number} changed something.",
                     tuple(seen.lines()),
                     "clients, proxies and crawlers repeat it at will. Count views elsewhere, change things under"
-                    " another method, or name a table of mere logs in `ignore`.",
+                    " another method, or name a table of mere logs in `ignore`, or the key of a cache as"
+                    " `cache:<key>`.",
                 )
             )
             break
@@ -71,10 +83,6 @@ def _of_safe(runs: list[Run], method: str) -> list[Finding]:
 
 def _of_others(first: Run, rest: list[Run], method: str) -> list[Finding]:
     findings = [*_of_errors([first.reply, *(run.reply for run in rest)])]
-    if first.reply.status in GONE and method == "DELETE":
-        findings.append(
-            Finding("There was nothing to delete.", (str(first.reply),), "give a call that finds something.")
-        )
     for number, run in enumerate(rest, 2):
         if seen := _less_times(run.seen):
             findings.append(
@@ -86,7 +94,7 @@ def _of_others(first: Run, rest: list[Run], method: str) -> list[Finding]:
                 )
             )
             break
-        refused = run.reply.status >= 400 and not (method == "DELETE" and run.reply.status in GONE)
+        refused = run.reply.status >= 400 and not (method == "DELETE" and run.reply.status in (*GONE, *NOBODY))
         if refused and first.reply.status < 400:
             findings.append(
                 Finding(
@@ -100,11 +108,35 @@ def _of_others(first: Run, rest: list[Run], method: str) -> list[Finding]:
 
 
 def _of_errors(replies: list[Reply]) -> list[Finding]:
+    first = replies[0]
+    if first.method == "DELETE" and first.status in GONE:
+        return [Finding("There was nothing to delete.", (str(first),), "give a call that finds something.")]
     for number, reply in enumerate(replies, 1):
-        if reply.status >= 500 or (number == 1 and reply.status in (400, 401, 403, 405, 415, 422)):
+        if reply.status >= 500 or (number == 1 and reply.status >= 400):
             what = f"Request {number} was answered {reply.status}, so that nothing can be told."
             return [Finding(what, (str(reply),), "give a call that the view accepts.")]
+    if _is_turned_away(first):
+        what = f"Request 1 was led elsewhere ({first.status}), so that nothing can be told."
+        remedy = "give the path as the view has it, and a `user` or a `client` whom it lets in."
+        return [Finding(what, (f"Location: {first.headers.get('location')}",), remedy)]
     return []
+
+
+def _is_turned_away(reply: Reply) -> bool:
+    """Is it sent to the login, or to its own path with a slash or over TLS, before a view has looked at it?"""
+    if not 300 <= reply.status < 400:
+        return False
+    location = urlsplit(reply.headers.get("location", ""))
+    own = reply.status in PERMANENT and location.path.rstrip("/") == reply.path.rstrip("/")
+    back = parse_qs(location.query).get(REDIRECT_FIELD_NAME, ())
+    return own or location.path == _login() or any(reply.path in each for each in back)
+
+
+def _login() -> str:
+    try:
+        return urlsplit(resolve_url(settings.LOGIN_URL)).path
+    except NoReverseMatch:  # the project has no login
+        return str(settings.LOGIN_URL)
 
 
 def _less_times(seen: Seen, *, keep_new: bool = False) -> Seen:

@@ -1,19 +1,23 @@
 """`@replayed`: an existing test of a view as a test of its replays, without a line changed in it."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from contextlib import ContextDecorator
 from typing import Any, TypeVar, overload
 
+from asgiref.sync import iscoroutinefunction
 from django.test import Client
 from django.test.client import FakePayload
 
 from django_idempotency.edges.http import is_answer
+from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.calls import Reply, new_key, reply_of, send
 from django_idempotency.testing.findings import OUTSIDE, PROTECT, Finding, NotProved, difference
 from django_idempotency.testing.observing import Observer
 from django_idempotency.testing.snapshots import LARGEST_TABLE
 
 METHODS = ("POST", "PATCH")
+OF_CLASS = (staticmethod, classmethod)
 
 Test = TypeVar("Test", bound=Callable[..., Any] | type)
 
@@ -23,11 +27,11 @@ def replayed(test: Test, /) -> Test: ...
 @overload
 def replayed(
     *,
-    methods: Iterable[str] = METHODS,
-    skip: Iterable[str] = (),
+    methods: str | Iterable[str] = METHODS,
+    skip: str | Iterable[str] = (),
     header: str = "Idempotency-Key",
     using: str | Iterable[str] | None = None,
-    ignore: Iterable[str] = (),
+    ignore: str | Iterable[str] = (),
     limit: int = LARGEST_TABLE,
 ) -> "Replaying": ...
 def replayed(test: Any = None, /, **options: Any) -> Any:
@@ -41,7 +45,8 @@ def replayed(test: Any = None, /, **options: Any) -> Any:
     the key. *using*, *ignore* and *limit* are those of `assert_idempotent`.
 
     Raises `NotProved`, an `AssertionError`, at the request that was not replayed; and at the end where no request was
-    sent again (but not for a class, in which some tests may only read).
+    sent again (but not for a class, in which some tests may only read). `TypeError` for an async test, whose client is
+    another one; those of a class are left as they are.
     """
     replaying = Replaying(**options)
     return replaying if test is None else replaying(test)
@@ -53,20 +58,20 @@ class Replaying(ContextDecorator):
     def __init__(
         self,
         *,
-        methods: Iterable[str] = METHODS,
-        skip: Iterable[str] = (),
+        methods: str | Iterable[str] = METHODS,
+        skip: str | Iterable[str] = (),
         header: str = "Idempotency-Key",
         using: str | Iterable[str] | None = None,
-        ignore: Iterable[str] = (),
+        ignore: str | Iterable[str] = (),
         limit: int = LARGEST_TABLE,
         demand: bool = True,
     ) -> None:
         self.options: dict[str, Any] = {
-            "methods": frozenset(method.upper() for method in methods),
-            "skip": tuple(skip),
+            "methods": frozenset(method.upper() for method in texts(methods)),
+            "skip": texts(skip),
             "header": header,
             "using": using,
-            "ignore": tuple(ignore),
+            "ignore": texts(ignore),
             "limit": limit,
         }
         self.demand = demand
@@ -76,12 +81,19 @@ class Replaying(ContextDecorator):
         return Replaying(**self.options, demand=self.demand)
 
     def __call__(self, test: Any) -> Any:
+        if isinstance(test, OF_CLASS):
+            return type(test)(self(test.__func__))
+        if iscoroutinefunction(test):
+            raise TypeError(
+                "@replayed repeats what a Client sends, and an async test has an AsyncClient: make it a def."
+            )
         if not isinstance(test, type):
             return super().__call__(test)
         each = Replaying(**self.options, demand=False)
-        for name in dir(test):
-            if name.startswith("test") and callable(getattr(test, name)):
-                setattr(test, name, each(getattr(test, name)))
+        for name in [name for name in dir(test) if name.startswith("test")]:
+            method, found = getattr(test, name), inspect.getattr_static(test, name)
+            if callable(method) and not iscoroutinefunction(method):
+                setattr(test, name, each(found if isinstance(found, OF_CLASS) else method))
         return test
 
     def __enter__(self) -> "Replaying":
@@ -104,7 +116,7 @@ class Replaying(ContextDecorator):
 
     def _concerns(self, environ: dict[str, Any]) -> bool:
         path = str(environ.get("PATH_INFO", ""))
-        below = (each.rstrip("/") for each in self.options["skip"])
+        below = (each.rstrip("/") for each in self.options["skip"] if each)
         return environ.get("REQUEST_METHOD") in self.options["methods"] and not any(
             path.rstrip("/") == each or path.startswith(f"{each}/") for each in below
         )

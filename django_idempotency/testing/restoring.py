@@ -26,6 +26,8 @@ def restore(changes: Changes) -> None:
 def _take_back(using: str, tables: Mapping[Place, TableChanges]) -> None:
     connection = connections[using]
     quote = connection.ops.quote_name
+    # Its own number, where the column is an identity.
+    overriding = " OVERRIDING SYSTEM VALUE" if connection.vendor == "postgresql" else ""
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute("SET CONSTRAINTS ALL DEFERRED")
@@ -47,7 +49,7 @@ def _take_back(using: str, tables: Mapping[Place, TableChanges]) -> None:
                 columns = [*row]
                 cursor.execute(
                     f"INSERT INTO {quote(place.table)} ({', '.join(map(quote, columns))})"  # noqa: S608 quoted names
-                    f" VALUES ({', '.join(['%s'] * len(columns))})",
+                    f"{overriding} VALUES ({', '.join(['%s'] * len(columns))})",
                     _sendable(row.values()),
                 )
 

@@ -10,15 +10,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from functools import partial
+from json import dumps
 from typing import Any
 
 from django.db import connections
 from django.test.testcases import DatabaseOperationForbidden  # type: ignore[attr-defined]  # not in the stubs
 from django.utils import timezone
 
+from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.shapes import UNSEEN, Shape, own_tables, shapes
 
 LARGEST_TABLE = 20_000  # rows
+JSON_OID = 114  # on PostgreSQL a column of type json, of which drivers make an object; of jsonb Django has the text
 MARGIN = timedelta(minutes=1)  # by which the database's clock may differ from ours
 
 Row = Mapping[str, Any]  # by column
@@ -26,6 +29,13 @@ Row = Mapping[str, Any]  # by column
 
 class TableTooLarge(ValueError):
     """A table has more rows than a snapshot reads. Name it in `ignore`, or raise `limit`."""
+
+    def __init__(self, using: str, table: str, limit: int) -> None:
+        super().__init__(
+            f"Table {table} of database {using!r} has more than {limit} rows, too many to compare by content: name it"
+            " in `ignore`, or raise `limit`."
+        )
+        self.table = table
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +77,7 @@ class Snapshot:
 def snapshot(
     using: str | Iterable[str] | None = None,
     *,
-    ignore: Iterable[str] = (),
+    ignore: str | Iterable[str] = (),
     own: bool = False,
     limit: int = LARGEST_TABLE,
 ) -> Snapshot:
@@ -81,7 +91,7 @@ def snapshot(
     Raises `TableTooLarge` for a table of more than *limit* rows, and Django's database errors.
     """
     tables: dict[Place, Table] = {}
-    patterns = [*ignore, *UNSEEN, *(() if own else own_tables())]
+    patterns = [*texts(ignore), *UNSEEN, *(() if own else own_tables())]
     for alias in _aliases(using):
         try:
             tables |= _tables(alias, patterns, limit)
@@ -93,10 +103,8 @@ def snapshot(
 
 
 def _aliases(using: str | Iterable[str] | None) -> list[str]:
-    if isinstance(using, str):
-        return [using]
     if using is not None:
-        return list(using)
+        return list(texts(using))
     seen: dict[tuple[str, ...], str] = {}
     for alias in connections:
         if connections[alias].vendor == "unknown":  # of a project without a database
@@ -123,19 +131,17 @@ def _tables(alias: str, ignored: list[str], limit: int) -> dict[Place, Table]:
                 if column not in shape.key and any(fnmatchcase(f"{name}.{column}", pattern) for pattern in ignored)
             }
             rows = cursor.fetchall()
+            is_json = [connection.vendor == "postgresql" and column[1] == JSON_OID for column in cursor.description]
             if len(rows) > limit:
-                raise TableTooLarge(
-                    f"Table {name} of database {alias!r} has more than {limit} rows, too many to compare by content:"
-                    f" name it in `ignore`, or raise `limit`."
-                )
-            tables[Place(alias, name)] = Table(shape, _keyed(_rows(columns, rows, left_out), shape.key))
+                raise TableTooLarge(alias, name, limit)
+            tables[Place(alias, name)] = Table(shape, _keyed(_rows(columns, is_json, rows, left_out), shape.key))
     return tables
 
 
-def _rows(columns: list[str], rows: Iterable[Any], left_out: set[str]) -> Iterator[Row]:
+def _rows(columns: list[str], is_json: list[bool], rows: Iterable[Any], left_out: set[str]) -> Iterator[Row]:
     for values in rows:
-        pairs = zip(columns, values, strict=True)
-        yield {column: _plain(value) for column, value in pairs if column not in left_out}
+        cells = zip(columns, values, is_json, strict=True)
+        yield {column: _plain(value, json) for column, value, json in cells if column not in left_out}
 
 
 def _keyed(found: Iterable[Row], columns: tuple[str, ...]) -> dict[Any, Row]:
@@ -150,8 +156,10 @@ def _keyed(found: Iterable[Row], columns: tuple[str, ...]) -> dict[Any, Row]:
     return keyed
 
 
-def _plain(value: Any) -> Any:
-    """A driver's value as one that can be compared, and be part of a key."""
+def _plain(value: Any, is_json: bool = False) -> Any:
+    """A driver's value as one that can be compared, be part of a key, and be written again."""
+    if isinstance(value, dict) or (is_json and value is not None):
+        return dumps(value, default=str)
     if isinstance(value, (memoryview, bytearray)):
         return bytes(value)
     if isinstance(value, list):

@@ -1,9 +1,10 @@
 """The steps of `assert_idempotent`: what is sent, and what it proves or shows to be wrong."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
+from django.http.response import HttpResponseBase
 from django.test import Client
 
 from django_idempotency.core.keys import MAX_KEY
@@ -96,6 +97,9 @@ class Steps:
         attempt = self.attempt
         if attempt is None:
             return
+        # What the retry did not change again it has found there, which is what caches are for.
+        again = tuple(key for key in attempt.seen.cached if key in self.first.seen.cached)
+        attempt = replace(attempt, seen=replace(attempt.seen, cached=again))
         if attempt.seen.places() - of_duplicate:
             self.find(
                 "The request failed at its end and was rolled back, but something of it was left, which a retry does"
@@ -103,7 +107,8 @@ class Steps:
                 attempt.seen.lines(),
                 "no transaction of the view covers it: another database, a connection or thread of its own, an e-mail,"
                 " a cache. Write it in the transaction of the record (the option `using` names its database), and send"
-                " what must go out from there, or from an on_commit hook if it may be lost.",
+                " what must go out from there, or from an on_commit hook if it may be lost. If it is no effect, name"
+                " its table in `ignore`, or the key of its cache as `cache:<key>`.",
             )
         elif not attempt.seen:
             self.proved.append("a retry after an exception runs, and nothing of the attempt was left")
@@ -123,9 +128,10 @@ class Steps:
             self._give_up(
                 "The first request was answered by a replay: its key was used before.", "use a key of its own."
             )
-        if reply.status >= 500 or (reply.status >= 400 and not told.kept):
+        left_behind = reply.code in ("request-in-progress", "outcome-unknown")
+        if left_behind or reply.status >= 500 or (reply.status >= 400 and not told.kept):
             remedy = "give a call that the view accepts: only an answer that is kept can be replayed."
-            if reply.code in ("request-in-progress", "outcome-unknown"):
+            if left_behind:
                 remedy = "let the handler leave the transaction alone: it ended it, so that its claim was left behind."
             elif reply.status >= 500:
                 remedy = "let the handler succeed, and let its errors propagate."
@@ -221,8 +227,9 @@ class Steps:
 
     def _judge_stranger(self, who: str, call: Sender) -> None:
         run = self.send(call, self.key)
-        same = run.reply.body == self.first.reply.body and run.reply.body and not run.seen and self.effect
-        if run.reply.replayed or (same and run.reply.status < 400):
+        # A function's result has no mark of a replay.
+        same = run.reply.is_result and run.reply.body == self.first.reply.body and not run.seen and self.effect
+        if run.reply.replayed or same:
             self.find(
                 f"The same key {who} got the first user's answer.",
                 [str(run.reply)],
@@ -281,9 +288,21 @@ class Steps:
 
     def _variant(self, option: str, value: Any, field: str) -> Sender:
         """The call with *value* for *field*; or *value*, where it is a call itself."""
+        if field == "data" and isinstance(self.call, Call) and callable(self.call.data) and callable(value):
+            return _made(self.call, value)
         if isinstance(value, Call) or (callable(value) and not isinstance(value, Client)):
             changed: Sender = value
             return changed
         if not isinstance(self.call, Call):
             raise TypeError(f"`{option}` must be a callable that takes a key, like the call itself, not {value!r}.")
         return self.call.changed(**{field: value})
+
+
+def _made(call: Call, value: Callable[[str | None], Any]) -> Sender:
+    """The *call* with data that *value* makes of a key, as its own are made; or *value*, where it answers itself."""
+
+    def changed(key: str | None) -> Any:
+        made = value(key)
+        return made if isinstance(made, HttpResponseBase) else call.changed(data=made)(key)
+
+    return changed

@@ -2,17 +2,21 @@
 
 import http.client
 import os
+import secrets
 import threading
 import time
+import uuid
 from multiprocessing import Value
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.core.mail import send_mail
 from django.db import DatabaseError, IntegrityError, connection, connections, transaction
 from django.db.models import F
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import path
+from rest_framework.authtoken.models import Token
 from rest_framework.decorators import api_view
 from rest_framework.response import Response
 
@@ -66,7 +70,87 @@ def in_other(request: HttpRequest) -> JsonResponse:
     return JsonResponse({}, status=201)
 
 
+@idempotent(required=True)
+def differs(request: HttpRequest) -> JsonResponse:
+    """Writes what no other run writes: a copy of a number, a salted password, random texts."""
+    payment = Payment.objects.create(amount=10, reference=secrets.token_hex(5))
+    Payment.objects.create(amount=1, reference=f"of {payment.pk}")
+    payer = User.objects.create_user("payer", password="secret")
+    return JsonResponse({"token": Token.objects.create(user=payer).key}, status=201)
+
+
+@idempotent(required=True)
+def rotates(request: HttpRequest) -> JsonResponse:
+    """Gives a row that was there a random value."""
+    Payment.objects.filter(amount=100).update(reference=secrets.token_hex(5))
+    return JsonResponse({}, status=201)
+
+
+@idempotent(required=True)
+def has_no_model(request: HttpRequest) -> JsonResponse:
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO kit_job (id, state) VALUES (%s, 1)", [str(uuid.uuid4())])
+    return JsonResponse({}, status=201)
+
+
+@idempotent(required=True)
+def only_charges(request: HttpRequest) -> JsonResponse:
+    charge()
+    return JsonResponse({}, status=201)
+
+
+@idempotent(required=True)
+def idle(request: HttpRequest) -> JsonResponse:
+    return JsonResponse({}, status=201)
+
+
 # --- wrong ---
+
+
+@idempotent(required=True)
+def differs_elsewhere(request: HttpRequest) -> JsonResponse:
+    """Random or not, a row in another database is one too many."""
+    Payment.objects.using("other").create(amount=10, reference=secrets.token_hex(5))
+    return pay()
+
+
+@idempotent(required=True)
+def charges_elsewhere(request: HttpRequest) -> JsonResponse:
+    Payment.objects.using("other").filter(reference=ACCOUNT).update(amount=F("amount") - 10)
+    return pay()
+
+
+PAID = Value("i")  # shared with processes that are forked
+
+
+@idempotent(required=True)
+def differs_later(request: HttpRequest) -> JsonResponse:
+    """Right, but its first two runs agree by chance, and no other does."""
+    with PAID.get_lock():
+        PAID.value += 1
+    Payment.objects.create(amount=10, reference=f"number {max(PAID.value, 2)}")
+    return JsonResponse({}, status=201)
+
+
+@idempotent(required=True)
+def pays_once(request: HttpRequest) -> JsonResponse:
+    """Knows from elsewhere than the database that it was called."""
+    PAID.value += 1
+    if PAID.value > 1:
+        raise RuntimeError("paid already")
+    return pay()
+
+
+BY_TURNS = Value("i")
+
+
+@idempotent(required=True)
+def by_turns(request: HttpRequest) -> JsonResponse:
+    """One run writes a row more than another."""
+    BY_TURNS.value += 1
+    for _ in range(1 + BY_TURNS.value % 2):
+        pay()
+    return pay()
 
 
 @idempotent(required=True)
@@ -195,6 +279,16 @@ urlpatterns = [
     path("right/", right),
     path("transfer/", transfer),
     path("in-other/", in_other),
+    path("differs/", differs),
+    path("rotates/", rotates),
+    path("has-no-model/", has_no_model),
+    path("idle/", idle),
+    path("only-charges/", only_charges),
+    path("differs-elsewhere/", differs_elsewhere),
+    path("charges-elsewhere/", charges_elsewhere),
+    path("differs-later/", differs_later),
+    path("by-turns/", by_turns),
+    path("pays-once/", pays_once),
     path("other-database/", other_database),
     path("hook/", hook),
     path("thread/", thread),

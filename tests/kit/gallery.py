@@ -10,15 +10,19 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from django.conf import settings
+from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import User
 from django.core.cache import cache
 from django.core.mail import EmailMessage
 from django.core.mail.backends.locmem import EmailBackend
 from django.db import DatabaseError, connection, connections, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import redirect
 from django.urls import path
 from django.utils.decorators import method_decorator
 from django.views import View
+from django.views.decorators.cache import cache_page
 from rest_framework.decorators import api_view
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -71,6 +75,38 @@ right_outside = idempotent(store="memory")(paid)
 @idempotent(key=lambda request: request.POST.get("event"))
 def right_webhook(request: HttpRequest) -> JsonResponse:
     return paid(request)
+
+
+@idempotent
+def right_confirmation(request: HttpRequest) -> JsonResponse:
+    """Answers everybody the same, and changes nothing where it was done already."""
+    Unique.objects.get_or_create(name="confirmed")
+    return JsonResponse({"confirmed": True})
+
+
+@idempotent
+def right_cached(request: HttpRequest) -> JsonResponse:
+    """Keeps what it has read in the cache, and counts there what was committed."""
+    cache.get_or_set("rate", lambda: "1.1", 600)
+    transaction.on_commit(lambda: cache.set("paid", cache.get("paid", 0) + 1))
+    return paid(request)
+
+
+def right_count(request: HttpRequest) -> JsonResponse:
+    return JsonResponse({"payments": cache.get_or_set("payments", Payment.objects.count, 60)})
+
+
+right_page = cache_page(60)(right_count)
+
+
+class RightAccount(View):
+    """DELETE deletes the user who sends it."""
+
+    def delete(self, request: HttpRequest) -> HttpResponse:
+        if not request.user.is_authenticated:
+            return HttpResponse(status=401)
+        User.objects.filter(pk=request.user.pk).delete()
+        return HttpResponse(status=204)
 
 
 class RightDocument(View):
@@ -131,6 +167,14 @@ def e_mail(request: HttpRequest) -> JsonResponse:
 def in_the_cache(request: HttpRequest) -> JsonResponse:
     cache.set("paid", cache.get("paid", 0) + 1)
     return paid(request)
+
+
+@idempotent
+def commits_by_itself(request: HttpRequest) -> JsonResponse:
+    """Ends the transaction of its record behind Django's back."""
+    response = paid(request)
+    connection.connection.commit()
+    return response
 
 
 # --- wrong: something around the protected handler ---
@@ -294,6 +338,24 @@ class ForgetfulDocument(View):
         return HttpResponse(status=204)
 
 
+def counted_in_the_cache(request: HttpRequest) -> HttpResponse:
+    cache.add("readers", 0)
+    return HttpResponse(cache.incr("readers"))
+
+
+@login_required(login_url="/sign-in/")
+def for_users(request: HttpRequest) -> HttpResponse:
+    return paid(request)
+
+
+def sent_away(request: HttpRequest) -> HttpResponse:
+    return redirect(settings.LOGIN_URL)
+
+
+def moved(request: HttpRequest) -> HttpResponse:
+    return redirect(request.GET.get("to", "/moved-document/"))
+
+
 def table_without_a_model(request: HttpRequest) -> HttpResponse:
     with connection.cursor() as cursor:
         cursor.execute("INSERT INTO kit_log (line) VALUES ('read')")
@@ -306,6 +368,7 @@ WRONG = {
     "in-a-thread": in_a_thread,
     "e-mail": e_mail,
     "in-the-cache": in_the_cache,
+    "commits-by-itself": commits_by_itself,
     "unprotected": unprotected,
     "swallowed": swallowed,
     "swallowed-inside": swallowed_inside,
@@ -326,11 +389,20 @@ RIGHT = {
     "right-class": RightClass.as_view(),
     "right-outside": right_outside,
     "right-webhook": right_webhook,
+    "right-confirmation": right_confirmation,
+    "right-cached": right_cached,
 }
 urlpatterns = [
     *(path(f"{name}/", view) for name, view in (RIGHT | WRONG).items()),
     path("right-document/", RightDocument.as_view()),
+    path("right-count/", right_count),
+    path("right-page/", right_page),
+    path("right-account/", RightAccount.as_view()),
     path("wrong-document/", WrongDocument.as_view()),
     path("forgetful-document/", ForgetfulDocument.as_view()),
+    path("counted-in-the-cache/", counted_in_the_cache),
+    path("for-users/", for_users),
+    path("sent-away/", sent_away),
+    path("moved/", moved),
     path("table-without-a-model/", table_without_a_model),
 ]

@@ -25,7 +25,8 @@ TOLD = {
     "own-connection": ["rolled back", "table app_unique: 1 row added", "beside"],
     "in-a-thread": ["rolled back", "database 'other', table app_payment", "a thread was started meanwhile: payer"],
     "e-mail": ["rolled back", "'You have paid' to payer@example.com"],
-    "in-the-cache": ["rolled back", "paid' of cache 'default'"],
+    "in-the-cache": ["rolled back", "paid' of cache 'default'", "`cache:"],
+    "commits-by-itself": ["rolled back", "answered 409", "outcome-unknown", "leave the transaction alone"],
     "unprotected": ["took effect twice", "table app_payment: 1 row added", "INSERT INTO app_payment", "@idempotent"],
     "swallowed": ["rolled back, but its client was told 200", "swallows exceptions"],
     "swallowed-inside": ["answered 500", "TransactionBroken"],
@@ -40,7 +41,7 @@ TOLD = {
     "kept-by-nobody": ["not kept and the work was rolled back", "`should_store`"],
     "key-taken-as-it-is": ["A malformed key", "answered 201"],
 }
-NEED_COMMITS = {"own-connection", "in-a-thread"}  # their work is on another connection
+NEED_COMMITS = {"own-connection", "in-a-thread", "commits-by-itself"}  # or their work is on another connection
 
 
 def call(name: str, user: object = None, **more: object) -> Call:
@@ -107,6 +108,37 @@ def test_right_views_pass(user, other_user, committing):
     assert_idempotent(call("right-class", user), other_user=other_user, other_payload={"amount": 11})
 
 
+@both
+def test_the_same_answer_is_no_leak(user, other_user, committing):
+    """Another user's request may come to what the first one's came to; only a replay is the first one's answer."""
+    proof = assert_idempotent(call("right-confirmation", user), other_user=other_user)
+
+    assert "another user with the same key never gets the first one's answer" in proof.proved
+
+
+@pytest.mark.django_db
+def test_another_callers_event_is_no_replay():
+    """A function's result has no mark: it is a replay where it is the same and nothing was changed."""
+
+    def on_paid(tenant):
+        @once("kit.tenants", key=lambda event: event["id"], scope=lambda event: tenant)
+        def paid(event):
+            Payment.objects.create(amount=10)
+            return {"paid": True}
+
+        return lambda key: paid({"id": key})
+
+    assert_idempotent(on_paid("one"), other_user=on_paid("other"))
+    with pytest.raises(NotProved, match="sent by another user got the first user's answer"):
+        assert_idempotent(on_paid("one"), other_user=on_paid("one"))
+
+
+@both
+def test_what_is_kept_in_a_cache_is_no_effect(user, committing):
+    """Of what a request keeps there only what each request changes counts."""
+    assert_idempotent(call("right-cached", user))
+
+
 @pytest.mark.django_db(databases=DATABASES, transaction=True)
 def test_a_transaction_around_the_view_is_no_matter(user, atomic_requests):
     """`ATOMIC_REQUESTS` rolls back what fails, as ever."""
@@ -121,7 +153,14 @@ def test_the_key_may_travel_in_the_payload():
     webhook = Call.post("/right-webhook/", lambda key: {"event": key}, content_type="application/x-www-form-urlencoded")
     webhook = webhook.changed(header=None)
 
-    assert_idempotent(webhook, other_payload=lambda key: webhook.changed(data={"event": key, "amount": 1})(key))
+    def other(key):
+        return {"event": key, "amount": 1}
+
+    for payload in (other, webhook.changed(data=other), lambda key: webhook.changed(data=other)(key)):
+        proof = assert_idempotent(webhook, other_payload=payload)
+        assert "the same key with another payload is refused" in proof.proved
+    with pytest.raises(NotProved, match="another payload got the first request's answer"):
+        assert_idempotent(webhook, other_payload=lambda key: {"event": key})
 
 
 @pytest.mark.django_db

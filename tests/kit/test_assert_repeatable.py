@@ -19,9 +19,43 @@ def test_right_views_pass(method):
     assert_repeatable(Call(method=method, path="/right-document/"))
 
 
+@pytest.mark.parametrize("path", ["/right-count/", "/right-page/"])
+def test_a_get_may_fill_a_cache(path):
+    """A value, or the page: the next request leaves it alone."""
+    assert_repeatable(Call.get(path))
+
+
+def test_a_user_may_delete_itself(user):
+    """Nobody sends the request from then on, and nobody may."""
+    assert_repeatable(Call.delete("/right-account/", user=user), times=3)
+
+
+def test_an_answer_may_lead_elsewhere(settings):
+    """To anything but the login, which a project need not have."""
+    settings.LOGIN_URL = "a-view-that-is-not-there"
+
+    assert_repeatable(Call.get("/moved/"))
+    assert_repeatable(Call.put("/moved/?to=/moved/"))  # as after a form
+    assert_repeatable(Call.get("/moved/?to=/moved-document/?next=/an-offer/"))
+
+
+@pytest.mark.parametrize("path", ["/nowhere/", "/for-users/", "/sent-away/", "/right-document"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_what_is_turned_away_proves_nothing(method, path, client, settings):
+    """What is not found, sent to the login, or sent to its own path with a slash has not been tried."""
+    settings.MIDDLEWARE = ["django.middleware.common.CommonMiddleware", *settings.MIDDLEWARE]
+    for call in (Call(method=method, path=path), lambda key: client.generic(method, path)):
+        with pytest.raises(NotProved, match=r"nothing (can be told|to delete)") as caught:
+            assert_repeatable(call)
+        assert len(caught.value.findings) == 1
+
+
 @pytest.mark.parametrize(
     ("method", "path", "told"),
     [
+        ("GET", "/counted-in-the-cache/", ["GET is safe", "request 2 changed", "readers' of cache", "`cache:"]),
+        ("GET", "/nowhere/", ["Request 1 was answered 404"]),
+        ("GET", "/for-users/", ["Request 1 was led elsewhere", "/sign-in/?next=", "`user`"]),
         ("GET", "/wrong-document/", ["GET is safe", "request 1 changed", "name='reader 3'", "gallery.py", "in get"]),
         ("PUT", "/wrong-document/", ["PUT is idempotent", "request 2 changed", "reference='appended'", "in paid"]),
         ("DELETE", "/wrong-document/", ["request 2 changed", "1 row removed", "name='second'"]),

@@ -105,6 +105,15 @@ def test_a_user_needs_no_session(user):
     assert send(call.changed(user=None), None).status == 401
 
 
+def test_a_user_who_is_gone_is_nobody(user, client):
+    """As for a server that is sent a token of a user who was deleted."""
+    call = Call.post("/echo/", user=user)
+    type(user).objects.filter(pk=user.pk).delete()
+
+    assert sent(call)["user"] == "AnonymousUser"
+    assert send(Call.get("/who/", user=user), None).status == 401
+
+
 def test_a_client_of_drf_is_one(api):
     """With its token."""
     assert sent(Call.get("/who/", client=api))["user"] == "payer"

@@ -3,23 +3,26 @@
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from django.core.cache import caches
-from django.db import connections
+from django.db import connection, connections
 from django.test import TestCase, TransactionTestCase, override_settings
 
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.stores import stores
 from django_idempotency.testing.calls import Call
-from django_idempotency.testing.crashes import crash_points
+from django_idempotency.testing.crashes import crash_points, settle
 from django_idempotency.testing.findings import NotProved
+from django_idempotency.testing.guards import guard
 from django_idempotency.testing.processes import CannotFork
+from django_idempotency.testing.snapshots import TableTooLarge
 from tests.app.models import Child, Payment, Unique
-from tests.kit.crash_gallery import ACCOUNT
+from tests.kit.crash_gallery import ACCOUNT, PAID
 from tests.proof.bugs import RecordOutside
 
 REDIS_URL = os.environ.get("REDIS_URL", "")
@@ -79,8 +82,150 @@ def test_a_right_view_takes_effect_once():
     assert not IdempotencyRecord.objects.exists()
 
 
+@pytest.fixture
+def job_table(transactional_db):
+    """A table that no model has."""
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TABLE IF EXISTS kit_job")
+        cursor.execute("CREATE TABLE kit_job (id char(36) PRIMARY KEY, state integer)")
+    yield
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TABLE kit_job")
+
+
+@pytest.mark.usefixtures("job_table")
+@pytest.mark.parametrize("name", ["differs", "rotates", "has-no-model"])
+def test_what_differs_from_run_to_run_is_no_alarm(name):
+    """Random values and copies of numbers differ in two runs that nothing disturbs, so they say nothing."""
+    Payment.objects.create(amount=100, reference=ACCOUNT)
+
+    report = crash_points(post(name))
+
+    assert {point.verdict for point in report.points} == {"once"}
+    assert Payment.objects.get().reference == ACCOUNT
+
+
+def test_what_differs_only_later_is_told_with_its_column():
+    """It is neither done again nor lost: the column's name is what its author needs."""
+    PAID.value = 0
+
+    with pytest.raises(NotProved) as caught:
+        crash_points(post("differs-later"))
+
+    told = str(caught.value)
+    assert "reference='number 2': differs in column reference: name `app_payment.reference` in `ignore`" in told
+    assert "instead of" not in told
+    PAID.value = 0
+    assert crash_points(post("differs-later"), ignore="app_payment.reference")
+
+
+def test_an_account_that_is_charged_again_is_told():
+    """By how much it changed, which is a multiple of what it should."""
+    Payment.objects.using("other").create(amount=100, reference=ACCOUNT)
+
+    with pytest.raises(NotProved) as caught:
+        crash_points(post("charges-elsewhere"))
+
+    assert "done again by the retry" in str(caught.value)
+    assert "amount='-10': twice instead of once" in str(caught.value)
+
+
+def test_a_used_key_is_told():
+    """All would be replays, of which nothing can be told."""
+    call = Call.post("/right/", {"to": "shop"}, header=None, headers={"Idempotency-Key": "used"})
+    call(None)
+
+    with pytest.raises(NotProved, match="answered by a replay: its key was used before"):
+        crash_points(call)
+
+
+def test_a_call_that_does_nothing_is_told():
+    """Unless its author says that it leaves no trace."""
+    with pytest.raises(NotProved, match=r"changed nothing that can be seen[\s\S]*effect=False"):
+        crash_points(post("idle"))
+
+    assert crash_points(post("idle"), effect=False)
+
+
+def test_a_call_of_which_all_is_ignored_is_told():
+    """Nothing is left then that could be seen twice."""
+    Payment.objects.create(amount=100, reference=ACCOUNT)
+
+    with pytest.raises(NotProved, match="changed nothing that can be seen"):
+        crash_points(post("rotates"), ignore="app_payment.reference")
+
+
+def test_an_effect_outside_the_database_is_one(gateway):
+    """No row is needed."""
+    assert crash_points(post("only-charges"), allow="connection to *")
+
+
+@pytest.mark.parametrize(("name", "argument"), [("other-database", "ignore"), ("e-mail", "allow")])
+def test_one_pattern_is_no_row_of_patterns(name, argument):
+    """The characters of a bare text would leave out everything."""
+    with pytest.raises(NotProved, match="twice instead of once"):
+        crash_points(post(name), **{argument: "audit_*"})
+
+
+def test_a_large_table_is_not_read_where_it_is_ignored():
+    """Or the limit is raised."""
+    Unique.objects.bulk_create(Unique(name=str(number)) for number in range(400))
+
+    with pytest.raises(TableTooLarge, match="app_unique"):
+        crash_points(post("right"), limit=300)
+    assert crash_points(post("right"), limit=300, ignore="app_uni*")
+    assert crash_points(post("right"), limit=400)
+
+
+def test_what_reset_leaves_is_told():
+    """A `reset` that forgets a row would let each run begin from another state."""
+    with pytest.raises(RuntimeError, match=r"`reset` left[\s\S]*app_payment: 1 row added"):
+        crash_points(post("right"), reset=lambda: None)
+
+
+def test_a_reset_may_make_rows_anew():
+    """With other numbers: it is their content that matters."""
+
+    def reset() -> None:
+        Payment.objects.all().delete()
+        Payment.objects.create(amount=100, reference=ACCOUNT)
+
+    reset()
+    assert crash_points(post("transfer"), reset=reset)
+
+
+def test_runs_that_do_not_agree_are_told():
+    """Where one writes more rows than the other there is nothing to compare a third with."""
+    with pytest.raises(NotProved, match=r"Two single runs[\s\S]*app_payment: added"):
+        crash_points(post("by-turns"))
+
+
+def test_a_run_that_only_the_first_time_succeeds_is_told():
+    """Its answer says more than the rows that are missing."""
+    PAID.value = 0
+
+    with pytest.raises(NotProved, match=r"Two single runs[\s\S]*the second was answered 500 \(RuntimeError: paid"):
+        crash_points(post("pays-once"))
+
+
+def test_threads_that_were_there_before_are_not_waited_for():
+    """They never end: a pool's, a server's."""
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait, daemon=True)
+    thread.start()
+    started = time.monotonic()
+    try:
+        with guard() as seen:
+            pass
+        settle(seen.threads)
+    finally:
+        done.set()
+    assert time.monotonic() - started < 0.1
+
+
 # What is said of each wrong view.
 WRONG = {
+    "differs-elsewhere": ["done again by the retry", "reference='(varies)': twice instead of once"],
     "other-database": [
         "done again by the retry",
         "database 'other', table app_payment: added",
@@ -190,9 +335,9 @@ def test_the_callers_own_reset_is_called_between_the_points():
     def reset() -> None:
         calls.append(Payment.objects.all().delete())
 
-    report = crash_points(post("hook"), reset=reset, ignore=["app_payment"])
+    report = crash_points(post("hook"), reset=reset, ignore=["app_payment"], effect=False)
 
-    assert len(calls) == len(report.points) + 1
+    assert len(calls) == len(report.points) + 2
     assert {point.verdict for point in report.points} == {"once"}
 
 

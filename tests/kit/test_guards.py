@@ -1,13 +1,16 @@
 """`guard` sees what no transaction covers while it happens, and where."""
 
 import contextlib
+import logging
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+from functools import partial
 
 import pytest
+from django.core.cache.backends.locmem import LocMemCache
 from django.core.mail import EmailMessage
 from django.core.mail.backends.locmem import EmailBackend
 from django.db import connection, transaction
@@ -61,6 +64,48 @@ def test_each_kind_is_seen(server, tmp_path):
     ]
     assert all(effect.where.startswith("tests/kit/test_guards.py:") for effect in seen.effects)
     assert seen.kinds()["file"] == 2
+
+
+def test_a_file_of_a_log_is_nobodys_effect(tmp_path):
+    """A handler with `delay` opens it for its first line."""
+    handler = logging.FileHandler(tmp_path / "shop.log", delay=True)
+    log = logging.getLogger("tests.kit.guards")
+    log.addHandler(handler)
+    try:
+        with guard() as seen:
+            log.warning("paid")
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+    assert (tmp_path / "shop.log").read_text() == "paid\n"
+    assert seen.effects == []
+
+
+def test_threads_of_the_call_are_kept():
+    """So that they can be waited for: none that was there, and none of a database's pool."""
+    done = threading.Event()
+    waiting, pools = (threading.Thread(target=done.wait, daemon=True) for _ in range(2))
+    of_the_database = {"__name__": "django.db.backends.postgresql.base", "pools": pools}
+    with guard() as seen:
+        waiting.start()
+        exec("pools.start()", of_the_database)  # noqa: S102 in a module of that name
+    done.set()
+
+    assert seen.threads == [waiting]
+    assert [effect.what for effect in seen.effects] == [waiting.name]
+
+
+def test_what_a_layer_only_calls_is_the_projects(server):
+    """A hook after COMMIT, and a value that a cache asks for: the layer is on the way, but it is not its work."""
+    with guard() as seen:
+        with transaction.atomic():
+            transaction.on_commit(partial(connect, server))
+            transaction.on_commit(threading.Thread(target=int, name="worker").start)
+        transaction.on_commit(partial(connect, server))
+        LocMemCache("kit", {}).get_or_set("rate", partial(connect, server))
+
+    assert [effect.kind for effect in seen.effects] == ["connection", "thread", "connection", "connection"]
 
 
 def test_a_transaction_is_told_from_none(server):

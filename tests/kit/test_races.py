@@ -6,7 +6,8 @@ from django_idempotency.testing.calls import Call
 from django_idempotency.testing.findings import NotProved
 from django_idempotency.testing.processes import CannotFork
 from django_idempotency.testing.races import race
-from tests.app.models import Child, Payment
+from django_idempotency.testing.snapshots import TableTooLarge
+from tests.app.models import Child, Payment, Unique
 from tests.kit.crash_gallery import ACCOUNT, wait_for_two
 
 pytestmark = [pytest.mark.django_db(transaction=True, databases=["default", "other"]), pytest.mark.race]
@@ -36,6 +37,44 @@ def test_a_race_takes_effect_once():
     assert Child.objects.get().payment.reference == "shop"
 
 
+def test_what_differs_from_run_to_run_is_no_alarm():
+    """Random values and copies of numbers; but rows still count."""
+    assert race(post("differs"), processes=2).executed == 1
+
+    assert Payment.objects.count() == 2
+
+
+def test_a_used_key_is_told():
+    """All would be replays."""
+    post("right")("used")
+
+    with pytest.raises(NotProved, match="answered by a replay: its key was used before"):
+        race(post("right"), processes=2, key="used")
+
+
+def test_a_call_that_does_nothing_is_told():
+    """Unless its author says that it leaves no trace."""
+    with pytest.raises(NotProved, match="changed nothing that can be seen"):
+        race(post("idle"), processes=2)
+
+    assert race(post("idle"), processes=2, effect=False).executed == 1
+
+
+def test_one_pattern_is_no_row_of_patterns():
+    """The characters of a bare text would leave out everything."""
+    with pytest.raises(NotProved, match="done again"):
+        race(post("unprotected"), processes=2, ignore="audit_*")
+
+
+def test_a_large_table_is_not_read_where_it_is_ignored():
+    """Or the limit is raised."""
+    Unique.objects.bulk_create(Unique(name=str(number)) for number in range(400))
+
+    with pytest.raises(TableTooLarge, match="app_unique"):
+        race(post("right"), processes=2, limit=300)
+    assert race(post("right"), processes=2, limit=300, ignore="app_uni*")
+
+
 # What is said of each wrong view.
 WRONG = {
     "look-first": ["8 times at once with one key", "reference='around'", "instead of once", "before the claim"],
@@ -48,9 +87,12 @@ WRONG = {
 def test_each_wrong_view_is_caught(name):
     """The failure says what was done more than once, or answered otherwise, and what to do."""
 
+    resets = []
+
     def reset() -> None:
-        Payment.objects.all().delete()
-        wait_for_two()
+        resets.append(Payment.objects.all().delete())
+        if len(resets) == 2:  # the single runs are over
+            wait_for_two()
 
     with pytest.raises(NotProved) as caught:
         race(post(name), reset=reset)

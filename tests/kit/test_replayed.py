@@ -1,10 +1,12 @@
 """`@replayed` sends what a test sends a second time, and finds what is not replayed."""
 
+import functools
 import unittest
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client, TestCase
+from django.utils.functional import classproperty
 from rest_framework.test import APIClient
 
 from django_idempotency.testing import NotProved, records, replayed
@@ -111,7 +113,8 @@ def test_clients_are_as_before():
 
 
 def test_a_class_of_tests(settings):
-    """Each of its tests is repeated; those that only read pass."""
+    """Each of its tests is repeated; those that only read pass, and those that are async run as they are."""
+    ran = []
 
     @replayed(skip=["/in-the-cache/"])
     class Tests(TestCase):
@@ -125,11 +128,64 @@ def test_a_class_of_tests(settings):
         def test_wrong(self):
             self.client.post("/unprotected/")
 
+        async def test_async(self):
+            ran.append(self)
+
     result = unittest.TestResult()
     unittest.defaultTestLoader.loadTestsFromTestCase(Tests).run(result)
 
-    assert result.testsRun == 3
+    assert result.testsRun == 4
     ((failed, text),) = result.failures
     assert failed.id().endswith("test_wrong")
     assert "POST /unprotected/" in text
     assert not result.errors
+    assert len(ran) == 1
+
+
+def test_an_async_test_is_refused():
+    """Its client is another one, which is not repeated."""
+
+    async def test():
+        pass
+
+    for decorator in (replayed, replayed(skip=["/login/"])):
+        with pytest.raises(TypeError, match="async"):
+            decorator(test)
+
+
+def test_static_methods(client):
+    """And those of the class stay what they are, one by one and with their class."""
+
+    class One:
+        @replayed
+        @staticmethod
+        def test_static():
+            return client.post("/right/").status_code
+
+        @replayed
+        @classmethod
+        def test_class(cls):
+            return cls, client.post("/right/").status_code
+
+    @replayed
+    class All:
+        url = classproperty(lambda cls: cls.server)  # as of a LiveServerTestCase that was not started
+
+        @staticmethod
+        def test_static():
+            client.post("/unprotected/")
+
+        @classmethod
+        def test_class(cls):
+            client.post("/unprotected/")
+
+        def post(self, path):
+            client.post(path)
+
+        test_partial = functools.partialmethod(post, "/unprotected/")
+
+    assert One().test_static() == 201
+    assert One().test_class() == (One, 201)
+    for test in (All().test_static, All().test_class, All().test_partial):
+        with pytest.raises(NotProved):
+            test()
