@@ -163,7 +163,7 @@ class LeasedExecution(Execution[Value]):
         keeper.drop(self.lease)  # a renewal would let it go on
         try:
             self.store.doubt(self.attempt, claim)
-        except Exception as error:
+        except Exception as error:  # whatever it is: if the store never answers, the lease runs out by itself
             logger.warning("The lease of %s is ended as soon as its store answers: %s", self.attempt.identity, error)
             keeper.doubt(self.lease)
         self._announce_uncertain(uncertain)
