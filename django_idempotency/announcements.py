@@ -1,23 +1,46 @@
 """
-What is said of each decision: a line in the log, a signal to those who asked for it, and a count.
+Reports each decision: one log line, one signal if it has receivers, and one call of each observer.
 
-`using` is the database in whose transaction it was decided, or None for a store beside the databases.
+`using` is the database in whose transaction the decision was made, or None for a store outside the databases.
 """
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from django.db import router
 from django.dispatch import Signal
 
-from django_idempotency import signals, statistics
+from django_idempotency import signals
 from django_idempotency.core.keys import Identity
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import CommittedEarly, OutcomeUncertain, Refusal
 from django_idempotency.transactions import after_commit, shielded
 
 logger = logging.getLogger("django_idempotency")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """
+    One decision, as observers see it.
+
+    *decision* is "executed", "replayed", "forgotten", "unsettled" or a refusal's code. *database* is the alias of the
+    decision's own database; for a store outside the databases, the one that is used for such stores' counts. If
+    *pending*, the decision stands only once the transaction that may be open there has committed.
+    """
+
+    identity: Identity
+    decision: str
+    database: str
+    pending: bool
+
+
+# Called with each announcement, on the request's thread; they must not raise. Unlike receivers of the signals, they
+# need no savepoint inside an outer transaction, which would cost statements.
+observers: list[Callable[[Announcement], None]] = []
 
 
 def executed(using: str | None, identity: Identity, record: CompletionRecord) -> None:
@@ -60,8 +83,19 @@ def _announce(
     when: Callable[[str, Callable[[], Any]], None] = shielded,
     **about: object,
 ) -> None:
-    database = using or statistics.usual_database()
+    database = using or usual_database()
     if signal.receivers:
         when(database, partial(signal.send_robust, Identity, identity=identity, using=using, **about))
-    # Not by a receiver of the signal, whose savepoint inside an outer transaction would cost statements.
-    statistics.count(database, identity.operation, decision, after_commit=when is after_commit)
+    if observers:
+        announcement = Announcement(
+            identity=identity, decision=decision, database=database, pending=when is after_commit
+        )
+        for observe in observers:
+            observe(announcement)
+
+
+def usual_database() -> str:
+    """The alias of the database in which the decisions of stores outside the databases are counted."""
+    from django_idempotency.models import DecisionCount  # models are not ready when this module is imported
+
+    return router.db_for_write(DecisionCount)

@@ -13,13 +13,16 @@ class IdempotencyConfig(AppConfig):
 
     def ready(self) -> None:
         """
-        Register the system checks, and check the setting here and now: a server does not run `manage.py check`.
+        Register the system checks and the counts, and check the setting here and now: a server does not run `manage.py check`.
 
         Raises `PolicyError` for a bad setting, but under `manage.py check`, which reports it with all else (E001,
         E002).
         """
-        from django_idempotency import checks, conf, surroundings  # noqa: F401 their import registers them
+        from django_idempotency import announcements, checks, conf, statistics, surroundings  # noqa: F401 their import registers them
         from django_idempotency.stores import stores
+
+        if statistics.observe not in announcements.observers:
+            announcements.observers.append(statistics.observe)
 
         try:
             conf.resolved()

@@ -28,6 +28,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.dispatch import receiver
 
 from django_idempotency import conf
+from django_idempotency.announcements import Announcement
 from django_idempotency.transactions import in_transaction
 
 logger = logging.getLogger("django_idempotency")
@@ -84,11 +85,14 @@ def count(using: str, operation: str, decision: str, *, after_commit: bool = Fal
         counter.add(using, operation, POSITIONS.get(decision, OTHER_REFUSALS))
 
 
-def usual_database() -> str:
-    """The alias of the database that the decisions of a store outside the databases are counted in."""
-    from django_idempotency.models import DecisionCount
-
-    return router.db_for_write(DecisionCount)
+def observe(announcement: Announcement) -> None:
+    """Count the decision that *announcement* reports: an observer of `announcements`."""
+    count(
+        announcement.database,
+        announcement.identity.operation,
+        announcement.decision,
+        after_commit=announcement.pending,
+    )
 
 
 def flush() -> bool:
