@@ -29,7 +29,7 @@ def database() -> Iterator[None]:
     from django.core.cache import caches
     from django.db import connection
 
-    from django_idempotency import statistics
+    from django_idempotency.operations import counts as statistics
 
     connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
     try:

@@ -25,7 +25,7 @@ WARM_UP = 100  # rounds
 CALIBRATIONS, CALLS = 200, 100
 BARE = "Django, DRF and the view"
 DRIVER, SERVER = "the driver", "the server"
-EDGE, STORES = "django_idempotency.edges", "django_idempotency.stores"
+EDGE, STORES = "django_idempotency.adapters", "django_idempotency.stores"
 
 # By part, each function where it is looked up when it is called: `module:name` or `module:Class.method`.
 PARTS: dict[str, tuple[str, ...]] = {
@@ -40,13 +40,13 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
     "decorator, edge": (
         "benchmarks.payments.views:Protected.post",
-        "django_idempotency.decorators:_owner_and_request",
-        "django_idempotency.decorators:check_dispatch",
-        "django_idempotency.decorators:call",
-        "django_idempotency.decorators:_edge",
+        "django_idempotency.protection.views:_owner_and_request",
+        "django_idempotency.protection.views:check_dispatch",
+        "django_idempotency.protection.views:call",
+        "django_idempotency.protection.views:_edge",
     ),
     "policy look-up": (
-        "django_idempotency.decorators:_policy",
+        "django_idempotency.protection.views:_policy",
         "django_idempotency.conf:database",
     ),
     "key": (f"{EDGE}.http:_key",),
@@ -65,15 +65,15 @@ PARTS: dict[str, tuple[str, ...]] = {
         f"{EDGE}.http:digest",
     ),
     "decisions": (
-        "django_idempotency.engine:run",
-        "django_idempotency.engine:_execution",
-        "django_idempotency.engine:_decide_until_final",
-        "django_idempotency.executions:Execution.joined",
-        "django_idempotency.executions:Execution.act",
-        "django_idempotency.transactional:TransactionalExecution.once",
-        "django_idempotency.transactional:TransactionalExecution._claim_and_act",
-        "django_idempotency.transactional:decide",
-        "django_idempotency.transactional:settle",
+        "django_idempotency.engine.run:run",
+        "django_idempotency.engine.run:_execution",
+        "django_idempotency.engine.run:_decide_until_final",
+        "django_idempotency.engine.execution:Execution.joined",
+        "django_idempotency.engine.execution:Execution.act",
+        "django_idempotency.engine.transactional:TransactionalExecution.once",
+        "django_idempotency.engine.transactional:TransactionalExecution._claim_and_act",
+        "django_idempotency.engine.transactional:decide",
+        "django_idempotency.engine.transactional:settle",
     ),
     "claim": (
         f"{STORES}.database:DatabaseStore.database",
@@ -81,16 +81,16 @@ PARTS: dict[str, tuple[str, ...]] = {
         f"{STORES}.database:DatabaseStore.claim",
     ),
     "transaction and its watch": (
-        "django_idempotency.transactional:atomic_phase",
-        "django_idempotency.transactional:TransactionalExecution.carry_out",
-        "django_idempotency.executions:Execution.run_handler",
-        "django_idempotency.executions:OperationHandle",
-        "django_idempotency.transactions:Watch.__init__",
-        "django_idempotency.transactions:Watch.__enter__",
-        "django_idempotency.transactions:Watch.__exit__",
-        "django_idempotency.transactions:Watch._own",
-        "django_idempotency.transactions:Watch._strange",
-        "django_idempotency.transactions:Watch.rollback_requested",
+        "django_idempotency.engine.transactional:atomic_phase",
+        "django_idempotency.engine.transactional:TransactionalExecution.carry_out",
+        "django_idempotency.engine.execution:Execution.run_handler",
+        "django_idempotency.engine.execution:OperationHandle",
+        "django_idempotency.engine.transactions:Watch.__init__",
+        "django_idempotency.engine.transactions:Watch.__enter__",
+        "django_idempotency.engine.transactions:Watch.__exit__",
+        "django_idempotency.engine.transactions:Watch._own",
+        "django_idempotency.engine.transactions:Watch._strange",
+        "django_idempotency.engine.transactions:Watch.rollback_requested",
     ),
     "capture of status, headers and body": (
         f"{EDGE}.drf:capture",
@@ -107,11 +107,11 @@ PARTS: dict[str, tuple[str, ...]] = {
         "django_idempotency.core.record:CompletionRecord.from_stored",
     ),
     "log, signal, count": (
-        "django_idempotency.announcements:executed",
-        "django_idempotency.announcements:replayed",
-        "django_idempotency.statistics:count",
-        "django_idempotency.statistics:counter.add",
-        "django_idempotency.statistics:counter.flush_if_due",
+        "django_idempotency.engine.announcements:executed",
+        "django_idempotency.engine.announcements:replayed",
+        "django_idempotency.operations.counts:count",
+        "django_idempotency.operations.counts:counter.add",
+        "django_idempotency.operations.counts:counter.flush_if_due",
     ),
 }
 
@@ -139,16 +139,16 @@ OF_REDIS: dict[str, tuple[str, ...]] = {
         f"{STORES}.replay_cache:ReplayCache._read",
     ),
     "decisions": (
-        "django_idempotency.leased:LeasedExecution.once",
-        "django_idempotency.leased:decide",
-        "django_idempotency.leased:settle",
+        "django_idempotency.engine.leased:LeasedExecution.once",
+        "django_idempotency.engine.leased:decide",
+        "django_idempotency.engine.leased:settle",
     ),
     "lease": (
-        "django_idempotency.leased:LeasedExecution.carry_out",
-        "django_idempotency.leased:LeasedExecution._complete",
-        "django_idempotency.leased:Lease",
-        "django_idempotency.leased:keeper.hold",
-        "django_idempotency.leased:keeper.drop",
+        "django_idempotency.engine.leased:LeasedExecution.carry_out",
+        "django_idempotency.engine.leased:LeasedExecution._complete",
+        "django_idempotency.engine.leased:Lease",
+        "django_idempotency.engine.leased:keeper.hold",
+        "django_idempotency.engine.leased:keeper.drop",
     ),
     "record": (
         f"{STORES}.redis:RedisStore.complete",

@@ -5,8 +5,8 @@ PYTEST_DONT_REWRITE: a process that has loaded this may start pytest, which woul
 """
 
 from django_idempotency.core.policy import Policy
-from django_idempotency.decorators import idempotent
-from django_idempotency.events import once
+from django_idempotency.protection.functions import once
+from django_idempotency.protection.views import idempotent
 
 __all__ = ["Policy", "idempotent", "once"]
 __version__ = "0.1.0"

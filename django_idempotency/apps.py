@@ -13,17 +13,19 @@ class IdempotencyConfig(AppConfig):
 
     def ready(self) -> None:
         """
-        Register the system checks and the counts, and check the setting here and now: a server does not run `manage.py check`.
+        Register the system checks and the counts, and validate the setting: a server does not run `manage.py check`.
 
-        Raises `PolicyError` for a bad setting, but under `manage.py check`, which reports it with all else (E001,
-        E002).
+        Raises `PolicyError` for a bad setting, except under `manage.py check`, which reports it with everything else
+        (E001, E002).
         """
-        from django_idempotency import announcements, checks, conf, statistics, surroundings  # noqa: F401 their import registers them
+        from django_idempotency import conf
+        from django_idempotency.checks import environment, settings  # noqa: F401 importing them registers the checks
+        from django_idempotency.engine import announcements
+        from django_idempotency.operations import counts
         from django_idempotency.stores import stores
 
-        if statistics.observe not in announcements.observers:
-            announcements.observers.append(statistics.observe)
-
+        if counts.observe not in announcements.observers:
+            announcements.observers.append(counts.observe)
         try:
             conf.resolved()
             for alias in conf.stores():

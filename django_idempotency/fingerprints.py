@@ -8,9 +8,9 @@ from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, QueryDict
 from django.http.request import RawPostDataException
 
+from django_idempotency.adapters import plain
+from django_idempotency.adapters.body import MULTIPART, body_digest
 from django_idempotency.core.fingerprint import canonical_json, framed, without
-from django_idempotency.edges import http
-from django_idempotency.edges.body import MULTIPART, body_digest
 from django_idempotency.exceptions import PolicyError
 
 __all__ = ["json"]
@@ -33,7 +33,7 @@ def json(exclude: Iterable[str] = ()) -> Callable[[Any], bytes]:
 
     def fingerprint(request: Any) -> bytes:
         django_request = getattr(request, "_request", request)  # DRF's wraps Django's
-        meaning = http.meaning(django_request, django_request.get_host().lower())
+        meaning = plain.meaning(django_request, django_request.get_host().lower())
         return framed(*meaning, _members(request, django_request, paths))
 
     return fingerprint

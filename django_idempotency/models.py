@@ -1,6 +1,6 @@
 """
-The table of the DatabaseStore, whose rows are written by the store's statements (`stores/sql/`), not by the ORM. And
-what is behind the dashboard: the counts, which `statistics` writes, and the samples of `storage`.
+The tables: that of the DatabaseStore, whose rows are written by the statements in `stores/database/` and not by the
+ORM; and those of the dashboard, the counts (`operations/counts.py`) and the samples of `operations/table_size.py`.
 """
 
 from datetime import UTC, datetime

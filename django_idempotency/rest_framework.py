@@ -9,10 +9,10 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from django_idempotency.core.policy import NO_OPTIONS, POLICY, Policy
-from django_idempotency.decorators import call_method
+from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.exceptions import PolicyError
-from django_idempotency.handles import OperationHandle
-from django_idempotency.placement import check_handler, expect_app
+from django_idempotency.protection.order import check_handler, expect_app
+from django_idempotency.protection.views import call_method
 
 __all__ = ["IdempotencyMixin", "IdempotentRequest"]
 

@@ -6,9 +6,9 @@ from typing import Self
 
 from django.db import connections, router
 
-from django_idempotency import places
 from django_idempotency.models import IdempotencyRecord
-from django_idempotency.places import Place
+from django_idempotency.operations import locations
+from django_idempotency.operations.locations import Place
 
 IDENTITY = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)
 _ADDRESS = re.compile(rf"(?P<digest>{IDENTITY.pattern})(?:@(?P<where>.+))?", re.IGNORECASE | re.DOTALL)
@@ -63,15 +63,15 @@ class Address:
         digest, where = bytes.fromhex(found["digest"]), found["where"] or usual()
         if where.startswith(_STORE):
             alias = where.removeprefix(_STORE)
-            return cls("", digest, alias) if alias in places.others() else None
+            return cls("", digest, alias) if alias in locations.others() else None
         return cls(where, digest) if has_records(where) else None
 
     @property
     def place(self) -> Place | None:
         """Where it is; None for a database in which no store keeps records any more."""
         if self.store:
-            return places.others()[self.store]
-        return next(iter(places.tables([self.using])), None)
+            return locations.others()[self.store]
+        return next(iter(locations.tables([self.using])), None)
 
     def __str__(self) -> str:
         return f"{self.digest.hex()[:SHORT]}…"

@@ -16,8 +16,8 @@ from django.utils.functional import cached_property
 from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 
-from django_idempotency import storage
 from django_idempotency.admin.addresses import Address
+from django_idempotency.operations import table_size
 
 REACHABLE = 10_000  # records that the pages of one list lead to: an OFFSET walks over all that it skips
 
@@ -67,7 +67,7 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
     @cached_property
     def estimate(self) -> int | None:
         """About how many records the table has, as its server has it at hand; None if it has nothing better."""
-        guess, _size = storage.estimate(self.object_list.db)  # type: ignore[attr-defined]
+        guess, _size = table_size.estimate(self.object_list.db)  # type: ignore[attr-defined]
         return guess if guess and guess > REACHABLE else None
 
 

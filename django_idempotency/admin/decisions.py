@@ -22,11 +22,11 @@ from django.utils.translation import gettext_lazy as _
 from django_idempotency.admin.addresses import Address
 from django_idempotency.admin.forms import FreeForm, SettleForeignForm, SettleForm, Verdict
 from django_idempotency.admin.pages import RecordPages, StoreAway, told_if_away
+from django_idempotency.engine.transactions import atomic_phase
 from django_idempotency.exceptions import Refusal
 from django_idempotency.models import IdempotencyRecord
-from django_idempotency.places import Place
-from django_idempotency.presentation import State
-from django_idempotency.transactions import atomic_phase
+from django_idempotency.operations.locations import Place
+from django_idempotency.operations.presentation import State
 
 logger = logging.getLogger("django_idempotency")
 

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from django_idempotency.admin.addresses import databases, usual
 from django_idempotency.core.keys import UNSTORABLE
 from django_idempotency.models import UNSETTLED, DatabaseNow, DecisionCount
-from django_idempotency.presentation import State
+from django_idempotency.operations.presentation import State
 
 DATABASE = "database"  # the parameter of the list's URL
 SAMPLED = 500  # of the newest records, for the operations that have no count

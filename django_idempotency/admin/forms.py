@@ -14,7 +14,7 @@ from django.db.models import TextChoices
 from django.utils.translation import gettext_lazy as _
 
 from django_idempotency import conf
-from django_idempotency.core.answers import HIGHEST, JSON, LOWEST, AnswerError, written
+from django_idempotency.core.operator_answer import HIGHEST, JSON, LOWEST, AnswerError, written
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.models import IdempotencyRecord
 

@@ -19,14 +19,14 @@ from django.utils.translation import gettext_lazy as _
 
 from django_idempotency.admin.addresses import Address, has_records, usual
 from django_idempotency.admin.changelist import BoundedPaginator, RecordChangeList
+from django_idempotency.admin.dashboard import dashboard_view
 from django_idempotency.admin.filters import DATABASE, DatabaseFilter, OperationFilter, StateFilter, StatusFilter
 from django_idempotency.admin.pages import breakable, told_if_away
 from django_idempotency.admin.unsettled import UnsettledPage
 from django_idempotency.core.keys import check_key, parse_key
-from django_idempotency.dashboard import dashboard_view
 from django_idempotency.exceptions import KeyInvalid
 from django_idempotency.models import IdempotencyRecord, RecordQuerySet
-from django_idempotency.presentation import Body, BodyKind, Presented, State, present, state, timed
+from django_idempotency.operations.presentation import Body, BodyKind, Presented, State, present, state, timed
 
 SUFFIXES = {BodyKind.JSON: "json", BodyKind.TEXT: "txt"}  # of a download; never one that opens in a browser
 

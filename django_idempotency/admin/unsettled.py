@@ -10,13 +10,13 @@ from django.urls import URLPattern, path
 from django.utils.timesince import timeuntil
 from django.utils.translation import gettext_lazy as _
 
-from django_idempotency import places
 from django_idempotency.admin.addresses import IDENTITY, Address, databases, has_records
 from django_idempotency.admin.decisions import DecisionViews
 from django_idempotency.admin.pages import breakable
 from django_idempotency.models import IdempotencyRecord
-from django_idempotency.places import Place
-from django_idempotency.presentation import present, state
+from django_idempotency.operations import locations
+from django_idempotency.operations.locations import Place
+from django_idempotency.operations.presentation import present, state
 
 logger = logging.getLogger("django_idempotency")
 
@@ -36,8 +36,8 @@ class UnsettledPage(DecisionViews):
         """What is unsettled, for each database and store. One that does not answer is told, and harms no other."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        asked = [*places.tables(databases()), *places.others().values()]
-        answers, errors = places.asked(asked, _unsettled)
+        asked = [*locations.tables(databases()), *locations.others().values()]
+        answers, errors = locations.asked(asked, _unsettled)
         _log(errors)
         found = {place: self._shown(request, place, records) for place, records in answers if records is not None}
         away = [place for place, _error in errors]
@@ -83,7 +83,7 @@ class UnsettledPage(DecisionViews):
         if not IDENTITY.fullmatch(text) or not self.has_view_permission(request):
             return {}
         digest = bytes.fromhex(text)
-        answers, errors = places.asked(places.others().values(), lambda place: place.find(digest))
+        answers, errors = locations.asked(locations.others().values(), lambda place: place.find(digest))
         _log(errors)
         return {
             "found": [

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from django.core.management.base import CommandError, CommandParser
 from django.db import connections
 
-from django_idempotency import conf, places
-from django_idempotency.databases import databases_in_use, some_are_unknown
+from django_idempotency import conf
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.models import IdempotencyRecord
-from django_idempotency.places import Place
-from django_idempotency.presentation import visible
+from django_idempotency.operations import locations
+from django_idempotency.operations.inventory import databases_in_use, some_are_unknown
+from django_idempotency.operations.locations import Place
+from django_idempotency.operations.presentation import visible
 
 IDENTITY = re.compile(r"[0-9a-fA-F]{64}")
 
@@ -67,7 +68,7 @@ def chosen_places(
         for alias in named_stores or ():
             if alias not in conf.stores():
                 raise CommandError(f"STORES has no {visible(alias)!r}; it has {', '.join(conf.stores())}.")
-        others = places.others()
+        others = locations.others()
         if named_stores:
             chosen = [others[alias] for alias in dict.fromkeys(named_stores) if alias in others]
             in_databases = bool(named_databases) or any(alias not in others for alias in named_stores)
@@ -75,7 +76,7 @@ def chosen_places(
             chosen = [] if named_databases else list(others.values())
             in_databases = True
         databases = chosen_databases(named_databases, warn) if in_databases else ()
-        return [*places.tables(databases), *chosen]
+        return [*locations.tables(databases), *chosen]
     except PolicyError as error:
         raise CommandError(visible(str(error))) from error
 

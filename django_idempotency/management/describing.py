@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from django_idempotency.models import IdempotencyRecord
-from django_idempotency.places import Place
-from django_idempotency.presentation import Body, Presented
+from django_idempotency.operations.locations import Place
+from django_idempotency.operations.presentation import Body, Presented
 
 
 def lines(record: Presented, *, body: bool) -> Iterator[str]:

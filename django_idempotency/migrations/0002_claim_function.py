@@ -1,6 +1,6 @@
 """
 The claim and the record as routines of the server, which keeps their plans: the same protocol as the plain statements
-of `stores/sql/`, under the same locks, so that processes with the one and with the other meet.
+of `stores/database/`, under the same locks, so that processes with the one and with the other meet.
 
 A change of their behaviour is a new version under a new name, in a new migration; the old one is dropped a release
 later, when no process calls it any more.

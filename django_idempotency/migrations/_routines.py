@@ -10,7 +10,7 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.operations.base import Operation, OperationCategory
 from django.db.migrations.state import ProjectState
 
-from django_idempotency.transactions import atomic_phase
+from django_idempotency.engine.transactions import atomic_phase
 
 logger = logging.getLogger("django_idempotency")
 

@@ -6,7 +6,7 @@ holds the law: work and record commit together. A `LeasedStore` is for work that
 leases, and an execution that does not answer leaves an uncertain outcome. A store derives from one of them, takes the
 `OPTIONS` of its entry in the setting, and holds no connection of its own, as it serves all threads of its process.
 
-`django_idempotency.testing.conformance` has the tests that any store has to pass.
+`django_idempotency.testing.store_contract` has the tests that any store has to pass.
 """
 
 from collections.abc import Collection, Mapping

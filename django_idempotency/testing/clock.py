@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 
 from django.db import router
 
-from django_idempotency import maintenance
 from django_idempotency.core.keys import Identity
 from django_idempotency.models import IdempotencyRecord, RecordQuerySet
+from django_idempotency.operations import records as maintenance
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import LeasedStore
-from django_idempotency.stores.database import replay_caches
+from django_idempotency.stores.database.store import replay_caches
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from django_idempotency import engine
 from django_idempotency.core.policy import ResolvedPolicy
+from django_idempotency.engine import run as engine
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import TransactionalStore
 

@@ -15,7 +15,7 @@ from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import PolicyError, RequestInProgress
 from django_idempotency.models import IdempotencyRecord
-from django_idempotency.statistics import is_under_test
+from django_idempotency.operations.counts import is_under_test
 from django_idempotency.stores.base import Fault, LeasedStore
 
 LEASE_ENDED = "its lease has run out, and it has not answered"

@@ -23,12 +23,12 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
+from django_idempotency.engine.transactions import is_write
 from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.calls import Reply, Sender, send, spelt
 from django_idempotency.testing.guards import CONNECTION, E_MAIL, PROCESS, ForeignEffect, guard
 from django_idempotency.testing.shapes import own_tables
 from django_idempotency.testing.snapshots import LARGEST_TABLE, Changes, Place, Snapshot, snapshot
-from django_idempotency.transactions import is_write
 
 PATIENCE = 1.0  # seconds for threads that the request has started, all together
 # As far as the table's name.

@@ -9,7 +9,7 @@ from asgiref.sync import iscoroutinefunction
 from django.test import Client
 from django.test.client import FakePayload
 
-from django_idempotency.edges.http import is_answer
+from django_idempotency.adapters.plain import is_answer
 from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.calls import Reply, new_key, reply_of, send
 from django_idempotency.testing.findings import OUTSIDE, PROTECT, Finding, NotProved, difference

@@ -5,8 +5,8 @@ from typing import Any
 
 from django.db import connections
 
+from django_idempotency.engine.transactions import atomic_phase
 from django_idempotency.testing.snapshots import Changes, Place, Row, TableChanges
-from django_idempotency.transactions import atomic_phase
 
 
 def restore(changes: Changes) -> None:

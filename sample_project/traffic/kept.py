@@ -19,12 +19,12 @@ from django.contrib.auth.models import User
 from django.test import RequestFactory
 
 from django_idempotency import Policy, conf
+from django_idempotency.adapters import plain
 from django_idempotency.core.fingerprint import framed
 from django_idempotency.core.keys import Attempt, Identity
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.edges import http
 from django_idempotency.models import UNSETTLED, DecisionCount, IdempotencyRecord, StorageSample
-from django_idempotency.statistics import hour_of
+from django_idempotency.operations.counts import hour_of
 
 from .rhythm import Repeats
 
@@ -39,7 +39,7 @@ def request_attempt(
     headers = {"Host": HOST, "Idempotency-Key": f'"{key}"', "X-Request-ID": request_id}
     request = RequestFactory().post(path, payload, content_type="application/json", headers=headers)
     request.user = user
-    attempt = http.read(request, conf.resolved(policy))
+    attempt = plain.read(request, conf.resolved(policy))
     assert attempt is not None  # noqa: S101 - it has a key
     return attempt
 

@@ -10,6 +10,6 @@ class TestsConfig(AppConfig):
 
     def ready(self) -> None:
         if os.environ.get("FOLD") == "0":
-            from django_idempotency.stores.sql import folded
+            from django_idempotency.stores.database import folded
 
             folded.can_fold = lambda connection: False

@@ -5,7 +5,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from django_idempotency.models import DecisionCount, StorageSample
-from django_idempotency.statistics import hour_of
+from django_idempotency.operations.counts import hour_of
 from tests.browser.conftest import NARROW, WIDE
 
 pytestmark = [

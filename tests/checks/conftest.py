@@ -7,7 +7,8 @@ import pytest
 from django.core.checks import CheckMessage
 from django.urls import path
 
-from django_idempotency import checks, events
+from django_idempotency.checks import settings as checks
+from django_idempotency.protection import functions as events
 
 
 @pytest.fixture(autouse=True)

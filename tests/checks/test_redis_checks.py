@@ -10,9 +10,11 @@ from django.http import HttpResponse
 from rest_framework.generics import CreateAPIView
 from rest_framework.serializers import ModelSerializer
 
-from django_idempotency import Policy, checks, idempotent
+from django_idempotency import Policy, idempotent
+from django_idempotency.checks import settings as checks
 from django_idempotency.rest_framework import IdempotencyMixin
-from django_idempotency.stores import redis_checks, stores
+from django_idempotency.stores import stores
+from django_idempotency.stores.redis import checks as redis_checks
 from tests.app.models import Payment
 
 URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/15")

@@ -4,7 +4,8 @@ import pytest
 from django.db import connection
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_idempotency import Policy, checks
+from django_idempotency import Policy
+from django_idempotency.checks import settings as checks
 from tests.app.serving import VENDOR
 from tests.checks.views import Protected
 

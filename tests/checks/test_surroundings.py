@@ -6,7 +6,8 @@ from django.contrib.auth.models import Permission
 from django.core.checks import registry
 from django.db import OperationalError, connection
 
-from django_idempotency import Policy, surroundings
+from django_idempotency import Policy
+from django_idempotency.checks import environment
 from tests.checks.test_setting import manage
 from tests.checks.views import Protected
 
@@ -29,8 +30,8 @@ def test_I001():
 
 def test_I001_is_silent_where_the_admin_is():
     """As in this project."""
-    assert surroundings.check_admin in registry.registry.deployment_checks
-    assert surroundings.check_admin() == []
+    assert environment.check_admin in registry.registry.deployment_checks
+    assert environment.check_admin() == []
 
 
 # --- permissions ---
@@ -39,10 +40,10 @@ def test_I001_is_silent_where_the_admin_is():
 @pytest.mark.django_db
 def test_W008():
     """The missing ones are named, and the command that makes them."""
-    assert surroundings.check_permissions(databases=["default"]) == []
+    assert environment.check_permissions(databases=["default"]) == []
     Permission.objects.filter(codename__in=NAMES).delete()
 
-    [message] = surroundings.check_permissions(databases=["default"])
+    [message] = environment.check_permissions(databases=["default"])
 
     assert message.id == f"{ID}W008"
     assert all(name in message.msg for name in NAMES)
@@ -53,7 +54,7 @@ def test_W008():
 def test_W008_names_the_one_that_is_missing():
     Permission.objects.filter(codename="free_key").delete()
 
-    [message] = surroundings.check_permissions(databases=["default"])
+    [message] = environment.check_permissions(databases=["default"])
 
     assert "lacks the permission free_key of" in message.msg
 
@@ -64,7 +65,7 @@ def test_W008_is_asked_of_the_database_of_permissions_only(databases):
     """No other is asked, and none where the command names none."""
     Permission.objects.filter(codename__in=NAMES).delete()
 
-    assert surroundings.check_permissions(databases=databases) == []
+    assert environment.check_permissions(databases=databases) == []
 
 
 @pytest.mark.django_db
@@ -73,7 +74,7 @@ def test_W008_has_nothing_to_say_before_the_first_migration(monkeypatch):
     Permission.objects.filter(codename__in=NAMES).delete()
     monkeypatch.setattr(connection.introspection, "table_names", lambda cursor: ["auth_permission"])
 
-    assert surroundings.check_permissions(databases=["default"]) == []
+    assert environment.check_permissions(databases=["default"]) == []
 
 
 def test_W008_leaves_a_server_that_is_away_to_W007(monkeypatch):
@@ -82,7 +83,7 @@ def test_W008_leaves_a_server_that_is_away_to_W007(monkeypatch):
 
     monkeypatch.setattr(connection, "cursor", refuse)
 
-    assert surroundings.check_permissions(databases=["default"]) == []
+    assert environment.check_permissions(databases=["default"]) == []
 
 
 def test_W008_needs_no_auth():
@@ -103,7 +104,7 @@ def cors(settings, urls):
         settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "corsheaders"]
         view = type("View", (Protected,), {"idempotency": Policy(**options)})
         urls(view.as_view())
-        messages = surroundings.check_cors()
+        messages = environment.check_cors()
         assert all(message.hint for message in messages)
         return {message.id.removeprefix(ID): message for message in messages}
 
@@ -164,14 +165,14 @@ def test_the_middleware_alone_tells(settings, urls):
     settings.MIDDLEWARE = ["corsheaders.middleware.CorsMiddleware", *settings.MIDDLEWARE]
     urls(Protected.as_view())
 
-    assert len(surroundings.check_cors()) == 2
+    assert len(environment.check_cors()) == 2
 
 
 def test_nothing_protected_or_no_cors(settings, urls):
     """No word where there is nothing to say."""
     urls(Protected.as_view())
-    assert surroundings.check_cors() == []
+    assert environment.check_cors() == []
 
     settings.MIDDLEWARE = ["corsheaders.middleware.CorsMiddleware", *settings.MIDDLEWARE]
     urls()
-    assert surroundings.check_cors() == []
+    assert environment.check_cors() == []

@@ -15,7 +15,8 @@ from rest_framework.test import APIClient
 from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
-from django_idempotency import engine, idempotent, signals
+from django_idempotency import idempotent, signals
+from django_idempotency.engine import run as engine
 from django_idempotency.models import IdempotencyRecord
 from tests.app.models import Payment
 from tests.app.serving import (

@@ -10,7 +10,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView, exception_handler
 
 from django_idempotency import Policy, exceptions, idempotent
-from django_idempotency.edges import drf as drf_edge
+from django_idempotency.adapters import drf as drf_edge
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.rest_framework import IdempotencyMixin
 from tests.app.models import Payment

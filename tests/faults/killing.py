@@ -248,7 +248,7 @@ def fork_lane(plan: Plan, number: int, quota: int) -> tuple[int, int]:
     try:
         os.close(reader)
         if not config.pop("fold", True):
-            from django_idempotency.stores.sql import folded
+            from django_idempotency.stores.database import folded
 
             folded.can_fold = lambda connection: False
         prepare_lane(config)

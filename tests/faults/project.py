@@ -29,7 +29,7 @@ def configure(**database: Any) -> dict[str, Any]:
     settings.DATABASES.pop("other")  # one database is enough here
     django.setup()
     if not wanted.get("fold", True):
-        from django_idempotency.stores.sql import folded
+        from django_idempotency.stores.database import folded
 
         folded.can_fold = lambda connection: False
     return wanted

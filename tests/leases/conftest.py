@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from django_idempotency.leases import LeaseKeeper
+from django_idempotency.engine.renewal import LeaseKeeper
 from tests.leases.recorder import TIMEOUT, Recorder
 
 

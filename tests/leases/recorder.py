@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from django_idempotency.core.decision import Claimed
 from django_idempotency.core.keys import Attempt, Identity
-from django_idempotency.leases import Lease
+from django_idempotency.engine.renewal import Lease
 from django_idempotency.stores.base import LeasedStore
 
 TIMEOUT = 30.0  # seconds, for what happens at once unless a test fails

@@ -11,8 +11,8 @@ from django.test import SimpleTestCase
 
 from django_idempotency.core.decision import Claimed
 from django_idempotency.stores.redis import RedisStore
-from django_idempotency.testing.conformance import LeasedStoreTests
 from django_idempotency.testing.memory import MemoryStore
+from django_idempotency.testing.store_contract import LeasedStoreTests
 
 REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/15")
 

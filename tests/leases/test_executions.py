@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from django_idempotency import leased, once
+from django_idempotency import once
+from django_idempotency.engine import leased
+from django_idempotency.engine.renewal import LeaseKeeper
 from django_idempotency.exceptions import OutcomeUncertain, OutcomeUnknown, RequestInProgress, StoreUnavailable
-from django_idempotency.leases import LeaseKeeper
 from django_idempotency.signals import operation_unsettled
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault
@@ -69,7 +70,7 @@ def store(settings) -> Faulty:
 def keeper(keeper, monkeypatch) -> LeaseKeeper:
     """The test's own keeper is that of all executions."""
     monkeypatch.setattr(leased, "keeper", keeper)
-    monkeypatch.setattr("django_idempotency.leases.RETRY", 0.01)
+    monkeypatch.setattr("django_idempotency.engine.renewal.RETRY", 0.01)
     return keeper
 
 

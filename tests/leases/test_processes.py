@@ -5,14 +5,14 @@ import subprocess
 import sys
 import threading
 
-from django_idempotency import leases
+from django_idempotency.engine import renewal
 from django_idempotency.testing.processes import Process
 from tests.leases.recorder import TIMEOUT, Recorder
 
 
 def _forked():
     """In the child: what it has of the parent's leases, and whether its own are renewed."""
-    keeper = leases.keeper
+    keeper = renewal.keeper
     inherited = len(keeper._held), keeper._thread is not None
     store = Recorder()
     keeper.hold(store.lease("child's", 0.05))
@@ -24,14 +24,14 @@ def test_a_forked_process_begins_anew(monkeypatch):
     """None of its parent's leases are its own, and no thread survives a fork: it starts one with its first lease."""
     store = Recorder()
     lease = store.lease("parent's", 0.05)
-    leases.keeper.hold(lease)
+    renewal.keeper.hold(lease)
     try:
         store.calls.wait(1, "parent's")
         with Process(lambda line: _forked()) as child:
             assert child.result() == ((0, False), True)
         store.calls.more(2, "parent's")  # the parent goes on
     finally:
-        leases.keeper.drop(lease)
+        renewal.keeper.drop(lease)
 
 
 def test_a_fork_while_another_thread_holds_or_drops_a_lease():
@@ -39,7 +39,7 @@ def test_a_fork_while_another_thread_holds_or_drops_a_lease():
     locked, go_on = threading.Event(), threading.Event()
 
     def keep_locked():
-        with leases.keeper._changed:
+        with renewal.keeper._changed:
             locked.set()
             go_on.wait(TIMEOUT)
 
@@ -61,7 +61,7 @@ import django
 settings.configure(INSTALLED_APPS=["django.contrib.contenttypes", "django_idempotency"])
 django.setup()
 
-from django_idempotency.leases import keeper
+from django_idempotency.engine.renewal import keeper
 from tests.leases.recorder import Recorder
 
 store = Recorder()
@@ -86,7 +86,7 @@ def test_a_process_ends_while_its_leases_are_renewed():
 
 def test_a_keeper_that_is_not_used_has_no_lock_yet():
     """Neither when it is imported nor after a fork: a worker may patch `threading` for gevent after both."""
-    keeper = leases.LeaseKeeper()
+    keeper = renewal.LeaseKeeper()
     assert not keeper._made
     keeper.drop(Recorder().lease("a", 1))
     assert keeper._made

@@ -5,14 +5,14 @@ import time
 
 import pytest
 
-from django_idempotency import leases
+from django_idempotency.engine import renewal
 from tests.leases.recorder import TIMEOUT, Calls, Recorder, until
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """Releases are tried again sooner than a server would like."""
-    monkeypatch.setattr(leases, "RETRY", 0.01)
+    monkeypatch.setattr(renewal, "RETRY", 0.01)
 
 
 @pytest.mark.parametrize("verb", ["release", "abandon", "doubt"])
@@ -52,7 +52,7 @@ def test_what_is_released_is_not_renewed(keeper):
 
 def test_a_release_is_given_up(keeper, monkeypatch, caplog):
     """After a while it helps nobody: the lease has run out, and somebody was told. The log says which key it was."""
-    monkeypatch.setattr(leases, "PATIENCE", 0.05)
+    monkeypatch.setattr(renewal, "PATIENCE", 0.05)
 
     def answer(verb, key):
         if key == "never":
@@ -73,8 +73,8 @@ def test_a_release_is_given_up(keeper, monkeypatch, caplog):
 
 def test_the_number_of_releases_is_bounded(keeper, monkeypatch, caplog):
     """A long outage does not fill the memory: the oldest go, and the log says which."""
-    monkeypatch.setattr(leases, "MAX_ENDINGS", 3)
-    monkeypatch.setattr(leases, "RETRY", 1000.0)
+    monkeypatch.setattr(renewal, "MAX_ENDINGS", 3)
+    monkeypatch.setattr(renewal, "RETRY", 1000.0)
     store = Recorder()
     waiting = [store.lease(str(number), 30) for number in range(5)]
     for lease in waiting:
@@ -144,7 +144,7 @@ def test_a_release_waits_for_no_thread(keeper, monkeypatch):
 
 def test_the_end_of_a_process_tries_what_waits(keeper, monkeypatch):
     """At once, whenever its turn would be; and it takes no longer than that."""
-    monkeypatch.setattr(leases, "RETRY", 1000.0)
+    monkeypatch.setattr(renewal, "RETRY", 1000.0)
     store = Recorder()
     keeper.release(store.lease("a", 30))
 
@@ -156,7 +156,7 @@ def test_the_end_of_a_process_tries_what_waits(keeper, monkeypatch):
 
 def test_the_end_of_a_process_waits_for_no_store_that_is_away(keeper, monkeypatch):
     """Longer than a moment. Whoever comes with the key finds its lease."""
-    monkeypatch.setattr(leases, "LAST_PATIENCE", 0.05)
+    monkeypatch.setattr(renewal, "LAST_PATIENCE", 0.05)
     hang = threading.Event()
     store = Recorder(lambda verb, key: hang.wait(TIMEOUT))
     keeper.release(store.lease("a", 30))

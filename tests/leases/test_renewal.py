@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from django_idempotency import leases
-from django_idempotency.leases import RENEWALS
+from django_idempotency.engine import renewal
+from django_idempotency.engine.renewal import RENEWALS
 from tests.leases.conftest import end
 from tests.leases.recorder import TIMEOUT, Calls, Recorder, until
 
@@ -46,7 +46,7 @@ def test_one_thread_renews_all_leases(keeper):
 
 def _processes_own() -> int:
     """The thread of the process's own keeper, which other tests may have started."""
-    thread = leases.keeper._thread
+    thread = renewal.keeper._thread
     return int(thread is not None and thread.is_alive())
 
 
@@ -116,7 +116,7 @@ def test_a_renewal_that_fails_is_tried_again_and_others_go_on(keeper, caplog):
 
 def test_a_failed_renewal_is_tried_again_before_the_lease_ends(keeper, monkeypatch):
     """Not a third of the lease later: there may be only two of them left."""
-    monkeypatch.setattr(leases, "RETRY", 0.05)
+    monkeypatch.setattr(renewal, "RETRY", 0.05)
 
     def answer(verb, key):
         if len(store.calls.of(key)) == 1:
@@ -199,7 +199,7 @@ def test_the_thread_survives_a_logger_that_fails(keeper, monkeypatch):
     monkeypatch.setattr(threading, "excepthook", lambda args: told.append(args.exc_value))
     store = Recorder(lambda verb, key: key != "lost" or 1 / 0)
     broken = Broken()
-    leases.logger.addFilter(broken)
+    renewal.logger.addFilter(broken)
     try:
         keeper.hold(store.lease("lost", SHORT))
         keeper.hold(store.lease("other", SHORT))
@@ -207,7 +207,7 @@ def test_the_thread_survives_a_logger_that_fails(keeper, monkeypatch):
         store.calls.wait(2, "lost")
         store.calls.more(2, "other")
     finally:
-        leases.logger.removeFilter(broken)
+        renewal.logger.removeFilter(broken)
 
     assert keeper._thread is thread
     assert thread.is_alive()

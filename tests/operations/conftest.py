@@ -1,6 +1,6 @@
 import pytest
 
-from django_idempotency import events
+from django_idempotency.protection import functions as events
 from tests.app.serving import background, browser, client, edge, gate, protect, serve
 from tests.operations.pages import operator
 from tests.operations.redis_store import away, keys

@@ -22,7 +22,8 @@ def main(database: str, children: int, requests: int) -> None:
     from django.core.mail.backends import locmem
     from django.db import connections
 
-    from django_idempotency import conf, statistics
+    from django_idempotency import conf
+    from django_idempotency.operations import counts as statistics
 
     settings.ROOT_URLCONF = "tests.app.urls"
     settings.IDEMPOTENCY = {"COUNTS": True}

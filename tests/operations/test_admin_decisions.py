@@ -9,9 +9,9 @@ from django.db import connection
 from django.test import Client
 from django.urls import reverse
 
-from django_idempotency import maintenance
+from django_idempotency.engine.transactions import atomic_phase
 from django_idempotency.models import IdempotencyRecord
-from django_idempotency.transactions import atomic_phase
+from django_idempotency.operations import records
 from tests.operations.pages import address, make_record, make_unsettled, page, text
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.operations.admin_urls")]
@@ -235,7 +235,7 @@ def test_a_key_in_flight_is_not_freed(admin_client, vendor, background, gate):
 
     def hold() -> None:
         def free_and_stop() -> None:
-            assert maintenance.free(record)
+            assert records.free(record)
             gate.wait()
 
         atomic_phase("default", free_and_stop)
@@ -266,8 +266,8 @@ def test_somebody_was_faster(admin_client, monkeypatch):
         IdempotencyRecord.objects.all().delete()
         return free_for_real(digest, **kwargs)
 
-    free_for_real = maintenance.free
-    monkeypatch.setattr(maintenance, "free", free)
+    free_for_real = records.free
+    monkeypatch.setattr(records, "free", free)
 
     assert "somebody was faster" in text(decide(admin_client, "free", record, reason="x"))
     assert not LogEntry.objects.exists()
@@ -281,8 +281,8 @@ def test_used_again_at_the_last_moment(admin_client, monkeypatch):
         IdempotencyRecord.objects.update(executed_at=record.executed_at + timedelta(seconds=1))
         return free_for_real(*args, **kwargs)
 
-    free_for_real = maintenance.free
-    monkeypatch.setattr(maintenance, "free", free)
+    free_for_real = records.free
+    monkeypatch.setattr(records, "free", free)
 
     assert "executed meanwhile" in text(decide(admin_client, "free", record, reason="x"))
     assert IdempotencyRecord.objects.exists()

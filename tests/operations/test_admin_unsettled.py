@@ -9,10 +9,10 @@ from django.db import OperationalError
 from django.test import Client
 from django.urls import reverse
 
-from django_idempotency import maintenance
 from django_idempotency.admin import unsettled
 from django_idempotency.core.decision import Claimed, Completed, Unsettled
 from django_idempotency.models import IdempotencyRecord
+from django_idempotency.operations import records
 from django_idempotency.stores.database import DatabaseStore
 from tests.app.serving import is_replay
 from tests.operations.pages import make_record, make_unsettled, page, text
@@ -433,14 +433,14 @@ def test_looking_settles_nothing(admin_client, keys):
 def test_of_two_who_settle_the_second_is_told(admin_client, made, monkeypatch):
     """At the last moment, after the second's own look at the record: nothing of it is changed or logged."""
     of, stored = made
-    settle = maintenance.settle
+    settle = records.settle
 
     def second(record, answer, **kwargs):
-        monkeypatch.setattr(maintenance, "settle", settle)
+        monkeypatch.setattr(records, "settle", settle)
         assert settle(record, make_answer(b'{"id":1}'), **kwargs)
         return settle(record, answer, **kwargs)
 
-    monkeypatch.setattr(maintenance, "settle", second)
+    monkeypatch.setattr(records, "settle", second)
     response = decide(admin_client, "settle", of, **ANSWER)
 
     assert "Nothing was done" in text(response)
@@ -451,7 +451,7 @@ def test_of_two_who_settle_the_second_is_told(admin_client, made, monkeypatch):
 
 
 def make_answer(body):
-    from django_idempotency.core.answers import written
+    from django_idempotency.core.operator_answer import written
 
     return written(201, "application/json", body, max_body=100)
 
@@ -472,13 +472,13 @@ def test_who_comes_after_a_decision_is_told(admin_client, made):
 def test_somebody_was_faster(admin_client, made, monkeypatch):
     """Another operator frees the key at the last moment: there is nothing to log."""
     of, _stored = made
-    free = maintenance.free
+    free = records.free
 
     def second(record, **kwargs):
         free(record, **kwargs)
         return free(record, **kwargs)
 
-    monkeypatch.setattr(maintenance, "free", second)
+    monkeypatch.setattr(records, "free", second)
 
     assert "somebody was faster" in text(decide(admin_client, "settle", of, choice="run-again"))
     assert not LogEntry.objects.exists()
@@ -505,13 +505,13 @@ def test_what_is_in_flight_again_at_the_last_moment_is_left_alone(admin_client, 
     attempt = keys.attempt()
     claim = keys.freeze(attempt)
     name = "settle" if data is ANSWER else "free"
-    change = getattr(maintenance, name)
+    change = getattr(records, name)
 
     def renewed(*args, **kwargs):
         keys.store.renew(attempt, claim, 60)
         return change(*args, **kwargs)
 
-    monkeypatch.setattr(maintenance, name, renewed)
+    monkeypatch.setattr(records, name, renewed)
     response = decide(admin_client, "settle", address(attempt), **data)
 
     assert "Nothing was done: its request is in flight again" in text(response)
@@ -542,7 +542,7 @@ def test_a_store_that_goes_away_leaves_a_doubt_in_the_log(admin_client, keys, mo
     def free(*args, **kwargs):
         raise ConnectionResetError("gone")
 
-    monkeypatch.setattr(maintenance, "free", free)
+    monkeypatch.setattr(records, "free", free)
     response = decide(admin_client, "settle", address(attempt), choice="run-again", reason="Nothing there.")
 
     assert "The store “redis” does not answer." in text(response)

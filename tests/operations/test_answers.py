@@ -2,7 +2,7 @@
 
 import pytest
 
-from django_idempotency.core.answers import AnswerError, written
+from django_idempotency.core.operator_answer import AnswerError, written
 
 
 def answer(status=201, content_type="application/json", body=b'{"id":1}', **options):

@@ -19,9 +19,11 @@ from django.test import Client, RequestFactory
 from django.test import utils as test_utils
 from django.test.utils import CaptureQueriesContext
 
-from django_idempotency import conf, exceptions, once, statistics, storage
+from django_idempotency import conf, exceptions, once
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.models import DecisionCount, IdempotencyRecord, StorageSample
+from django_idempotency.operations import counts as statistics
+from django_idempotency.operations import table_size
 from tests.app.models import Payment
 from tests.app.serving import TIMEOUT, VENDOR, plain, post
 from tests.app.views import answer, make_payment
@@ -696,9 +698,9 @@ def test_storage_is_sampled_with_the_first_counts_of_an_hour(counter, anonymous,
 def test_the_last_sample_of_an_hour_stays(counter):
     """Of all processes, each of which takes one."""
     live(2)
-    storage.sample("default", 5)
+    table_size.sample("default", 5)
     live(1)
-    storage.sample("default", 5)
+    table_size.sample("default", 5)
     assert samples() == [(5, 3)]
 
 
@@ -736,15 +738,15 @@ def test_a_sample_that_fails_harms_nothing(counter, anonymous, serve, caplog):
 def test_many_records_are_not_counted(monkeypatch):
     """A server's own estimate serves, and where there is none counting stops somewhere."""
     live(7)
-    assert storage.measure("default").records == 7
-    monkeypatch.setattr(storage, "COUNTED", 4)
-    monkeypatch.setattr(storage, "COUNTED_WITHOUT_ESTIMATE", 5)
+    assert table_size.measure("default").records == 7
+    monkeypatch.setattr(table_size, "COUNTED", 4)
+    monkeypatch.setattr(table_size, "COUNTED_WITHOUT_ESTIMATE", 5)
     if VENDOR != "sqlite":
         with connection.cursor() as cursor:
             cursor.execute(f"ANALYZE {'TABLE' if VENDOR == 'mariadb' else ''} django_idempotency_record")
 
     with CaptureQueriesContext(connection) as captured:
-        many = storage.measure("default")
+        many = table_size.measure("default")
 
     assert (many.records, many.is_estimate) == (5 if VENDOR == "sqlite" else 7, True)
     counting = [query["sql"] for query in captured if "COUNT" in query["sql"]]

@@ -14,9 +14,11 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import path, reverse
 from django.utils import timezone, translation
 
-from django_idempotency import charts, statistics, storage
-from django_idempotency import dashboard as page
+from django_idempotency.admin import charts
+from django_idempotency.admin import dashboard as page
 from django_idempotency.models import DatabaseNow, DecisionCount, IdempotencyRecord, StorageSample
+from django_idempotency.operations import counts as statistics
+from django_idempotency.operations import table_size
 from tests.app.serving import VENDOR
 
 NOW = datetime(2026, 11, 25, 12, 34, 56, tzinfo=UTC)
@@ -182,8 +184,8 @@ def test_stored_records_are_counted_while_they_are_few(monkeypatch):
     for number in range(3):
         store(number)
     few = page.stored_now("default")
-    monkeypatch.setattr(storage, "COUNTED", 2)
-    monkeypatch.setattr(storage, "COUNTED_WITHOUT_ESTIMATE", 2)
+    monkeypatch.setattr(table_size, "COUNTED", 2)
+    monkeypatch.setattr(table_size, "COUNTED_WITHOUT_ESTIMATE", 2)
     many = page.stored_now("default")
 
     assert (few["count"], few["is_estimate"]) == ("3", False)

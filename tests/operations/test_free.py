@@ -9,8 +9,8 @@ from django.db import OperationalError, connection, transaction
 from django_idempotency import once
 from django_idempotency.core.keys import Identity
 from django_idempotency.exceptions import RequestInProgress
-from django_idempotency.maintenance import free
 from django_idempotency.models import IdempotencyRecord
+from django_idempotency.operations.records import free
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault
 from tests.app.models import Payment

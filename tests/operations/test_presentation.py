@@ -9,7 +9,7 @@ import pytest
 
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.models import DatabaseNow, IdempotencyRecord
-from django_idempotency.presentation import BodyKind, Presented, State, present, state, timed, visible
+from django_idempotency.operations.presentation import BodyKind, Presented, State, present, state, timed, visible
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

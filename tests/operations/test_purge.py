@@ -1,4 +1,4 @@
-"""`maintenance.purge` and `manage.py idempotency_purge`."""
+"""`records.purge` and `manage.py idempotency_purge`."""
 
 import builtins
 import os
@@ -21,13 +21,15 @@ from django.core.management import CommandError, call_command
 from django.db import OperationalError, connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
-from django_idempotency import maintenance, once, statistics, storage
-from django_idempotency.databases import databases_in_use
+from django_idempotency import once
 from django_idempotency.exceptions import RequestInProgress
-from django_idempotency.maintenance import Purged, purge
 from django_idempotency.management.commands import idempotency_purge
 from django_idempotency.models import DatabaseNow, DecisionCount, IdempotencyRecord, StorageSample
-from django_idempotency.stores.sql.purging import purge_for
+from django_idempotency.operations import counts as statistics
+from django_idempotency.operations import records, table_size
+from django_idempotency.operations.inventory import databases_in_use
+from django_idempotency.operations.records import Purged, purge
+from django_idempotency.stores.database.purging import purge_for
 from tests.app.serving import TIMEOUT, VENDOR
 from tests.operations.records import expired, live, record, save
 
@@ -63,7 +65,7 @@ def renewable(number: int) -> list[str]:
 def tick(monkeypatch, seconds, sleep=lambda seconds: None):
     """Let each look at the clock of `maintenance` find it *seconds* later."""
     clock = count()
-    monkeypatch.setattr(maintenance, "time", SimpleNamespace(monotonic=lambda: next(clock) * seconds, sleep=sleep))
+    monkeypatch.setattr(records, "time", SimpleNamespace(monotonic=lambda: next(clock) * seconds, sleep=sleep))
 
 
 # --- what is deleted ---
@@ -176,7 +178,7 @@ def test_others_get_the_database_between_two_batches(monkeypatch):
 
     purge(batch_size=1)
 
-    assert pauses == [pytest.approx(0.1 * maintenance.PAUSE)] * 3
+    assert pauses == [pytest.approx(0.1 * records.PAUSE)] * 3
 
 
 @pytest.mark.skipif(not SKIPS_LOCKED, reason="SQLite locks no rows")
@@ -195,7 +197,7 @@ def test_a_locked_record_is_passed_by(background):
 def test_two_share_the_work(background):
     """One that holds a batch keeps no other from the next one."""
     expired(4)
-    run = maintenance._Purge("default", 2)
+    run = records._Purge("default", 2)
     with connection.cursor() as cursor:
         run.statements.prepare(cursor)
         with transaction.atomic():
@@ -292,8 +294,8 @@ def test_at_every_isolation_level_of_the_connection(background, level):
 def test_a_batch_that_loses_a_race_is_tried_again(monkeypatch):
     """A few times: then the error is the caller's."""
     expired(1)
-    run = maintenance._Purge("default", 1)
-    errors = [OperationalError("lost")] * (maintenance.TRIES - 1)
+    run = records._Purge("default", 1)
+    errors = [OperationalError("lost")] * (records.TRIES - 1)
     batch = type(run.statements).batch
 
     def lose(self, *args):
@@ -303,15 +305,15 @@ def test_a_batch_that_loses_a_race_is_tried_again(monkeypatch):
 
     monkeypatch.setattr(type(run.statements), "batch", lose)
     monkeypatch.setattr(
-        type(run.dialect), "classify", lambda *args: maintenance.Fault.RACE if errors else maintenance.Fault.OTHER
+        type(run.dialect), "classify", lambda *args: records.Fault.RACE if errors else records.Fault.OTHER
     )
     with pytest.raises(OperationalError):
         run.batch()
-    monkeypatch.setattr(type(run.dialect), "classify", lambda *args: maintenance.Fault.RACE)
-    errors[:] = [OperationalError("lost")] * (maintenance.TRIES - 1)
+    monkeypatch.setattr(type(run.dialect), "classify", lambda *args: records.Fault.RACE)
+    errors[:] = [OperationalError("lost")] * (records.TRIES - 1)
 
     assert run.batch() == 1
-    errors[:] = [OperationalError("lost")] * maintenance.TRIES
+    errors[:] = [OperationalError("lost")] * records.TRIES
     with pytest.raises(OperationalError):
         run.batch()
 
@@ -462,14 +464,14 @@ def test_bad_arguments(arguments, says):
 def test_an_error_of_the_database_is_no_traceback(monkeypatch):
     """It is said, with what had been deleted before."""
     expired(2)
-    batch = maintenance._Purge.batch
+    batch = records._Purge.batch
 
     def fail(self):
         if self.count:
             raise OperationalError("the server went away")
         return batch(self)
 
-    monkeypatch.setattr(maintenance._Purge, "batch", fail)
+    monkeypatch.setattr(records._Purge, "batch", fail)
     with pytest.raises(CommandError, match="'default': the server went away 1 expired record had been deleted before"):
         run("--batch-size", "1")
 
@@ -477,7 +479,7 @@ def test_an_error_of_the_database_is_no_traceback(monkeypatch):
 def test_a_missing_table_names_the_remedy(monkeypatch):
     """As a new database has it."""
     monkeypatch.setattr(
-        maintenance._Purge,
+        records._Purge,
         "__init__",
         lambda *args: IdempotencyRecord.objects.raw("SELECT * FROM django_idempotency_record_missing")[0],
     )
@@ -587,9 +589,9 @@ def test_a_purge_deletes_counts_of_long_ago():
     now = int(time.time()) // 3600
     for hour in (now, now - 399 * 24, now - 401 * 24):
         DecisionCount.objects.create(hour=hour, operation="POST pay/", executions=1)
-    maintenance.purge(dry_run=True)
+    records.purge(dry_run=True)
     assert DecisionCount.objects.count() == 3
-    maintenance.purge()
+    records.purge()
 
     assert sorted(DecisionCount.objects.values_list("hour", flat=True)) == [now - 399 * 24, now]
 
@@ -610,7 +612,7 @@ def test_a_purge_that_finishes_notes_how_many_are_left(monkeypatch):
 def test_a_purge_does_not_fail_for_its_note(monkeypatch, caplog):
     """What it has deleted is deleted."""
     monkeypatch.setattr(statistics, "is_under_test", lambda: False)
-    monkeypatch.setattr(storage, "ESTIMATES", {connection.vendor: "SELECT nothing FROM nowhere WHERE x = %s"})
+    monkeypatch.setattr(table_size, "ESTIMATES", {connection.vendor: "SELECT nothing FROM nowhere WHERE x = %s"})
     expired(3)
 
     assert purge() == Purged(count=3, finished=True)

@@ -4,11 +4,11 @@ import logging
 
 import pytest
 
-from django_idempotency import maintenance
 from django_idempotency.core.decision import Claimed, Completed, Unsettled
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.models import IdempotencyRecord
-from django_idempotency.places import Place
+from django_idempotency.operations import records
+from django_idempotency.operations.locations import Place
 from tests.app.models import Payment
 from tests.app.serving import is_replay, plain, post
 from tests.operations.records import record, save
@@ -275,7 +275,7 @@ def test_a_store_that_goes_away_is_told_with_a_doubt(keys, monkeypatch):
     def free(*args, **kwargs):
         raise ConnectionResetError("gone")
 
-    monkeypatch.setattr(maintenance, "free", free)
+    monkeypatch.setattr(records, "free", free)
 
     said = refusal("--run-again", identity(attempt))
     assert said == "Store 'redis': gone Whether it was done is not known: list again."
@@ -300,6 +300,6 @@ def test_a_busy_row_is_left_alone(monkeypatch):
     def free(*args, **kwargs):
         raise RequestInProgress
 
-    monkeypatch.setattr(maintenance, "free", free)
+    monkeypatch.setattr(records, "free", free)
 
     assert refusal("--run-again", str(row)).startswith("Nothing was done: A request with this key is being executed.")

@@ -224,7 +224,7 @@ def configure(
     if isolation:
         settings["OPTIONS"]["isolation_level"] = isolation_level(settings["ENGINE"], isolation)
     if mysql:
-        from django_idempotency.stores.sql.mysql import MySQL
+        from django_idempotency.stores.database.mysql import MySQL
 
         stores["default"]._dialects["default"] = MySQL()
     if plain:

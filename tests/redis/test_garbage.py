@@ -2,7 +2,7 @@
 
 import pytest
 
-from django_idempotency.maintenance import free
+from django_idempotency.operations.records import free
 from django_idempotency.stores import stores
 from tests.redis.lab import UNKNOWN, cache
 

@@ -19,7 +19,7 @@ from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.migrations._routines import CreateRoutines
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.stores import stores
-from django_idempotency.stores.sql import dialect_for
+from django_idempotency.stores.database.dialects import dialect_for
 from tests.app.models import Payment
 
 pytestmark = pytest.mark.django_db(transaction=True)

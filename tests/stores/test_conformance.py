@@ -6,7 +6,7 @@ import pytest
 
 from django_idempotency.core.decision import InFlight
 from django_idempotency.stores.database import DatabaseStore
-from django_idempotency.testing.conformance import TransactionalStoreTests
+from django_idempotency.testing.store_contract import TransactionalStoreTests
 from tests.proof.bugs import EarlyCommit, NoClaim, RecordOutside
 
 # Commits, so it is flushed after each test: our own tables, which are quicker than all.

@@ -13,8 +13,8 @@ from django_idempotency.exceptions import CommittedEarly, PolicyError
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.stores import stores
 from django_idempotency.stores.database import DatabaseStore
-from django_idempotency.stores.sql import dialect_for
-from django_idempotency.stores.sql.folded import FoldedPostgreSQL, can_fold
+from django_idempotency.stores.database.dialects import dialect_for
+from django_idempotency.stores.database.folded import FoldedPostgreSQL, can_fold
 from tests.app.models import Payment
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -14,7 +14,7 @@ from django.db import OperationalError, connection, connections, transaction
 from django_idempotency import once
 from django_idempotency.exceptions import CommittedEarly, RequestInProgress, StoreUnavailable, TransactionBroken
 from django_idempotency.models import IdempotencyRecord
-from django_idempotency.stores.sql.folded import can_fold
+from django_idempotency.stores.database.folded import can_fold
 from tests.app.models import Payment
 from tests.app.serving import POOLED, TIMEOUT, VENDOR
 from tests.stores.leftovers import busy, leftovers

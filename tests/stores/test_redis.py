@@ -15,7 +15,7 @@ from django_idempotency import once
 from django_idempotency.core.keys import Identity
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import OutcomeUncertain, OutcomeUnknown, UnstorableResponse
-from django_idempotency.maintenance import free, settle
+from django_idempotency.operations.records import free, settle
 from django_idempotency.signals import operation_unsettled
 from django_idempotency.stores import stores
 from tests.app.serving import drf, is_replay, plain, post
@@ -288,7 +288,7 @@ def test_an_operator_lets_it_run_again():
 
 def test_entries_whose_records_are_gone_hide_none(redis, monkeypatch):
     """They are the oldest, and fill the list: it goes on to those that are there."""
-    monkeypatch.setattr("django_idempotency.stores.redis.TAGS", ["ab"])
+    monkeypatch.setattr("django_idempotency.stores.redis.store.TAGS", ["ab"])
     store = stores["redis"]
     claims = store.redis.make_key("idempotency:{ab}:claims")
     redis.zadd(claims, {f"ab{number:062x}": 1 for number in range(5)})

@@ -13,9 +13,10 @@ from django.test.utils import CaptureQueriesContext
 
 from django_idempotency import idempotent, once
 from django_idempotency.exceptions import StoreUnavailable
-from django_idempotency.maintenance import free
 from django_idempotency.models import IdempotencyRecord
-from django_idempotency.stores import replay_cache, stores
+from django_idempotency.operations.records import free
+from django_idempotency.stores import stores
+from django_idempotency.stores.redis import replay_cache
 from tests.app.models import Payment
 from tests.app.serving import drf, is_replay, post
 from tests.app.views import make_payment

@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 
 from django_idempotency import once
 from django_idempotency.models import IdempotencyRecord
-from django_idempotency.stores.sql.folded import can_fold
+from django_idempotency.stores.database.folded import can_fold
 from tests.app.models import Payment, Unique
 from tests.app.serving import VENDOR
 from tests.proof.child import FOLDED_COMMIT, label

@@ -21,8 +21,8 @@ from rest_framework.viewsets import ViewSet
 
 from django_idempotency import Policy, fingerprints, idempotent, once
 from django_idempotency.core.keys import Identity
+from django_idempotency.engine.handle import IdempotentRequest, OperationHandle
 from django_idempotency.exceptions import Refusal, RequestInProgress
-from django_idempotency.handles import IdempotentRequest, OperationHandle
 from django_idempotency.rest_framework import IdempotencyMixin
 
 # --- views keep their types ---

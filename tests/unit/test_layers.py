@@ -19,7 +19,7 @@ def trees():
 
 
 def test_imports_keep_to_their_layers():
-    """The contracts of pyproject.toml: no import goes up, the engine and the edges do not know each other."""
+    """The contracts of pyproject.toml: no import goes up, the engine and the adapters do not know each other."""
     pytest.importorskip("importlinter")
     result = subprocess.run(
         [
@@ -38,7 +38,7 @@ def test_imports_keep_to_their_layers():
 
 
 def test_one_place_opens_a_transaction():
-    """`atomic`, `commit`, `rollback`, `set_autocommit` and savepoints are called in transactions.py alone."""
+    """`atomic`, `commit`, `rollback`, `set_autocommit` and savepoints are called in engine/transactions.py alone."""
     opening = {"atomic", "commit", "rollback", "set_autocommit", "savepoint", "savepoint_commit", "savepoint_rollback"}
     found = {
         (name, node.attr)
@@ -47,7 +47,7 @@ def test_one_place_opens_a_transaction():
         if isinstance(node, ast.Attribute) and node.attr in opening
     }
 
-    assert found == {("transactions.py", "atomic")}
+    assert found == {("engine/transactions.py", "atomic")}
 
 
 def test_nothing_is_pickled():

@@ -11,9 +11,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
 
-from django_idempotency import maintenance
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.management.arguments import add_database, chosen_databases, seconds, told, whole_number
+from django_idempotency.operations import records
 
 ENDED_EARLY = 3  # 2 is argparse's, for a bad argument
 
@@ -21,7 +21,7 @@ Progress = Callable[[int], object]
 
 
 class Command(BaseCommand):
-    """Thin over `maintenance.purge`."""
+    """Thin over `records.purge`."""
 
     requires_system_checks: tuple[str, ...] = ()  # cron would mail their warnings with every run
 
@@ -34,8 +34,8 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "--batch-size",
-            type=whole_number(1, maintenance.LARGEST_BATCH),
-            default=maintenance.BATCH_SIZE,
+            type=whole_number(1, records.LARGEST_BATCH),
+            default=records.BATCH_SIZE,
             metavar="ROWS",
             help="Rows of one transaction. A request whose key has just expired waits for one of them at most."
             " Default: %(default)s.",
@@ -75,7 +75,7 @@ class Command(BaseCommand):
 
         try:
             with self.progress(using) as shown:
-                purged = maintenance.purge(
+                purged = records.purge(
                     using,
                     batch_size=batch_size,
                     max_seconds=max_seconds,
@@ -100,7 +100,7 @@ class Command(BaseCommand):
         if tqdm is None:
             yield lambda rows: None
             return
-        total = maintenance.purge(using, dry_run=True).count
+        total = records.purge(using, dry_run=True).count
         with tqdm(total=total, desc=f"Purging {using}", unit=" records", unit_scale=True, leave=False) as bar:
             yield bar.update
 

@@ -5,14 +5,14 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from django_idempotency import places
 from django_idempotency.core.keys import MAX_KEY, UNSTORABLE, Identity, check_key
 from django_idempotency.exceptions import KeyInvalid
 from django_idempotency.management.arguments import IDENTITY, add_places, chosen_places, told
 from django_idempotency.management.describing import described, lines
 from django_idempotency.models import IdempotencyRecord
-from django_idempotency.places import Place
-from django_idempotency.presentation import present, timed, visible
+from django_idempotency.operations import locations
+from django_idempotency.operations.locations import Place
+from django_idempotency.operations.presentation import present, timed, visible
 
 COLUMN = 255  # characters of scope and operation that the table keeps
 
@@ -52,7 +52,7 @@ class Command(BaseCommand):
             if value is not None and UNSTORABLE.search(value):
                 raise CommandError(f"{name} has a character that no database stores: '{visible(value)}'.")
         chosen = chosen_places(options["store"], options["database"], self.warn)
-        answers, errors = places.asked(chosen, lambda place: _records(place, wanted, scope, operation))
+        answers, errors = locations.asked(chosen, lambda place: _records(place, wanted, scope, operation))
         shown = [(place, row, present(row, limit=None)) for place, rows in answers for row in rows]
         if shown and options["json"]:
             self.write(json.dumps([described(*each, body=options["body"]) for each in shown], indent=2))

@@ -7,15 +7,16 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from django_idempotency import conf, places
-from django_idempotency.core.answers import HIGHEST, JSON, LOWEST, AnswerError, written
+from django_idempotency import conf
+from django_idempotency.core.operator_answer import HIGHEST, JSON, LOWEST, AnswerError, written
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import PolicyError, Refusal
 from django_idempotency.management.arguments import add_places, chosen_places, identity, told, whole_number
 from django_idempotency.management.describing import described, lines
 from django_idempotency.models import IdempotencyRecord
-from django_idempotency.places import Place
-from django_idempotency.presentation import State, present, state, visible
+from django_idempotency.operations import locations
+from django_idempotency.operations.locations import Place
+from django_idempotency.operations.presentation import State, present, state, visible
 
 LISTED = 100
 MOST = 10_000
@@ -88,7 +89,7 @@ class Command(BaseCommand):
     # --- the list ---
 
     def write_list(self, chosen: list[Place], limit: int, *, as_json: bool) -> None:
-        found, errors = places.unsettled(chosen, limit + 1)
+        found, errors = locations.unsettled(chosen, limit + 1)
         more = len(found) > limit
         shown = [(place, row, present(row)) for place, row in found[:limit]]
         if as_json:
@@ -109,7 +110,7 @@ class Command(BaseCommand):
 
     def found(self, chosen: list[Place], digest: bytes) -> tuple[Place, IdempotencyRecord]:
         """The unsettled execution of *digest*. Raises `CommandError` where there is none, or more than one."""
-        answers, errors = places.asked(chosen, lambda place: place.find(digest))
+        answers, errors = locations.asked(chosen, lambda place: place.find(digest))
         stored = [(place, record) for place, record in answers if record is not None]
         unsettled = [(place, record) for place, record in stored if state(record) is State.UNSETTLED]
         if len(unsettled) == 1:

@@ -1,0 +1,337 @@
+"""Django's own requests and responses; the DRF edge builds on it."""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
+from http import HTTPStatus
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.db import connections
+from django.db.models import Model
+from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import resolve_url
+from django.urls import Resolver404, resolve
+
+from django_idempotency.adapters.body import body_digest
+from django_idempotency.core.decision import Answer
+from django_idempotency.core.fingerprint import digest
+from django_idempotency.core.keys import Attempt, Identity, check_key, parse_key, storable_text
+from django_idempotency.core.policy import ResolvedPolicy
+from django_idempotency.core.record import CompletionRecord, storable_headers
+from django_idempotency.exceptions import (
+    KeyInvalid,
+    KeyMissing,
+    PolicyError,
+    Refusal,
+    StoreUnavailable,
+    UnstorableResponse,
+)
+
+logger = logging.getLogger("django_idempotency")
+
+PROBLEM = "application/problem+json"  # RFC 9457
+ANONYMOUS = "anonymous"  # the scope of every request that shows no credential
+# The 4xx that are answers: a decline that was written down, and a thing that is not there.
+STORED_4XX = frozenset({HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
+CREDENTIALS = ("HTTP_AUTHORIZATION", "HTTP_X_API_KEY")
+PRECONDITIONS = ("HTTP_IF_MATCH", "HTTP_IF_UNMODIFIED_SINCE")
+
+# --- read ---
+
+
+def read(
+    request: HttpRequest,
+    policy: ResolvedPolicy,
+    seen: Any = None,
+    parsed: Callable[[], bytes | None] | None = None,
+) -> Attempt | None:
+    """
+    The attempt that *request* makes, or None where it carries no key.
+
+    *seen* is the request as the view sees it (DRF's, in a DRF view): the project's callables get that one. *parsed* is
+    for `body_digest`.
+
+    Raises `KeyInvalid`, and `KeyMissing` where the policy wants a key.
+    """
+    seen = request if seen is None else seen
+    key = _key(request, policy, seen)
+    if key is None:
+        return None
+    scope = default_scope(seen) if policy.scope is None else storable_text("scope", policy.scope(seen))
+    host = request.get_host().lower()
+    path = route(request)
+    operation = policy.operation
+    if operation is None:
+        operation = f"{request.method} {path}"
+    elif not isinstance(operation, str):
+        operation = storable_text("operation", operation(seen))
+    if policy.fingerprint is None:
+        fingerprint = digest(b"request", *meaning(request, host), body_digest(request, parsed))
+    else:
+        fingerprint = sha256(policy.fingerprint(seen)).digest()
+    return Attempt(
+        identity=Identity(scope, operation, key),
+        fingerprint=fingerprint,
+        ttl=policy.ttl,
+        request=f"{request.method} {host} {path}",
+        request_id=request_id(request),
+    )
+
+
+def _key(request: HttpRequest, policy: ResolvedPolicy, seen: Any) -> str | None:
+    # The project's callable may start operations of its own: their refusals are not about this request.
+    made = None if policy.key is None else policy.key(seen)
+    try:
+        if policy.key is not None:
+            key = None if made is None else check_key(made)
+        else:
+            value = request.META.get(policy.meta_name)
+            key = None if value is None else parse_key(value)
+        if key is None and policy.required:
+            raise KeyMissing(f"This action needs the header {policy.header}: a new key for each intended action.")
+        if key is not None and policy.key_format is not None and not policy.key_format(key):
+            raise KeyInvalid("The idempotency key does not have the format that this action asks for.")
+    except (KeyInvalid, KeyMissing) as refusal:
+        refusal.about = request
+        raise
+    return key
+
+
+def default_scope(request: Any) -> str:
+    """
+    Whose key it is: the authenticated user as `<app.model>:<pk>`; without one, the credential that was sent
+    (`request.auth`, `Authorization`, `X-Api-Key`), a model instance as itself and all else as a digest; else the scope
+    that all anonymous requests share.
+
+    Raises `PolicyError` for an authenticated user that has no primary key, and where the credential cannot be told from
+    others.
+    """
+    user = getattr(request, "user", None)
+    if user is not None and user.is_authenticated:
+        if getattr(user, "pk", None) is None:
+            raise PolicyError(
+                f"The authenticated user {type(user).__name__} has no primary key to tell its idempotency keys from"
+                " others'. Set the option `scope` to a callable that names the caller."
+            )
+        meta = getattr(user, "_meta", None)
+        kind = meta.label_lower if meta is not None else f"{type(user).__module__}.{type(user).__qualname__}".lower()
+        return f"{kind}:{user.pk}"
+    auth = getattr(request, "auth", None)
+    if isinstance(auth, Model) and auth.pk is not None:
+        return f"credential:{auth._meta.label_lower}:{auth.pk}"
+    sent = [request.META.get(name, "") for name in CREDENTIALS]
+    if auth is not None and not any(sent) and not isinstance(auth, (str, bytes, Mapping)):
+        # Its text need not be its own: two keys of one name, an address in memory.
+        raise PolicyError(
+            f"What authenticates this request, a {type(auth).__name__}, cannot be told from others by its text. Set the"
+            " option `scope` to a callable that names the caller."
+        )
+    if auth is None and not any(sent):
+        return ANONYMOUS
+    parts = (_credential_text(auth), *sent)
+    return f"credential:{digest(b'credential', *(part.encode(errors='surrogatepass') for part in parts)).hex()}"
+
+
+def _credential_text(auth: object) -> str:
+    """What the credential says of itself; nothing where that is `object`'s own text, another address at each retry."""
+    if auth is None or (type(auth).__str__ is object.__str__ and type(auth).__repr__ is object.__repr__):
+        return ""
+    return str(auth)
+
+
+def route(request: HttpRequest) -> str:
+    """The route that *request* was resolved by, as the URLconf spells it; its path where no route leads there."""
+    match = request.resolver_match
+    if match is None:  # RequestFactory resolves nothing
+        try:
+            match = resolve(request.path_info, getattr(request, "urlconf", None))
+        except Resolver404:
+            return request.path
+    return match.route
+
+
+def meaning(request: HttpRequest, host: str) -> list[bytes]:
+    """What a request to *host* means, beside its body: method, path, query, media type and preconditions."""
+    meta = request.META
+    return [
+        text.encode(errors="surrogateescape")
+        for text in (
+            request.method or "",
+            host,
+            request.path,
+            meta.get("QUERY_STRING", ""),
+            (request.content_type or "").lower(),
+            *(meta.get(name, "") for name in PRECONDITIONS),
+        )
+    ]
+
+
+def request_id(request: HttpRequest) -> str:
+    """The project's own id of *request*, where a middleware or a proxy gave it one."""
+    for value in (
+        getattr(request, "request_id", None),
+        getattr(request, "id", None),
+        request.META.get("HTTP_X_REQUEST_ID"),
+    ):
+        if value:
+            return "".join(character for character in str(value)[:255] if character.isprintable())
+    return ""
+
+
+# --- capture ---
+
+
+def rendered(response: Any) -> Any:
+    """*response*, its template rendered: here, because what cannot be rendered must not be committed."""
+    if hasattr(response, "render") and not getattr(response, "is_rendered", True):
+        return response.render()
+    return response
+
+
+def capture(response: Any, policy: ResolvedPolicy) -> Answer[Any]:
+    """
+    What becomes of the handler's *response*: itself for this caller, and its record for the next.
+
+    Raises `UnstorableResponse` for one that cannot be stored.
+    """
+    if not isinstance(response, HttpResponseBase):
+        if inspect.iscoroutine(response):
+            response.close()
+        raise UnstorableResponse(
+            f"An idempotent view must return an HttpResponse, not {type(response).__name__}: its work was rolled back."
+        )
+    status = response.status_code
+    if not (is_answer(response) if policy.should_store is None else policy.should_store(response)):
+        return Answer(response, None, refused=400 <= status < 500)
+    try:
+        body = _content(response, policy.max_body)
+        if len(body) > policy.max_body:
+            raise UnstorableResponse(
+                f"The response has {len(body)} bytes and the option `max_body` allows {policy.max_body}: its work was"
+                " rolled back. Raise `max_body`, or answer with a reference to the large thing."
+            )
+    except UnstorableResponse:
+        _release(response)
+        raise
+    record = CompletionRecord(
+        status=status,
+        reason=response.reason_phrase,
+        headers=storable_headers(response.headers.items()),
+        body=body,
+    )
+    return Answer(response, record)
+
+
+def is_answer(response: HttpResponseBase) -> bool:
+    """The default of `should_store`: 2xx; 3xx but not to `LOGIN_URL`; 402, 404, 410."""
+    status = response.status_code
+    if 300 <= status < 400:
+        location = response.headers.get("Location")
+        return location is None or urlsplit(location).path != urlsplit(resolve_url(settings.LOGIN_URL)).path
+    return 200 <= status < 300 or status in STORED_4XX
+
+
+def _release(response: HttpResponseBase) -> None:
+    """Close what a response holds that will not be sent. Its own `close` would say that the request is finished."""
+    for close in response._resource_closers:  # type: ignore[attr-defined]
+        try:
+            close()
+        except Exception:  # the error on its way says what is wrong with the response; this one is logged beside it
+            logger.exception("A response that cannot be stored could not be closed")
+
+
+def _content(response: HttpResponseBase, max_body: int) -> bytes:
+    if isinstance(response, HttpResponse):
+        return response.content
+    if not isinstance(response, FileResponse) or response.is_async:
+        raise UnstorableResponse(
+            f"A {type(response).__name__} cannot be stored, so its work was rolled back. Return an HttpResponse, or a"
+            " FileResponse that is no larger than the option `max_body`."
+        )
+    # Read here, one chunk past the limit at most; the response keeps its own closers.
+    chunks, size = [], 0
+    for chunk in cast(Iterable[bytes], response.streaming_content):  # it is not async
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > max_body:
+            break
+    body = b"".join(chunks)
+    response.streaming_content = [body]
+    return body
+
+
+# --- replay ---
+
+
+def replay(record: CompletionRecord, policy: ResolvedPolicy, response: HttpResponse | None = None) -> HttpResponse:
+    """The stored answer, as *response* (a new `HttpResponse` where None), marked as a replay."""
+    if response is None:
+        response = HttpResponse()
+    response.status_code = record.status
+    response.reason_phrase = record.reason
+    response.content = record.body
+    del response.headers["Content-Type"]
+    for name, value in record.headers:
+        response.headers[name] = str(len(record.body)) if value is None else value  # only Content-Length is None
+    response.headers[policy.replayed_header] = "true"
+    if 300 <= record.status < 400 and "Location" in response.headers:
+        response.url = response.headers["Location"]  # type: ignore[attr-defined]  # as HttpResponseRedirect has it
+    return response
+
+
+# --- refuse ---
+
+
+def refuse(refusal: Refusal, docs_url: str | None) -> HttpResponse:
+    """*refusal* as problem details (RFC 9457)."""
+    if isinstance(refusal, StoreUnavailable):
+        # The connection is gone, so the request's transaction cannot be committed: let it end without an error.
+        for connection in connections.all(initialized_only=True):
+            if connection.settings_dict["ATOMIC_REQUESTS"] and connection.in_atomic_block:
+                connection.set_rollback(True)
+    response = JsonResponse(
+        refusal.problem(docs_url),
+        status=refusal.status,
+        content_type=PROBLEM,
+        headers=refusal_headers(refusal, docs_url),
+    )
+    return response
+
+
+def refusal_headers(refusal: Refusal, docs_url: str | None) -> dict[str, str]:
+    """`Retry-After` in seconds, where a retry helps, and the `Link` to the API's own documentation (RFC 8288)."""
+    headers = {}
+    if refusal.retry_after is not None:
+        headers["Retry-After"] = str(refusal.retry_after)
+    if docs_url is not None:
+        headers["Link"] = f'<{docs_url}>; rel="describedby"'
+    return headers
+
+
+# --- the verbs, for one request ---
+
+
+class HttpEdge:
+    """One of Django's own requests."""
+
+    __slots__ = ("django_request", "request")
+
+    def __init__(self, request: HttpRequest) -> None:
+        self.request: Any = request
+        self.django_request: Any = request
+
+    def read(self, policy: ResolvedPolicy) -> Attempt | None:
+        return read(self.request, policy)
+
+    def capture(self, response: Any, policy: ResolvedPolicy) -> Answer[Any]:
+        return capture(rendered(response), policy)
+
+    def replay(self, record: CompletionRecord, policy: ResolvedPolicy) -> HttpResponse:
+        return replay(record, policy)
+
+    def refuse(self, refusal: Refusal, policy: ResolvedPolicy) -> HttpResponse:
+        return refuse(refusal, policy.docs_url)

@@ -1,0 +1,26 @@
+"""
+System checks, by subject: what can be known before the first request.
+
+E001 the setting      E002 a store           E003 a view's options      E004 a wrong place
+E005 a Policy without protection             E006 an unsupported database
+E007 a store beside the view's database      E008 the app is missing (`protection/order.py`)
+E009 a cluster with several writers          E010 a table without transactions
+E011 two functions with one operation         E012 an alias that is not django-redis's
+E013 a Redis that is too old                  E014 a store for tests, outside of them
+W001 SQLite without IMMEDIATE                W002 anonymous requests share a scope
+W003 a login view                            W004 the table is missing
+W005 a server that takes no such response    W006 a decorator without effect
+W007 a server that does not answer            W011 IGNORE_EXCEPTIONS, which does not hold
+W012 a Redis without a timeout                W013 a Redis that does not answer
+W014 a Redis that evicts                      W015 a Redis that keeps nothing on disk
+W016 ATOMIC_REQUESTS around a store beside the database
+
+Of what is around the app (`environment.py`):
+
+I001 no admin         W008 permissions are missing
+W009 the key is no allowed header             W010 the replay header is not exposed
+
+Views are those of the URLconf. One that cannot be imported is Django's own check's to report. Who may call a plain
+Django view is not told by its class, so W002 is about DRF views alone. E006, E009, E010, E012 to E014, W001, W004,
+W005, W007 and W011 to W015 are the stores' own; a Redis is asked by `manage.py check --deploy`.
+"""

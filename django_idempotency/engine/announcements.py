@@ -1,0 +1,101 @@
+"""
+Reports each decision: one log line, one signal if it has receivers, and one call of each observer.
+
+`using` is the database in whose transaction the decision was made, or None for a store outside the databases.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from django.db import router
+from django.dispatch import Signal
+
+from django_idempotency import signals
+from django_idempotency.core.keys import Identity
+from django_idempotency.core.record import CompletionRecord
+from django_idempotency.engine.transactions import after_commit, shielded
+from django_idempotency.exceptions import CommittedEarly, OutcomeUncertain, Refusal
+
+logger = logging.getLogger("django_idempotency")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """
+    One decision, as observers see it.
+
+    *decision* is "executed", "replayed", "forgotten", "unsettled" or a refusal's code. *database* is the alias of the
+    decision's own database; for a store outside the databases, the one that is used for such stores' counts. If
+    *pending*, the decision stands only once the transaction that may be open there has committed.
+    """
+
+    identity: Identity
+    decision: str
+    database: str
+    pending: bool
+
+
+# Called with each announcement, on the request's thread; they must not raise. Unlike receivers of the signals, they
+# need no savepoint inside an outer transaction, which would cost statements.
+observers: list[Callable[[Announcement], None]] = []
+
+
+def executed(using: str | None, identity: Identity, record: CompletionRecord) -> None:
+    """The handler ran, and its answer is stored: once the transaction around it, if there is one, has committed."""
+    logger.info("Executed %s", identity)
+    when = shielded if using is None else after_commit
+    _announce(using, identity, "executed", signals.operation_executed, when=when, record=record)
+
+
+def replayed(using: str | None, identity: Identity, record: CompletionRecord) -> None:
+    """The record has answered."""
+    logger.info("Replayed %s, first executed by request %r", identity, record.request_id)
+    _announce(using, identity, "replayed", signals.operation_replayed, record=record)
+
+
+def refused(using: str | None, identity: Identity, refusal: Refusal) -> None:
+    """The handler did not run."""
+    logger.info("Refused %s: %s", identity, refusal.code)
+    _announce(using, identity, refusal.code, signals.operation_refused, refusal=refusal)
+
+
+def forgotten(using: str | None, identity: Identity) -> None:
+    """The handler ran, and nothing of it is left."""
+    logger.info("Forgot %s: %s", identity, "its work was rolled back" if using is not None else "its key is free")
+    _announce(using, identity, "forgotten", signals.operation_forgotten)
+
+
+def unsettled(using: str | None, identity: Identity, error: CommittedEarly | OutcomeUncertain) -> None:
+    """A claim is left without an outcome: its handler ended the transaction by itself, or has not answered."""
+    logger.error("Unsettled %s: %s", identity, error.reason)
+    _announce(using, identity, "unsettled", signals.operation_unsettled, error=error)
+
+
+def _announce(
+    using: str | None,
+    identity: Identity,
+    decision: str,
+    signal: Signal,
+    *,
+    when: Callable[[str, Callable[[], Any]], None] = shielded,
+    **about: object,
+) -> None:
+    database = using or usual_database()
+    if signal.receivers:
+        when(database, partial(signal.send_robust, Identity, identity=identity, using=using, **about))
+    if observers:
+        announcement = Announcement(
+            identity=identity, decision=decision, database=database, pending=when is after_commit
+        )
+        for observe in observers:
+            observe(announcement)
+
+
+def usual_database() -> str:
+    """The alias of the database in which the decisions of stores outside the databases are counted."""
+    from django_idempotency.models import DecisionCount  # models are not ready when this module is imported
+
+    return router.db_for_write(DecisionCount)

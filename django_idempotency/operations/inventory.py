@@ -1,0 +1,56 @@
+"""Which stores and databases the project keeps records in, as far as that can be known before the first request."""
+
+from collections.abc import Callable, Iterable
+
+from django_idempotency import conf
+from django_idempotency.core.policy import Policy, ResolvedPolicy
+from django_idempotency.exceptions import PolicyError
+from django_idempotency.protection import functions as events
+from django_idempotency.protection.routes import views
+from django_idempotency.stores import stores
+from django_idempotency.stores.base import Store, TransactionalStore
+
+
+def stores_in_use() -> dict[Store, list[ResolvedPolicy]]:
+    """Each store that something may use, with the policies that name it: the setting's, and those of the views."""
+    project = conf.resolved()
+    of_views = (_resolved(conf.resolved, *handler.policies) for view in views() for handler in view.handlers)
+    of_events = (_resolved(conf.resolved_once, policy) for _, policy in events.once_functions.values())
+    used: dict[Store, list[ResolvedPolicy]] = {}
+    for policy in filter(None, (project, *of_views, *of_events)):
+        used.setdefault(stores[policy.store], []).append(policy)
+    for alias in conf.configured_stores():  # a task's that is not imported, perhaps
+        used.setdefault(stores[alias], [project])
+    return used
+
+
+def databases_in_use() -> tuple[str, ...]:
+    """The aliases of the databases that hold records. Those that a callable `using` gives are not among them."""
+    used = stores_in_use().items()
+    return tuple(sorted({alias for store, policies in used for alias in _databases(store, policies)}))
+
+
+def some_are_unknown() -> bool:
+    """Does a callable `using` choose databases at the request?"""
+    return any(callable(policy.using) for policies in stores_in_use().values() for policy in policies)
+
+
+def named_databases(policies: Iterable[ResolvedPolicy]) -> frozenset[str]:
+    """The aliases that options `using` name; where a callable does, it is known at the request."""
+    return frozenset(policy.using for policy in policies if isinstance(policy.using, str))
+
+
+def own_database(store: Store) -> tuple[str, ...]:
+    """The database that *store* itself chooses, where it is one that keeps its records in databases."""
+    return (store.database(),) if isinstance(store, TransactionalStore) else ()
+
+
+def _databases(store: Store, policies: Iterable[ResolvedPolicy]) -> frozenset[str]:
+    return named_databases(policies) | {*own_database(store)} if isinstance(store, TransactionalStore) else frozenset()
+
+
+def _resolved(resolve: Callable[..., ResolvedPolicy], *policies: Policy) -> ResolvedPolicy | None:
+    try:
+        return resolve(*policies)
+    except PolicyError:
+        return None  # E003

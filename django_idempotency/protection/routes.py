@@ -1,0 +1,153 @@
+"""What of the project's URLconf is protected, and by which options."""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any
+
+from django.urls import URLPattern, URLResolver, get_resolver
+
+from django_idempotency.core.policy import POLICY, Policy
+from django_idempotency.protection.order import api_view_function
+
+DESCRIBING = frozenset({"HEAD", "OPTIONS", "TRACE"})  # methods that Django and DRF answer by themselves
+SAFE = DESCRIBING | {"GET"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handler:
+    """What is protected: a function, a decorated method, or one of a class that is protected as a whole."""
+
+    name: str  # with its module; the class's where all of it is protected
+    function: Any
+    policies: tuple[Policy, ...]
+    methods: frozenset[str]  # HTTP's; empty where nobody can tell
+    decorated: bool  # by @idempotent itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One entry of the URLconf, and what of it is protected."""
+
+    name: str  # with its module
+    route: str
+    url_name: str
+    view_class: type | None
+    options: Mapping[str, Any]  # as_view()'s, which stand in for attributes of the class
+    handlers: tuple[Handler, ...]
+    non_atomic_requests: frozenset[str]  # databases whose ATOMIC_REQUESTS it is excepted from
+
+    def __str__(self) -> str:
+        return f"{self.name} (route {self.route!r})"
+
+    def attribute(self, name: str) -> Any:
+        """The attribute that an instance of the view's class will have."""
+        return self.options.get(name, getattr(self.view_class, name, None))
+
+
+def views() -> Iterator[View]:
+    """Every view of the URLconf that is protected, or carries a `Policy`."""
+    try:
+        entries = list(_entries(get_resolver().url_patterns, ""))
+    except Exception:  # whatever a project's modules raise: Django's own check of the URLconf says so
+        return
+    for pattern, route in entries:
+        view = _view(pattern, route)
+        if view.handlers or isinstance(view.attribute("idempotency"), Policy):
+            yield view
+
+
+def _entries(patterns: Iterable[Any], prefix: str) -> Iterator[tuple[URLPattern, str]]:
+    for entry in patterns:
+        route = prefix + str(getattr(entry, "pattern", ""))
+        if isinstance(entry, URLResolver):
+            yield from _entries(entry.url_patterns, route)
+        elif isinstance(entry, URLPattern):
+            yield entry, route
+
+
+def _view(pattern: URLPattern, route: str) -> View:
+    callback: Any = pattern.callback
+    while isinstance(callback, partial):
+        callback = callback.func
+    view_class = getattr(callback, "cls", None) or getattr(callback, "view_class", None)
+    if not isinstance(view_class, type):
+        view_class = None
+    options = getattr(callback, "initkwargs", None) or getattr(callback, "view_initkwargs", None) or {}
+    name = _dotted(view_class or callback)
+    if view_class is None:
+        handlers = _of_function(callback, name)
+    else:
+        handlers = chain(_around(callback, view_class, name), _of_class(callback, view_class, options, name))
+    return View(
+        name=name,
+        route=route,
+        url_name=str(pattern.name or ""),
+        view_class=view_class,
+        options=options,
+        handlers=tuple(handlers),
+        non_atomic_requests=frozenset(getattr(callback, "_non_atomic_requests", ())),
+    )
+
+
+def _dotted(view: Any) -> str:
+    named = view if hasattr(view, "__name__") else type(view)
+    return f"{named.__module__}.{named.__name__}"
+
+
+def _of_function(view: Any, name: str) -> Iterator[Handler]:
+    for function in (view, type(view).__call__):
+        policy = getattr(function, POLICY, None)
+        if isinstance(policy, Policy):
+            yield Handler(name=name, function=function, policies=(policy,), methods=frozenset(), decorated=True)
+            return
+
+
+def _around(callback: Any, view_class: type, name: str) -> Iterator[Handler]:
+    """@idempotent around a plain as_view(), or around the dispatch, whose attributes as_view() copies."""
+    policy = getattr(callback, POLICY, None)
+    if not isinstance(policy, Policy):
+        return
+    of_dispatch = hasattr(getattr(view_class, "dispatch", None), POLICY)
+    own = getattr(view_class, "idempotency", None) if of_dispatch else None
+    policies = (own, policy) if isinstance(own, Policy) else (policy,)
+    names = getattr(view_class, "http_method_names", ())
+    methods = frozenset(name.upper() for name in names if hasattr(view_class, name)) - DESCRIBING
+    # Its order is `_check_dispatch`'s to judge, or was the decorator's.
+    yield Handler(name=name, function=None, policies=policies, methods=methods, decorated=True)
+
+
+def _of_class(callback: Any, view_class: type, options: Mapping[str, Any], name: str) -> Iterator[Handler]:
+    own = options.get("idempotency", getattr(view_class, "idempotency", None))
+    of_class = (own,) if isinstance(own, Policy) else ()
+    names = getattr(view_class, "http_method_names", ())
+    actions = getattr(callback, "actions", None) or {method: method for method in names if hasattr(view_class, method)}
+    by_handler: dict[str, set[str]] = {}
+    for method, handler_name in actions.items():
+        by_handler.setdefault(handler_name, set()).add(method.upper())
+    function = api_view_function(view_class)
+    if function is not None:
+        by_handler = {function.__name__: set(chain.from_iterable(by_handler.values()))}
+    for handler_name, methods in by_handler.items():
+        handler = getattr(view_class, handler_name, None) if function is None else function
+        policy = getattr(handler, POLICY, None)
+        if isinstance(policy, Policy):
+            yield Handler(
+                name=f"{name}.{handler_name}" if function is None else name,
+                function=handler,
+                policies=(*of_class, policy),
+                methods=frozenset(methods - DESCRIBING),
+                decorated=True,
+            )
+        elif has_mixin(view_class) and not methods <= SAFE:
+            yield Handler(
+                name=name, function=handler, policies=of_class, methods=frozenset(methods - SAFE), decorated=False
+            )
+
+
+def has_mixin(view_class: type) -> bool:
+    """Is it protected as a whole, by `IdempotencyMixin`?"""
+    module = sys.modules.get("django_idempotency.rest_framework")  # not imported: nobody has its mixin
+    return module is not None and issubclass(view_class, module.IdempotencyMixin)

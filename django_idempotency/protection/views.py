@@ -1,0 +1,141 @@
+"""`@idempotent`: the policy of a view and the edge of its request are picked here, and only here."""
+
+import sys
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any, TypeVar, Unpack, cast, overload
+
+from django.http import HttpRequest
+
+from django_idempotency import conf
+from django_idempotency.adapters import plain
+from django_idempotency.core.policy import NO_OPTIONS, POLICY, Options, Policy, ResolvedPolicy
+from django_idempotency.engine import run as engine
+from django_idempotency.engine.execution import Executed, Joined, Replayed
+from django_idempotency.engine.handle import OperationHandle
+from django_idempotency.exceptions import PolicyError, Refusal
+from django_idempotency.protection.order import check_dispatch, check_place
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+@overload
+def idempotent(view: View, /) -> View: ...
+@overload
+def idempotent(**options: Unpack[Options]) -> Callable[[View], View]: ...
+def idempotent(view: View | None = None, /, **options: Unpack[Options]) -> View | Callable[[View], View]:
+    """
+    Let a view take effect once per idempotency key: `@idempotent`, or with options `@idempotent(required=True)`.
+
+    It stands directly around the handler: inside `@api_view`, `@action` and `login_required`; around the method of a
+    class, through `method_decorator` where that is a plain Django view.
+
+    Raises `PolicyError` for an unknown option, a bad value, a wrong place and an `async def`.
+    """
+    if view is not None:
+        return protect(view, NO_OPTIONS)
+    policy = Policy.at("@idempotent", options)
+    return lambda view: protect(view, policy)
+
+
+def protect(view: View, policy: Policy) -> View:
+    """*view*, protected by *policy* over its class's and the project's."""
+    bound: Any = getattr(getattr(view, "func", None), "__self__", None)  # method_decorator hands over a bound method
+    if bound is None:
+        check_place(view)
+    else:
+        _check_bound(type(bound), view)
+
+    @wraps(view)
+    def protected(*args: Any, **kwargs: Any) -> Any:
+        owner, request = _owner_and_request(args, kwargs)
+        if owner is not None:
+            check_dispatch(owner.__class__, protected)
+        return call(view, args, kwargs, request, _policy(owner if bound is None else bound, policy))
+
+    setattr(protected, POLICY, policy)
+    return cast(View, protected)
+
+
+_checked: set[tuple[type, Any]] = set()  # method_decorator decorates anew for each request
+
+
+def _check_bound(owner: type, view: Any) -> None:
+    place = (owner, getattr(view.func, "__func__", view.func))
+    if place not in _checked:
+        check_place(view)
+        _checked.add(place)
+
+
+def _owner_and_request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """The view object, for a method, and the request."""
+    for position, candidate in enumerate(args[:2]):
+        if isinstance(candidate, HttpRequest) or _is_drf_request(candidate):
+            return (args[0] if position else None), candidate
+    request = kwargs.get("request")
+    if isinstance(request, HttpRequest) or _is_drf_request(request):
+        return (args[0] if args else None), request
+    raise PolicyError("@idempotent protects views, which take a request. For other work there is @once.")
+
+
+def _is_drf_request(candidate: object) -> bool:
+    module = sys.modules.get("rest_framework.request")  # where nobody has imported DRF, nobody has its request
+    return module is not None and isinstance(candidate, module.Request)
+
+
+def _policy(owner: Any, policy: Policy) -> ResolvedPolicy:
+    of_class = getattr(owner, "idempotency", None)
+    return conf.resolved(of_class, policy) if isinstance(of_class, Policy) else conf.resolved(policy)
+
+
+def call(
+    view: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], request: Any, policy: ResolvedPolicy
+) -> Any:
+    """Call *view* under *policy*, through the edge of the framework that made *request*."""
+    edge = _edge(request)
+    django_request = edge.django_request
+    # An operation's whose handler calls this one, else None.
+    outer = django_request.idempotency = getattr(django_request, "idempotency", None)
+    if request.method not in policy.methods:
+        return view(*args, **kwargs)
+
+    def execute(handle: OperationHandle) -> Any:
+        django_request.idempotency = handle
+        try:
+            return view(*args, **kwargs)
+        finally:
+            django_request.idempotency = outer or handle
+
+    capture = partial(edge.capture, policy=policy)
+    guard = None if policy.replay_guard is None else partial(policy.replay_guard, request)
+    attempt = None
+    try:
+        attempt = edge.read(policy)
+        outcome = attempt and engine.run(attempt, policy, conf.database(policy, request), execute, capture, guard)
+    except Refusal as refusal:
+        if refusal.about is not django_request and (attempt is None or refusal.about is not attempt.identity):
+            raise  # of another operation, which the handler or a callable of the policy has started
+        return edge.refuse(refusal, policy)
+    match outcome:
+        case None:
+            return view(*args, **kwargs)
+        case Executed(response):
+            return response
+        case Joined(handle):
+            django_request.idempotency = handle
+            return view(*args, **kwargs)
+        case Replayed(record):
+            return edge.replay(record, policy)
+
+
+def _edge(request: Any) -> plain.HttpEdge:
+    if isinstance(request, HttpRequest):
+        return plain.HttpEdge(request)
+    from django_idempotency.adapters.drf import DrfEdge  # DRF is imported already, or there would be no such request
+
+    return DrfEdge(request)
+
+
+def call_method(handler: Callable[..., Any], owner: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call the bound *handler* of *owner* under the policy of its class."""
+    return call(handler, (request, *args), kwargs, request, _policy(owner, NO_OPTIONS))

@@ -1,0 +1,121 @@
+"""The system checks of the DatabaseStore: by a database's settings, and by its server where that may be asked."""
+
+from typing import Any
+
+from django.core import checks
+from django.core.checks import CheckMessage, Warning
+from django.db import Error, connections, router
+from django.db.backends.utils import CursorWrapper
+
+from django_idempotency.models import IdempotencyRecord
+from django_idempotency.stores.database.dialect import TABLE
+from django_idempotency.stores.database.dialects import SUPPORTED
+
+HEAD = 64 * 1024  # bytes of a record beside its body, generously
+ESCAPED = 2  # bytes at most that one byte takes in a literal
+
+
+def configured(using: str) -> list[CheckMessage]:
+    """E006, W001. No server is asked."""
+    connection = connections[using]
+    if connection.vendor not in SUPPORTED:
+        return [_unsupported(using, connection.display_name)]
+    if connection.vendor == "sqlite":
+        mode = connection.settings_dict["OPTIONS"].get("transaction_mode")
+        if str(mode).upper() not in ("IMMEDIATE", "EXCLUSIVE"):
+            return [
+                Warning(
+                    f"The SQLite database {using!r} has no transaction_mode 'IMMEDIATE': while another request writes,"
+                    " a transaction that reads before it writes is refused at once, instead of waiting for its turn.",
+                    hint=f"Set DATABASES[{using!r}]['OPTIONS']['transaction_mode'] to 'IMMEDIATE'.",
+                    id="django_idempotency.W001",
+                )
+            ]
+    return []
+
+
+def asked(using: str, max_body: int) -> list[CheckMessage]:
+    """E006, E009, E010, W004, W005, W007: asked of the server; *max_body* is the largest response that is stored."""
+    connection = connections[using]
+    if connection.vendor not in SUPPORTED:
+        return []
+    try:
+        connection.ensure_connection()
+    except Error as error:
+        return [
+            Warning(
+                f"Database {using!r} does not answer, so its table and its server were not checked: {error}",
+                hint="Start the server, or correct its entry in DATABASES.",
+                id="django_idempotency.W007",
+            )
+        ]
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute("SELECT version()")
+            version = cursor.fetchone()[0]
+            if not version.startswith("PostgreSQL"):
+                return [_unsupported(using, version)]
+        tables = connection.introspection.table_names(cursor)
+        messages = _mysql(using, cursor, max_body) if connection.vendor == "mysql" else []
+    # A database in which nothing was ever migrated needs no word from us.
+    if TABLE not in tables and "django_migrations" in tables:
+        messages.append(_missing(using))
+    return messages
+
+
+def _missing(using: str) -> CheckMessage:
+    if router.allow_migrate_model(using, IdempotencyRecord):
+        hint = f"Run `manage.py migrate django_idempotency --database {using}`."
+    else:
+        hint = (
+            "Let DATABASE_ROUTERS migrate the app django_idempotency to it, or name another one in the option `using`."
+        )
+    # A warning: an error would stop the very command that creates the table.
+    return Warning(f"The table {TABLE!r} is missing in database {using!r}.", hint=hint, id="django_idempotency.W004")
+
+
+def _unsupported(using: str, name: str) -> CheckMessage:
+    return checks.Error(
+        f"The DatabaseStore does not support {name} (database {using!r}).",
+        hint="Keep records in PostgreSQL, MariaDB, MySQL or SQLite: the database that the protected views write to.",
+        id="django_idempotency.E006",
+    )
+
+
+def _mysql(using: str, cursor: CursorWrapper, max_body: int) -> list[CheckMessage]:
+    messages: list[CheckMessage] = []
+    cursor.execute("SHOW GLOBAL VARIABLES WHERE Variable_name IN ('wsrep_on', 'max_allowed_packet')")
+    variables: dict[str, Any] = {name.lower(): value for name, value in cursor.fetchall()}
+    if variables.get("wsrep_on") == "ON":
+        messages.append(
+            checks.Error(
+                f"Database {using!r} is a Galera cluster. Its nodes do not see each other's locks, so of two requests"
+                " with one key on two nodes both may run, until one fails at COMMIT.",
+                hint="Send all writes to one node, then silence this check in SILENCED_SYSTEM_CHECKS.",
+                id="django_idempotency.E009",
+            )
+        )
+    needed = max_body * ESCAPED + HEAD
+    if int(variables.get("max_allowed_packet", needed)) < needed:
+        messages.append(
+            Warning(
+                f"Database {using!r} takes statements of at most {variables['max_allowed_packet']} bytes"
+                f" (max_allowed_packet); a response of {max_body} bytes (option 'max_body') can take {needed}.",
+                hint=f"Raise max_allowed_packet to {needed}, or lower the option `max_body`.",
+                id="django_idempotency.W005",
+            )
+        )
+    cursor.execute(
+        "SELECT engine FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = %s", (TABLE,)
+    )
+    row = cursor.fetchone()
+    if row is not None and row[0] != "InnoDB":
+        messages.append(
+            checks.Error(
+                f"The table {TABLE!r} in database {using!r} has the engine {row[0]}: what it holds does not commit and"
+                " roll back with the handler's work.",
+                hint=f"Run ALTER TABLE {TABLE} ENGINE = InnoDB, and the same for tables that the handlers write to.",
+                id="django_idempotency.E010",
+            )
+        )
+    return messages

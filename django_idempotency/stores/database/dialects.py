@@ -1,0 +1,42 @@
+"""The statements of the DatabaseStore: one module for each family of databases, one class for each claim protocol."""
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_idempotency.exceptions import PolicyError
+from django_idempotency.stores.database.dialect import Dialect
+
+SUPPORTED = ("postgresql", "mysql", "sqlite")  # Django's vendors; MariaDB's is "mysql"
+
+
+def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True, fold: bool = True) -> Dialect:
+    """
+    The statements for this connection's server. Without *connect* no server is asked what it is: the dialect then
+    serves to classify errors only. *fold* allows BEGIN and COMMIT to travel with our statements, where the driver can.
+
+    Raises `PolicyError` for a database that is not supported.
+    """
+    if connect:
+        connection.ensure_connection()
+    # Imported where used: each needs nothing of its driver, but a process rarely needs more than one.
+    match connection.vendor:
+        case "postgresql":
+            from django_idempotency.stores.database.folded import FoldedPostgreSQL, can_fold
+            from django_idempotency.stores.database.postgresql import PostgreSQL, has_functions
+
+            kind = FoldedPostgreSQL if fold and can_fold(connection) else PostgreSQL
+            return kind(by_function=connect and has_functions(connection))
+        case "mysql":
+            from django_idempotency.stores.database.mysql import MariaDB, MySQL, has_procedures
+
+            if connect and connection.mysql_is_mariadb:  # type: ignore[attr-defined]
+                return MariaDB(by_procedure=has_procedures(connection))
+            return MySQL()
+        case "sqlite":
+            from django_idempotency.stores.database.sqlite import SQLite
+
+            return SQLite()
+        case vendor:
+            raise PolicyError(
+                f"The DatabaseStore does not support {vendor!r} (database {connection.alias!r}):"
+                " it knows PostgreSQL, MariaDB, MySQL and SQLite."
+            )

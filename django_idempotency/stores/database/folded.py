@@ -1,0 +1,119 @@
+"""PostgreSQL with psycopg 3: BEGIN travels with the claim, COMMIT with the record."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
+
+from django_idempotency.core.decision import Claimed, ClaimResult
+from django_idempotency.core.keys import Attempt
+from django_idempotency.core.record import CompletionRecord
+from django_idempotency.stores.database.postgresql import PostgreSQL, sqlstate
+
+IDLE, IN_TRANSACTION = 0, 2  # libpq: PQTRANS_IDLE, PQTRANS_INTRANS
+NO_CLAIM = "22012"  # division_by_zero: how the folded record says that there is no row to write
+
+
+class FoldedClaim(Claimed):
+    """A claim that began its transaction: its record ends it."""
+
+    __slots__ = ()
+
+
+class FoldedPostgreSQL(PostgreSQL):
+    """
+    A first execution in as many round trips as its handler's own transaction takes.
+
+    Only where the transaction is ours alone and nothing has been sent in it; everything else takes the plain path. The
+    driver is in autocommit for the moment of the claim, so that it sends no BEGIN of its own. Before and after it is as
+    Django left it, for the handler and for what Django does at the end: psycopg's `commit` sends nothing where no
+    transaction is open.
+    """
+
+    def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
+        raw = cursor.db.connection
+        if not _is_ours_and_idle(cursor.db):
+            return super().claim(cursor, attempt)
+        statements = self.statements
+        begin = f"{_begin(raw)}; "
+        folded = False
+
+        def fold(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
+            # The innermost wrapper. The project's own may have sent something, which is in a transaction already, and
+            # may have put a comment to our statement.
+            nonlocal folded
+            if not isinstance(sql, str) or statements.claim not in sql:
+                return execute(sql, params, many, context)
+            if raw.pgconn.transaction_status != IDLE:
+                return execute(sql.replace(begin, "", 1), params, many, context)
+            folded = True
+            raw._autocommit = True  # a word to the driver, which sends nothing; its public name is no more than that
+            try:
+                return execute(sql, params, many, context)
+            finally:
+                raw._autocommit = False  # in a transaction the public name would refuse
+
+        with cursor.db.execute_wrapper(fold):
+            self.send_claim(cursor, statements, begin + statements.claim, attempt)
+        if folded:
+            cursor.nextset()
+        result = self.claim_result(cursor, attempt)
+        return FoldedClaim(result.token) if folded and isinstance(result, Claimed) else result
+
+    def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
+        raw = cursor.db.connection
+        if not isinstance(claim, FoldedClaim) or raw.pgconn.transaction_status != IN_TRANSACTION:
+            # A claim inside another transaction, a folded one's too; or the handler has ended ours.
+            return super().complete(cursor, digest, claim, record)
+        # COMMIT is not reached unless exactly one row was written. Its error is what commit() would raise: the work
+        # may be durable.
+        statements = self.statements
+        self.send_record(cursor, statements, statements.complete_and_commit, digest, claim, record)
+        return True
+
+    def status(self, cursor: CursorWrapper, digest: bytes) -> int | None:
+        raw = cursor.db.connection
+        if not cursor.db.savepoint_ids and raw.pgconn.transaction_status not in (IDLE, IN_TRANSACTION):
+            cursor.execute("ROLLBACK")  # nothing of it is to be kept, and an aborted transaction answers nothing
+        return super().status(cursor, digest)
+
+    def is_aborted(self, error: Exception) -> bool:
+        return sqlstate(error) == NO_CLAIM or super().is_aborted(error)
+
+
+def can_fold(connection: BaseDatabaseWrapper) -> bool:
+    """Does the driver take several statements in one message? psycopg 3 does, unless the server binds parameters."""
+    from django.db.backends.postgresql.psycopg_any import is_psycopg3
+
+    options = connection.settings_dict["OPTIONS"]
+    if not is_psycopg3 or options.get("server_side_binding"):
+        return False
+    from psycopg import ClientCursor
+
+    return issubclass(options.get("cursor_factory", ClientCursor), ClientCursor)
+
+
+def _is_ours_and_idle(connection: Any) -> bool:
+    """Is the atomic block around us the outermost, one that Django will commit, with nothing sent in it?"""
+    raw = connection.connection
+    return (
+        connection.in_atomic_block
+        and connection.commit_on_exit
+        and not connection.savepoint_ids
+        and raw.pgconn.transaction_status == IDLE
+        and getattr(raw, "_autocommit", None) is False
+        and not raw.pgconn.pipeline_status
+    )
+
+
+def _begin(raw: Any) -> str:
+    """BEGIN as psycopg would send it, with the isolation level that the project's options set on the connection."""
+    parts = ["BEGIN"]
+    if raw.isolation_level is not None:
+        parts.append(f"ISOLATION LEVEL {raw.isolation_level.name.replace('_', ' ')}")
+    if raw.read_only is not None:
+        parts.append("READ ONLY" if raw.read_only else "READ WRITE")
+    if raw.deferrable is not None:
+        parts.append("DEFERRABLE" if raw.deferrable else "NOT DEFERRABLE")
+    return " ".join(parts)

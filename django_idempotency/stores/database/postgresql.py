@@ -1,0 +1,215 @@
+"""PostgreSQL: an advisory lock shows a claim in flight without waiting for it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import OperationalError, ProgrammingError
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
+
+from django_idempotency.core.decision import Claimed, ClaimResult, InFlight
+from django_idempotency.core.keys import Attempt
+from django_idempotency.core.record import CompletionRecord
+from django_idempotency.exceptions import RequestInProgress
+from django_idempotency.stores.base import Fault, LostRace
+from django_idempotency.stores.database.dialect import TABLE, Dialect, found, values
+
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+RACES = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
+UNAVAILABLE = frozenset(
+    {
+        "55P03",  # lock_not_available: the project's lock_timeout
+        "57014",  # query_canceled: the project's statement_timeout
+        "57P01",  # admin_shutdown
+        "57P02",  # crash_shutdown
+        "57P03",  # cannot_connect_now
+        "57P04",  # database_dropped
+        "57P05",  # idle_session_timeout
+    }
+)
+# connection_exception; insufficient_resources: the disk, memory, connections, or the table of locks is full
+UNAVAILABLE_CLASSES = ("08", "53")
+NO_FUNCTION = frozenset({"42883", "42501"})  # undefined_function; insufficient_privilege: not ours to execute
+ABORTED = frozenset({"25P02", "25P01", "3B001"})  # aborted, none active, no such savepoint
+
+
+# of migration 0002
+FUNCTIONS = (
+    "django_idempotency_claim_v1(bigint, bytea, bytea, text, text, text, text, text, double precision)",
+    "django_idempotency_complete_v1(integer, bytea, bytea, bytea, text)",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """One spelling of the claim and the record. Both find the same lock and leave the same row."""
+
+    claim: str
+    complete: str  # one row, or none where there is no claim to write on
+    complete_and_commit: str  # for several statements in one message: an error where there is no claim
+    by_function: bool
+
+
+class PostgreSQL(Dialect):
+    """
+    One statement looks the record up, tries the identity's lock if there is none, and inserts the claim if it got the
+    lock.
+
+    The lock is the transaction's own: COMMIT, ROLLBACK and the end of the connection free it, nothing else has to. It
+    is tried only where no record was found, else of two replays of one record one would be refused. The table's oid is
+    mixed into it, because all schemas of a database share one space of locks.
+
+    The server plans that statement anew for each claim. Where the functions of migration 0002 are, they do the same
+    with plans that the server keeps; where they are not, nothing but time is missing.
+    """
+
+    NOW = "now()"
+    LATER = "now() + %s * interval '1 second'"
+    EXPIRES = (
+        "CASE WHEN (clock_timestamp() - executed_at) * 100 > expires_at - executed_at"
+        " THEN expires_at + (clock_timestamp() - executed_at) ELSE expires_at END"
+    )
+    LOCK = f"SELECT pg_try_advisory_xact_lock(%s::bigint # '{TABLE}'::regclass::oid::bigint)"
+
+    def __init__(self, *, by_function: bool = False) -> None:
+        super().__init__()
+        claim = f"""
+            WITH found AS MATERIALIZED (
+                SELECT {self.RECORD} FROM {TABLE} WHERE digest = %s AND expires_at > {self.NOW}
+            ), lock AS MATERIALIZED (
+                SELECT CASE WHEN EXISTS (SELECT FROM found) THEN NULL
+                       ELSE ({self.LOCK}) END AS taken
+            ), claim AS (
+                INSERT INTO {TABLE} AS r (digest, fingerprint, scope, operation, key, request, request_id,
+                                          status, head, body, executed_at, expires_at)
+                SELECT %s::bytea, %s::bytea, %s, %s, %s, %s, %s, 0, ''::bytea, ''::bytea, {self.NOW}, {self.LATER}
+                FROM lock WHERE taken
+                ON CONFLICT (digest) DO UPDATE SET
+                    fingerprint = excluded.fingerprint, scope = excluded.scope, operation = excluded.operation,
+                    key = excluded.key, request = excluded.request, request_id = excluded.request_id, status = 0,
+                    head = ''::bytea, body = ''::bytea,
+                    executed_at = excluded.executed_at, expires_at = excluded.expires_at
+                WHERE r.expires_at <= {self.NOW}
+                RETURNING pg_current_xact_id()::text AS transaction
+            )
+            SELECT lock.taken, (SELECT transaction FROM claim), found.* FROM lock LEFT JOIN found ON true
+        """  # noqa: S608 the table's name is ours
+        complete = (
+            f"UPDATE {TABLE} SET status = %s, head = %s, body = %s, expires_at = {self.EXPIRES}"  # noqa: S608
+            " WHERE digest = %s AND status = 0 AND pg_current_xact_id() = %s::xid8"
+        )
+        self.PLAIN = Statements(
+            claim=claim,
+            complete=complete,
+            complete_and_commit=f"WITH written AS ({complete} RETURNING 1) SELECT 1 / count(*) FROM written; COMMIT",  # noqa: S608
+            by_function=False,
+        )
+        self.BY_FUNCTION = Statements(
+            claim="SELECT * FROM django_idempotency_claim_v1(%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            complete="SELECT FROM django_idempotency_complete_v1(%s, %s, %s, %s, %s) AS written WHERE written = 1",
+            complete_and_commit="SELECT 1 / django_idempotency_complete_v1(%s, %s, %s, %s, %s); COMMIT",
+            by_function=True,
+        )
+        self.statements = self.BY_FUNCTION if by_function else self.PLAIN
+
+    def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
+        statements = self.statements  # read once: another thread may find meanwhile that the functions are gone
+        self.send_claim(cursor, statements, statements.claim, attempt)
+        return self.claim_result(cursor, attempt)
+
+    def send_claim(self, cursor: CursorWrapper, statements: Statements, claim: str, attempt: Attempt) -> None:
+        """Execute *claim*, which is, or ends with, the claim of *statements*. Raises `LostRace` if they are gone."""
+        digest = attempt.identity.digest
+        parameters = (_lock(digest), *values(attempt), attempt.ttl)
+        try:
+            cursor.execute(claim, parameters if statements.by_function else (digest, *parameters))
+        except ProgrammingError as error:
+            if self._goes_on_without(statements, error):
+                raise LostRace from error
+            raise
+
+    def claim_result(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
+        """What the claim's row says. Raises `LostRace` where this transaction cannot tell."""
+        taken, transaction, *row = cursor.fetchone()
+        if taken is None:
+            return found(row, attempt)
+        if not taken:
+            return InFlight()
+        if transaction is not None:
+            return Claimed(transaction)
+        # The rival committed between our snapshot and our lock. At READ COMMITTED a second look shows its record; an
+        # empty one means a snapshot that is older than it, whatever the level claims to be.
+        seen = self.look_up(cursor, attempt)
+        if seen is None:
+            raise LostRace
+        return seen
+
+    def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
+        # The transaction's number tells a claim that the handler committed from one that is still ours.
+        statements = self.statements
+        self.send_record(cursor, statements, statements.complete, digest, claim, record)
+        return bool(cursor.rowcount == 1)
+
+    def send_record(
+        self,
+        cursor: CursorWrapper,
+        statements: Statements,
+        complete: str,
+        digest: bytes,
+        claim: Claimed,
+        record: CompletionRecord,
+    ) -> None:
+        """Execute *complete*, one of *statements*. If they are gone this execution fails, and its retry does not."""
+        try:
+            cursor.execute(complete, (record.status, record.head(), record.body, digest, claim.token))
+        except ProgrammingError as error:
+            self._goes_on_without(statements, error)
+            raise
+
+    def _goes_on_without(self, statements: Statements, error: Exception) -> bool:
+        """Are the functions gone? A migration took them back, or this tenant's schema never had them."""
+        if not statements.by_function or sqlstate(error) not in NO_FUNCTION:
+            return False
+        self.statements = self.PLAIN
+        return True
+
+    def hold(self, cursor: CursorWrapper, digest: bytes) -> bool:
+        cursor.execute(self.LOCK, (_lock(digest),))
+        if not cursor.fetchone()[0]:
+            raise RequestInProgress
+        return True
+
+    def is_aborted(self, error: Exception) -> bool:
+        return sqlstate(error) in ABORTED
+
+    def classify(self, connection: BaseDatabaseWrapper, error: Exception) -> Fault:
+        state = sqlstate(error)
+        if state is None:
+            # No server said a word: we could not connect, or lost the connection. By its state alone that is not to be
+            # told: Django may have opened another one on leaving the transaction.
+            lost = connection.connection is None or connection.connection.closed
+            return Fault.UNAVAILABLE if lost or isinstance(error, OperationalError) else Fault.OTHER
+        if state in RACES:
+            return Fault.RACE
+        return Fault.UNAVAILABLE if state in UNAVAILABLE or state.startswith(UNAVAILABLE_CLASSES) else Fault.OTHER
+
+
+def has_functions(connection: Any) -> bool:
+    """Are `FUNCTIONS` there, and ours to execute? Asked past Django's cursor: it is no statement of a request."""
+    with connection.wrap_database_errors, connection.connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT bool_and(coalesce(has_function_privilege(to_regprocedure(name)::oid, 'EXECUTE'), false))"
+            " FROM unnest(%s::text[]) AS name",
+            [list(FUNCTIONS)],
+        )
+        return bool(cursor.fetchone()[0])
+
+
+def _lock(digest: bytes) -> int:
+    return int.from_bytes(digest[:8], signed=True)
+
+
+def sqlstate(error: Exception) -> str | None:
+    """The five characters that the server sent: psycopg 3 and psycopg2 keep them under different names."""
+    cause = error.__cause__ or error
+    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)

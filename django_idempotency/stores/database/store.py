@@ -1,0 +1,161 @@
+"""The store that holds the law: claims and completion records in the database that the handler writes to."""
+
+import time
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from django.core.checks import CheckMessage
+from django.db import Error, connections, router, transaction
+
+from django_idempotency import conf
+from django_idempotency.core.decision import Claimed, ClaimResult
+from django_idempotency.core.keys import Attempt
+from django_idempotency.core.record import CompletionRecord
+from django_idempotency.exceptions import CommittedEarly, PolicyError, TransactionBroken
+from django_idempotency.models import UNSETTLED, DatabaseNow, IdempotencyRecord, RecordQuerySet
+from django_idempotency.stores import stores
+from django_idempotency.stores.base import Fault, TransactionalStore
+from django_idempotency.stores.database.dialect import Dialect
+from django_idempotency.stores.database.dialects import dialect_for
+from django_idempotency.stores.redis.replay_cache import ReplayCache, table_of
+
+BROKEN = (
+    "The claim is gone: the handler's transaction was rolled back or its connection replaced while the handler went on."
+    " A database error was swallowed. Let it propagate, or put the statement that may fail into its own atomic block."
+)
+
+
+class DatabaseStore(TransactionalStore):
+    """
+    PostgreSQL, MariaDB, MySQL and SQLite. A first execution costs two statements, a replay one.
+
+    The option `FOLD` (True), for PostgreSQL with psycopg 3: BEGIN travels with the claim and COMMIT with the record, so
+    that a first execution adds no round trip. False sends each of them by itself.
+
+    The option `REPLAY_CACHE` (None) names a django-redis alias from which replays are answered without a statement.
+    """
+
+    def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
+        super().__init__(alias, options)
+        for name in options:
+            if name not in ("FOLD", "REPLAY_CACHE"):
+                raise PolicyError(
+                    f"The DatabaseStore {alias!r} has no option {name!r}: it takes 'FOLD' and 'REPLAY_CACHE'."
+                )
+        self.fold = options.get("FOLD", True)
+        if not isinstance(self.fold, bool):
+            raise PolicyError(f"The DatabaseStore {alias!r}: option 'FOLD' must be True or False, not {self.fold!r}.")
+        cache = options.get("REPLAY_CACHE")
+        if cache is not None and (not isinstance(cache, str) or not cache):
+            raise PolicyError(
+                f"The DatabaseStore {alias!r}: option 'REPLAY_CACHE' must be the alias of a django-redis cache, not"
+                f" {cache!r}."
+            )
+        self.replay_cache = None if cache is None else ReplayCache(cache, f"The DatabaseStore {alias!r}")
+        self._dialects: dict[str, Dialect] = {}
+
+    def dialect(self, using: str) -> Dialect:
+        """The statements for the server behind *using*, found out once."""
+        try:
+            return self._dialects[using]
+        except KeyError:
+            return self._dialects.setdefault(using, dialect_for(connections[using], fold=self.fold))
+
+    def database(self) -> str:
+        return router.db_for_write(IdempotencyRecord)
+
+    def look_up(self, using: str, attempt: Attempt) -> ClaimResult | None:
+        if self.replay_cache is not None:
+            cached = self.replay_cache.get(using, attempt.identity.digest)
+            if cached is not None:
+                return cached
+        dialect = self.dialect(using)
+        if not dialect.looks_up_first:
+            return None
+        with connections[using].cursor() as cursor:
+            return dialect.look_up(cursor, attempt)
+
+    def claim(self, using: str, attempt: Attempt) -> ClaimResult:
+        with connections[using].cursor() as cursor:
+            return self.dialect(using).claim(cursor, attempt)
+
+    def complete(self, using: str, attempt: Attempt, claim: Claimed, record: CompletionRecord) -> None:
+        dialect = self.dialect(using)
+        digest = attempt.identity.digest
+        cause: Error | None = None
+        since = time.monotonic()
+        with connections[using].cursor() as cursor:
+            try:
+                if dialect.complete(cursor, digest, claim, record):
+                    if self.replay_cache is not None:
+                        put = partial(self.replay_cache.put, table_of(using), digest, attempt.fingerprint, record)
+                        transaction.on_commit(partial(put, attempt.ttl, since), using=using, robust=True)
+                    return
+            except Error as error:
+                if not dialect.is_aborted(error):
+                    raise
+                cause = error
+            # Whose end was it? A claim that is still there was committed with the handler's work.
+            try:
+                committed = dialect.status(cursor, digest) == UNSETTLED
+            except Error:
+                committed = False  # an aborted transaction answers nothing, and has committed nothing
+        raise CommittedEarly if committed else TransactionBroken(BROKEN) from cause
+
+    def is_unsettled(self, using: str, attempt: Attempt) -> bool:
+        with connections[using].cursor() as cursor:
+            return self.dialect(using).status(cursor, attempt.identity.digest) == UNSETTLED
+
+    def executed_at(self, using: str, digest: bytes) -> datetime | None:
+        row = IdempotencyRecord.objects.using(using).filter(digest=digest)
+        return row.values_list("executed_at", flat=True).first()
+
+    def find(self, using: str | None, digest: bytes) -> IdempotencyRecord | None:
+        return self._records(using).filter(digest=digest).first()
+
+    def unsettled(self, using: str | None, limit: int) -> list[IdempotencyRecord]:
+        return list(self._records(using).unsettled().live().order_by("executed_at", "digest")[:limit])
+
+    def _records(self, using: str | None) -> RecordQuerySet:
+        return IdempotencyRecord.objects.using(using or self.database()).annotate(now=DatabaseNow())
+
+    def free(self, using: str | None, digest: bytes, executed_at: datetime | None, *, unsettled: bool = False) -> bool:
+        using = using or self.database()
+        if self.replay_cache is not None:
+            self.replay_cache.remove(using, digest)
+        with connections[using].cursor() as cursor:
+            return self.dialect(using).free(cursor, digest, executed_at, unsettled=unsettled)
+
+    def settle(self, using: str | None, digest: bytes, executed_at: datetime | None, record: CompletionRecord) -> bool:
+        using = using or self.database()
+        with connections[using].cursor() as cursor:
+            return self.dialect(using).settle(cursor, digest, executed_at, record)
+
+    def classify(self, using: str | None, error: Exception) -> Fault:
+        using = using or self.database()
+        connection = connections[using]
+        dialect = self._dialects.get(using) or dialect_for(connection, connect=False)
+        return dialect.classify(connection, error)
+
+    def check(self, databases: Collection[str] = ()) -> list[CheckMessage]:
+        from django_idempotency.stores.database import checks  # a server that serves needs none of it
+
+        messages = [message for using in sorted({self.database(), *databases}) for message in checks.configured(using)]
+        if self.replay_cache is not None:
+            from django_idempotency.stores.redis import checks as redis_checks
+
+            messages += redis_checks.configured(self.replay_cache.redis, is_cache=True)
+        return messages
+
+    def check_database(self, using: str, max_body: int) -> list[CheckMessage]:
+        from django_idempotency.stores.database import checks
+
+        return checks.asked(using, max_body)
+
+
+def replay_caches() -> list[ReplayCache]:
+    """Those of all stores, which may share a table."""
+    found = (stores[alias] for alias in conf.stores())
+    return [store.replay_cache for store in found if isinstance(store, DatabaseStore) and store.replay_cache]

@@ -1,0 +1,139 @@
+"""What is remembered: which identity, which request, which bytes, and for how long."""
+
+from dataclasses import replace
+
+from django_idempotency.core.decision import Claimed, Completed
+from django_idempotency.core.record import CompletionRecord
+from django_idempotency.testing.store_contract.base import (
+    FINGERPRINT,
+    OTHER_FINGERPRINT,
+    OTHER_RECORD,
+    RECORD,
+    SHORT,
+    StoreTests,
+    attempt,
+    expect,
+    expect_claimed,
+    until,
+)
+
+EVERY_BYTE = bytes(range(256))
+RECORDS = {
+    "every byte": CompletionRecord(status=200, body=EVERY_BYTE + EVERY_BYTE[::-1]),
+    "no body": CompletionRecord(status=204, reason="No Content", headers=(("X-Empty", ""),), body=b""),
+    "a large body": CompletionRecord(status=200, body=EVERY_BYTE * 4096),  # 1 MB, as much as `max_body` lets in
+    "a body of NULs": CompletionRecord(status=200, body=b"\0\0\0"),
+    "lines of text": CompletionRecord(status=200, body=b"\r\n\r\n*3\r\n$-1\r\n'\"\\%s%%;--"),
+    "headers": CompletionRecord(
+        status=299,
+        reason="N\xe0o padr\xe3o",
+        headers=(
+            ("X-Twice", "1"),
+            ("X-Twice", "2"),
+            ("x-twice", "3"),
+            ("Content-Length", None),
+            ("X-Text", "caf\xe9 \u2603 \U0001f600 '\"\\ \t%s"),
+            ("Location", "/payments/1/?q=%20&r=a,b"),
+        ),
+        body=b"x",
+    ),
+    "a refusal that is kept": CompletionRecord(status=402, reason="Payment Required", body=b"{}"),
+    "a request id": CompletionRecord(status=200, body=b"x", request_id="\u00fc" * 100),
+}
+IDENTITY = (
+    "An identity is scope, operation and key together, of any length: what differs in one of them is another one."
+)
+
+
+class RecordTests(StoreTests):
+    """Records and identities, in either kind of store."""
+
+    def test_a_new_identity_is_claimed(self) -> None:
+        """It is executed."""
+        found = self.ask(attempt())
+
+        expect(isinstance(found, Claimed), "claim: `Claimed` where nothing is stored.", found)
+
+    def test_a_record_answers_whoever_comes_later(self) -> None:
+        """`Completed`, with the record and the fingerprint of the request that made it."""
+        first = attempt()
+        self.keep(first)
+
+        for _ in range(2):
+            found = self.ask(first)
+            expect(found == Completed(RECORD, FINGERPRINT), "A completion record answers until it expires.", found)
+
+    def test_a_record_tells_whose_it_is(self) -> None:
+        """Another request with the key gets the fingerprint of the first, so that it can be refused."""
+        first = attempt()
+        self.keep(first)
+
+        found = self.ask(replace(first, fingerprint=OTHER_FINGERPRINT))
+
+        expect(
+            isinstance(found, Completed) and found.fingerprint == FINGERPRINT,
+            "Completed: a completion record is there, made by a request of this fingerprint (not of the one who asks).",
+            found,
+        )
+
+    def test_a_record_comes_back_byte_for_byte(self) -> None:
+        """Bodies of any bytes and up to a megabyte, headers in their order and as they were written."""
+        for name, record in RECORDS.items():
+            first = attempt(request_id=record.request_id)  # which the engine puts into the record
+            self.keep(first, record)
+            found = self.ask(first)
+            expect(
+                isinstance(found, Completed) and found.record == record,
+                f"CompletionRecord: the stored outcome, as bytes in and out ({name}).",
+                found,
+            )
+
+    def test_what_differs_in_scope_operation_or_key_is_another_identity(self) -> None:
+        """Also past the 255th character, and where the parts are cut at another place."""
+        long = "\u00fc" * 300
+        first = attempt(scope="ab", operation="c" + long, key="k")
+        self.keep(first)
+        identity = first.identity
+        for scope, operation, key in (
+            ("ab", "c" + long, "K"),
+            ("abc", long, "k"),
+            ("a", "bc" + long, "k"),
+            ("ab", "c" + long + "!", "k"),
+            ("AB", "c" + long, "k"),
+            ("ab ", "c" + long, "k"),
+        ):
+            found = self.ask(attempt(scope=scope, operation=operation, key=key))
+            expect(isinstance(found, Claimed), IDENTITY, (scope, operation, key, found))
+        expect(self.ask(first) == Completed(RECORD, FINGERPRINT), IDENTITY, identity)
+
+    def test_long_and_foreign_texts_are_kept(self) -> None:
+        """Scope and operation of any length and script, a key of 255 characters: none of them hinders the claim."""
+        for text in ("x" * 1000, "\u00fc\u2603\U0001f600" * 120, "'\"\\%s%%{}:*?[a]\n\t", "-"):
+            first = attempt(scope=text, operation=text, key=attempt().identity.key + "~" * 219, request=text)
+            self.keep(first)
+            found = self.ask(first)
+            expect(found == Completed(RECORD, FINGERPRINT), IDENTITY, (text, found))
+
+    def test_two_identities_do_not_touch(self) -> None:
+        """What happens to one changes nothing of the other."""
+        first, other = attempt(), attempt(fingerprint=OTHER_FINGERPRINT)
+        self.keep(first)
+        self.keep(other, OTHER_RECORD)
+
+        found = self.ask(first), self.ask(other)
+
+        expected = Completed(RECORD, FINGERPRINT), Completed(OTHER_RECORD, OTHER_FINGERPRINT)
+        expect(found == expected, "Each identity has a record of its own.", found)
+
+    def test_a_record_expires(self) -> None:
+        """After `attempt.ttl` seconds the key is new, for another request too, whose record answers from then on."""
+        first = attempt(ttl=SHORT)
+        self.keep(first)
+        sentence = "claim: `Claimed` where what is stored has expired: a record lives for `attempt.ttl` seconds."
+
+        expect_claimed(until(lambda: self.ask(first), lambda found: isinstance(found, Claimed), sentence), sentence)
+
+        later = replace(first, fingerprint=OTHER_FINGERPRINT, ttl=60.0)
+        self.keep(later, OTHER_RECORD)
+        found = self.ask(later)
+        expect(found == Completed(OTHER_RECORD, OTHER_FINGERPRINT), "Nothing of an expired record is left.", found)

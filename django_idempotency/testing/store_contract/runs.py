@@ -1,0 +1,171 @@
+"""The store under the engine, as requests use it: what is replayed, freed, refused and joined."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from django_idempotency.core.decision import Answer
+from django_idempotency.core.keys import Attempt
+from django_idempotency.core.policy import resolve
+from django_idempotency.core.record import CompletionRecord
+from django_idempotency.engine import run as engine
+from django_idempotency.engine.execution import Executed, Joined, Replayed
+from django_idempotency.exceptions import KeyReused, RequestInProgress, StoreUnavailable
+from django_idempotency.stores import stores
+from django_idempotency.testing.store_contract.base import OTHER_FINGERPRINT, StoreTests, attempt, expect
+
+ALIAS = "conformance"
+
+
+class RunTests(StoreTests):
+    """Executions under the engine, in either kind of store."""
+
+    def run_once(
+        self,
+        first: Attempt,
+        handler: Callable[[], Any],
+        capture: Callable[[Any], Answer[Any]] | None = None,
+        **options: Any,
+    ) -> Any:
+        """What the engine makes of *first* with this *handler* and the policy's *options*."""
+        stores._made[ALIAS] = self.store  # as if it were configured
+        policy = resolve(({"store": ALIAS, **options},), lambda path: path)
+        return engine.run(first, policy, self.using, lambda handle: handler(), capture or stored)
+
+    def test_an_answer_is_replayed(self) -> None:
+        """The handler runs once; a retry gets its answer, with the request id of the execution."""
+        runs = Runs("answer")
+        first = attempt(request_id="first")
+
+        executed = self.run_once(first, runs)
+        replayed = self.run_once(replace(first, request_id="second"), runs)
+
+        expect(executed == Executed("answer", record_of("answer", "first")), "The handler's answer is kept.", executed)
+        expect(replayed == Replayed(record_of("answer", "first")), "The record answers a retry.", replayed)
+        expect(runs.number == 1, "A key takes effect at most once while its record lives.", runs.number)
+
+    def test_another_request_with_the_key_is_refused(self) -> None:
+        """The handler does not run for it."""
+        runs = Runs("answer")
+        first = attempt()
+        self.run_once(first, runs)
+
+        seen = refusal(lambda: self.run_once(replace(first, fingerprint=OTHER_FINGERPRINT), runs))
+
+        expect(isinstance(seen, KeyReused), "A record of another fingerprint is no answer.", seen)
+        expect(runs.number == 1, "A key takes effect at most once while its record lives.", runs.number)
+
+    def test_an_exception_leaves_the_key_free(self) -> None:
+        """The handler has answered by itself: a retry runs it again, and so may another request."""
+        runs = Runs(ValueError("no"))
+        first = attempt()
+
+        seen = [refusal(lambda: self.run_once(first, runs)) for _ in range(2)]
+
+        expect(all(isinstance(error, ValueError) for error in seen), "The handler's exception is the caller's.", seen)
+        expect(runs.number == 2, "release: Free the key. A retry runs again.", runs.number)
+        later = self.run_once(replace(first, fingerprint=OTHER_FINGERPRINT), Runs("answer"))
+        expect(isinstance(later, Executed), "release: Free the key, for another request too.", later)
+
+    def test_a_refusal_leaves_the_key_free(self) -> None:
+        """Nothing of it is kept."""
+        runs = Runs("no")
+        first = attempt()
+
+        seen = [self.run_once(first, runs, lambda value: Answer(value, None, refused=True)) for _ in range(2)]
+
+        expect(seen == [Executed("no", None)] * 2, "An answer that is not to be kept is its caller's alone.", seen)
+        expect(runs.number == 2, "release: Free the key. A retry runs again.", runs.number)
+
+    def test_a_call_from_inside_the_handler_joins_it(self) -> None:
+        """The same identity, from the same call stack: it is one execution."""
+        first = attempt()
+        inner: list[object] = []
+
+        def handler() -> str:
+            inner.append(self.run_once(first, Runs("inner")))
+            return "outer"
+
+        outer = self.run_once(first, handler)
+
+        expect(isinstance(inner[0], Joined), "A call from inside the handler joins its execution.", inner)
+        expect(isinstance(outer, Executed) and outer.value == "outer", "The outer call records.", outer)
+
+    def test_another_identity_inside_the_handler_is_its_own(self) -> None:
+        """Both are executed, both are kept."""
+        first, other = attempt(), attempt()
+
+        self.run_once(first, lambda: self.run_once(other, Runs("inner")).value)
+
+        found = [self.run_once(each, Runs("again")) for each in (first, other)]
+        expect(all(isinstance(each, Replayed) for each in found), "Each identity has a record of its own.", found)
+
+    def test_a_request_in_flight_is_not_run_twice(self) -> None:
+        """Its rival is told to come again, or gets its answer after a wait."""
+        runs = Runs("rival")
+        first = attempt()
+
+        def rival() -> object:
+            try:
+                return self.run_once(first, runs)
+            except (RequestInProgress, StoreUnavailable) as error:
+                return error
+
+        seen = self.while_in_flight(first, rival)
+
+        expect(
+            isinstance(seen, (RequestInProgress, StoreUnavailable, Replayed)),
+            "`InFlight`: another request holds the claim and is alive.",
+            seen,
+        )
+        expect(runs.number == 0, "A key takes effect at most once while its record lives.", runs.number)
+
+    def test_of_rivals_that_wait_one_runs_and_all_get_its_answer(self) -> None:
+        """Threads that come at the same moment."""
+        first = attempt()
+        runs = Runs("answer")
+
+        def request(place: int) -> object:
+            return self.run_once(first, runs, in_flight="wait")
+
+        seen = self.in_threads(request)
+
+        expect(runs.number == 1, "A key takes effect at most once while its record lives.", runs.number)
+        executed = [each for each in seen if isinstance(each, Executed)]
+        replayed = [each for each in seen if isinstance(each, Replayed)]
+        expect(len(executed) == 1 and len(replayed) == len(seen) - 1, "All answers are the same.", seen)
+        answers = {each.record for each in replayed}
+        expect(answers <= {executed[0].record}, "All answers are the same.", seen)
+
+
+class Runs:
+    """A handler that counts how often it ran, and answers, or raises, the same each time."""
+
+    def __init__(self, answer: Any) -> None:
+        self.number = 0
+        self._answer = answer
+        self._lock = threading.Lock()
+
+    def __call__(self) -> Any:
+        with self._lock:
+            self.number += 1
+        if isinstance(self._answer, BaseException):
+            raise self._answer
+        return self._answer
+
+
+def record_of(value: str, request_id: str = "") -> CompletionRecord:
+    return CompletionRecord(status=200, reason="OK", body=value.encode(), request_id=request_id)
+
+
+def stored(value: str) -> Answer[str]:
+    return Answer(value, record_of(value))
+
+
+def refusal(call: Callable[[], object]) -> object:
+    """What *call* raises, or else returns."""
+    try:
+        return call()
+    except Exception as error:  # it is what the test looks at
+        return error
