@@ -105,6 +105,16 @@ def test_each_check_has_a_heading_and_each_heading_a_check():
     assert in_page == in_code
 
 
+def test_the_generated_reference_has_each_public_module():
+    """What a project may import, each module once. The rest of the package is not public."""
+    public = ["rest_framework", "exceptions", "fingerprints", "signals", "testing"]
+    public += ["stores.database", "stores.redis", "stores.base"]
+    expected = ["django_idempotency", *(f"django_idempotency.{module}" for module in public)]
+
+    assert [code(heading) for heading in headings(REFERENCE / "api.md") if heading.startswith("`")] == expected
+    assert re.findall(r"^\.\. (?:auto|current)module:: (\S+)$", text(REFERENCE / "api.md"), re.MULTILINE) == expected
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name):
     """A link inside the repository leads to a file that is there, and to a heading that it has."""
