@@ -291,7 +291,7 @@ def test_retry_after_with_a_projects_exception_handler(api, serve, settings, mon
         error.about = attempt.identity
         raise error
 
-    monkeypatch.setattr("django_idempotency.engine.run", in_progress)
+    monkeypatch.setattr("django_idempotency.engine.run.run", in_progress)
     serve(drf(make_payment))
 
     response = post(api)
@@ -321,7 +321,7 @@ def test_every_refusal_is_formatted_by_both_edges(edge, client, serve, monkeypat
         error.about = attempt.identity
         raise error
 
-    monkeypatch.setattr("django_idempotency.engine.run", refuse)
+    monkeypatch.setattr("django_idempotency.engine.run.run", refuse)
     serve(TYPES[edge](make_payment, docs_url="/docs/"))
 
     response = post(client)
