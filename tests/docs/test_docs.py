@@ -9,8 +9,7 @@ from datetime import timedelta
 import pytest
 
 from django_idempotency import exceptions
-from django_idempotency.core.policy import DEFAULTS
-from django_idempotency.protection.functions import ONCE_OPTIONS
+from django_idempotency.core.policy import DEFAULTS, ONCE_OPTIONS
 from tests.docs.pages import DOCS, ROOT, blocks, headings, links, pages, slug, table, text
 
 REFERENCE = DOCS / "reference"
