@@ -110,7 +110,7 @@ class RequestInProgress(Refusal):
 
 
 class OutcomeUnknown(Refusal):
-    """A request with this key took effect at least in part; its answer is not known. It is not run again by itself."""
+    """A request with this key may have taken effect, and its answer is not known. It is not run again by itself."""
 
     status = 409
     code = "outcome-unknown"

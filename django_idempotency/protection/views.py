@@ -1,7 +1,7 @@
 """`@idempotent`: the policy of a view and the edge of its request are picked here, and only here."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial, wraps
 from typing import Any, TypeVar, Unpack, cast, overload
 
@@ -14,7 +14,7 @@ from django_idempotency.engine import run as engine
 from django_idempotency.engine.execution import Executed, Joined, Replayed
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.exceptions import PolicyError, Refusal
-from django_idempotency.protection.order import check_dispatch, check_place
+from django_idempotency.protection.order import check_dispatch, check_method, check_place
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -40,11 +40,12 @@ def idempotent(view: View | None = None, /, **options: Unpack[Options]) -> View 
 
 def protect(view: View, policy: Policy) -> View:
     """*view*, protected by *policy* over its class's and the project's."""
-    bound: Any = getattr(getattr(view, "func", None), "__self__", None)  # method_decorator hands over a bound method
+    method: Any = getattr(view, "func", None)  # `method_decorator` passes a partial of the bound method
+    bound: Any = getattr(method, "__self__", None)
     if bound is None:
         check_place(view)
     else:
-        _check_bound(type(bound), view)
+        check_method(cast(Hashable, type(bound)), getattr(method, "__func__", method))
 
     @wraps(view)
     def protected(*args: Any, **kwargs: Any) -> Any:
@@ -55,16 +56,6 @@ def protect(view: View, policy: Policy) -> View:
 
     setattr(protected, POLICY, policy)
     return cast(View, protected)
-
-
-_checked: set[tuple[type, Any]] = set()  # method_decorator decorates anew for each request
-
-
-def _check_bound(owner: type, view: Any) -> None:
-    place = (owner, getattr(view.func, "__func__", view.func))
-    if place not in _checked:
-        check_place(view)
-        _checked.add(place)
 
 
 def _owner_and_request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
