@@ -20,7 +20,7 @@ from django_idempotency.core.keys import Attempt
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine import announcements
-from django_idempotency.engine.execution import Executed, Execution, Replayed, Value
+from django_idempotency.engine.execution import Executed, Execution, Refused, Replayed, Value
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.renewal import Lease, keeper
 from django_idempotency.exceptions import OutcomeUncertain, PolicyError, StoreUnavailable
@@ -52,7 +52,7 @@ class LeasedExecution(Execution[Value]):
         self.pid = os.getpid()
         self.is_uncertain = False  # as was announced
 
-    def once(self) -> Executed[Value] | Replayed | None:
+    def try_once(self) -> Executed[Value] | Replayed | Refused | None:
         policy = self.policy
         claim = Claimed(self.token)
         lease = self.lease = Lease(self.store, self.attempt, claim, policy.lease)  # before the store's own begins
@@ -145,7 +145,7 @@ class LeasedExecution(Execution[Value]):
     def _end(self, claim: Claimed, error: BaseException) -> None:
         """What the *error* that the handler raised says of its outcome."""
         match error:
-            case OutcomeUncertain(about=None):  # the handler itself does not know
+            case OutcomeUncertain(identity=None):  # the handler itself does not know
                 self._doubt(claim, error)
             case Exception():  # its own answer; or another operation's uncertain outcome, which it has started
                 self._release(claim)
@@ -169,7 +169,7 @@ class LeasedExecution(Execution[Value]):
         self._announce_uncertain(uncertain)
 
     def _announce_uncertain(self, uncertain: OutcomeUncertain) -> None:
-        uncertain.about = self.attempt.identity
+        uncertain.identity = self.attempt.identity
         self.is_uncertain = True
         announcements.unsettled(None, self.attempt.identity, uncertain)
 
