@@ -3,11 +3,13 @@
 import tomllib
 from pathlib import Path
 
+import django_idempotency
+
 metadata = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 project = "django_idempotency"
 author = metadata["authors"][0]["name"]
-release = version = metadata["version"]
+release = version = django_idempotency.__version__
 
 extensions = ["myst_parser"]
 exclude_patterns = ["_build"]
