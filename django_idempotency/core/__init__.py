@@ -1,0 +1,1 @@
+"""What is decided, as functions of values. Imports no Django."""

@@ -14,7 +14,7 @@ from django_idempotency import conf
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.fingerprint import canonical_json, framed
 from django_idempotency.core.keys import Attempt, Identity, check_key, storable_text
-from django_idempotency.core.policy import POLICY, Options, Policy, ResolvedPolicy
+from django_idempotency.core.policy import ONCE_OPTIONS, POLICY, Options, Policy, ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine import run as engine
 from django_idempotency.engine.execution import Executed, Joined, Replayed
@@ -22,21 +22,6 @@ from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.exceptions import KeyInvalid, KeyMissing, PolicyError, UnstorableResponse
 from django_idempotency.protection.order import expect_app
 
-ONCE_OPTIONS = (
-    "ttl",
-    "in_flight",
-    "wait_timeout",
-    "lease",
-    "uncertain",
-    "mode",
-    "store",
-    "using",
-    "scope",
-    "key",
-    "key_format",
-    "fingerprint",
-    "max_body",
-)
 NO_SCOPE = "-"  # the scope of events where no option gives one
 # By dotted name, with the operation of each: no URLconf leads the system checks there.
 once_functions: dict[str, tuple[str, Policy]] = {}
