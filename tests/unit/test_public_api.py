@@ -66,7 +66,7 @@ def test_setting_django_up_loads_no_framework_and_no_driver():
         "import django; django.setup()"
     )
 
-    assert "django_idempotency.checks.settings" in loaded
+    assert "django_idempotency.checks.views" in loaded
     assert not {name for name in loaded if name.split(".")[0] in ("rest_framework", "django_redis", "redis")}
     assert not {f"django_idempotency.stores.database.{name}" for name in ("postgresql", "mysql", "sqlite")} & loaded
     assert "django_idempotency.adapters.drf" not in loaded
