@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from functools import wraps
 from hashlib import sha256
-from typing import Any, TypeVar, Unpack, cast
+from typing import Any, TypeVar, Unpack, assert_never, cast
 
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db.models import Model
@@ -16,9 +16,9 @@ from django_idempotency.core.fingerprint import canonical_json, framed
 from django_idempotency.core.keys import Attempt, Identity, check_key, storable_text
 from django_idempotency.core.policy import ONCE_OPTIONS, POLICY, Options, Policy, ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.engine import run as engine
-from django_idempotency.engine.execution import Executed, Joined, Replayed
+from django_idempotency.engine.execution import Executed, Joined, Refused, Replayed
 from django_idempotency.engine.handle import OperationHandle
+from django_idempotency.engine.run import run
 from django_idempotency.exceptions import KeyInvalid, KeyMissing, PolicyError, UnstorableResponse
 from django_idempotency.protection.installation import expect_app
 
@@ -78,13 +78,18 @@ def once(operation: str, /, **options: Unpack[Options]) -> Callable[[Function], 
                 return Answer(value, _result_record(value, resolved, operation))
 
             attempt = _event_attempt(operation, resolved, signature, args, kwargs)
-            match engine.run(attempt, resolved, conf.database(resolved, *args, **kwargs), execute, capture):
+            outcome = run(attempt, resolved, conf.database(resolved, *args, **kwargs), execute, capture)
+            match outcome:
                 case Executed(value):
                     return value
                 case Joined():
                     return function(*args, **kwargs)
                 case Replayed(record):
                     return json.loads(record.body)
+                case Refused(refusal):
+                    raise refusal
+                case _:
+                    assert_never(outcome)
 
         setattr(protected, POLICY, policy)
         return cast(Function, protected)

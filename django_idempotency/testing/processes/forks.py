@@ -25,7 +25,7 @@ from django.utils.module_loading import import_string
 from django_idempotency import conf
 from django_idempotency.stores import stores
 from django_idempotency.stores.database import DatabaseStore
-from django_idempotency.testing.guards import load_backends
+from django_idempotency.testing.observe.guards import load_backends
 
 TIMEOUT = 60.0  # seconds without a word, after which the other side is taken for hung
 

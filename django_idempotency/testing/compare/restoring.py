@@ -6,7 +6,7 @@ from typing import Any
 from django.db import connections
 
 from django_idempotency.engine.transactions import atomic_phase
-from django_idempotency.testing.snapshots import Changes, Place, Row, TableChanges
+from django_idempotency.testing.compare.snapshots import Changes, Place, Row, TableChanges
 
 
 def restore(changes: Changes) -> None:

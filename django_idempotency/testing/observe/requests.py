@@ -26,9 +26,9 @@ from django.db.transaction import TransactionManagementError
 from django_idempotency.engine.transactions import is_write
 from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.calls import Reply, Sender, send, spelt
-from django_idempotency.testing.guards import CONNECTION, E_MAIL, PROCESS, ForeignEffect, guard
-from django_idempotency.testing.shapes import own_tables
-from django_idempotency.testing.snapshots import LARGEST_TABLE, Changes, Place, Snapshot, snapshot
+from django_idempotency.testing.compare.shapes import own_tables
+from django_idempotency.testing.compare.snapshots import LARGEST_TABLE, Changes, Place, Snapshot, snapshot
+from django_idempotency.testing.observe.guards import CONNECTION, E_MAIL, PROCESS, ForeignEffect, guard
 
 PATIENCE = 1.0  # seconds for threads that the request has started, all together
 # As far as the table's name.
@@ -252,4 +252,4 @@ def _origin() -> tuple[str, bool]:
 @lru_cache(maxsize=1)
 def _libraries() -> tuple[str, ...]:
     paths = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
-    return (*sorted(path + os.sep for path in paths if path), str(Path(__file__).parent.parent) + os.sep)
+    return (*sorted(path + os.sep for path in paths if path), str(Path(__file__).parents[2]) + os.sep)

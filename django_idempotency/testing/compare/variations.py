@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Any
 
-from django_idempotency.testing.equivalence import Content, contents, spelt
-from django_idempotency.testing.snapshots import Changes, Place, Row, TableChanges
-from django_idempotency.testing.verdicts import times
+from django_idempotency.testing.compare.equivalence import Content, contents, spelt
+from django_idempotency.testing.compare.snapshots import Changes, Place, Row, TableChanges
+from django_idempotency.testing.processes.verdicts import times
 
 BEFORE, VARIES = "(before)", "(varies)"
 STEP = re.compile(r"[+-]\d+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)  # by how much a number has changed

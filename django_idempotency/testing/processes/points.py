@@ -16,8 +16,8 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
-from django_idempotency.testing.guards import FOREIGN, ForeignEffect
-from django_idempotency.testing.processes import Line
+from django_idempotency.testing.observe.guards import FOREIGN, ForeignEffect
+from django_idempotency.testing.processes.forks import Line
 
 END = "before the answer is sent"
 METHODS: dict[str, Callable[..., str]] = {

@@ -18,7 +18,7 @@ from django.test.testcases import DatabaseOperationForbidden  # type: ignore[att
 from django.utils import timezone
 
 from django_idempotency.testing.arguments import texts
-from django_idempotency.testing.shapes import UNSEEN, Shape, own_tables, shapes
+from django_idempotency.testing.compare.shapes import UNSEEN, Shape, own_tables, shapes
 
 LARGEST_TABLE = 20_000  # rows
 JSON_OID = 114  # on PostgreSQL a column of type json, of which drivers make an object; of jsonb Django has the text

@@ -11,13 +11,13 @@ from django_idempotency.stores import stores
 from django_idempotency.stores.database import DatabaseStore
 from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.calls import Reply, Sender, new_key
-from django_idempotency.testing.equivalence import contents
+from django_idempotency.testing.compare.equivalence import contents
+from django_idempotency.testing.compare.restoring import restore
+from django_idempotency.testing.compare.shapes import own_tables
+from django_idempotency.testing.compare.snapshots import Changes, Snapshot, TableTooLarge, snapshot
+from django_idempotency.testing.compare.variations import Column, masked, problems, varying
 from django_idempotency.testing.findings import Finding, NotProved
-from django_idempotency.testing.processes import prepare
-from django_idempotency.testing.restoring import restore
-from django_idempotency.testing.shapes import own_tables
-from django_idempotency.testing.snapshots import Changes, Snapshot, TableTooLarge, snapshot
-from django_idempotency.testing.variations import Column, masked, problems, varying
+from django_idempotency.testing.processes.forks import prepare
 
 NO_LIMIT = 1_000_000_000  # rows
 UNSAFE = ("POST", "PATCH")  # what a key protects; the other methods are idempotent by definition

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from django_idempotency.core.policy import ResolvedPolicy
-from django_idempotency.engine import run as engine
+from django_idempotency.engine.run import run
+from django_idempotency.protection import functions, views
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import TransactionalStore
 
@@ -35,7 +36,6 @@ def interruption() -> Iterator[Interruption]:
     the database nothing is rolled back, so the operation is left alone.
     """
     seen = Interruption()
-    run = engine.run
 
     def failing(attempt: Any, policy: Any, using: Any, execute: Any, capture: Any, *more: Any, **named: Any) -> Any:
         if seen.protected:  # an operation inside the one that is to fail
@@ -57,11 +57,11 @@ def interruption() -> Iterator[Interruption]:
 
     logger = logging.getLogger("django.request")
     logger.addFilter(_not_ours)
-    engine.run = failing  # decorators and events call it as the module's attribute
+    vars(views)["run"] = vars(functions)["run"] = failing
     try:
         yield seen
     finally:
-        engine.run = run
+        vars(views)["run"] = vars(functions)["run"] = run
         logger.removeFilter(_not_ours)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from django_idempotency.testing.calls import Reply
 from django_idempotency.testing.findings import Finding
-from django_idempotency.testing.guards import ForeignEffect
+from django_idempotency.testing.observe.guards import ForeignEffect
 
 MOST_NAMES = 4  # points that a message names for one problem
 COUNTS = {"never": 0, "once": 1, "twice": 2}

@@ -7,12 +7,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from django_idempotency.testing.calls import POLL, Reply, Sender, send
+from django_idempotency.testing.compare.snapshots import LARGEST_TABLE
 from django_idempotency.testing.findings import Finding, NotProved
-from django_idempotency.testing.guards import THREAD, ForeignEffect, guard
-from django_idempotency.testing.processes import Line, Process
-from django_idempotency.testing.snapshots import LARGEST_TABLE
-from django_idempotency.testing.trials import UNSAFE, Trial, briefly
-from django_idempotency.testing.verdicts import times
+from django_idempotency.testing.observe.guards import THREAD, ForeignEffect, guard
+from django_idempotency.testing.processes.forks import Line, Process
+from django_idempotency.testing.processes.trials import UNSAFE, Trial, briefly
+from django_idempotency.testing.processes.verdicts import times
 
 REMEDY = (
     "Do all of it inside the handler, on its own connection. What is done before the claim (a middleware, a decorator"

@@ -22,7 +22,7 @@ from typing import Any
 from django.core.mail.backends.base import BaseEmailBackend
 from django.db import connections
 
-from django_idempotency.testing.addresses import frames, is_a_layers_own, is_projects_own
+from django_idempotency.testing.observe.addresses import frames, is_a_layers_own, is_projects_own
 
 E_MAIL, CONNECTION, FILE, NEW_FILE, PROCESS, THREAD = "e-mail", "connection", "file", "new file", "process", "thread"
 FOREIGN = (E_MAIL, CONNECTION, FILE, PROCESS)  # kinds whose effect a rollback leaves in the world
@@ -265,7 +265,7 @@ def _threads_announced(started: list[threading.Thread]) -> Iterator[None]:
 @lru_cache(maxsize=1)
 def _libraries() -> tuple[str, ...]:
     paths = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")} | {*site.getsitepackages()}
-    return (*sorted(path + os.sep for path in paths if path), str(Path(__file__).parent.parent) + os.sep)
+    return (*sorted(path + os.sep for path in paths if path), str(Path(__file__).parents[2]) + os.sep)
 
 
 def _where() -> str:

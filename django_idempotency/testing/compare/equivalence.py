@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from django_idempotency.testing.arguments import texts
-from django_idempotency.testing.snapshots import Changes, Place, Row, TableChanges, Window, shown
+from django_idempotency.testing.compare.snapshots import Changes, Place, Row, TableChanges, Window, shown
 
 NEW, NOW, KEY = "(new)", "(now)", "(key)"
 

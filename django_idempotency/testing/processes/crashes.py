@@ -15,13 +15,13 @@ from fnmatch import fnmatchcase
 
 from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.calls import Reply, Sender, send, send_until_final
+from django_idempotency.testing.compare.snapshots import LARGEST_TABLE
 from django_idempotency.testing.findings import NotProved
-from django_idempotency.testing.guards import CONNECTION, FOREIGN, THREAD, ForeignEffect, guard
-from django_idempotency.testing.points import END, Points
-from django_idempotency.testing.processes import Line, Process
-from django_idempotency.testing.snapshots import LARGEST_TABLE
-from django_idempotency.testing.trials import Trial, briefly
-from django_idempotency.testing.verdicts import CrashPoint, CrashReport, tendency, times
+from django_idempotency.testing.observe.guards import CONNECTION, FOREIGN, THREAD, ForeignEffect, guard
+from django_idempotency.testing.processes.forks import Line, Process
+from django_idempotency.testing.processes.points import END, Points
+from django_idempotency.testing.processes.trials import Trial, briefly
+from django_idempotency.testing.processes.verdicts import CrashPoint, CrashReport, tendency, times
 
 PATIENCE = 45.0  # seconds in which a retry must get its final answer: longer than the default lease
 NO_REPLY = Reply(status=0)  # of a process that was killed
