@@ -81,7 +81,7 @@ bench-scale: $(VENV)/.bench ## up to ten million records: speed, disk, purge and
 	$(RUN) -m benchmarks.scale $(ARGS)
 
 faults: $(VENV)/.test ## break network, workers and databases under load (KILLS=10000: so many kills on each database)
-	$(RUN) -m tests.faults $(ARGS)
+	$(RUN) -m benchmarks.faults $(ARGS)
 
 clean: ## remove all that these targets made
 	rm -rf $(VENV) $(VENV)-rivals .coverage* build dist docs/_build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .tox
