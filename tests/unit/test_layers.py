@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ PACKAGE = ROOT / "django_idempotency"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
+@cache
 def trees():
-    for path in MODULES:
-        yield path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text())
+    """Each module's path below the package, and its syntax tree."""
+    return [(path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text())) for path in MODULES]
 
 
 # What a project imports, and the names that Django gives. Everything else lives in a room.

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from benchmarks.faults.application import Application
+from benchmarks.faults.clients import Load
+from benchmarks.faults.keeper import program
+from benchmarks.faults.network import Losing, LosingCommits
+from benchmarks.faults.stage import WAIT, Stage
 from tests import servers
-from tests.faults.application import Application
-from tests.faults.clients import Load
-from tests.faults.keeper import program
-from tests.faults.network import Losing, LosingCommits
-from tests.faults.stage import WAIT, Stage
 
 SHARE = 0.15  # of the messages that a proxy loses, where it does not name them
 ANSWERS = 8  # answers for each loss that is wanted: some need several attempts

@@ -8,15 +8,15 @@ from typing import Any
 
 import django
 
+from benchmarks.faults.catalogue import ALL, FAULTS, Fault
 from benchmarks.page import bullets, paragraph, table
-from tests.faults.catalogue import ALL, FAULTS, Fault
 
 TITLES = {"postgresql": "PostgreSQL", "mariadb": "MariaDB", "sqlite": "SQLite"}
 
 
 @dataclass(kw_only=True)
 class Results:
-    """All that was seen: a dict of `tests.faults.run` for each fault and kind, one of `tests.faults.kills` for each."""
+    """All that was seen: a dict from `run` for each fault and kind of database, and one from `kills` for each kind."""
 
     faults: list[dict[str, Any]] = field(default_factory=list)
     kills: list[dict[str, Any]] = field(default_factory=list)

@@ -6,7 +6,7 @@ lines. Each is an attempt: its `key`, the `status` of its answer (None where no 
 answer's body (SHA-256, hexadecimal), the `effect` that the body names (the payment's number), the refusal's `code`. A
 line with `"expired": true` says that somebody let the key's record expire, so that its next request is a new one.
 
-    python -m tests.faults.checker DATABASE_URL LOG...
+    python -m benchmarks.faults.checker DATABASE_URL LOG...
 """
 
 import hashlib

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.faults.journal import Journal
+from benchmarks.faults.journal import Journal
 
 TIMEOUT = 5.0  # seconds for one attempt
 PATIENCE = 40.0  # seconds for the last keys, when the fault is over

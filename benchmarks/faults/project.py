@@ -21,7 +21,7 @@ def configure(**database: Any) -> dict[str, Any]:
     import django
 
     wanted: dict[str, Any] = json.loads(os.environ.get("FAULTS", "{}"))
-    settings.ROOT_URLCONF = "tests.faults.urls"
+    settings.ROOT_URLCONF = "benchmarks.faults.urls"
     default = settings.DATABASES["default"]
     default |= database | wanted.get("database", {})
     if wanted.get("options"):
@@ -37,7 +37,7 @@ def configure(**database: Any) -> dict[str, Any]:
 
 def plant(wanted: dict[str, Any]) -> None:
     """Let this process's store be what *wanted* says. It connects to the database for that."""
-    from tests.faults import bugs
+    from benchmarks.faults import bugs
 
     if wanted.get("plain"):
         from django.db import connections

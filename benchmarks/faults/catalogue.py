@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from tests.faults import in_the_database, on_the_way
-from tests.faults.checker import LEFT, MORE_EFFECTS, NO_EFFECT, NO_RECORD, UNANSWERED
-from tests.faults.stage import Stage
+from benchmarks.faults import in_the_database, on_the_way
+from benchmarks.faults.checker import LEFT, MORE_EFFECTS, NO_EFFECT, NO_RECORD, UNANSWERED
+from benchmarks.faults.stage import Stage
 
 POSTGRESQL, MARIADB, SQLITE = "postgresql", "mariadb", "sqlite"
 ALL = (POSTGRESQL, MARIADB, SQLITE)

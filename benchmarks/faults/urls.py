@@ -7,9 +7,9 @@ from typing import Any
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
 
+from benchmarks.faults.bugs import around, inside
 from django_idempotency import idempotent
 from tests.app.models import Payment, Unique
-from tests.faults.bugs import around, inside
 
 
 def pay(request: HttpRequest) -> JsonResponse:
