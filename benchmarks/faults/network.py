@@ -4,8 +4,8 @@ import random
 import socket
 from contextlib import suppress
 
-from tests.proof.child import FOLDED_COMMIT, label
-from tests.proof.proxy import HEADER, Proxy
+from tests.lab.proxy import HEADER, Proxy
+from tests.lab.statements import FOLDED_COMMIT, label
 
 PATIENCE = 10  # seconds that the server has for a reply that is to be lost
 
