@@ -1,9 +1,9 @@
 """
 What protection costs, on every database that is there: `make bench`.
 
-Prints one page and writes it to `docs/benchmarks.md`, or to `--output`. `ROUNDS` (600) in `RUNS` (3) and, for each cell
-of the table of many clients, `SECONDS` (5) set the length. A timing of one machine says nothing about another; ratios
-against the same view in `atomic`, in the same run, do.
+Prints one page and writes it to `docs/explanation/benchmarks.md`, or to `--output`. `ROUNDS` (600) in `RUNS` (3) and,
+for each cell of the table of many clients, `SECONDS` (5) set the length. A timing of one machine says nothing about
+another; ratios against the same view in `atomic`, in the same run, do.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from benchmarks.page import DELAYS, DIRECT, KEYS_IN_REDIS, REPLAY_CACHE, Results
 from benchmarks.wire import wire_to
 from tests import servers
 
-PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "benchmarks.md"
 NAME = f"idempotency_bench_{os.getpid()}"
 IMPORTS = 3  # pairs of processes for each run, with and without the app
 CASES = "bare atomic floor without_key first replay canned refused"

@@ -172,7 +172,7 @@ def databases(results: Results) -> list[str]:
             """*floor of a replay*: a view that authenticates by the token, and answers with bytes that it has at
             hand.""",
             """*`FOLD` off*: BEGIN and COMMIT are sent by themselves. *no functions*, *no procedures*: without the
-            server-side routines that a migration makes ([stores](stores.md)).""",
+            server-side routines that a migration makes ([stores](../reference/stores.md)).""",
             *(["*`REPLAY_CACHE`*, *keys in Redis*: see [below](#with-a-redis)."] if results.redis else []),
         ),
     ]

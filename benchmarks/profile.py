@@ -43,7 +43,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "django_idempotency.protection.views:_owner_and_request",
         "django_idempotency.protection.views:check_dispatch",
         "django_idempotency.protection.views:call",
-        "django_idempotency.protection.views:_edge",
+        "django_idempotency.protection.views:_adapter",
     ),
     "policy look-up": (
         "django_idempotency.protection.views:_policy",
@@ -65,12 +65,12 @@ PARTS: dict[str, tuple[str, ...]] = {
         f"{EDGE}.plain:digest",
     ),
     "decisions": (
-        "django_idempotency.engine.run:run",
+        "django_idempotency.protection.views:run",
         "django_idempotency.engine.run:_execution",
         "django_idempotency.engine.run:_decide_until_final",
         "django_idempotency.engine.execution:Execution.joined",
         "django_idempotency.engine.execution:Execution.act",
-        "django_idempotency.engine.transactional:TransactionalExecution.once",
+        "django_idempotency.engine.transactional:TransactionalExecution.try_once",
         "django_idempotency.engine.transactional:TransactionalExecution._claim_and_act",
         "django_idempotency.engine.transactional:decide",
         "django_idempotency.engine.transactional:settle",
@@ -139,7 +139,7 @@ OF_REDIS: dict[str, tuple[str, ...]] = {
         f"{STORES}.redis.replay_cache:ReplayCache._read",
     ),
     "decisions": (
-        "django_idempotency.engine.leased:LeasedExecution.once",
+        "django_idempotency.engine.leased:LeasedExecution.try_once",
         "django_idempotency.engine.leased:decide",
         "django_idempotency.engine.leased:settle",
     ),

@@ -18,8 +18,7 @@ class IdempotencyConfig(AppConfig):
         Raises `PolicyError` for a bad setting, except under `manage.py check`, which reports it with everything else
         (E001, E002).
         """
-        from django_idempotency import conf
-        from django_idempotency.checks import environment, settings  # noqa: F401 importing them registers the checks
+        from django_idempotency import checks, conf  # noqa: F401 importing the checks registers them
         from django_idempotency.engine import announcements
         from django_idempotency.operations import counts
         from django_idempotency.stores import stores

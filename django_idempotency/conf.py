@@ -9,8 +9,7 @@ from django.core.signals import setting_changed
 from django.dispatch import receiver
 from django.utils.module_loading import import_string
 
-from django_idempotency.core import policy
-from django_idempotency.core.policy import Policy, ResolvedPolicy
+from django_idempotency.core.policy import OPTIONS, Policy, ResolvedPolicy, check_options, resolve
 from django_idempotency.exceptions import PolicyError
 
 SETTING = "IDEMPOTENCY"
@@ -29,7 +28,7 @@ def project_options() -> Mapping[str, Any]:
     for name in value:
         if name != name.upper():
             raise PolicyError(f"{SETTING}: write option {name!r} in capitals, like {name.upper()!r}.")
-    return policy.checked(options, SETTING)
+    return check_options(options, SETTING)
 
 
 @lru_cache(maxsize=1)
@@ -69,7 +68,7 @@ def resolved(*policies: Policy) -> ResolvedPolicy:
 
     Raises `PolicyError` for a dotted path that leads nowhere and for a store that is not configured.
     """
-    return _known(policy.resolve((project_options(), *(each.options for each in policies)), import_string))
+    return _known(resolve((project_options(), *(policy.options for policy in policies)), import_string))
 
 
 def _known(result: ResolvedPolicy) -> ResolvedPolicy:
@@ -93,19 +92,15 @@ def database(policy: ResolvedPolicy, *args: Any, **kwargs: Any) -> str | None:
     return alias
 
 
-# What the setting says of requests does not hold for the events of `@once`.
-OF_REQUESTS = frozenset({"scope", "operation", "key", "key_format", "fingerprint", "should_store", "replay_guard"})
-
-
 @lru_cache(maxsize=CACHED)
 def resolved_once(own: Policy) -> ResolvedPolicy:
     """The setting, as far as it is not about requests, and *own* merged. Raises as `resolved` does."""
     project = {
         name: value
         for name, value in project_options().items()
-        if name not in OF_REQUESTS and not (name == "using" and callable(value))
+        if not OPTIONS[name].of_requests and not callable(value)  # a callable in the setting reads requests
     }
-    return _known(policy.resolve((project, own.options), import_string))
+    return _known(resolve((project, own.options), import_string))
 
 
 @receiver(setting_changed)

@@ -61,7 +61,7 @@ class Refusal(IdempotencyError):
     retry_after: ClassVar[int | None] = None  # seconds, at least 1; None where a retry cannot help
 
     def __init__(self, detail: str | None = None) -> None:
-        self.about: object = None  # the identity that is refused; the request, where its key is at fault
+        self.identity: object = None  # the identity that is refused, if its key could be read
         self.message = detail or " ".join((self.__doc__ or self.title).split())
         super().__init__(self.message)
 
@@ -110,7 +110,7 @@ class RequestInProgress(Refusal):
 
 
 class OutcomeUnknown(Refusal):
-    """A request with this key took effect at least in part; its answer is not known. It is not run again by itself."""
+    """A request with this key may have taken effect, and its answer is not known. It is not run again by itself."""
 
     status = 409
     code = "outcome-unknown"
@@ -148,7 +148,7 @@ class CommittedEarly(HandlerError):
     reason = "its handler ended the transaction by itself"
 
     def __init__(self) -> None:
-        self.about: object = None  # the identity whose claim it is
+        self.identity: object = None  # the identity whose claim it is
         super().__init__(
             "The handler ended the transaction by itself (a raw COMMIT, DDL on MariaDB or MySQL, executescript() on"
             " SQLite), so what it did before is committed and cannot be taken back. The claim stays without an outcome:"
@@ -165,7 +165,7 @@ class OutcomeUncertain(HandlerError):
     """
 
     def __init__(self, reason: str) -> None:
-        self.about: object = None  # the identity whose outcome it is
+        self.identity: object = None  # the identity whose outcome it is
         self.reason = reason
         super().__init__(f"The outcome of this request is uncertain: {reason}.")
 

@@ -11,7 +11,8 @@ from rest_framework.views import APIView
 from django_idempotency.core.policy import NO_OPTIONS, POLICY, Policy
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.exceptions import PolicyError
-from django_idempotency.protection.order import check_handler, expect_app
+from django_idempotency.protection.installation import expect_app
+from django_idempotency.protection.order import check_handler
 from django_idempotency.protection.views import call_method
 
 __all__ = ["IdempotencyMixin", "IdempotentRequest"]
@@ -77,6 +78,6 @@ def _handlers(view_class: type[APIView]) -> Iterator[Any]:
         if handler is not None:
             yield handler
     for name in {
-        name for base in view_class.__mro__ for name, value in vars(base).items() if hasattr(value, "mapping")
+        name for base in view_class.__mro__ for name, value in tuple(vars(base).items()) if hasattr(value, "mapping")
     }:
         yield getattr(view_class, name)

@@ -2,8 +2,8 @@
 The same payment view under other packages, side by side: `make bench-rivals`.
 
 Installs each package from PyPI into an environment of its own, below the folder `RIVALS` (.venv-rivals), tries what
-each does in a crash, a race and a mix-up, measures all of them interleaved, and writes `docs/rivals.md`. `ROUNDS` (600)
-sets the length.
+each does in a crash, a race and a mix-up, measures all of them interleaved, and writes `docs/explanation/rivals.md`.
+`ROUNDS` (600) sets the length.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.rivals.entry import Entry
 from benchmarks.rivals.trials import RETRY_FOR, TRIALS
 
-PAGE = Path(__file__).parents[2] / "docs" / "rivals.md"
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "rivals.md"
 WIDTH = 120  # characters of a line of prose
 
 

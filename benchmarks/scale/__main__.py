@@ -1,8 +1,8 @@
 """
 What large tables cost, on every database that is there: `make bench-scale`.
 
-Prints a page and writes it to `docs/scale.md`. With the defaults it takes most of an hour and, for a while, 15 GB of
-disk; it drops all that it made, after Ctrl-C too.
+Prints a page and writes it to `docs/explanation/scale.md`. With the defaults it takes most of an hour and, for a while,
+15 GB of disk; it drops all that it made, after Ctrl-C too.
 
 `SIZES` (10000,1000000,10000000), `ROUNDS` (1000), and the databases' names as arguments make it shorter; `PAGE` names
 another file to write. `POSTGRES_URL` and `MARIADB_URL` name servers.
@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from benchmarks.scale.page import page
 from tests import servers
 
-PAGE = Path(os.environ.get("PAGE") or Path(__file__).parents[2] / "docs" / "scale.md")
+PAGE = Path(os.environ.get("PAGE") or Path(__file__).parents[2] / "docs" / "explanation" / "scale.md")
 NAME = f"idempotency_scale_{os.getpid()}"
 SIZES = sorted(int(size) for size in os.environ.get("SIZES", "10000,1000000,10000000").split(","))
 MEDIUM = 1_000_000  # records: of the admin's list, of a purge, and of the largest tables but PostgreSQL's

@@ -27,8 +27,8 @@ from django_idempotency.exceptions import Refusal
 # --- read ---
 
 
-def read(request: Request, policy: ResolvedPolicy) -> Attempt | None:
-    """The attempt that *request* makes, or None where it carries no key. Raises as `plain.read` does."""
+def read(request: Request, policy: ResolvedPolicy) -> Attempt | Refusal | None:
+    """What `plain.read` reads; the project's callables get DRF's *request*."""
     return plain.read(request._request, policy, request, lambda: _parsed(request))
 
 
@@ -169,7 +169,7 @@ def refuse(view: APIView, refusal: Refusal, docs_url: str | None) -> NoReturn:
 # --- the verbs, for one request ---
 
 
-class DrfEdge(plain.HttpEdge):
+class DrfAdapter(plain.PlainAdapter):
     """One of DRF's requests, in the view that has it."""
 
     __slots__ = ("view",)
@@ -179,7 +179,7 @@ class DrfEdge(plain.HttpEdge):
         self.django_request = request._request
         self.view = request.parser_context["view"]
 
-    def read(self, policy: ResolvedPolicy) -> Attempt | None:
+    def read(self, policy: ResolvedPolicy) -> Attempt | Refusal | None:
         return read(self.request, policy)
 
     def capture(self, response: Any, policy: ResolvedPolicy) -> Answer[Any]:

@@ -1,4 +1,4 @@
-"""Django's own requests and responses; the DRF edge builds on it."""
+"""Django's own requests and responses. The adapter of DRF builds on it."""
 
 import inspect
 import logging
@@ -48,19 +48,19 @@ def read(
     policy: ResolvedPolicy,
     seen: Any = None,
     parsed: Callable[[], bytes | None] | None = None,
-) -> Attempt | None:
+) -> Attempt | Refusal | None:
     """
-    The attempt that *request* makes, or None where it carries no key.
+    The attempt that *request* makes, or None if it carries no key and needs none.
+
+    A key that is malformed, or missing although the policy requires one, is a refusal.
 
     *seen* is the request as the view sees it (DRF's, in a DRF view): the project's callables get that one. *parsed* is
     for `body_digest`.
-
-    Raises `KeyInvalid`, and `KeyMissing` where the policy wants a key.
     """
     seen = request if seen is None else seen
     key = _key(request, policy, seen)
-    if key is None:
-        return None
+    if key is None or isinstance(key, Refusal):
+        return key
     scope = default_scope(seen) if policy.scope is None else storable_text("scope", policy.scope(seen))
     host = request.get_host().lower()
     path = route(request)
@@ -82,8 +82,8 @@ def read(
     )
 
 
-def _key(request: HttpRequest, policy: ResolvedPolicy, seen: Any) -> str | None:
-    # The project's callable may start operations of its own: their refusals are not about this request.
+def _key(request: HttpRequest, policy: ResolvedPolicy, seen: Any) -> str | Refusal | None:
+    # Outside the `try`: the project's callable may start operations of its own, whose refusals are not this request's.
     made = None if policy.key is None else policy.key(seen)
     try:
         if policy.key is not None:
@@ -92,12 +92,11 @@ def _key(request: HttpRequest, policy: ResolvedPolicy, seen: Any) -> str | None:
             value = request.META.get(policy.meta_name)
             key = None if value is None else parse_key(value)
         if key is None and policy.required:
-            raise KeyMissing(f"This action needs the header {policy.header}: a new key for each intended action.")
+            return KeyMissing(f"This action needs the header {policy.header}: a new key for each intended action.")
         if key is not None and policy.key_format is not None and not policy.key_format(key):
-            raise KeyInvalid("The idempotency key does not have the format that this action asks for.")
-    except (KeyInvalid, KeyMissing) as refusal:
-        refusal.about = request
-        raise
+            return KeyInvalid("The idempotency key does not have the format that this action asks for.")
+    except KeyInvalid as refusal:
+        return refusal
     return key
 
 
@@ -315,7 +314,7 @@ def refusal_headers(refusal: Refusal, docs_url: str | None) -> dict[str, str]:
 # --- the verbs, for one request ---
 
 
-class HttpEdge:
+class PlainAdapter:
     """One of Django's own requests."""
 
     __slots__ = ("django_request", "request")
@@ -324,7 +323,7 @@ class HttpEdge:
         self.request: Any = request
         self.django_request: Any = request
 
-    def read(self, policy: ResolvedPolicy) -> Attempt | None:
+    def read(self, policy: ResolvedPolicy) -> Attempt | Refusal | None:
         return read(self.request, policy)
 
     def capture(self, response: Any, policy: ResolvedPolicy) -> Answer[Any]:

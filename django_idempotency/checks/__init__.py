@@ -1,9 +1,12 @@
 """
-System checks, by subject: what can be known before the first request.
+The system checks: what is wrong and can be known before the first request. One file per subject, one id per message.
+
+Read `settings` (on which all others rest), `views` (of the URLconf), `functions` (of `@once`), `stores` (which check
+themselves: their ids are given in `stores/*/checks.py`), and `environment` (what is around the app).
 
 E001 the setting      E002 a store           E003 a view's options      E004 a wrong place
 E005 a Policy without protection             E006 an unsupported database
-E007 a store beside the view's database      E008 the app is missing (`protection/order.py`)
+E007 a store beside the view's database      E008 the app is missing (`protection/installation.py`)
 E009 a cluster with several writers          E010 a table without transactions
 E011 two functions with one operation         E012 an alias that is not django-redis's
 E013 a Redis that is too old                  E014 a store for tests, outside of them
@@ -15,12 +18,13 @@ W012 a Redis without a timeout                W013 a Redis that does not answer
 W014 a Redis that evicts                      W015 a Redis that keeps nothing on disk
 W016 ATOMIC_REQUESTS around a store beside the database
 
-Of what is around the app (`environment.py`):
-
 I001 no admin         W008 permissions are missing
 W009 the key is no allowed header             W010 the replay header is not exposed
 
-Views are those of the URLconf. One that cannot be imported is Django's own check's to report. Who may call a plain
-Django view is not told by its class, so W002 is about DRF views alone. E006, E009, E010, E012 to E014, W001, W004,
-W005, W007 and W011 to W015 are the stores' own; a Redis is asked by `manage.py check --deploy`.
+A URLconf that cannot be imported is reported by Django's own check. W002 is about DRF views alone, because the class of
+a plain Django view does not say who may call it. A Redis server is asked by `manage.py check --deploy`.
 """
+
+from django_idempotency.checks import environment, functions, settings, stores, views
+
+__all__ = ["environment", "functions", "settings", "stores", "views"]

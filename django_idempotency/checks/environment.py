@@ -1,9 +1,4 @@
-"""
-The system checks of what is around the app: the admin, its permissions, the headers that django-cors-headers lets by.
-
-I001 no admin         W008 permissions are missing
-W009 the key is no allowed header             W010 the replay header is not exposed
-"""
+"""The checks of what is around the app: the admin, its permissions, the headers that django-cors-headers allows."""
 
 from collections.abc import Collection, Iterable, Iterator
 

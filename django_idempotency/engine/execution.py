@@ -9,6 +9,7 @@ from django_idempotency.core.decision import Answer, Claimed, Decision, Execute,
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine.handle import OperationHandle
+from django_idempotency.exceptions import Refusal
 
 Value = TypeVar("Value")
 
@@ -26,6 +27,13 @@ class Replayed:
     """The handler did not run; *record* answers."""
 
     record: CompletionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The handler did not run, and no record answers; *refusal* says why."""
+
+    refusal: Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +83,12 @@ class Execution(Generic[Value]):
         # Set when it is written.
         self.record: CompletionRecord | None = None
 
-    def once(self) -> Executed[Value] | Replayed | None:
-        """The outcome, or None while a rival is in flight. Raises `LostRace` where only a new start can tell."""
+    def try_once(self) -> Executed[Value] | Replayed | Refused | None:
+        """
+        The outcome, or None while a rival is in flight.
+
+        Raises `LostRace` if only a new start can tell, and `StoreUnavailable` if the store does not answer the claim.
+        """
         raise NotImplementedError
 
     def can_start_again(self) -> bool:
@@ -98,8 +110,8 @@ class Execution(Generic[Value]):
                 return Joined(running.handle)
         return None
 
-    def act(self, decision: Decision) -> Executed[Value] | Replayed | None:
-        """Carry the *decision* out. Raises the refusal where it is one."""
+    def act(self, decision: Decision) -> Executed[Value] | Replayed | Refused | None:
+        """Carry the *decision* out; None while a rival is in flight."""
         match decision:
             case Execute(claim):
                 return self.carry_out(claim)
@@ -108,7 +120,7 @@ class Execution(Generic[Value]):
             case Wait():
                 return None
             case Refuse(refusal):
-                raise refusal
+                return Refused(refusal)
             case _:
                 assert_never(decision)
 

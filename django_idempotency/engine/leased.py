@@ -20,7 +20,7 @@ from django_idempotency.core.keys import Attempt
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine import announcements
-from django_idempotency.engine.execution import Executed, Execution, Replayed, Value
+from django_idempotency.engine.execution import Executed, Execution, Refused, Replayed, Value
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.renewal import Lease, keeper
 from django_idempotency.exceptions import OutcomeUncertain, PolicyError, StoreUnavailable
@@ -52,7 +52,7 @@ class LeasedExecution(Execution[Value]):
         self.pid = os.getpid()
         self.is_uncertain = False  # as was announced
 
-    def once(self) -> Executed[Value] | Replayed | None:
+    def try_once(self) -> Executed[Value] | Replayed | Refused | None:
         policy = self.policy
         claim = Claimed(self.token)
         lease = self.lease = Lease(self.store, self.attempt, claim, policy.lease)  # before the store's own begins
@@ -62,7 +62,7 @@ class LeasedExecution(Execution[Value]):
             raise
         except BaseException as error:  # the worker's end among them
             # The claim may be there, its reply lost or not understood, or come to the store later on.
-            keeper.abandon(lease)
+            keeper.release_late(lease)
             if isinstance(error, Exception) and self.store.classify(None, error) is Fault.UNAVAILABLE:
                 logger.error("The store %r does not answer: %s", self.store.alias, error)
                 raise StoreUnavailable from error
@@ -82,7 +82,7 @@ class LeasedExecution(Execution[Value]):
                 keeper.hold(lease)
             except RuntimeError as error:  # without a thread it would run out while the handler runs
                 self._release(found)
-                logger.error("No thread is to be had to renew the lease of %s: %s", self.attempt.identity, error)
+                logger.error("Cannot start the thread that renews leases; refused %s: %s", self.attempt.identity, error)
                 raise StoreUnavailable from error
             return self.act(decision)
         finally:
@@ -103,7 +103,7 @@ class LeasedExecution(Execution[Value]):
         try:
             answer = self.capture(value)
         except BaseException as error:
-            self._doubt(claim, OutcomeUncertain(f"its handler's answer cannot be stored: {error}"))
+            self._mark_unsettled(claim, OutcomeUncertain(f"its handler's answer cannot be stored: {error}"))
             raise
         match settle(answer, rollback_requested=False):
             case Forget():
@@ -119,11 +119,11 @@ class LeasedExecution(Execution[Value]):
             kept = self.store.complete(self.attempt, claim, record)
         except Exception as error:
             uncertain = OutcomeUncertain(f"the store {self.store.alias!r} did not take the answer ({error})")
-            keeper.doubt(self.lease)  # later: the store has just not answered
+            keeper.mark_unsettled(self.lease)  # later: the store has just not answered
             self._announce_uncertain(uncertain)
             raise uncertain from error
         except BaseException as error:  # the worker is being ended
-            self._doubt(claim, OutcomeUncertain(f"its answer was on its way at {type(error).__name__}"))
+            self._mark_unsettled(claim, OutcomeUncertain(f"its answer was on its way at {type(error).__name__}"))
             raise
         if kept is record:
             self.record = record
@@ -145,12 +145,12 @@ class LeasedExecution(Execution[Value]):
     def _end(self, claim: Claimed, error: BaseException) -> None:
         """What the *error* that the handler raised says of its outcome."""
         match error:
-            case OutcomeUncertain(about=None):  # the handler itself does not know
-                self._doubt(claim, error)
+            case OutcomeUncertain(identity=None):  # the handler itself does not know
+                self._mark_unsettled(claim, error)
             case Exception():  # its own answer; or another operation's uncertain outcome, which it has started
                 self._release(claim)
             case _:  # the worker is being ended: whatever the handler was about to do
-                self._doubt(claim, OutcomeUncertain(f"its handler was ended by {type(error).__name__}"))
+                self._mark_unsettled(claim, OutcomeUncertain(f"its handler was ended by {type(error).__name__}"))
 
     def _release(self, claim: Claimed) -> None:
         try:
@@ -159,17 +159,17 @@ class LeasedExecution(Execution[Value]):
             logger.warning("The key of %s is freed as soon as its store answers: %s", self.attempt.identity, error)
             keeper.release(self.lease)
 
-    def _doubt(self, claim: Claimed, uncertain: OutcomeUncertain) -> None:
+    def _mark_unsettled(self, claim: Claimed, uncertain: OutcomeUncertain) -> None:
         keeper.drop(self.lease)  # a renewal would let it go on
         try:
             self.store.doubt(self.attempt, claim)
         except Exception as error:  # whatever it is: if the store never answers, the lease runs out by itself
             logger.warning("The lease of %s is ended as soon as its store answers: %s", self.attempt.identity, error)
-            keeper.doubt(self.lease)
+            keeper.mark_unsettled(self.lease)
         self._announce_uncertain(uncertain)
 
     def _announce_uncertain(self, uncertain: OutcomeUncertain) -> None:
-        uncertain.about = self.attempt.identity
+        uncertain.identity = self.attempt.identity
         self.is_uncertain = True
         announcements.unsettled(None, self.attempt.identity, uncertain)
 

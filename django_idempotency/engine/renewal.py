@@ -1,8 +1,8 @@
 """
 The leases of this process, renewed by one thread for all of them while their handlers run.
 
-The thread starts with the first lease, and anew in a forked process. It also ends the claims that could not be ended
-with their handlers, as the store was away then: a last time when the process ends.
+The thread starts with the first lease, and again in a forked process. It also works off the queue of `endings`, for the
+last time when the process ends.
 """
 
 import atexit
@@ -17,15 +17,14 @@ from functools import partial
 
 from django_idempotency.core.decision import Claimed
 from django_idempotency.core.keys import Attempt
+from django_idempotency.engine import endings
+from django_idempotency.engine.endings import Ending, Endings
 from django_idempotency.stores.base import LeasedStore
 
 logger = logging.getLogger("django_idempotency")
 
 RENEWALS = 3  # within the time of one lease, so that two may fail
-RETRY = 1.0  # seconds from a call that failed to its next try, at most: a tenth of the lease where that is shorter
-MAX_ENDINGS = 10_000  # that wait for a store that is away
-PATIENCE = 600.0  # seconds that an ending is tried for: who comes later finds the outcome uncertain
-LAST_PATIENCE = 2.0  # seconds that the end of a process is held up
+LAST_PATIENCE = 2.0  # seconds for which the end of a process is delayed at most
 
 
 @dataclass(slots=True, eq=False)
@@ -43,97 +42,83 @@ class Lease:
         self.begin(time.monotonic())
 
     def begin(self, now: float) -> None:
-        """It was claimed or renewed not before *now*."""
+        """Let it last from *now*, a moment before it was claimed or renewed."""
         self.due = now + self.seconds / RENEWALS
         self.ends = now + self.seconds
 
 
-@dataclass(slots=True, eq=False)
-class _Ending:
-    """What is still to be told to the store of a claim that is ours no longer."""
-
-    lease: Lease
-    tell: Callable[[], None]
-    gives_up: float  # monotonic
-
-
 class LeaseKeeper:
-    """Holds leases until they are dropped, and renews them meanwhile. For any number of threads."""
+    """Holds leases until they are dropped, and renews them meanwhile. Safe for any number of threads."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all leases: they are another process's, which this one was forked from."""
+        """Forget all leases, which belong to the process that this one was forked from."""
         self._made: dict[str, threading.Condition] = {}
         self._held: set[Lease] = set()
         self._away: set[LeasedStore] = set()  # whose last renewal failed
-        self._endings: dict[_Ending, None] = {}  # in the order in which they are tried
-        self._end_at = float("inf")
+        self._endings = Endings()
         self._thread: threading.Thread | None = None
         self._wakes = float("inf")  # when the thread looks again by itself
 
     @property
     def _changed(self) -> threading.Condition:
         """
-        Made at its first use: a worker of gunicorn's with a preloaded application is forked first, and patches
-        `threading` for gevent then. What was made before would not tell one greenlet from another.
+        The lock, made at its first use.
+
+        A worker of gunicorn with a preloaded application is forked first and patches `threading` for gevent then. A
+        lock from before that could not tell one greenlet from another.
         """
         made = self._made.get("changed")
         return made if made is not None else self._made.setdefault("changed", threading.Condition())
 
     def hold(self, lease: Lease) -> None:
-        """Renew *lease* from now on. Raises `RuntimeError`, and holds nothing, where no thread is to be had."""
+        """Renew *lease* from now on. Raises `RuntimeError`, and holds nothing, if no thread can be started."""
         with self._changed:
             self._held.add(lease)
             try:
-                self._attend(lease.due)
+                self._wake_thread(lease.due)
             except RuntimeError:
                 self._held.discard(lease)
                 raise
 
     def drop(self, lease: Lease) -> None:
-        """Let *lease* be. Of one that is being renewed at this moment the store knows by its token."""
+        """Renew *lease* no more. The store knows by its token a renewal that is on its way at this moment."""
         with self._changed:
             self._held.discard(lease)
 
     def release(self, lease: Lease) -> None:
-        """Free its key as soon as the store answers."""
+        """Free the lease's key as soon as its store answers."""
         self._end(lease, partial(lease.store.release, lease.attempt, lease.claim))
 
-    def abandon(self, lease: Lease) -> None:
-        """The same for a claim of which nobody knows whether it is one."""
+    def release_late(self, lease: Lease) -> None:
+        """Like `release`, for a claim whose reply was lost: it may or may not exist in the store."""
         self._end(lease, partial(lease.store.abandon, lease.attempt, lease.claim, lease.seconds))
 
-    def doubt(self, lease: Lease) -> None:
-        """Let its outcome be unknown as soon as the store answers. Everybody has been told."""
+    def mark_unsettled(self, lease: Lease) -> None:
+        """Mark the outcome as unknown as soon as the store answers. The caller has announced it."""
         self._end(lease, partial(lease.store.doubt, lease.attempt, lease.claim))
 
-    def _end(self, lease: Lease, tell: Callable[[], None]) -> None:
-        now = time.monotonic()
+    def _end(self, lease: Lease, send: Callable[[], None]) -> None:
         with self._changed:
             self._held.discard(lease)
-            self._endings[_Ending(lease, tell, now + PATIENCE)] = None
-            if len(self._endings) > MAX_ENDINGS:
-                oldest = next(iter(self._endings))
-                del self._endings[oldest]
-                logger.error("The claim of %s could not be ended: too many wait", oldest.lease.attempt.identity)
-            self._end_at = min(self._end_at, now + RETRY)
+            self._endings.add(Ending(lease.store, lease.attempt, send))
             try:
-                self._attend(self._end_at)
-            except RuntimeError as error:  # the next lease brings a thread
-                logger.warning("There is no thread to end claims: %s", error)
+                self._wake_thread(self._endings.next_try)
+            except RuntimeError as error:  # the next lease starts a thread
+                logger.warning("Cannot start the thread that ends claims: %s", error)
 
     def finish(self) -> None:
-        """Try what waits a last time, as the process ends. Takes `LAST_PATIENCE` seconds at most."""
+        """Try the endings that wait a last time, as the process ends. Takes `LAST_PATIENCE` seconds at most."""
         with self._changed:
-            if self._endings and self._thread is not None and self._thread.is_alive():
-                self._end_at = time.monotonic()
+            if self._endings.waiting and self._thread is not None and self._thread.is_alive():
+                self._endings.next_try = time.monotonic()
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: not self._endings, LAST_PATIENCE)
+                self._changed.wait_for(lambda: not self._endings.waiting, LAST_PATIENCE)
 
-    def _attend(self, moment: float) -> None:
-        """Let the thread be there, and look at this *moment* at the latest."""
+    def _wake_thread(self, moment: float) -> None:
+        """Make sure that the thread runs, and that it looks at this *moment* at the latest."""
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._run, name="django_idempotency leases", daemon=True)
             self._thread.start()
@@ -145,16 +130,16 @@ class LeaseKeeper:
             try:
                 self._wait()
                 self._renew_due()
-                self._end_all()
-            except Exception:  # the project's logging: its filters, say. Told as if it had ended the thread
+                self._try_endings()
+            except Exception:  # from the project's logging, say; reported as if it had ended the thread
                 threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
 
     def _wait(self) -> None:
-        """Until something is due."""
+        """Wait until a lease or an ending is due."""
         with self._changed:
             while True:
                 due = min((lease.due for lease in self._held), default=float("inf"))
-                self._wakes = min(due, self._end_at)
+                self._wakes = min(due, self._endings.next_try)
                 left = self._wakes - time.monotonic()
                 if left <= 0:
                     return
@@ -162,8 +147,9 @@ class LeaseKeeper:
 
     def _renew_due(self) -> None:
         """
-        Try each lease that is due once. A call that fails may have lasted until a timeout, so what is due by then in
-        other stores comes first.
+        Try each lease that is due once.
+
+        A call that fails may have lasted until a timeout, so that leases in other stores that are due by then go first.
         """
         tried: set[Lease] = set()
         while True:
@@ -179,62 +165,46 @@ class LeaseKeeper:
                 return
 
     def _renew(self, lease: Lease) -> bool:
-        """Has the store answered, if it had to be asked?"""
-        if lease not in self._held:  # dropped meanwhile
+        """Renew *lease* if it is still held. False if its store does not answer."""
+        if lease not in self._held:
             return True
         now = time.monotonic()
         identity = lease.attempt.identity
         try:
             ours = lease.store.renew(lease.attempt, lease.claim, lease.seconds)
-        except Exception as error:  # whatever it is, the other leases want their renewal
+        except Exception as error:  # any error: the other leases need their renewal
             self._away.add(lease.store)
-            lease.due = time.monotonic() + min(RETRY, lease.seconds / 10)
-            lost = "its lease has run out meanwhile" if now >= lease.ends else "it is tried again"
-            logger.warning("The lease of %s could not be renewed, %s: %s", identity, lost, error)
+            lease.due = time.monotonic() + min(endings.RETRY, lease.seconds / 10)
+            consequence = "its lease has run out meanwhile" if now >= lease.ends else "it is tried again"
+            logger.warning("The lease of %s could not be renewed, %s: %s", identity, consequence, error)
             return False
         self._away.discard(lease.store)
         lease.begin(now)
         if not ours and lease in self._held:
             self.drop(lease)
-            logger.warning("The claim of %s is not this process's any more", identity)
+            logger.warning("The claim of %s does not belong to this process any more", identity)
         return True
 
-    def _end_all(self) -> None:
-        """Try each ending once, but none of a store that did not answer before; leases that are due go first."""
+    def _try_endings(self) -> None:
+        """Try each ending that is due once, but none of a store that has just failed; leases that are due go first."""
         with self._changed:
-            if self._end_at > time.monotonic():
-                return
-            self._end_at = float("inf")
-            waiting = list(self._endings)
+            due = self._endings.take_due()
         away: set[LeasedStore] = set()
         try:
-            for ending in waiting:
-                if ending.lease.store not in away:
-                    is_over = self._try_ending(ending)
-                    if not is_over:
-                        away.add(ending.lease.store)
-                    with self._changed:
-                        if ending in self._endings:  # else too many waited
-                            del self._endings[ending]
-                            if not is_over:
-                                self._endings[ending] = None  # last: of a cluster, one node may be away
-                        if not self._endings:
-                            self._changed.notify_all()
-                    self._renew_due()
+            for ending in due:
+                if ending.store in away:
+                    continue
+                is_over = ending.attempt_call()
+                if not is_over:
+                    away.add(ending.store)
+                with self._changed:
+                    self._endings.note_result(ending, is_over=is_over)
+                    if not self._endings.waiting:
+                        self._changed.notify_all()
+                self._renew_due()
         finally:
             with self._changed:
-                if self._endings:
-                    self._end_at = min(self._end_at, time.monotonic() + RETRY)
-
-    def _try_ending(self, ending: _Ending) -> bool:
-        """Is it over? One that has waited too long is."""
-        try:
-            ending.tell()
-        except Exception as error:  # whatever it is, it is tried again, and then told
-            if time.monotonic() < ending.gives_up:
-                return False
-            logger.error("The claim of %s could not be ended: %s", ending.lease.attempt.identity, error)
-        return True
+                self._endings.schedule()
 
 
 keeper = LeaseKeeper()

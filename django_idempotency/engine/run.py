@@ -1,22 +1,22 @@
 """
-Claim, execute, record, replay: one direction of flow. Knows no HTTP.
+Claim, execute, record, replay: one direction of flow.
 
 The law: what commits is remembered, what rolls back is forgotten. `transactional` holds it in the database; `leased`
-says what is left of it for work that no transaction covers. Both are searched, every interleaving of two clients, in
-`tests/model`.
+says what remains of it for work that no transaction covers. `tests/model` searches both, in every interleaving of two
+clients.
 """
 
 import random
 import time
 from collections.abc import Callable
-from typing import assert_never
+from typing import NoReturn, assert_never
 
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine import announcements
-from django_idempotency.engine.execution import Executed, Execution, Joined, Replayed, Value
+from django_idempotency.engine.execution import Executed, Execution, Joined, Refused, Replayed, Value
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.leased import LeasedExecution
 from django_idempotency.engine.transactional import TransactionalExecution
@@ -24,7 +24,7 @@ from django_idempotency.exceptions import HandlerError, Refusal, RequestInProgre
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import LeasedStore, LostRace, TransactionalStore
 
-RESTARTS = 5  # lost races in a row after which the client is asked to come again
+RESTARTS = 5  # lost races in a row, after which the client gets 409
 FIRST_POLL, LONGEST_POLL = 0.02, 0.5  # seconds
 
 
@@ -35,49 +35,45 @@ def run(
     execute: Callable[[OperationHandle], Value],
     capture: Callable[[Value], Answer[Value]],
     guard: Callable[[CompletionRecord], object] | None = None,
-) -> Executed[Value] | Replayed | Joined:
+) -> Executed[Value] | Replayed | Refused | Joined:
     """
-    Carry *attempt* out, once: call *execute* under a claim of the policy's store (in a transaction on *using*, the
-    store's own choice where None), and keep what *capture* makes of its value; or return the record of the execution
-    that was, if *guard* lets it pass, or join the one that this call is made from.
+    Run *attempt* at most once.
 
-    Raises a `Refusal` of the attempt's own identity where neither can be had, a `HandlerError` where the handler broke
-    the law, and whatever *execute* and *capture* raise, in each case with the work rolled back, where it is in the
-    database; and whatever *guard* raises.
+    A new identity is claimed, *execute* runs, and what *capture* makes of its result is stored. An existing record is
+    returned once *guard* accepts it. A call from inside the same execution joins it. *using* names the database; with
+    None the store chooses.
+
+    Raises a `HandlerError` if the handler broke the law, and what *execute*, *capture* and *guard* raise; work in the
+    database is rolled back then.
     """
-    this = _execution(attempt, policy, using, execute, capture)
-    joined = this.joined()
+    execution = _execution(attempt, policy, using, execute, capture)
+    joined = execution.joined()
     if joined is not None:
         return joined
-    identity = attempt.identity
     try:
-        outcome = _decide_until_final(this, policy)
-    except Refusal as refusal:
-        if not this.has_run:
-            refusal.about = identity
-            announcements.refused(this.using, identity, refusal)
-            raise
-        this.announce_error(refusal)  # of another operation, inside this one's handler or one of its hooks
-        if this.record is None:
-            raise
-        raise HandlerError(
-            f"An on_commit hook raised {type(refusal).__name__} after the work was committed. A retry gets the stored"
-            " answer. Let the hook catch what it starts."
-        ) from refusal
+        outcome = _decide_until_final(execution, policy)
+    except Refusal as error:
+        if execution.has_run:
+            _pass_on(error, execution)  # of another operation, inside this one's handler or one of its hooks
+        outcome = Refused(error)
     except Exception as error:
-        if this.has_run:
-            this.announce_error(error)
+        if execution.has_run:
+            execution.announce_error(error)
         raise
+    identity = attempt.identity
     match outcome:
         case Replayed(record):
             if guard is not None:
                 guard(record)
-            announcements.replayed(this.using, identity, record)
+            announcements.replayed(execution.using, identity, record)
+        case Refused(refusal):
+            refusal.identity = identity
+            announcements.refused(execution.using, identity, refusal)
         case Executed(record=record):
             if record is None:
-                this.announce_forgotten()
+                execution.announce_forgotten()
             else:
-                announcements.executed(this.using, identity, record)
+                announcements.executed(execution.using, identity, record)
         case _:
             assert_never(outcome)
     return outcome
@@ -97,23 +93,34 @@ def _execution(
     return LeasedExecution(store, policy, attempt, execute, capture)
 
 
-def _decide_until_final(this: Execution[Value], policy: ResolvedPolicy) -> Executed[Value] | Replayed:
+def _decide_until_final(execution: Execution[Value], policy: ResolvedPolicy) -> Executed[Value] | Replayed | Refused:
     """Try until the decision is final: a rival that is in flight or was faster makes it provisional."""
     deadline = time.monotonic() + policy.wait_timeout if policy.wait else 0.0
     poll = FIRST_POLL
     restarts = 0
     while True:
         try:
-            outcome = this.once()
+            outcome = execution.try_once()
         except LostRace:
             restarts += 1
-            if restarts > RESTARTS or not this.can_start_again():
-                raise RequestInProgress from None
+            if restarts > RESTARTS or not execution.can_start_again():
+                return Refused(RequestInProgress())
             continue
         if outcome is not None:
             return outcome
         remaining = deadline - time.monotonic()
         if not policy.wait or remaining <= 0:
-            raise RequestInProgress
+            return Refused(RequestInProgress())
         time.sleep(min(remaining, poll * random.uniform(0.5, 1)))  # noqa: S311 jitter
         poll = min(poll * 2, LONGEST_POLL)
+
+
+def _pass_on(refusal: Refusal, execution: Execution[Value]) -> NoReturn:
+    """Raise another operation's *refusal*, or a `HandlerError` if the work of *execution* is committed by now."""
+    execution.announce_error(refusal)
+    if execution.record is None:
+        raise refusal
+    raise HandlerError(
+        f"An on_commit hook raised {type(refusal).__name__} after the work was committed. A retry gets the stored"
+        " answer. Let the hook catch what it starts."
+    ) from refusal

@@ -14,7 +14,7 @@ from django.db import Error, connections
 from django_idempotency.core.decision import Answer, Claimed, Forget, Remember, decide, settle
 from django_idempotency.core.keys import Attempt
 from django_idempotency.engine import announcements
-from django_idempotency.engine.execution import Executed, Execution, Replayed, Value
+from django_idempotency.engine.execution import Executed, Execution, Refused, Replayed, Value
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.transactions import Watch, atomic_phase, in_transaction, roll_back
 from django_idempotency.exceptions import CommittedEarly, HandlerError, StoreUnavailable
@@ -45,7 +45,7 @@ class TransactionalExecution(Execution[Value]):
         self.is_recording = False  # set when the record is sent, perhaps together with COMMIT
         self.watch: Watch | None = None
 
-    def once(self) -> Executed[Value] | Replayed | None:
+    def try_once(self) -> Executed[Value] | Replayed | Refused | None:
         """The outcome, or None while a rival is in flight. Our own transaction, or savepoint, is over then."""
         try:
             seen = self.store.look_up(self.using, self.attempt)
@@ -61,7 +61,7 @@ class TransactionalExecution(Execution[Value]):
         """Only a new transaction sees what a rival committed, and an outer one is not ours to start again."""
         return not in_transaction(self.using)
 
-    def _claim_and_act(self) -> Executed[Value] | Replayed | None:
+    def _claim_and_act(self) -> Executed[Value] | Replayed | Refused | None:
         return self.act(decide(self.store.claim(self.using, self.attempt), self.attempt.fingerprint))
 
     def carry_out(self, claim: Claimed) -> Executed[Value]:
@@ -107,9 +107,9 @@ class TransactionalExecution(Execution[Value]):
             # succeeded.
             if not isinstance(error, Error):
                 announcements.executed(self.using, self.attempt.identity, self.record)
-        elif isinstance(error, CommittedEarly) and error.about is None:
-            error.about = self.attempt.identity
-            announcements.unsettled(self.using, error.about, error)
+        elif isinstance(error, CommittedEarly) and error.identity is None:
+            error.identity = self.attempt.identity
+            announcements.unsettled(self.using, self.attempt.identity, error)
         elif self.is_recording and not isinstance(error, HandlerError):
             pass  # COMMIT may have travelled with the record: the retry finds out
         else:

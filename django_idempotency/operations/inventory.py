@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from django_idempotency import conf
 from django_idempotency.core.policy import Policy, ResolvedPolicy
 from django_idempotency.exceptions import PolicyError
-from django_idempotency.protection import functions as events
+from django_idempotency.protection.functions import protected_functions
 from django_idempotency.protection.routes import views
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Store, TransactionalStore
@@ -15,7 +15,7 @@ def stores_in_use() -> dict[Store, list[ResolvedPolicy]]:
     """Each store that may be used, with the policies that name it: the setting's, and those of views and events."""
     project = conf.resolved()
     of_views = (_resolved(conf.resolved, *handler.policies) for view in views() for handler in view.handlers)
-    of_events = (_resolved(conf.resolved_once, policy) for _, policy in events.once_functions.values())
+    of_events = (_resolved(conf.resolved_once, policy) for *_, policy in protected_functions())
     used: dict[Store, list[ResolvedPolicy]] = {}
     for policy in filter(None, (project, *of_views, *of_events)):
         used.setdefault(stores[policy.store], []).append(policy)

@@ -2,10 +2,10 @@
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from hashlib import sha256
-from typing import Any, TypeVar, Unpack, cast
+from typing import Any, TypeVar, Unpack, assert_never, cast
 
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db.models import Model
@@ -14,34 +14,30 @@ from django_idempotency import conf
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.fingerprint import canonical_json, framed
 from django_idempotency.core.keys import Attempt, Identity, check_key, storable_text
-from django_idempotency.core.policy import POLICY, Options, Policy, ResolvedPolicy
+from django_idempotency.core.policy import ONCE_OPTIONS, POLICY, Options, Policy, ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.engine import run as engine
-from django_idempotency.engine.execution import Executed, Joined, Replayed
+from django_idempotency.engine.execution import Executed, Joined, Refused, Replayed
 from django_idempotency.engine.handle import OperationHandle
+from django_idempotency.engine.run import run
 from django_idempotency.exceptions import KeyInvalid, KeyMissing, PolicyError, UnstorableResponse
-from django_idempotency.protection.order import expect_app
+from django_idempotency.protection.installation import expect_app
 
-ONCE_OPTIONS = (
-    "ttl",
-    "in_flight",
-    "wait_timeout",
-    "lease",
-    "uncertain",
-    "mode",
-    "store",
-    "using",
-    "scope",
-    "key",
-    "key_format",
-    "fingerprint",
-    "max_body",
-)
 NO_SCOPE = "-"  # the scope of events where no option gives one
-# By dotted name, with the operation of each: no URLconf leads the system checks there.
-once_functions: dict[str, tuple[str, Policy]] = {}
+once_functions: dict[str, tuple[str, Policy]] = {}  # operation and policy by dotted name
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def protected_functions() -> Iterator[tuple[str, str, Policy]]:
+    """
+    Dotted name, operation and policy of each function of `@once` that is imported by now, for system checks.
+
+    Functions that the caller imports meanwhile (it resolves dotted paths) are included.
+    """
+    seen: set[str] = set()
+    while names := [name for name in tuple(once_functions) if name not in seen]:
+        seen.update(names)
+        yield from ((name, *once_functions[name]) for name in names)
 
 
 def once(operation: str, /, **options: Unpack[Options]) -> Callable[[Function], Function]:
@@ -82,13 +78,18 @@ def once(operation: str, /, **options: Unpack[Options]) -> Callable[[Function], 
                 return Answer(value, _result_record(value, resolved, operation))
 
             attempt = _event_attempt(operation, resolved, signature, args, kwargs)
-            match engine.run(attempt, resolved, conf.database(resolved, *args, **kwargs), execute, capture):
+            outcome = run(attempt, resolved, conf.database(resolved, *args, **kwargs), execute, capture)
+            match outcome:
                 case Executed(value):
                     return value
                 case Joined():
                     return function(*args, **kwargs)
                 case Replayed(record):
                     return json.loads(record.body)
+                case Refused(refusal):
+                    raise refusal
+                case _:
+                    assert_never(outcome)
 
         setattr(protected, POLICY, policy)
         return cast(Function, protected)

@@ -1,54 +1,20 @@
-"""Where `@idempotent` may stand: inside whatever decides who may call the view, around the handler itself."""
+"""Where `@idempotent` may stand: directly around the handler, inside everything that decides who may call the view."""
 
-from collections.abc import Iterable, Iterator
-from functools import cache, partial
+from collections.abc import Iterable
+from functools import cache
 from typing import Any, NoReturn
 
 from asgiref.sync import iscoroutinefunction
-from django.apps import apps
-from django.core.checks import CheckMessage, Error, register
 
 from django_idempotency.exceptions import PolicyError
-
-# Modules whose decorators decide who may call a view. Functions are told by the module that they were made in.
-GUARDS = frozenset(
-    {
-        "django.contrib.admin.views.decorators",
-        "django.contrib.auth.decorators",
-        "guardian.decorators",
-        "rules.contrib.views",
-    }
+from django_idempotency.protection.installation import expect_app
+from django_idempotency.protection.introspection import (
+    api_view_function,
+    dispatch_layers,
+    is_guard,
+    is_guarded,
+    layers,
 )
-# Modules whose classes decide it in their `dispatch`.
-GUARDED_DISPATCH = frozenset(
-    {"braces.views._access", "django.contrib.auth.mixins", "guardian.mixins", "rest_framework.views"}
-)
-METHOD_DECORATOR = "django.utils.decorators"
-API_VIEW = "rest_framework.decorators"
-
-
-# --- the project ---
-
-
-def expect_app() -> None:
-    """Something is protected: let `manage.py check` say if the app, and with it every other check, is missing."""
-    register(check_installed)
-
-
-def check_installed(**kwargs: object) -> list[CheckMessage]:
-    """E008, registered without the app's help."""
-    if apps.is_installed("django_idempotency"):
-        return []
-    return [
-        Error(
-            "Something in this project is protected by django_idempotency, which is not in INSTALLED_APPS.",
-            hint="Add 'django_idempotency' to INSTALLED_APPS, then run `manage.py migrate`.",
-            id="django_idempotency.E008",
-        )
-    ]
-
-
-# --- the decorator ---
 
 
 def check_place(view: Any) -> None:
@@ -70,26 +36,39 @@ def check_place(view: Any) -> None:
     if not callable(view):
         raise PolicyError(f"@idempotent protects a view, and {view!r} cannot be called.")
     for layer in layers(view):
-        if isinstance(getattr(layer, "cls", None), type):  # what DRF's as_view() returns, and so @api_view
+        if isinstance(getattr(layer, "cls", None), type):  # made by DRF's as_view(), and so by @api_view
             _refuse_drf_view(layer.cls)
-        if hasattr(layer, "mapping") and hasattr(layer, "detail"):  # what @action leaves on a function
+        if hasattr(layer, "mapping") and hasattr(layer, "detail"):  # set by @action on a function
             raise PolicyError(
                 "@idempotent must stand inside @action:\n\n"
                 '    @action(detail=True, methods=["post"])\n    @idempotent\n'
                 f"    def {layer.__name__}(self, request, pk=None): ..."
             )
-        view_class = getattr(layer, "view_class", None)  # what a plain as_view() returns
-        if isinstance(view_class, type) and guarded(view_class):
+        view_class = getattr(layer, "view_class", None)  # set by a plain as_view()
+        if isinstance(view_class, type) and is_guarded(view_class):
             _refuse_dispatch(view_class)
-    method = view.func if isinstance(view, partial) else None  # method_decorator hands a bound method over
-    owner = getattr(method, "__self__", None)
-    if owner is not None:
-        check_dispatch(owner.__class__, getattr(method, "__func__", None))
     check_handler(view)
 
 
+@cache  # `method_decorator` decorates the bound method again for each request
+def check_method(view_class: type, function: Any) -> None:
+    """Raise as `check_place` does if @idempotent must not stand around *function*, a method of *view_class*."""
+    check_dispatch(view_class, function)
+    check_place(function)
+
+
+@cache
+def check_dispatch(view_class: type, method: Any) -> None:
+    """
+    Raise a `PolicyError` if *method*, which is protected, is a dispatch of *view_class* and runs outside the code that
+    decides who may call the view: a replay would then answer everybody.
+    """
+    if any(layer is method for layer in dispatch_layers(view_class)) and is_guarded(view_class, method):
+        _refuse_dispatch(view_class)
+
+
 def check_handler(handler: Any) -> None:
-    """Raise a `PolicyError` where *handler* is async, or decides who may call it: inside what is put around it."""
+    """Raise a `PolicyError` if *handler* is async, or itself decides who may call it."""
     check_layers(layers(handler), handler)
 
 
@@ -103,20 +82,10 @@ def check_layers(inside: Iterable[Any], handler: Any) -> None:
             )
         if is_guard(layer):
             raise PolicyError(
-                "@idempotent must stand inside login_required and its kin, so that nobody gets an answer that was not"
-                " theirs:\n\n    @login_required\n    @idempotent\n"
+                "@idempotent must stand inside login_required and similar decorators, so that a replay is sent only to"
+                " those who may call the view:\n\n    @login_required\n    @idempotent\n"
                 f"    def {getattr(handler, '__name__', name)}(request): ..."
             )
-
-
-@cache
-def check_dispatch(view_class: type, method: Any) -> None:
-    """
-    Raise a `PolicyError` where *method*, which is protected, is a dispatch of *view_class* and runs outside what
-    decides who may call the view: then a replay would let everybody in.
-    """
-    if any(layer is method for layer in dispatch_layers(view_class)) and guarded(view_class, method):
-        _refuse_dispatch(view_class)
 
 
 def _refuse_drf_view(view_class: type) -> NoReturn:
@@ -141,72 +110,7 @@ def _refuse_dispatch(view_class: type) -> NoReturn:
             f" run after a replay. Protect the handlers:\n\n    class {name}(IdempotencyMixin, ...): ..."
         )
     raise PolicyError(
-        f"@idempotent must not stand around the dispatch of {name}, in which LoginRequiredMixin or its kin decide who"
-        " may call it: a replay would let everybody in. Protect the handler:\n\n"
+        f"@idempotent must not stand around the dispatch of {name}, in which LoginRequiredMixin or a similar class"
+        " decides who may call it: a replay would answer everybody. Protect the handler:\n\n"
         f'    @method_decorator(idempotent, name="post")\n    class {name}(LoginRequiredMixin, View): ...'
     )
-
-
-# --- what a view is made of ---
-
-
-def guarded(view_class: type, around: Any = None) -> bool:
-    """Is it decided inside the dispatch *around* (inside all of it, where None) who may call *view_class*?"""
-    chain = list(dispatch_layers(view_class))
-    start = next((position for position, layer in enumerate(chain) if layer is around), 0)
-    if any(is_guard(layer) or module_of(layer) in GUARDED_DISPATCH for layer in chain[start:]):
-        return True
-    handlers = [getattr(view_class, name, None) for name in getattr(view_class, "http_method_names", ())]
-    return any(is_guard(layer) for handler in handlers for layer in layers(handler))
-
-
-def dispatch_layers(view_class: type) -> Iterator[Any]:
-    """Each `dispatch` of *view_class* and its bases, with what is put around it, in the order in which they call."""
-    seen: set[int] = set()
-    for base in view_class.__mro__:
-        for layer in layers(vars(base).get("dispatch")):
-            if id(layer) not in seen:
-                seen.add(id(layer))
-                yield layer
-
-
-def is_guard(layer: Any) -> bool:
-    """Is *layer* login_required or of its kin: permission_required, user_passes_test, staff_member_required?"""
-    return module_of(layer) in GUARDS and getattr(layer, "__name__", "") != "login_not_required"  # which lets all in
-
-
-def module_of(layer: Any) -> str | None:
-    """The module in whose code *layer* was made; `functools.wraps` changes `__module__`, but not this."""
-    name = getattr(layer, "__globals__", {}).get("__name__")
-    return name if isinstance(name, str) else None
-
-
-def api_view_function(view_class: type) -> Any:
-    """The function that `@api_view` made *view_class* of, or None."""
-    for name in getattr(view_class, "http_method_names", ()):
-        handler = getattr(view_class, name, None)
-        if module_of(handler) == API_VIEW:
-            return _enclosed(handler, "func")
-    return None
-
-
-def layers(view: Any) -> Iterator[Any]:
-    """
-    *view* and what it wraps, from the outside in, as far as `functools.wraps` tells. What `method_decorator` puts
-    around a method it puts there at each call, so its decorators stand for that.
-    """
-    seen: set[int] = set()
-    layer = view
-    while layer is not None and id(layer) not in seen:
-        seen.add(id(layer))
-        yield layer
-        if module_of(layer) == METHOD_DECORATOR:
-            yield from reversed(_enclosed(layer, "decorators") or [])
-        layer = getattr(layer, "__wrapped__", None) or (layer.func if isinstance(layer, partial) else None)
-
-
-def _enclosed(function: Any, name: str) -> Any:
-    """The variable *name* that *function* is a closure over, or None."""
-    names = function.__code__.co_freevars
-    closure = function.__closure__
-    return closure[names.index(name)].cell_contents if closure and name in names else None

@@ -10,7 +10,7 @@ from typing import Any
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from django_idempotency.core.policy import POLICY, Policy
-from django_idempotency.protection.order import api_view_function
+from django_idempotency.protection.introspection import api_view_function
 
 DESCRIBING = frozenset({"HEAD", "OPTIONS", "TRACE"})  # methods that Django and DRF answer by themselves
 SAFE = DESCRIBING | {"GET"}

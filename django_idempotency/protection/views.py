@@ -1,20 +1,20 @@
-"""`@idempotent`: the policy of a view and the edge of its request are picked here, and only here."""
+"""`@idempotent`: picks the policy of a view and the adapter of its request."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial, wraps
-from typing import Any, TypeVar, Unpack, cast, overload
+from typing import Any, TypeVar, Unpack, assert_never, cast, overload
 
 from django.http import HttpRequest
 
 from django_idempotency import conf
 from django_idempotency.adapters import plain
 from django_idempotency.core.policy import NO_OPTIONS, POLICY, Options, Policy, ResolvedPolicy
-from django_idempotency.engine import run as engine
-from django_idempotency.engine.execution import Executed, Joined, Replayed
+from django_idempotency.engine.execution import Executed, Joined, Refused, Replayed
 from django_idempotency.engine.handle import OperationHandle
+from django_idempotency.engine.run import run
 from django_idempotency.exceptions import PolicyError, Refusal
-from django_idempotency.protection.order import check_dispatch, check_place
+from django_idempotency.protection.order import check_dispatch, check_method, check_place
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -40,11 +40,12 @@ def idempotent(view: View | None = None, /, **options: Unpack[Options]) -> View 
 
 def protect(view: View, policy: Policy) -> View:
     """*view*, protected by *policy* over its class's and the project's."""
-    bound: Any = getattr(getattr(view, "func", None), "__self__", None)  # method_decorator hands over a bound method
+    method: Any = getattr(view, "func", None)  # `method_decorator` passes a partial of the bound method
+    bound: Any = getattr(method, "__self__", None)
     if bound is None:
         check_place(view)
     else:
-        _check_bound(type(bound), view)
+        check_method(cast(Hashable, type(bound)), getattr(method, "__func__", method))
 
     @wraps(view)
     def protected(*args: Any, **kwargs: Any) -> Any:
@@ -55,16 +56,6 @@ def protect(view: View, policy: Policy) -> View:
 
     setattr(protected, POLICY, policy)
     return cast(View, protected)
-
-
-_checked: set[tuple[type, Any]] = set()  # method_decorator decorates anew for each request
-
-
-def _check_bound(owner: type, view: Any) -> None:
-    place = (owner, getattr(view.func, "__func__", view.func))
-    if place not in _checked:
-        check_place(view)
-        _checked.add(place)
 
 
 def _owner_and_request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -91,10 +82,10 @@ def _policy(owner: Any, policy: Policy) -> ResolvedPolicy:
 def call(
     view: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], request: Any, policy: ResolvedPolicy
 ) -> Any:
-    """Call *view* under *policy*, through the edge of the framework that made *request*."""
-    edge = _edge(request)
-    django_request = edge.django_request
-    # An operation's whose handler calls this one, else None.
+    """Call *view* under *policy*, through the adapter of the framework that made *request*."""
+    adapter = _adapter(request)
+    django_request = adapter.django_request
+    # The handle of the operation whose handler calls this one, if there is one.
     outer = django_request.idempotency = getattr(django_request, "idempotency", None)
     if request.method not in policy.methods:
         return view(*args, **kwargs)
@@ -106,34 +97,34 @@ def call(
         finally:
             django_request.idempotency = outer or handle
 
-    capture = partial(edge.capture, policy=policy)
+    capture = partial(adapter.capture, policy=policy)
     guard = None if policy.replay_guard is None else partial(policy.replay_guard, request)
-    attempt = None
-    try:
-        attempt = edge.read(policy)
-        outcome = attempt and engine.run(attempt, policy, conf.database(policy, request), execute, capture, guard)
-    except Refusal as refusal:
-        if refusal.about is not django_request and (attempt is None or refusal.about is not attempt.identity):
-            raise  # of another operation, which the handler or a callable of the policy has started
-        return edge.refuse(refusal, policy)
+    attempt = adapter.read(policy)
+    if attempt is None:
+        return view(*args, **kwargs)
+    if isinstance(attempt, Refusal):
+        return adapter.refuse(attempt, policy)
+    outcome = run(attempt, policy, conf.database(policy, request), execute, capture, guard)
     match outcome:
-        case None:
-            return view(*args, **kwargs)
         case Executed(response):
             return response
         case Joined(handle):
             django_request.idempotency = handle
             return view(*args, **kwargs)
         case Replayed(record):
-            return edge.replay(record, policy)
+            return adapter.replay(record, policy)
+        case Refused(refusal):
+            return adapter.refuse(refusal, policy)
+        case _:
+            assert_never(outcome)
 
 
-def _edge(request: Any) -> plain.HttpEdge:
+def _adapter(request: Any) -> plain.PlainAdapter:
     if isinstance(request, HttpRequest):
-        return plain.HttpEdge(request)
-    from django_idempotency.adapters.drf import DrfEdge  # DRF is imported already, or there would be no such request
+        return plain.PlainAdapter(request)
+    from django_idempotency.adapters.drf import DrfAdapter  # such a request shows that DRF is imported already
 
-    return DrfEdge(request)
+    return DrfAdapter(request)
 
 
 def call_method(handler: Callable[..., Any], owner: Any, request: Any, *args: Any, **kwargs: Any) -> Any:

@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from django_idempotency.testing.assertions import assert_idempotent
     from django_idempotency.testing.calls import Call, Reply, new_key, send, send_until_final
     from django_idempotency.testing.clock import expire, forget, records
-    from django_idempotency.testing.crashes import crash_points
-    from django_idempotency.testing.equivalence import differences, equivalent
+    from django_idempotency.testing.compare.equivalence import differences, equivalent
+    from django_idempotency.testing.compare.snapshots import Changes, Snapshot, TableTooLarge, snapshot
     from django_idempotency.testing.findings import NotProved
-    from django_idempotency.testing.processes import CannotFork
-    from django_idempotency.testing.races import RaceReport, race
+    from django_idempotency.testing.processes.crashes import crash_points
+    from django_idempotency.testing.processes.forks import CannotFork
+    from django_idempotency.testing.processes.races import RaceReport, race
+    from django_idempotency.testing.processes.verdicts import CrashReport
     from django_idempotency.testing.repeats import assert_repeatable
     from django_idempotency.testing.replaying import replayed
-    from django_idempotency.testing.snapshots import Changes, Snapshot, TableTooLarge, snapshot
     from django_idempotency.testing.steps import Proof
-    from django_idempotency.testing.verdicts import CrashReport
 
 __all__ = [
     "Call",
@@ -55,16 +55,16 @@ _OWNERS = {
         "assertions": ("assert_idempotent",),
         "calls": ("Call", "Reply", "new_key", "send", "send_until_final"),
         "clock": ("expire", "forget", "records"),
-        "crashes": ("crash_points",),
-        "equivalence": ("differences", "equivalent"),
+        "processes.crashes": ("crash_points",),
+        "compare.equivalence": ("differences", "equivalent"),
         "findings": ("NotProved",),
-        "processes": ("CannotFork",),
-        "races": ("RaceReport", "race"),
+        "processes.forks": ("CannotFork",),
+        "processes.races": ("RaceReport", "race"),
         "repeats": ("assert_repeatable",),
         "replaying": ("replayed",),
-        "snapshots": ("Changes", "Snapshot", "TableTooLarge", "snapshot"),
+        "compare.snapshots": ("Changes", "Snapshot", "TableTooLarge", "snapshot"),
         "steps": ("Proof",),
-        "verdicts": ("CrashReport",),
+        "processes.verdicts": ("CrashReport",),
     }.items()
     for name in names
 }

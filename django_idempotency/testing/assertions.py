@@ -5,8 +5,8 @@ from typing import Any
 
 from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.calls import Sender, new_key
-from django_idempotency.testing.observing import Observer
-from django_idempotency.testing.snapshots import LARGEST_TABLE
+from django_idempotency.testing.compare.snapshots import LARGEST_TABLE
+from django_idempotency.testing.observe.requests import Observer
 from django_idempotency.testing.steps import DERIVED, Proof, Steps
 
 

@@ -23,7 +23,7 @@ from django.urls import Resolver404
 from django_idempotency import conf
 from django_idempotency.core.policy import POLICY, Policy
 from django_idempotency.exceptions import PolicyError, Refusal
-from django_idempotency.protection.order import layers
+from django_idempotency.protection.introspection import layers
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"

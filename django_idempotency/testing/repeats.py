@@ -11,9 +11,9 @@ from django.urls import NoReverseMatch
 
 from django_idempotency.protection.routes import SAFE
 from django_idempotency.testing.calls import Call, Reply, Sender
+from django_idempotency.testing.compare.snapshots import LARGEST_TABLE, Changes
 from django_idempotency.testing.findings import Finding, NotProved
-from django_idempotency.testing.observing import Observer, Run, Seen
-from django_idempotency.testing.snapshots import LARGEST_TABLE, Changes
+from django_idempotency.testing.observe.requests import Observer, Run, Seen
 
 GONE = (404, 410)
 NOBODY = (401, 403)  # also to those who have deleted themselves, or what they were let in by

@@ -12,9 +12,9 @@ from django.test.client import FakePayload
 from django_idempotency.adapters.plain import is_answer
 from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.calls import Reply, new_key, reply_of, send
+from django_idempotency.testing.compare.snapshots import LARGEST_TABLE
 from django_idempotency.testing.findings import OUTSIDE, PROTECT, Finding, NotProved, difference
-from django_idempotency.testing.observing import Observer
-from django_idempotency.testing.snapshots import LARGEST_TABLE
+from django_idempotency.testing.observe.requests import Observer
 
 METHODS = ("POST", "PATCH")
 OF_CLASS = (staticmethod, classmethod)

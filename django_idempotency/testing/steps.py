@@ -11,8 +11,8 @@ from django_idempotency.core.keys import MAX_KEY
 from django_idempotency.core.policy import DEFAULTS
 from django_idempotency.testing.calls import Call, Reply, Sender
 from django_idempotency.testing.findings import OUTSIDE, PROTECT, Finding, NotProved, difference
-from django_idempotency.testing.interruptions import Interruption, interruption
-from django_idempotency.testing.observing import Observer, Run
+from django_idempotency.testing.observe.interruptions import Interruption, interruption
+from django_idempotency.testing.observe.requests import Observer, Run
 
 DERIVED: Any = object()  # another payload than the call's own, which the kit makes
 TOO_LONG = "k" * (MAX_KEY + 1)

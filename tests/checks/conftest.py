@@ -7,15 +7,17 @@ import pytest
 from django.core.checks import CheckMessage
 from django.urls import path
 
-from django_idempotency.checks import settings as checks
-from django_idempotency.protection import functions as events
+from django_idempotency.checks.functions import check_functions
+from django_idempotency.checks.settings import check_setting
+from django_idempotency.checks.stores import check_stores
+from django_idempotency.checks.views import check_views
+from django_idempotency.protection import functions
 
 
 @pytest.fixture(autouse=True)
 def no_events(monkeypatch) -> None:
     """Other tests' functions of `@once` are not this project's."""
-    monkeypatch.setattr(checks, "once_functions", {})
-    monkeypatch.setattr(events, "once_functions", checks.once_functions)
+    monkeypatch.setattr(functions, "once_functions", {})
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def check(urls) -> Callable[..., list[CheckMessage]]:
     def run(*entries: Any) -> list[CheckMessage]:
         if entries:
             urls(*entries)
-        messages = [*checks.check_setting(), *checks.check_views(), *checks.check_events(), *checks.check_stores()]
+        messages = [*check_setting(), *check_views(), *check_functions(), *check_stores()]
         assert all(message.hint for message in messages)
         return messages
 

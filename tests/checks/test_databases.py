@@ -7,7 +7,7 @@ from django.core.management import call_command
 from django.db import OperationalError, connections
 
 from django_idempotency import Policy, once
-from django_idempotency.checks import settings as checks
+from django_idempotency.checks import stores as checks
 from django_idempotency.stores.database import checks as of_database
 from tests.checks.views import CreatePayment, Protected
 from tests.ids import spelt

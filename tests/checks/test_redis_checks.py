@@ -11,7 +11,7 @@ from rest_framework.generics import CreateAPIView
 from rest_framework.serializers import ModelSerializer
 
 from django_idempotency import Policy, idempotent
-from django_idempotency.checks import settings as checks
+from django_idempotency.checks import stores as checks
 from django_idempotency.rest_framework import IdempotencyMixin
 from django_idempotency.stores import stores
 from django_idempotency.stores.redis import checks as redis_checks
@@ -42,7 +42,7 @@ def asked(keys) -> Callable[..., list[str]]:
     """What the server is said to answer to INFO, and the messages about it."""
     return lambda **info: [
         message.id.removeprefix("django_idempotency.")
-        for message in redis_checks.asked(Told(stores["redis"].redis, info))
+        for message in redis_checks.check_server(Told(stores["redis"].redis, info))
     ]
 
 

@@ -5,7 +5,7 @@ from django.db import connection
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_idempotency import Policy
-from django_idempotency.checks import settings as checks
+from django_idempotency.checks import stores as checks
 from tests.app.serving import VENDOR
 from tests.checks.views import Protected
 

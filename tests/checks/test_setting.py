@@ -9,7 +9,7 @@ import pytest
 from django.core.checks import registry
 
 from django_idempotency import checks, idempotent
-from django_idempotency.protection import order as placement
+from django_idempotency.protection import installation
 from tests.ids import spelt
 
 ROOT = Path(__file__).parents[2]
@@ -152,8 +152,8 @@ def test_E008_is_silent_where_the_app_is_installed():
     """As here, where much is protected."""
     idempotent(lambda request: None)
 
-    assert placement.check_installed in registry.registry.registered_checks
-    assert placement.check_installed() == []
+    assert installation.check_installed in registry.registry.registered_checks
+    assert installation.check_installed() == []
 
 
 def test_a_request_without_the_app_names_the_remedy():

@@ -1,5 +1,6 @@
 """E003 to E005, E007, W002, W003, W006: what the URLconf shows."""
 
+import sys
 from functools import partial
 
 import pytest
@@ -182,6 +183,17 @@ def test_E003_for_events(check, options):
 
     assert message.id == "django_idempotency.E003"
     assert "tests.checks.test_views.on_invoice_paid: Option " in message.msg
+
+
+def test_a_path_that_imports_more_functions_is_followed(check, monkeypatch):
+    """Resolving an option imports modules, and their functions of `@once` are checked as well."""
+    monkeypatch.delitem(sys.modules, "tests.checks.late", raising=False)
+    once("invoice.paid", key=str, scope="tests.checks.late.scope")(on_invoice_paid)
+
+    [message] = check(views.unprotected)
+
+    assert message.id == "django_idempotency.E003"
+    assert "tests.checks.late.on_invoice_refunded" in message.msg
 
 
 def on_invoice_paid(event):

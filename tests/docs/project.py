@@ -1,5 +1,5 @@
 """
-Run the Python blocks of one page, in order, as one project: `python -m tests.docs.project docs/law.md`.
+Run the Python blocks of one page, in order, as one project: `python -m tests.docs.project docs/explanation/law.md`.
 
 It is a small project on SQLite in a folder of its own, with the app `shop` that the pages import from. What the page
 defines runs too: the system checks, each view in its

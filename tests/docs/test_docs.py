@@ -8,11 +8,12 @@ from datetime import timedelta
 
 import pytest
 
+import django_idempotency
 from django_idempotency import exceptions
-from django_idempotency.core.policy import DEFAULTS
-from django_idempotency.protection.functions import ONCE_OPTIONS
+from django_idempotency.core.policy import DEFAULTS, ONCE_OPTIONS
 from tests.docs.pages import DOCS, ROOT, blocks, headings, links, pages, slug, table, text
 
+REFERENCE = DOCS / "reference"
 PAGES = [str(page.relative_to(ROOT)) for page in pages()]
 WITH_CODE = [name for name in PAGES if any(blocks(ROOT / name))]
 CHECK_ID = re.compile(r"django_idempotency\.[EWI]\d{3}")
@@ -48,7 +49,7 @@ def test_the_readme_is_short():
 
 def test_the_option_table_is_the_policys():
     """Names in their order, and defaults, are those of the code; the last column says what `@once` takes."""
-    rows = table(DOCS / "options.md", "option", "default")
+    rows = table(REFERENCE / "options.md", "option", "default")
     shown = {code(row["option"]): eval(code(row["default"]), {"timedelta": timedelta}) for row in rows}  # noqa: S307
     shown["methods"] = frozenset(shown["methods"])
 
@@ -61,7 +62,9 @@ def test_the_option_table_is_the_policys():
 
 def test_each_option_has_a_heading():
     """Every option is explained under a heading of its own, and no other is."""
-    assert set(DEFAULTS) == {heading.strip("`") for heading in headings(DOCS / "options.md") if heading.startswith("`")}
+    assert set(DEFAULTS) == {
+        heading.strip("`") for heading in headings(REFERENCE / "options.md") if heading.startswith("`")
+    }
 
 
 def refusals() -> list[type[exceptions.Refusal]]:
@@ -73,13 +76,13 @@ def refusals() -> list[type[exceptions.Refusal]]:
 def test_each_refusal_has_a_heading():
     """One heading per code, which is its anchor too, so that `docs_url` can point there; the table gives its status."""
     codes = [refusal.code for refusal in refusals()]
-    found = headings(DOCS / "errors.md")
+    found = headings(REFERENCE / "errors.md")
 
     assert [heading for heading in found if re.fullmatch(r"[a-z]+-[a-z-]+", heading)] == codes
     assert [slug(heading) for heading in found if heading in codes] == codes
     shown = [
         (code(row["code"]), int(row["status"]), row["`Retry-After`"])
-        for row in table(DOCS / "errors.md", "code", "status")
+        for row in table(REFERENCE / "errors.md", "code", "status")
     ]
     expected = [(each.code, each.status, str(each.retry_after or "none")) for each in refusals()]
     assert shown == expected
@@ -90,16 +93,26 @@ def test_each_other_error_has_a_heading():
     bases = {"IdempotencyError", "Refusal", "HandlerError"}
     names = set(exceptions.__all__) - bases - {refusal.__name__ for refusal in refusals()}
 
-    assert names == {heading for heading in headings(DOCS / "errors.md") if heading in exceptions.__all__}
+    assert names == {heading for heading in headings(REFERENCE / "errors.md") if heading in exceptions.__all__}
 
 
 def test_each_check_has_a_heading_and_each_heading_a_check():
     """The ids in the package's code are those of the page."""
     sources = (ROOT / "django_idempotency").glob("**/*.py")
     in_code = {found for source in sources for found in CHECK_ID.findall(source.read_text(encoding="utf-8"))}
-    in_page = {found for heading in headings(DOCS / "checks.md") for found in CHECK_ID.findall(heading)}
+    in_page = {found for heading in headings(REFERENCE / "checks.md") for found in CHECK_ID.findall(heading)}
 
     assert in_page == in_code
+
+
+def test_the_generated_reference_has_each_public_module():
+    """What a project may import, each module once. The rest of the package is not public."""
+    public = ["rest_framework", "exceptions", "fingerprints", "signals", "testing"]
+    public += ["stores.database", "stores.redis", "stores.base"]
+    expected = ["django_idempotency", *(f"django_idempotency.{module}" for module in public)]
+
+    assert [code(heading) for heading in headings(REFERENCE / "api.md") if heading.startswith("`")] == expected
+    assert re.findall(r"^\.\. (?:auto|current)module:: (\S+)$", text(REFERENCE / "api.md"), re.MULTILINE) == expected
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -124,10 +137,10 @@ def test_each_page_is_in_the_manual():
         line.strip()
         for block in contents
         for line in block.splitlines()[1:-1]
-        if re.fullmatch(r"[a-z-]+", line.strip())
+        if re.fullmatch(r"[a-z/-]+", line.strip())
     }
 
-    assert named == {page.stem for page in DOCS.glob("*.md")} - {"index"}
+    assert named == {str(page.relative_to(DOCS).with_suffix("")) for page in DOCS.glob("**/*.md")} - {"index"}
 
 
 def test_the_readme_names_the_versions_of_the_classifiers():
@@ -147,9 +160,8 @@ def test_the_readme_names_the_versions_of_the_classifiers():
 
 
 def test_the_changelog_has_this_version():
-    """Keep a Changelog: the version of pyproject.toml has a heading."""
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-    assert any(heading.startswith(f"[{version}]") for heading in headings(ROOT / "CHANGELOG.md"))
+    """Keep a Changelog: the package's version has a heading."""
+    assert any(heading.startswith(f"[{django_idempotency.__version__}]") for heading in headings(ROOT / "CHANGELOG.md"))
 
 
 @pytest.mark.parametrize("name", PAGES)

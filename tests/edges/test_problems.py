@@ -11,6 +11,7 @@ from rest_framework.views import APIView, exception_handler
 
 from django_idempotency import Policy, exceptions, idempotent
 from django_idempotency.adapters import drf as drf_edge
+from django_idempotency.engine.execution import Refused
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.rest_framework import IdempotencyMixin
 from tests.app.models import Payment
@@ -287,11 +288,9 @@ def test_retry_after_with_a_projects_exception_handler(api, serve, settings, mon
     }
 
     def in_progress(attempt, *args):
-        error = RequestInProgress()
-        error.about = attempt.identity
-        raise error
+        return Refused(RequestInProgress())
 
-    monkeypatch.setattr("django_idempotency.engine.run.run", in_progress)
+    monkeypatch.setattr("django_idempotency.protection.views.run", in_progress)
     serve(drf(make_payment))
 
     response = post(api)
@@ -317,11 +316,9 @@ def test_every_refusal_is_formatted_by_both_edges(edge, client, serve, monkeypat
     """No error class is without status, code, title and detail, and those that a retry helps say when."""
 
     def refuse(attempt, *args):
-        error = refusal()
-        error.about = attempt.identity
-        raise error
+        return Refused(refusal())
 
-    monkeypatch.setattr("django_idempotency.engine.run.run", refuse)
+    monkeypatch.setattr("django_idempotency.protection.views.run", refuse)
     serve(TYPES[edge](make_payment, docs_url="/docs/"))
 
     response = post(client)

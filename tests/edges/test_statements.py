@@ -7,7 +7,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from rest_framework.decorators import api_view
 
-from django_idempotency.core import policy
+from django_idempotency import conf
 from tests.app.models import Payment
 from tests.app.serving import VENDOR, drf, is_replay, plain, post
 from tests.app.views import answer, make_payment
@@ -116,8 +116,8 @@ def test_no_work_is_done_per_request_that_start_up_can_do(client, protect, serve
     def fail(*args, **kwargs):
         raise AssertionError("parsed again")
 
-    monkeypatch.setattr(policy, "resolve", fail)
-    monkeypatch.setattr(policy, "checked", fail)
+    monkeypatch.setattr(conf, "resolve", fail)
+    monkeypatch.setattr(conf, "check_options", fail)
     monkeypatch.setattr("re.compile", fail)
 
     assert is_replay(post(client))

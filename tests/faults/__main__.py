@@ -1,9 +1,9 @@
 """
 Break everything, and see whether the law holds: `make faults`, `make faults KILLS=10000`.
 
-Prints a page and writes it to `docs/faults.md`, or to `--output`. `KILLS` (200) is the number of kills on each
-database, `FAULT` a part of the names of the faults to make, `ROUNDS` how often each is made. Databases are taken one
-beside the other for the faults, whose time is mostly waiting, and one after the other for the kills.
+Prints a page and writes it to `docs/explanation/faults.md`, or to `--output`. `KILLS` (200) is the number of kills on
+each database, `FAULT` a part of the names of the faults to make, `ROUNDS` how often each is made. Databases are taken
+one beside the other for the faults, whose time is mostly waiting, and one after the other for the kills.
 
 The exit code says whether there were violations, or planted bugs that nobody saw.
 """
@@ -22,7 +22,7 @@ from tests.faults.catalogue import ALL
 from tests.faults.page import TITLES, Results, lines, page
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "faults.md"
+PAGE = ROOT / "docs" / "explanation" / "faults.md"
 
 
 def main() -> int:

@@ -4,8 +4,8 @@ import pytest
 
 from django_idempotency.testing import Call, NotProved, assert_idempotent, assert_repeatable, differences, replayed
 from django_idempotency.testing.calls import Reply
+from django_idempotency.testing.compare.snapshots import snapshot
 from django_idempotency.testing.findings import difference
-from django_idempotency.testing.snapshots import snapshot
 from tests.app.models import Payment
 
 pytestmark = [pytest.mark.usefixtures("gallery"), pytest.mark.django_db]

@@ -16,11 +16,11 @@ from django.test import TestCase, TransactionTestCase, override_settings
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.stores import stores
 from django_idempotency.testing.calls import Call
-from django_idempotency.testing.crashes import crash_points, settle
+from django_idempotency.testing.compare.snapshots import TableTooLarge
 from django_idempotency.testing.findings import NotProved
-from django_idempotency.testing.guards import guard
-from django_idempotency.testing.processes import CannotFork
-from django_idempotency.testing.snapshots import TableTooLarge
+from django_idempotency.testing.observe.guards import guard
+from django_idempotency.testing.processes.crashes import crash_points, settle
+from django_idempotency.testing.processes.forks import CannotFork
 from tests.app.models import Child, Payment, Unique
 from tests.kit.crash_gallery import ACCOUNT, PAID
 from tests.proof.bugs import RecordOutside

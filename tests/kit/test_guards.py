@@ -15,7 +15,7 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.locmem import EmailBackend
 from django.db import connection, transaction
 
-from django_idempotency.testing.guards import FOREIGN, guard
+from django_idempotency.testing.observe.guards import FOREIGN, guard
 from tests.app.models import Payment
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -64,7 +64,7 @@ import sys
 
 def test_alone(idempotency_key):
     assert "django_idempotency.models" not in sys.modules
-    assert "django_idempotency.testing.snapshots" not in sys.modules
+    assert "django_idempotency.testing.compare" not in sys.modules
 """
     code, output = run(tmp_path, tests, "-p", "no:django")
 

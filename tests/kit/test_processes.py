@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from django_idempotency.testing.processes import Process, ProcessFailed
+from django_idempotency.testing.processes.forks import Process, ProcessFailed
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.race]
 

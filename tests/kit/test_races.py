@@ -3,10 +3,10 @@
 import pytest
 
 from django_idempotency.testing.calls import Call
+from django_idempotency.testing.compare.snapshots import TableTooLarge
 from django_idempotency.testing.findings import NotProved
-from django_idempotency.testing.processes import CannotFork
-from django_idempotency.testing.races import race
-from django_idempotency.testing.snapshots import TableTooLarge
+from django_idempotency.testing.processes.forks import CannotFork
+from django_idempotency.testing.processes.races import race
 from tests.app.models import Child, Payment, Unique
 from tests.kit.crash_gallery import ACCOUNT, wait_for_two
 

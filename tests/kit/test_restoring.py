@@ -3,8 +3,8 @@
 import pytest
 from django.db import connection
 
-from django_idempotency.testing.restoring import restore
-from django_idempotency.testing.snapshots import snapshot
+from django_idempotency.testing.compare.restoring import restore
+from django_idempotency.testing.compare.snapshots import snapshot
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -6,10 +6,10 @@ import uuid
 import pytest
 from django.db.models import F
 
-from django_idempotency.testing.equivalence import differences
-from django_idempotency.testing.shapes import Shape
-from django_idempotency.testing.snapshots import Changes, Place, TableChanges, snapshot
-from django_idempotency.testing.variations import masked, problems, varying
+from django_idempotency.testing.compare.equivalence import differences
+from django_idempotency.testing.compare.shapes import Shape
+from django_idempotency.testing.compare.snapshots import Changes, Place, TableChanges, snapshot
+from django_idempotency.testing.compare.variations import masked, problems, varying
 from tests.app.models import Child, Payment
 
 pytestmark = pytest.mark.django_db

@@ -33,5 +33,5 @@ def keeper() -> Iterator[LeaseKeeper]:
     keeper = LeaseKeeper()
     yield keeper
     keeper._held.clear()
-    keeper._endings.clear()
+    keeper._endings.waiting.clear()
     end(keeper)

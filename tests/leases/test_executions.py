@@ -70,7 +70,7 @@ def store(settings) -> Faulty:
 def keeper(keeper, monkeypatch) -> LeaseKeeper:
     """The test's own keeper is that of all executions."""
     monkeypatch.setattr(leased, "keeper", keeper)
-    monkeypatch.setattr("django_idempotency.engine.renewal.RETRY", 0.01)
+    monkeypatch.setattr("django_idempotency.engine.endings.RETRY", 0.01)
     return keeper
 
 

@@ -6,7 +6,7 @@ import sys
 import threading
 
 from django_idempotency.engine import renewal
-from django_idempotency.testing.processes import Process
+from django_idempotency.testing.processes.forks import Process
 from tests.leases.recorder import TIMEOUT, Recorder
 
 

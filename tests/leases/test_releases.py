@@ -5,18 +5,20 @@ import time
 
 import pytest
 
-from django_idempotency.engine import renewal
+from django_idempotency.engine import endings, renewal
 from tests.leases.recorder import TIMEOUT, Calls, Recorder, until
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """Releases are tried again sooner than a server would like."""
-    monkeypatch.setattr(renewal, "RETRY", 0.01)
+    monkeypatch.setattr(endings, "RETRY", 0.01)
 
 
-@pytest.mark.parametrize("verb", ["release", "abandon", "doubt"])
-def test_a_claim_is_ended_as_soon_as_the_store_answers(keeper, verb):
+@pytest.mark.parametrize(
+    ("end", "verb"), [("release", "release"), ("release_late", "abandon"), ("mark_unsettled", "doubt")]
+)
+def test_a_claim_is_ended_as_soon_as_the_store_answers(keeper, end, verb):
     """In the way that was asked for. After the answer it is over."""
 
     def answer(verb, key):
@@ -24,14 +26,14 @@ def test_a_claim_is_ended_as_soon_as_the_store_answers(keeper, verb):
             raise ConnectionError("away")
 
     store = Recorder(answer)
-    getattr(keeper, verb)(store.lease("a", 30))
+    getattr(keeper, end)(store.lease("a", 30))
     store.calls.wait(4, "a")
     keeper.release(store.lease("b", 30))
     store.calls.wait(4, "b")
 
     assert {call.verb for call in store.calls.of("a")} == {verb}
     assert len(store.calls.of("a")) == 4
-    until(lambda: not keeper._endings)
+    until(lambda: not keeper._endings.waiting)
 
 
 def test_what_is_released_is_not_renewed(keeper):
@@ -52,7 +54,7 @@ def test_what_is_released_is_not_renewed(keeper):
 
 def test_a_release_is_given_up(keeper, monkeypatch, caplog):
     """After a while it helps nobody: the lease has run out, and somebody was told. The log says which key it was."""
-    monkeypatch.setattr(renewal, "PATIENCE", 0.05)
+    monkeypatch.setattr(endings, "PATIENCE", 0.05)
 
     def answer(verb, key):
         if key == "never":
@@ -73,14 +75,14 @@ def test_a_release_is_given_up(keeper, monkeypatch, caplog):
 
 def test_the_number_of_releases_is_bounded(keeper, monkeypatch, caplog):
     """A long outage does not fill the memory: the oldest go, and the log says which."""
-    monkeypatch.setattr(renewal, "MAX_ENDINGS", 3)
-    monkeypatch.setattr(renewal, "RETRY", 1000.0)
+    monkeypatch.setattr(endings, "MAX_WAITING", 3)
+    monkeypatch.setattr(endings, "RETRY", 1000.0)
     store = Recorder()
     waiting = [store.lease(str(number), 30) for number in range(5)]
     for lease in waiting:
         keeper.release(lease)
 
-    assert [ending.lease for ending in keeper._endings] == waiting[2:]
+    assert [ending.attempt for ending in keeper._endings.waiting] == [lease.attempt for lease in waiting[2:]]
     for lease in waiting[:2]:
         assert str(lease.attempt.identity) in caplog.text
 
@@ -144,14 +146,14 @@ def test_a_release_waits_for_no_thread(keeper, monkeypatch):
 
 def test_the_end_of_a_process_tries_what_waits(keeper, monkeypatch):
     """At once, whenever its turn would be; and it takes no longer than that."""
-    monkeypatch.setattr(renewal, "RETRY", 1000.0)
+    monkeypatch.setattr(endings, "RETRY", 1000.0)
     store = Recorder()
     keeper.release(store.lease("a", 30))
 
     keeper.finish()
 
     assert [call.verb for call in store.calls.of("a")] == ["release"]
-    assert not keeper._endings
+    assert not keeper._endings.waiting
 
 
 def test_the_end_of_a_process_waits_for_no_store_that_is_away(keeper, monkeypatch):
@@ -163,5 +165,5 @@ def test_the_end_of_a_process_waits_for_no_store_that_is_away(keeper, monkeypatc
 
     keeper.finish()
 
-    assert keeper._endings
+    assert keeper._endings.waiting
     hang.set()

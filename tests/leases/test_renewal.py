@@ -116,7 +116,7 @@ def test_a_renewal_that_fails_is_tried_again_and_others_go_on(keeper, caplog):
 
 def test_a_failed_renewal_is_tried_again_before_the_lease_ends(keeper, monkeypatch):
     """Not a third of the lease later: there may be only two of them left."""
-    monkeypatch.setattr(renewal, "RETRY", 0.05)
+    monkeypatch.setattr("django_idempotency.engine.endings.RETRY", 0.05)
 
     def answer(verb, key):
         if len(store.calls.of(key)) == 1:

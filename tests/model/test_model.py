@@ -10,7 +10,7 @@ from tests.model import broken, databases, leased, world
 from tests.model.report import HOLDS, REFUTED, found, row, story
 from tests.model.search import STUCK, Model, Move, search
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "model.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "model.md"
 
 
 @pytest.fixture

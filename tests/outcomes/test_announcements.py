@@ -399,7 +399,7 @@ def test_an_inner_commit_elsewhere_does_not_unsettle_the_outer_operation(client,
 
     def raise_early_commit():
         error = CommittedEarly()
-        error.about = object()  # as an inner operation on another database leaves it
+        error.identity = object()  # as an inner operation on another database leaves it
         raise error
 
     serve(protect(handler))

@@ -1,4 +1,4 @@
-"""What a project writes that keeps its cache in a cluster: docs/redis.md shows the same class."""
+"""What a project writes that keeps its cache in a cluster: docs/reference/redis.md shows the same class."""
 
 from django_redis.pool import ConnectionFactory
 from redis.cluster import ClusterNode, RedisCluster

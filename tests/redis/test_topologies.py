@@ -50,7 +50,8 @@ def is_away(port):
 
 def test_the_page_shows_the_factory_that_is_tested():
     """What a reader copies is what the cluster's tests run on."""
-    shown = [block.text for block in blocks(DOCS / "redis.md") if "class ClusterConnectionFactory" in block.text]
+    page = DOCS / "reference" / "redis.md"
+    shown = [block.text for block in blocks(page) if "class ClusterConnectionFactory" in block.text]
     assert len(shown) == 1
     for lines in (inspect.getsource(factories.ClusterConnectionFactory), "from redis.cluster import"):
         assert lines in shown[0]

@@ -12,7 +12,7 @@ from django_idempotency import idempotent, once
 from django_idempotency.exceptions import OutcomeUnknown, PolicyError
 from django_idempotency.stores import stores
 from django_idempotency.testing.memory import MemoryStore
-from django_idempotency.testing.processes import Process
+from django_idempotency.testing.processes.forks import Process
 
 SETTING = {
     "STORES": {"memory": {"BACKEND": "django_idempotency.testing.memory.MemoryStore"}},

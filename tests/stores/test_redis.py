@@ -252,7 +252,7 @@ def test_another_operations_doubt_is_its_own(heard):
 
     with pytest.raises(OutcomeUnknown) as refused:
         outer("a")
-    assert refused.value.about == Identity("shop", "send", "a")
+    assert refused.value.identity == Identity("shop", "send", "a")
     assert len(heard) == 1
 
 

@@ -18,6 +18,30 @@ def trees():
         yield path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text())
 
 
+# What a project imports, and the names that Django gives. Everything else lives in a room.
+TOP_LEVEL = {
+    *("__init__", "exceptions", "fingerprints", "middleware", "rest_framework"),  # a project imports
+    *("adapters", "client", "contrib", "core", "engine", "operations", "protection", "stores", "testing"),  # rooms
+    *("admin", "apps", "checks", "conf", "fields", "management", "migrations", "models", "signals"),  # Django's names
+    *("static", "templates", "templatetags", "py.typed"),
+}
+
+
+def test_the_top_level_holds_what_a_project_imports_and_the_rooms():
+    """A new module goes into a room."""
+    entries = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+
+    assert entries <= TOP_LEVEL
+
+
+@pytest.mark.parametrize("room", ["adapters", "checks", "core", "engine", "operations", "protection", "stores"])
+def test_each_room_states_its_rule(room):
+    """At the top of its `__init__`, in at most ten lines; the table of the checks' ids comes after them."""
+    rule = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text())).split("\n\nE001")[0]
+
+    assert 1 <= len(rule.splitlines()) <= 10
+
+
 def test_imports_keep_to_their_layers():
     """The contracts of pyproject.toml: no import goes up, the engine and the adapters do not know each other."""
     pytest.importorskip("importlinter")
@@ -90,7 +114,7 @@ def test_modules_and_classes_say_what_they_are_for():
     """Each module and each public class has a docstring."""
     silent = []
     for name, tree in trees():
-        if name.startswith("migrations/") or name in ("core/__init__.py", "apps.py"):
+        if name.startswith("migrations/") or name == "apps.py":
             continue
         for node in [tree, *ast.walk(tree)]:
             if isinstance(node, ast.Module) and not ast.get_docstring(node):

@@ -1,7 +1,11 @@
 """The options: what each may be, what an error says, and which level wins."""
 
+import ast
 import re
+import sys
+import types
 from datetime import timedelta
+from pathlib import Path
 from typing import get_type_hints
 
 import pytest
@@ -9,12 +13,21 @@ from django.utils.module_loading import import_string
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_idempotency import Policy
+from django_idempotency import Policy, conf
 from django_idempotency.core import policy
-from django_idempotency.core.policy import DEFAULTS, Options, ResolvedPolicy, checked, resolve
+from django_idempotency.core.policy import (
+    DEFAULTS,
+    OPTIONS,
+    Options,
+    ResolvedPolicy,
+    check_options,
+    resolve,
+)
 from django_idempotency.exceptions import PolicyError
 from tests.ids import spelt
 
+PACKAGE = Path(policy.__file__).parents[1]
+AMBIGUOUS = {"scope", "operation", "key", "fingerprint"}  # columns of the records, too
 DOTTED_PATH = "tests.unit.test_policy.chosen"
 
 GOOD = {
@@ -78,8 +91,37 @@ def cases(values):
 
 
 def test_every_option_is_tried_below():
-    """The tables above, the defaults and the types name the same options."""
-    assert set(GOOD) == set(BAD) == set(DEFAULTS) == set(get_type_hints(Options))
+    """The tables above, the options and the types name the same options, in the same order."""
+    assert list(GOOD) == list(BAD) == list(OPTIONS) == list(get_type_hints(Options))
+
+
+def test_a_new_option_is_one_row_of_the_table(monkeypatch):
+    """With that row alone, policies, the setting, `@once` and what a request gets know the option."""
+    row = "    echo: bool = field(metadata=option(False, values.boolean, for_events=True))\n"
+    source = Path(policy.__file__).read_text()
+    with_row = types.ModuleType("policy_with_echo")
+    monkeypatch.setitem(sys.modules, with_row.__name__, with_row)
+    before = "    max_body: int = field("
+    exec(compile(source.replace(before, row + before), policy.__file__, "exec"), vars(with_row))  # noqa: S102 the table, with one row more
+
+    assert with_row.Policy(echo=True).options == {"echo": True}
+    with pytest.raises(PolicyError, match=r"IDEMPOTENCY: option 'echo' must be True or False, not 1\."):
+        with_row.check_options({"echo": 1}, "IDEMPOTENCY")
+    assert "echo" in with_row.ONCE_OPTIONS
+    assert [with_row.resolve([level], import_string).echo for level in ({}, {"echo": True})] == [False, True]
+
+
+def test_no_other_module_lists_options():
+    """Outside of the table no tuple, list, set or dict of the package names three options or more."""
+    lists = []
+    for path in sorted({*PACKAGE.rglob("*.py")} - {*PACKAGE.glob("testing/**/*.py")}):
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", ())
+            names = {part.value for part in parts if isinstance(part, ast.Constant)} & {*OPTIONS} - AMBIGUOUS
+            if len(names) > 2:
+                lists.append(f"{path.relative_to(PACKAGE)}:{node.lineno}: {sorted(names)}")
+
+    assert lists == []
 
 
 @pytest.mark.parametrize(("name", "value"), cases(GOOD))
@@ -92,7 +134,7 @@ def test_a_good_value_is_taken(name, value):
 def test_a_bad_value_is_an_error_that_names_the_option(name, value):
     """Where it was given, which option, what it must be and what it is."""
     with pytest.raises(PolicyError) as caught:
-        checked({name: value}, "@idempotent")
+        check_options({name: value}, "@idempotent")
 
     message = str(caught.value)
     assert message.startswith(f"@idempotent: option {name!r} ")
@@ -153,7 +195,7 @@ def test_none_resets_an_option_to_its_default():
     assert resolve([{"docs_url": "/a"}, Policy(docs_url=None).options], import_string).docs_url is None
 
 
-@pytest.mark.parametrize("name", policy.DOTTED)
+@pytest.mark.parametrize("name", [name for name, option in OPTIONS.items() if option.dotted])
 def test_dotted_paths_are_imported_once_resolved(name):
     """A setting names callables by their paths."""
     assert getattr(resolve([{name: DOTTED_PATH}], import_string), name) is chosen
@@ -200,3 +242,34 @@ def test_a_policy_cannot_be_changed():
     """It is shared by every request of a view."""
     with pytest.raises(TypeError):
         Policy(required=True).options["required"] = False
+
+
+def test_equal_policies_are_equal():
+    """Whatever the order of their options; a value that cannot be hashed counts like any other."""
+
+    class Guard:
+        def __eq__(self, other):
+            return isinstance(other, Guard)
+
+        def __call__(self, request, record):
+            pass
+
+    one = Policy(required=True, methods=["POST"], replay_guard=Guard())
+    other = Policy(replay_guard=Guard(), methods=("post",), required=True)
+
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != Policy(required=True)
+    assert one != {"required": True}
+
+
+def test_many_distinct_policies_are_told_apart_by_their_hashes(monkeypatch):
+    """A request finds its policy among those of 1,000 views without comparing it with any other."""
+    policies = [Policy(max_body=number, scope=lambda request: "tenant") for number in range(1, 1001)]
+    resolved = [conf.resolved(policy) for policy in policies]
+    comparisons = []
+    equal = Policy.__eq__
+    monkeypatch.setattr(Policy, "__eq__", lambda self, other: comparisons.append(self) or equal(self, other))
+
+    assert [conf.resolved(policy) for policy in policies] == resolved
+    assert comparisons == []

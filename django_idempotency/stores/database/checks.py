@@ -15,7 +15,7 @@ HEAD = 64 * 1024  # bytes of a record beside its body, generously
 ESCAPED = 2  # bytes at most that one byte takes in a literal
 
 
-def configured(using: str) -> list[CheckMessage]:
+def check_settings(using: str) -> list[CheckMessage]:
     """E006, W001. No server is asked."""
     connection = connections[using]
     if connection.vendor not in SUPPORTED:
@@ -34,7 +34,7 @@ def configured(using: str) -> list[CheckMessage]:
     return []
 
 
-def asked(using: str, max_body: int) -> list[CheckMessage]:
+def check_server(using: str, max_body: int) -> list[CheckMessage]:
     """E006, E009, E010, W004, W005, W007: asked of the server; *max_body* is the largest response that is stored."""
     connection = connections[using]
     if connection.vendor not in SUPPORTED:

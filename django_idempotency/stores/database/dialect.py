@@ -64,10 +64,14 @@ class Dialect:
         """What *error* means before the handler has run: told by sqlstate or errno, never by the class."""
         raise NotImplementedError
 
+    def fetch_row(self, cursor: CursorWrapper) -> Any:
+        """The statement's row, or None, once the statement is known to have succeeded."""
+        return cursor.fetchone()
+
     def look_up(self, cursor: CursorWrapper, attempt: Attempt) -> Completed | Unsettled | None:
         """The live record, if this transaction can see one. One plain SELECT."""
         cursor.execute(self.FIND, (attempt.identity.digest,))
-        row = cursor.fetchone()
+        row = self.fetch_row(cursor)
         return None if row is None else found(row, attempt)
 
     def free(
@@ -118,7 +122,7 @@ class Dialect:
     def status(self, cursor: CursorWrapper, digest: bytes) -> int | None:
         """The status of the identity's row, expired or not."""
         cursor.execute(self.STATUS, (digest,))
-        row = cursor.fetchone()
+        row = self.fetch_row(cursor)
         return None if row is None else row[0]
 
 

@@ -86,6 +86,14 @@ class MySQL(Dialect):
     def ttl(self, attempt: Attempt) -> int:
         return round(attempt.ttl * 1_000_000)
 
+    def fetch_row(self, cursor: CursorWrapper) -> Any:
+        # A procedure can fail behind its row. The driver reads that error with the next result; left unread, it is
+        # raised by close(), and swallowed there.
+        row = cursor.fetchone()
+        while cursor.nextset():
+            pass
+        return row
+
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
         seen = self.look_up(cursor, attempt)
         if seen is not None:
@@ -93,7 +101,7 @@ class MySQL(Dialect):
         digest = attempt.identity.digest
         try:
             cursor.execute(self.LOCK, (digest,))
-            row = cursor.fetchone()
+            row = self.fetch_row(cursor)
         except DatabaseError as error:
             if errno(error) in LOCKED:
                 return InFlight()
@@ -128,7 +136,7 @@ class MySQL(Dialect):
     def hold(self, cursor: CursorWrapper, digest: bytes) -> bool:
         cursor.execute(self.LOCK, (digest,))
         # Without a row nothing is locked, and a DELETE would wait for a rival that inserts one now.
-        return cursor.fetchone() is not None
+        return self.fetch_row(cursor) is not None
 
     def _change(
         self, cursor: CursorWrapper, statement: str, digest: bytes, executed_at: datetime | None, *values: Any
@@ -220,7 +228,7 @@ class MariaDB(MySQL):
             if errno(error) in LOCKED:  # now and then one passes by the handler that is declared for it
                 return InFlight()
             raise
-        row = cursor.fetchone()
+        row = self.fetch_row(cursor)
         if row is None:  # older than the rival's commit, or purged between two of our statements
             raise LostRace
         match row[0]:
@@ -235,7 +243,7 @@ class MariaDB(MySQL):
         written = (record.status, record.head(), record.body, digest)
         if not self._called(cursor, self.CALL_COMPLETE, (savepoint(digest), *written)):
             cursor.execute(named(self.COMPLETE, digest), written)
-        return bool(cursor.fetchone()[0] == 1)
+        return bool(self.fetch_row(cursor)[0] == 1)
 
     def _called(self, cursor: CursorWrapper, call: str, parameters: tuple[Any, ...]) -> bool:
         """Execute *call*. False where there is no procedure to be called: a migration may have taken it back."""

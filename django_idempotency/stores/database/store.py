@@ -163,17 +163,19 @@ class DatabaseStore(TransactionalStore):
     def check(self, databases: Collection[str] = ()) -> list[CheckMessage]:
         from django_idempotency.stores.database import checks  # a server that serves needs none of it
 
-        messages = [message for using in sorted({self.database(), *databases}) for message in checks.configured(using)]
+        messages = [
+            message for using in sorted({self.database(), *databases}) for message in checks.check_settings(using)
+        ]
         if self.replay_cache is not None:
             from django_idempotency.stores.redis import checks as redis_checks
 
-            messages += redis_checks.configured(self.replay_cache.redis, is_cache=True)
+            messages += redis_checks.check_settings(self.replay_cache.redis, is_cache=True)
         return messages
 
     def check_database(self, using: str, max_body: int) -> list[CheckMessage]:
         from django_idempotency.stores.database import checks
 
-        return checks.asked(using, max_body)
+        return checks.check_server(using, max_body)
 
 
 def replay_caches() -> list[ReplayCache]:

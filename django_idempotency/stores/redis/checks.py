@@ -12,7 +12,7 @@ from django_idempotency.stores.redis.client import RedisAlias
 OLDEST_REDIS, OLDEST_VALKEY = (7, 0), (7, 2)
 
 
-def configured(redis: RedisAlias, *, is_cache: bool = False) -> list[CheckMessage]:
+def check_settings(redis: RedisAlias, *, is_cache: bool = False) -> list[CheckMessage]:
     """E012, W011, W012. No server is asked. *is_cache*: may it forget, and be away?"""
     try:
         client = redis.client
@@ -51,7 +51,7 @@ def configured(redis: RedisAlias, *, is_cache: bool = False) -> list[CheckMessag
     return messages
 
 
-def asked(redis: RedisAlias) -> list[CheckMessage]:
+def check_server(redis: RedisAlias) -> list[CheckMessage]:
     """E013, W013 to W015, asked of the server."""
     try:
         client = redis.client

@@ -235,12 +235,12 @@ class RedisStore(LeasedStore):
     def check(self, databases: Collection[str] = ()) -> list[CheckMessage]:
         from django_idempotency.stores.redis import checks as redis_checks  # a server that serves needs none of it
 
-        return redis_checks.configured(self.redis)
+        return redis_checks.check_settings(self.redis)
 
     def check_servers(self) -> list[CheckMessage]:
         from django_idempotency.stores.redis import checks as redis_checks
 
-        return redis_checks.asked(self.redis)
+        return redis_checks.check_server(self.redis)
 
 
 def _milliseconds(seconds: float) -> int:

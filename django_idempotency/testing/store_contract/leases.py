@@ -8,7 +8,7 @@ from typing import Any
 from django_idempotency.core.decision import Claimed, ClaimResult, Completed, InFlight, Unsettled
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.testing.processes import Process
+from django_idempotency.testing.processes.forks import Process
 from django_idempotency.testing.store_contract.base import (
     FINGERPRINT,
     LONG,

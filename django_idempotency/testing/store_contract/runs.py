@@ -9,8 +9,8 @@ from django_idempotency.core.decision import Answer
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.policy import resolve
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.engine import run as engine
-from django_idempotency.engine.execution import Executed, Joined, Replayed
+from django_idempotency.engine.execution import Executed, Joined, Refused, Replayed
+from django_idempotency.engine.run import run
 from django_idempotency.exceptions import KeyReused, RequestInProgress, StoreUnavailable
 from django_idempotency.stores import stores
 from django_idempotency.testing.store_contract.base import OTHER_FINGERPRINT, StoreTests, attempt, expect
@@ -28,10 +28,13 @@ class RunTests(StoreTests):
         capture: Callable[[Any], Answer[Any]] | None = None,
         **options: Any,
     ) -> Any:
-        """What the engine makes of *first* with this *handler* and the policy's *options*."""
+        """What the engine makes of *first* with this *handler* and the policy's *options*. Raises a refusal."""
         stores._made[ALIAS] = self.store  # as if it were configured
         policy = resolve(({"store": ALIAS, **options},), lambda path: path)
-        return engine.run(first, policy, self.using, lambda handle: handler(), capture or stored)
+        outcome = run(first, policy, self.using, lambda handle: handler(), capture or stored)
+        if isinstance(outcome, Refused):
+            raise outcome.refusal
+        return outcome
 
     def test_an_answer_is_replayed(self) -> None:
         """The handler runs once; a retry gets its answer, with the request id of the execution."""

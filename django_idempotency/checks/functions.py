@@ -1,0 +1,40 @@
+"""The checks of the functions of `@once`, as far as they are imported by now: no URLconf leads to them."""
+
+from django.core.checks import CheckMessage, Error, register
+
+from django_idempotency import conf
+from django_idempotency.checks.settings import needs_setting
+from django_idempotency.exceptions import PolicyError
+from django_idempotency.protection.functions import protected_functions
+
+
+@register
+@needs_setting
+def check_functions(**kwargs: object) -> list[CheckMessage]:
+    """E003, E011."""
+    messages: list[CheckMessage] = []
+    by_operation: dict[str, list[str]] = {}
+    for name, operation, policy in protected_functions():
+        if "<locals>" not in name:  # defined again by each call of the enclosing function, a test for example
+            by_operation.setdefault(operation, []).append(name)
+        try:
+            conf.resolved_once(policy)
+        except PolicyError as error:
+            messages.append(
+                Error(
+                    f"{name}: {error}",
+                    hint="Correct the option where the function is decorated with @once.",
+                    id="django_idempotency.E003",
+                )
+            )
+    for operation, names in by_operation.items():
+        if len(names) > 1:
+            messages.append(
+                Error(
+                    f"{' and '.join(sorted(names))} are both @once({operation!r}): for one event the second gets the"
+                    " first's result, and does not run.",
+                    hint="Give each function an operation of its own.",
+                    id="django_idempotency.E011",
+                )
+            )
+    return messages

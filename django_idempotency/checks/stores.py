@@ -1,0 +1,41 @@
+"""The checks that the stores make of themselves: of their configuration, their databases and their servers."""
+
+from collections.abc import Iterable
+
+from django.core.checks import CheckMessage, Tags, register
+
+from django_idempotency.checks.settings import needs_setting
+from django_idempotency.operations.inventory import named_databases, own_database, stores_in_use
+from django_idempotency.stores.base import TransactionalStore
+
+
+@register
+@needs_setting
+def check_stores(**kwargs: object) -> list[CheckMessage]:
+    """What the stores say of their own configuration."""
+    return [
+        message for store, policies in stores_in_use().items() for message in store.check(named_databases(policies))
+    ]
+
+
+@register(Tags.database)
+@needs_setting
+def check_databases(databases: Iterable[str] | None = None, **kwargs: object) -> list[CheckMessage]:
+    """What the stores' servers say, for those *databases* that the command names."""
+    if not databases:
+        return []
+    wanted = set(databases)
+    messages: list[CheckMessage] = []
+    for store, policies in stores_in_use().items():
+        if isinstance(store, TransactionalStore):
+            largest = max(policy.max_body for policy in policies)
+            for using in sorted(wanted & {*named_databases(policies), *own_database(store)}):
+                messages += store.check_database(using, largest)
+    return messages
+
+
+@register(Tags.caches, deploy=True)
+@needs_setting
+def check_servers(**kwargs: object) -> list[CheckMessage]:
+    """What the servers behind the stores' caches say. With --deploy only: elsewhere a Redis need keep nothing."""
+    return [message for store in stores_in_use() for message in store.check_servers()]

@@ -1,0 +1,211 @@
+"""The checks of the protected views, as far as the URLconf leads to them."""
+
+import re
+from collections.abc import Collection, Hashable, Iterable, Iterator
+from typing import cast
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.db import models, router
+
+from django_idempotency import conf
+from django_idempotency.checks.settings import needs_setting
+from django_idempotency.core.policy import POLICY, Policy, ResolvedPolicy
+from django_idempotency.exceptions import PolicyError
+from django_idempotency.operations.inventory import own_database
+from django_idempotency.protection.introspection import dispatch_layers, layers, module_of
+from django_idempotency.protection.order import check_dispatch, check_layers
+from django_idempotency.protection.routes import Handler, View, has_mixin, views
+from django_idempotency.protection.views import idempotent
+from django_idempotency.stores import stores
+from django_idempotency.stores.base import TransactionalStore
+
+OUR_DECORATORS = idempotent.__module__
+DRF_PERMISSIONS = "rest_framework.permissions"
+# Modules of views that change the session, set cookies or hand out tokens.
+LOGIN_MODULES = (
+    "allauth.account.views",
+    "dj_rest_auth.views",
+    "django.contrib.auth.views",
+    "djoser.views",
+    "knox.views",
+    "rest_framework.authtoken.views",
+    "rest_framework_simplejwt.views",
+)
+LOGIN_NAME = re.compile(r"(?<![a-z])(log_?in|log_?out|sign_?in|sign_?out|obtain_\w*token)(?![a-z])")
+
+
+@register(Tags.urls)
+@needs_setting
+def check_views(**kwargs: object) -> list[CheckMessage]:
+    """E003 to E005, E007, W002, W003, W006: every protected view of the URLconf."""
+    messages: dict[tuple[str | None, str], CheckMessage] = {}
+    for view in views():
+        for message in _check_view(view):
+            of_any_route = message.msg.replace(repr(view.route), "")  # said once, of the first
+            messages.setdefault((message.id, of_any_route), message)
+    return list(messages.values())
+
+
+def _check_view(view: View) -> Iterator[CheckMessage]:
+    yield from _check_dispatch(view)
+    yield from _check_unprotected(view)
+    protecting = []
+    for handler in view.handlers:
+        try:
+            policy = conf.resolved(*handler.policies)
+        except PolicyError as error:
+            yield Error(
+                f"{handler.name} (route {view.route!r}): {error}",
+                hint="Correct the option where the view is decorated, or in its class's `idempotency`.",
+                id="django_idempotency.E003",
+            )
+            continue
+        yield from _check_place(view, handler)
+        if handler.methods and not handler.methods & policy.methods:
+            if handler.decorated:
+                yield _without_effect(view, handler, policy)
+            continue
+        protecting.append(policy)
+        yield from _check_database(view, handler, policy)
+    if protecting:
+        yield from _check_login(view)
+        if any(policy.scope is None for policy in protecting) and _lets_anybody_in(view):
+            yield Warning(
+                f"{view} lets anonymous requests in, and all of them share one scope of idempotency keys.",
+                hint="Name who is calling with the option `scope`, or give the view a permission class.",
+                id="django_idempotency.W002",
+            )
+
+
+def _check_place(view: View, handler: Handler) -> Iterator[CheckMessage]:
+    """Only what a decorator could not see of its surroundings: the rest has raised already."""
+    every = list(layers(handler.function))
+    ours = next((position for position, layer in enumerate(every) if module_of(layer) == OUR_DECORATORS), -1)
+    try:
+        check_layers(every[ours + 1 :], handler.function)
+    except PolicyError as error:
+        yield _misplaced(f"{handler.name} (route {view.route!r})", error)
+
+
+def _check_dispatch(view: View) -> Iterator[CheckMessage]:
+    if view.view_class is None:
+        return
+    ours = [layer for layer in dispatch_layers(view.view_class) if module_of(layer) == OUR_DECORATORS]
+    try:
+        for layer in ours[:1]:
+            check_dispatch(cast(Hashable, view.view_class), layer)
+    except PolicyError as error:
+        yield _misplaced(str(view), error)
+
+
+def _misplaced(view: str, error: object) -> CheckMessage:
+    return Error(
+        f"{view}: {error}",
+        hint="Protect the handler itself, inside all that decides who may call it: on a plain Django view with"
+        ' @method_decorator(idempotent, name="post"), on a DRF view with IdempotencyMixin.',
+        id="django_idempotency.E004",
+    )
+
+
+def _check_unprotected(view: View) -> Iterator[CheckMessage]:
+    view_class = view.view_class
+    if view_class is None or view.handlers or not isinstance(view.attribute("idempotency"), Policy):
+        return
+    if has_mixin(view_class) or any(
+        hasattr(value, POLICY) for base in view_class.__mro__ for value in tuple(vars(base).values())
+    ):
+        return  # only read on this route, or protected on others
+    yield Error(
+        f"{view} has a Policy in `idempotency`, and nothing protects it.",
+        hint="Add IdempotencyMixin before the bases of a DRF view, or decorate its handlers with @idempotent.",
+        id="django_idempotency.E005",
+    )
+
+
+def _check_database(view: View, handler: Handler, policy: ResolvedPolicy) -> Iterator[CheckMessage]:
+    yield from _check_transaction(view, handler, policy)
+    model = _written_model(view)
+    if model is None or callable(policy.using):
+        return
+    store = stores[policy.store]
+    if not isinstance(store, TransactionalStore):
+        yield Error(
+            f"{handler.name} (route {view.route!r}) writes {model._meta.label} to a database, and store"
+            f" {policy.store!r} keeps its record outside of it: the two do not commit together.",
+            hint="Use a DatabaseStore for work in a database; other stores are for work that is not in one.",
+            id="django_idempotency.E007",
+        )
+        return
+    of_record = policy.using or next(iter(own_database(store)), None)
+    of_model = router.db_for_write(model)
+    if of_record is not None and of_record != of_model:
+        yield Error(
+            f"{handler.name} (route {view.route!r}) writes {model._meta.label} to database {of_model!r}, and store"
+            f" {policy.store!r} keeps its record in {of_record!r}: the two do not commit together.",
+            hint=f"Set the option using={of_model!r}, so that the record is kept where the view writes.",
+            id="django_idempotency.E007",
+        )
+
+
+def _check_transaction(view: View, handler: Handler, policy: ResolvedPolicy) -> Iterator[CheckMessage]:
+    if isinstance(stores[policy.store], TransactionalStore):
+        return
+    excepted: Collection[str] = view.non_atomic_requests
+    around = [alias for alias, options in settings.DATABASES.items() if options.get("ATOMIC_REQUESTS")]
+    if left := [alias for alias in around if alias not in excepted]:
+        yield Warning(
+            f"{handler.name} (route {view.route!r}) keeps its record in store {policy.store!r}, outside the database,"
+            f" and ATOMIC_REQUESTS of {left[0]!r} commits after it: what the handler writes there may be rolled back"
+            " although its answer is stored.",
+            hint="Decorate the view with @transaction.non_atomic_requests, or use a DatabaseStore.",
+            id="django_idempotency.W016",
+        )
+
+
+def _written_model(view: View) -> type[models.Model] | None:
+    """The model of a generic view, Django's or DRF's."""
+    serializer = view.attribute("serializer_class")
+    for owner in (view.attribute("queryset"), view, getattr(serializer, "Meta", None)):
+        model = view.attribute("model") if owner is view else getattr(owner, "model", None)
+        if isinstance(model, type) and issubclass(model, models.Model) and not model._meta.abstract:
+            return model
+    return None
+
+
+def _check_login(view: View) -> Iterator[CheckMessage]:
+    words = " ".join((view.name.rpartition(".")[2], view.url_name))
+    named_so = LOGIN_NAME.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", words).lower().replace("-", "_"))
+    bases = view.view_class.__mro__ if view.view_class else ()
+    if named_so or any(base.__module__.startswith(LOGIN_MODULES) for base in bases):
+        yield Warning(
+            f"{view} seems to log somebody in or out: a replay would send the stored answer without its session or"
+            " cookies.",
+            hint="Leave login views unprotected. Silence this check where the view is none.",
+            id="django_idempotency.W003",
+        )
+
+
+def _lets_anybody_in(view: View) -> bool:
+    """Is there no permission that asks who it is? False where a method of the project's own decides."""
+    if module_of(getattr(view.view_class, "get_permissions", None)) != "rest_framework.views":
+        return False
+    permissions = view.attribute("permission_classes") or ()
+    return all(
+        getattr(permission, "__module__", "") == DRF_PERMISSIONS and getattr(permission, "__name__", "") == "AllowAny"
+        for permission in permissions
+    )
+
+
+def _without_effect(view: View, handler: Handler, policy: ResolvedPolicy) -> CheckMessage:
+    return Warning(
+        f"{handler.name} (route {view.route!r}) is decorated with @idempotent and answers"
+        f" {_format_methods(handler.methods)}, while its option 'methods' is {_format_methods(policy.methods)}:"
+        " nothing is protected.",
+        hint="Name the method in the option `methods`, or leave the decorator out.",
+        id="django_idempotency.W006",
+    )
+
+
+def _format_methods(methods: Iterable[str]) -> str:
+    return ", ".join(sorted(methods))

@@ -1,0 +1,84 @@
+"""What a view is made of: the functions that a callable wraps, and those among them that decide who may call it."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+# Modules whose decorators decide who may call a view.
+GUARDS = frozenset(
+    {
+        "django.contrib.admin.views.decorators",
+        "django.contrib.auth.decorators",
+        "guardian.decorators",
+        "rules.contrib.views",
+    }
+)
+# Modules whose classes decide it in their `dispatch`.
+GUARDED_DISPATCH = frozenset(
+    {"braces.views._access", "django.contrib.auth.mixins", "guardian.mixins", "rest_framework.views"}
+)
+METHOD_DECORATOR = "django.utils.decorators"
+API_VIEW = "rest_framework.decorators"
+
+
+def layers(view: Any) -> Iterator[Any]:
+    """
+    *view* and what it wraps, from the outside in, as far as `functools.wraps` shows it. The decorators that
+    `method_decorator` applies at each call of a method are included.
+    """
+    seen: set[int] = set()
+    layer = view
+    while layer is not None and id(layer) not in seen:
+        seen.add(id(layer))
+        yield layer
+        if module_of(layer) == METHOD_DECORATOR:
+            yield from reversed(_enclosed(layer, "decorators") or [])
+        layer = getattr(layer, "__wrapped__", None) or (layer.func if isinstance(layer, partial) else None)
+
+
+def dispatch_layers(view_class: type) -> Iterator[Any]:
+    """Each `dispatch` of *view_class* and its bases, with the decorators around it, in the order of the calls."""
+    seen: set[int] = set()
+    for base in view_class.__mro__:
+        for layer in layers(vars(base).get("dispatch")):
+            if id(layer) not in seen:
+                seen.add(id(layer))
+                yield layer
+
+
+def module_of(layer: Any) -> str | None:
+    """The module whose code made *layer*: `functools.wraps` overwrites `__module__`, but not the globals."""
+    name = getattr(layer, "__globals__", {}).get("__name__")
+    return name if isinstance(name, str) else None
+
+
+def is_guard(layer: Any) -> bool:
+    """Does *layer* decide who may call the view, like login_required, permission_required or user_passes_test?"""
+    # `login_not_required` comes from the same module and lets everybody in.
+    return module_of(layer) in GUARDS and getattr(layer, "__name__", "") != "login_not_required"
+
+
+def is_guarded(view_class: type, around: Any = None) -> bool:
+    """Does the dispatch of *view_class* decide who may call it? With *around*, only what runs inside that layer."""
+    chain = list(dispatch_layers(view_class))
+    start = next((position for position, layer in enumerate(chain) if layer is around), 0)
+    if any(is_guard(layer) or module_of(layer) in GUARDED_DISPATCH for layer in chain[start:]):
+        return True
+    handlers = [getattr(view_class, name, None) for name in getattr(view_class, "http_method_names", ())]
+    return any(is_guard(layer) for handler in handlers for layer in layers(handler))
+
+
+def api_view_function(view_class: type) -> Any:
+    """The function that `@api_view` made *view_class* of, or None."""
+    for name in getattr(view_class, "http_method_names", ()):
+        handler = getattr(view_class, name, None)
+        if module_of(handler) == API_VIEW:
+            return _enclosed(handler, "func")
+    return None
+
+
+def _enclosed(function: Any, name: str) -> Any:
+    """The variable *name* in the closure of *function*, or None."""
+    names = function.__code__.co_freevars
+    closure = function.__closure__
+    return closure[names.index(name)].cell_contents if closure and name in names else None

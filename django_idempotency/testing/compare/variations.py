@@ -1,0 +1,127 @@
+"""
+What a call writes otherwise each time (random values, copies of a number, a salted password), found by two runs that
+nothing disturbs; and what is wrong with a third, apart from that.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from typing import Any
+
+from django_idempotency.testing.compare.equivalence import Content, contents, spelt
+from django_idempotency.testing.compare.snapshots import Changes, Place, Row, TableChanges
+from django_idempotency.testing.processes.verdicts import times
+
+BEFORE, VARIES = "(before)", "(varies)"
+STEP = re.compile(r"[+-]\d+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)  # by how much a number has changed
+
+Column = tuple[Place, str]
+
+
+def varying(first: Changes, second: Changes, **more: Any) -> frozenset[Column]:
+    """
+    The columns in which two runs from the same state differ. *more* as `differences` takes it.
+
+    None of a table of which they changed another number of rows. A reference counts only if the row that it leads to
+    still differs without its own columns.
+    """
+    found: set[Column] = set()
+    while True:
+        one, other = contents(masked(first, found), **more), contents(masked(second, found), **more)
+        differing = {
+            (place, column)
+            for place in one.keys() & other.keys()
+            for column in _columns(*_unmatched(one[place], other[place]))
+        } - found
+        new = {(place, column) for place, column in differing if column not in first.tables[place].shape.references}
+        if not differing:
+            return frozenset(found)
+        found |= new or differing
+
+
+def masked(changes: Changes, columns: Iterable[Column]) -> Changes:
+    """*changes* without what stands in *columns*. The rows themselves are all there."""
+    tables = {}
+    for place, change in changes.tables.items():
+        names = {column for there, column in columns if there == place}
+        tables[place] = TableChanges(
+            change.shape,
+            added=tuple(_masked(row, names, VARIES) for row in change.added),
+            removed=tuple(_masked(row, names, VARIES) for row in change.removed),
+            changed=tuple(
+                (_masked(before, names, BEFORE), _masked(after, names, VARIES)) for before, after in change.changed
+            ),
+        )
+    return Changes(tables, changes.since, changes.until)
+
+
+def problems(found: Changes, expected: Changes, **more: Any) -> list[str]:
+    """
+    As `differences`, with what is known of both: a number that changed by a multiple was changed more than once, and a
+    row that has its counterpart is neither missing nor done again, but differs in a column.
+    """
+    wanted, seen = contents(expected, **more), contents(found, **more)
+    places = sorted({*wanted, *seen}, key=str)
+    return [told for place in places for told in _of_table(place, wanted.get(place, []), seen.get(place, []))]
+
+
+def _of_table(place: Place, wanted: list[Content], seen: list[Content]) -> Iterator[str]:
+    missing, extra = _unmatched(wanted, seen)
+    columns = _columns(missing, extra)
+    if not columns:
+        of_wanted, of_seen = Counter(wanted), Counter(seen)
+        for content in dict.fromkeys([*missing, *extra]):
+            yield f"{place}: {spelt(content)}: {times(of_seen[content])} instead of {times(of_wanted[content])}"
+        return
+    for one, other in zip(missing, extra, strict=True):
+        again = _how_often(one, other)
+        if again:
+            yield f"{place}: {spelt(one)}: {times(again)} instead of once"
+            continue
+        for column in sorted(columns):
+            name = f"{place.table}.{column}"
+            yield f"{place}: {spelt(one)}: differs in column {column}: name `{name}` in `ignore`, if it may"
+
+
+def _masked(row: Row, columns: set[str], mask: str) -> Row:
+    return {column: mask if column in columns else value for column, value in row.items()}
+
+
+def _unmatched(wanted: list[Content], seen: list[Content]) -> tuple[list[Content], list[Content]]:
+    """What only one of the two has, rows that may belong together at the same place."""
+    one, other = Counter(wanted), Counter(seen)
+    return sorted((one - other).elements(), key=repr), sorted((other - one).elements(), key=repr)
+
+
+def _columns(missing: list[Content], extra: list[Content]) -> set[str]:
+    """The columns in which rows that come in pairs differ; none where they do not."""
+    if Counter(verb for verb, *_ in missing) != Counter(verb for verb, *_ in extra):
+        return set()
+    one, other = (Counter(pair for _, *pairs in rows for pair in pairs) for rows in (missing, extra))
+    differing = {column for column, _ in (*(one - other), *(other - one))}
+    if differing:
+        return differing
+    # The same values in other company.
+    paired = zip(missing, extra, strict=True)
+    return {column for (_, *mine), (_, *others) in paired for column, _ in {*mine} ^ {*others}}
+
+
+def _how_often(wanted: Content, seen: Content) -> int:
+    """How often *seen* does what *wanted* does once, where both only change numbers; or 0."""
+    if wanted[0] != "changed" or len(wanted) != len(seen):
+        return 0
+    ratios = set()
+    for one, other in zip(wanted[1:], seen[1:], strict=True):
+        if one == other:
+            continue
+        (column, value), (same, found) = one, other
+        if column != same or not (_is_step(value) and _is_step(found)) or not Decimal(value):
+            return 0
+        ratios.add(Decimal(found) / Decimal(value))
+    ratio = ratios.pop() if len(ratios) == 1 else Decimal(0)
+    return int(ratio) if ratio == int(ratio) and ratio > 1 else 0
+
+
+def _is_step(value: Any) -> bool:
+    return isinstance(value, str) and STEP.fullmatch(value) is not None

@@ -1,0 +1,277 @@
+"""
+What no transaction covers, seen while it happens: e-mails, connections to other servers, files, processes, threads.
+
+Python's own audit events tell of all but e-mails and threads, whatever library is used. What Django's database and
+cache layers do by themselves is left out, and so is what a library's C code does without Python.
+"""
+
+import os
+import site
+import sys
+import sysconfig
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from django.core.mail.backends.base import BaseEmailBackend
+from django.db import connections
+
+from django_idempotency.testing.observe.addresses import frames, is_a_layers_own, is_projects_own
+
+E_MAIL, CONNECTION, FILE, NEW_FILE, PROCESS, THREAD = "e-mail", "connection", "file", "new file", "process", "thread"
+FOREIGN = (E_MAIL, CONNECTION, FILE, PROCESS)  # kinds whose effect a rollback leaves in the world
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignEffect:
+    """Something that a rollback does not take back. *inside*: did it happen while its thread had a transaction open?"""
+
+    kind: str
+    what: str
+    inside: bool
+    where: str  # the line of the project's code, or nothing
+
+    def __str__(self) -> str:
+        place = f", at {self.where}" if self.where else ""
+        return f"{self.kind} {self.what}{place}"
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What was seen in the block, in its order; all threads of the process counted."""
+
+    effects: list[ForeignEffect] = field(default_factory=list)
+    threads: list[threading.Thread] = field(default_factory=list)  # started meanwhile; not those of a database's pool
+
+    @property
+    def inside(self) -> list[ForeignEffect]:
+        """Those of the `FOREIGN` kinds that happened inside a transaction."""
+        return [effect for effect in self.effects if effect.inside and effect.kind in FOREIGN]
+
+    def kinds(self) -> Counter[str]:
+        """How often each kind was seen."""
+        return Counter(effect.kind for effect in self.effects)
+
+
+Listener = Callable[[ForeignEffect], object]
+
+
+@dataclass(slots=True)
+class _Watch:
+    depths: dict[str, int]  # how many atomic blocks each database's connection was in when the watch began
+    before: Listener
+    after: Listener
+
+
+_watches: list[_Watch] = []
+_here = threading.local()  # .busy: this thread tells already of what it does
+
+
+@contextmanager
+def guard(before: Listener | None = None, after: Listener | None = None) -> Iterator[Guard]:
+    """
+    Record what no transaction covers while the block runs.
+
+    *before* is called with each effect when it is about to happen, in its thread; *after* with an e-mail that was sent.
+    A transaction that was open when the block began, such as a `TestCase`'s, is not one that an effect is inside of.
+    """
+    seen = Guard()
+
+    def note(effect: ForeignEffect) -> None:
+        if before is not None:
+            before(effect)
+        seen.effects.append(effect)
+
+    _listen()
+    load_backends()
+    watch = _Watch(_depths(), note, after or (lambda effect: None))
+    with _e_mails_announced(), _threads_announced(seen.threads):
+        _watches.append(watch)
+        try:
+            yield seen
+        finally:
+            _watches.remove(watch)
+
+
+def _tell(kind: str, what: str, *, sent: bool = False) -> None:
+    for watch in tuple(_watches):
+        inside = any(depth > watch.depths.get(alias, 0) for alias, depth in _depths().items())
+        effect = ForeignEffect(kind=kind, what=what, inside=inside, where=_where())
+        (watch.after if sent else watch.before)(effect)
+
+
+def _depths() -> dict[str, int]:
+    # A transaction that was begun by hand (`set_autocommit(False)`) counts as one.
+    return {
+        connection.alias: len(connection.atomic_blocks)
+        or (connection.connection is not None and not connection.autocommit)
+        for connection in connections.all(initialized_only=True)
+    }
+
+
+# --- audit events ---
+
+
+def _socket(args: tuple[Any, ...]) -> tuple[str, str] | None:
+    address = args[1]
+    if not isinstance(address, tuple):
+        return None  # a Unix socket, of this machine
+    return None if is_projects_own(str(address[0]), str(address[1])) else (CONNECTION, f"to {address[0]}:{address[1]}")
+
+
+def _open(args: tuple[Any, ...]) -> tuple[str, str] | None:
+    path, _, flags = args
+    if any(frame.f_globals.get("__name__", "").partition(".")[0] == "logging" for frame in frames()):
+        return None  # a log's file, which is opened for its first line
+    if not isinstance(path, (str, bytes)) or not flags & (os.O_WRONLY | os.O_RDWR):
+        return None
+    name = os.fsdecode(path)
+    # What is opened as a directory is a temporary file without a name.
+    if name == os.devnull or "__pycache__" in name or name in _temporary() or os.path.isdir(name):
+        return None
+    # A file that must be new is an orphan at worst; any other is changed.
+    return (NEW_FILE if flags & os.O_EXCL else FILE), name
+
+
+def _temporary_file(args: tuple[Any, ...]) -> None:
+    _temporary().add(os.fsdecode(args[0]))
+
+
+def _process(args: tuple[Any, ...]) -> tuple[str, str]:
+    return PROCESS, os.fsdecode(args[0]) if isinstance(args[0], (str, bytes)) else str(args[0])
+
+
+EVENTS: dict[str, Callable[[tuple[Any, ...]], tuple[str, str] | None]] = {
+    "socket.connect": _socket,
+    "open": _open,
+    "tempfile.mkstemp": _temporary_file,
+    "subprocess.Popen": _process,
+    "os.system": _process,
+}
+
+
+def _audit(event: str, args: tuple[Any, ...]) -> None:
+    # It stays for the life of the process: when nobody watches it costs a look at a list.
+    if not _watches or event not in EVENTS or getattr(_here, "busy", False):
+        return
+    _here.busy = True
+    try:
+        found = EVENTS[event](args)
+        if found is not None:
+            _tell(*found)
+    finally:
+        _here.busy = False
+
+
+def _temporary() -> set[str]:
+    """Names of temporary files that this thread has made: uploads, which their owner removes."""
+    if not hasattr(_here, "temporary"):
+        _here.temporary = set()
+    names: set[str] = _here.temporary
+    return names
+
+
+@lru_cache(maxsize=1)
+def _listen() -> None:
+    sys.addaudithook(_audit)
+
+
+# --- e-mails ---
+
+
+def load_backends() -> None:
+    """Import Django's own backends, so that each of them is known; a project's own are once they are used."""
+    for name in ("console", "dummy", "filebased", "locmem", "smtp"):
+        import_module(f"django.core.mail.backends.{name}")
+
+
+def _backends(parent: Any = BaseEmailBackend) -> Iterator[Any]:
+    for backend in parent.__subclasses__():
+        yield backend
+        yield from _backends(backend)
+
+
+def _announced(send: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """*send*, a backend's `send_messages`, with a word before and after each message."""
+
+    def send_messages(backend: Any, messages: Any) -> Any:
+        if getattr(_here, "busy", False):  # of a backend that hands on to another one
+            return send(backend, messages)
+        _here.busy = True  # what it connects to is the e-mail itself
+        try:
+            sent = list(messages)
+            told = [f"{message.subject!r} to {', '.join(message.recipients())}" for message in sent]
+            for what in told:
+                _tell(E_MAIL, what)
+            result = send(backend, sent)
+            for what in told:
+                _tell(E_MAIL, what, sent=True)
+            return result
+        finally:
+            _here.busy = False
+
+    return send_messages
+
+
+@contextmanager
+def _e_mails_announced() -> Iterator[None]:
+    own = [(each, vars(each)["send_messages"]) for each in {*_backends()} if "send_messages" in vars(each)]
+    for backend, send in own:
+        backend.send_messages = _announced(send)
+    try:
+        yield
+    finally:
+        for backend, send in own:
+            backend.send_messages = send
+
+
+# --- threads, of which Python 3.11 has no event ---
+
+
+@contextmanager
+def _threads_announced(started: list[threading.Thread]) -> Iterator[None]:
+    own = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        # A database's pool and what renews leases live as long as the process.
+        if is_a_layers_own() or thread.name.startswith("django_idempotency "):
+            own(thread)
+            return
+        if not getattr(_here, "busy", False):
+            _here.busy = True
+            try:
+                _tell(THREAD, thread.name)
+            finally:
+                _here.busy = False
+        own(thread)
+        started.append(thread)
+
+    threading.Thread.start = start  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        threading.Thread.start = own  # type: ignore[method-assign]
+
+
+# --- whose it is ---
+
+
+@lru_cache(maxsize=1)
+def _libraries() -> tuple[str, ...]:
+    paths = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")} | {*site.getsitepackages()}
+    return (*sorted(path + os.sep for path in paths if path), str(Path(__file__).parents[2]) + os.sep)
+
+
+def _where() -> str:
+    """The nearest line of code that belongs to no library: where the project does it."""
+    for frame in frames():
+        name = frame.f_code.co_filename
+        if not name.startswith(("<", *_libraries())):
+            return f"{os.path.relpath(name)}:{frame.f_lineno}"
+    return ""

@@ -1,0 +1,255 @@
+"""
+What a request does to the world: the databases by content, e-mails and caches; and which line of the project did it.
+
+Inside a `TestCase` the `on_commit` hooks of the request are run as a commit would run them, so that their work is seen.
+"""
+
+import os
+import re
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from django.core.cache import caches
+from django.core.cache.backends.locmem import LocMemCache
+from django.db import connections
+from django.db.transaction import TransactionManagementError
+
+from django_idempotency.engine.transactions import is_write
+from django_idempotency.testing.arguments import texts
+from django_idempotency.testing.calls import Reply, Sender, send, spelt
+from django_idempotency.testing.compare.shapes import own_tables
+from django_idempotency.testing.compare.snapshots import LARGEST_TABLE, Changes, Place, Snapshot, snapshot
+from django_idempotency.testing.observe.guards import CONNECTION, E_MAIL, PROCESS, ForeignEffect, guard
+
+PATIENCE = 1.0  # seconds for threads that the request has started, all together
+# As far as the table's name.
+BEGINNING = re.compile(
+    r"\w+ (?:(?:ABORT|FAIL|FROM|IGNORE|INTO|LOW_PRIORITY|ONLY|OR|REPLACE|ROLLBACK) )*([\w.]+)", re.IGNORECASE
+)
+MAIL = "mail"  # in `ignore`
+CACHE = "cache:"  # in `ignore`, before a pattern of keys
+# DRF's throttles and Django's sessions keep what they count and know there.
+UNSEEN_KEYS = ("*throttle_*", "*django.contrib.sessions.cache*")
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A statement that wrote, and the line of the project that it came from, where one did."""
+
+    using: str
+    what: str  # the statement, as far as its table
+    table: str
+    where: str
+    hook: bool  # in an on_commit hook
+
+    def concerns(self, place: Place) -> bool:
+        """Did it write there?"""
+        return (self.using, self.table) == (place.using, place.table)
+
+    def __str__(self) -> str:
+        hook = " in an on_commit hook" if self.hook else ""
+        return f"{self.what}{hook}{f', at {self.where}' if self.where else ''}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a request did that outlived it. False where it left nothing behind."""
+
+    changes: Changes
+    mails: tuple[ForeignEffect, ...] = ()
+    cached: tuple[str, ...] = ()  # keys, with their alias
+    writes: tuple[Write, ...] = ()  # also those that were rolled back
+    threads: tuple[str, ...] = ()
+    uncovered: tuple[ForeignEffect, ...] = ()  # connections and processes, which nobody can take back or look into
+
+    def __bool__(self) -> bool:
+        return bool(self.changes or self.mails or self.cached)
+
+    def places(self) -> set[str]:
+        """Where something was left: tables, "mail", keys of caches."""
+        return {*map(str, self.changes.tables), *self.cached, *((MAIL,) if self.mails else ())}
+
+    def lines(self) -> Iterator[str]:
+        """What was left behind, in words, and who wrote it."""
+        if self.changes:
+            yield from str(self.changes).splitlines()
+            changed = self.changes.tables
+            writes = [write for write in self.writes if any(write.concerns(place) for place in changed)]
+            yield from dict.fromkeys(f"written by {write}" for write in writes)
+            if self.threads:
+                yield f"a thread was started meanwhile: {', '.join(self.threads)}"
+        for mail in self.mails:
+            yield f"sent: {mail}"
+        for key in self.cached:
+            yield f"changed in the cache: {key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A request that was sent: what came back, and what it did."""
+
+    reply: Reply
+    seen: Seen
+
+
+class Observer:
+    """Sends requests one after the other, and sees what each of them does."""
+
+    def __init__(
+        self, *, using: str | Iterable[str] | None = None, ignore: str | Iterable[str] = (), limit: int = LARGEST_TABLE
+    ) -> None:
+        self._using = using if using is None or isinstance(using, str) else tuple(using)
+        self._ignore = texts(ignore)
+        self._limit = limit
+        self._last = self._snapshot()
+
+    def _snapshot(self) -> Snapshot:
+        try:
+            return snapshot(self._using, ignore=self._ignore, limit=self._limit)
+        except TransactionManagementError as error:
+            error.add_note(
+                "The request broke the test's own transaction, by a database error outside every atomic block of its"
+                " own. Use TransactionTestCase, or django_db(transaction=True), where a request has its own."
+            )
+            raise
+
+    def send(self, call: Sender, key: str | None) -> Run:
+        """Send *call* with *key*; nobody else may have changed anything since the request before."""
+        return self.watch(lambda: send(call, key))
+
+    def watch(self, request: Callable[[], Reply]) -> Run:
+        """Make *request*, and see what it does."""
+        before, cached = self._last, _cached()
+        writes: list[Write] = []
+        started: list[threading.Thread] = []
+        with _recording(writes), _noting(started), guard() as foreign:
+            hooks = {each: len(each.run_on_commit) for each in connections.all(initialized_only=True)}
+            reply = request()
+            error = _run_hooks(hooks)
+            _wait_for(started)
+        if error is not None and not reply.error:
+            reply = replace(reply, status=500, error=f"an on_commit hook raised {spelt(error)}")
+        after = self._last = self._snapshot()
+        mails = [effect for effect in foreign.effects if effect.kind == E_MAIL]
+        seen = Seen(
+            changes=before.changes(after),
+            mails=() if MAIL in self._ignore else tuple(mails),
+            cached=tuple(self._changed_keys(cached, _cached())),
+            writes=tuple(writes),
+            threads=tuple(thread.name for thread in started),
+            uncovered=tuple(effect for effect in foreign.effects if effect.kind in (CONNECTION, PROCESS)),
+        )
+        return Run(reply, seen)
+
+    def _changed_keys(self, before: dict[tuple[str, str], Any], after: dict[tuple[str, str], Any]) -> Iterator[str]:
+        ignored = [*UNSEEN_KEYS, *(f"*{each.removeprefix(CACHE)}" for each in self._ignore if each.startswith(CACHE))]
+        for place in sorted({*before, *after}):
+            alias, key = place
+            if before.get(place) != after.get(place) and not any(fnmatchcase(key, pattern) for pattern in ignored):
+                yield f"{key!r} of cache {alias!r}"
+
+
+def _cached() -> dict[tuple[str, str], Any]:
+    """What is in the caches that live in this process, which can be looked into without asking a server."""
+    found: dict[tuple[str, str], Any] = {}
+    for alias in caches:
+        # One that nobody has asked for yet may be of a server that a test does not have.
+        cache = getattr(caches._connections, alias, None)  # type: ignore[attr-defined]
+        if isinstance(cache, LocMemCache):
+            found |= {(alias, key): value for key, value in dict(cache._cache).items()}  # type: ignore[attr-defined]
+    return found
+
+
+# --- hooks and threads ---
+
+
+def _run_hooks(before: dict[Any, int]) -> Exception | None:
+    """Run the hooks that were registered since then in a transaction that the test never commits."""
+    for connection in connections.all(initialized_only=True):
+        start = before.get(connection, 0)
+        while connection.in_atomic_block and len(connection.run_on_commit) > start:
+            hook, robust = connection.run_on_commit.pop(start)[1:]  # type: ignore[misc]  # the stubs know two
+            try:
+                hook()
+            except Exception as error:  # the caller's to tell; Django drops a robust hook's as well
+                if not robust:
+                    return error
+    return None
+
+
+@contextmanager
+def _noting(started: list[threading.Thread]) -> Iterator[None]:
+    """Note the threads that are *started*: one may be over before anybody looks for it."""
+    start = threading.Thread.start
+
+    def noted(thread: threading.Thread) -> None:
+        start(thread)
+        if not thread.name.startswith("django_idempotency "):  # renews leases, for the life of the process
+            started.append(thread)
+
+    threading.Thread.start = noted  # type: ignore[assignment,method-assign]
+    try:
+        yield
+    finally:
+        threading.Thread.start = start  # type: ignore[method-assign]
+
+
+def _wait_for(threads: list[threading.Thread]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    for thread in threads:
+        thread.join(max(deadline - time.monotonic(), 0))
+
+
+# --- who writes ---
+
+
+@contextmanager
+def _recording(writes: list[Write]) -> Iterator[None]:
+    """Note the statements of this thread that write, on every database, in *writes*."""
+    own = own_tables()
+
+    def note(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
+        if is_write(sql) and not any(table in sql for table in own):
+            where, hook = _origin()
+            text = " ".join(sql.replace('"', "").replace("`", "").split())
+            head = BEGINNING.match(text)
+            what, table = (head[0], head[1]) if head else (text[:40], "")
+            writes.append(Write(context["connection"].alias, what, table, where, hook))
+        return execute(sql, params, many, context)
+
+    with ExitStack() as stack:
+        for alias in connections:
+            stack.enter_context(connections[alias].execute_wrapper(note))
+        yield
+
+
+def _origin() -> tuple[str, bool]:
+    """The nearest line of the project's code that this is called from, within the request; and whether in a hook."""
+    frame: Any = sys._getframe(2)
+    where = ""
+    hook = False
+    while frame is not None and frame.f_globals.get("__name__") != "django.test.client":
+        code = frame.f_code
+        if not where and not code.co_filename.startswith(("<", *_libraries())):
+            where = f"{os.path.relpath(code.co_filename)}:{frame.f_lineno} in {code.co_name}"
+        if code is _run_hooks.__code__:
+            return where, True
+        # Without a transaction a hook is run where it is registered.
+        hook = hook or code.co_name in ("run_and_clear_commit_hooks", "on_commit")
+        frame = frame.f_back
+    return where, hook
+
+
+@lru_cache(maxsize=1)
+def _libraries() -> tuple[str, ...]:
+    paths = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
+    return (*sorted(path + os.sep for path in paths if path), str(Path(__file__).parents[2]) + os.sep)

@@ -1,0 +1,207 @@
+"""
+kill -9 at every point of a call: what its retries leave has to be what one undisturbed run leaves.
+
+For each point a process is forked, makes the call, stops there and is killed. Another process retries until it has a
+final answer, and once more. Then the database is compared, by content, with what a single clean run had changed, and
+put back.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from django_idempotency.testing.arguments import texts
+from django_idempotency.testing.calls import Reply, Sender, send, send_until_final
+from django_idempotency.testing.compare.snapshots import LARGEST_TABLE
+from django_idempotency.testing.findings import NotProved
+from django_idempotency.testing.observe.guards import CONNECTION, FOREIGN, THREAD, ForeignEffect, guard
+from django_idempotency.testing.processes.forks import Line, Process
+from django_idempotency.testing.processes.points import END, Points
+from django_idempotency.testing.processes.trials import Trial, briefly
+from django_idempotency.testing.processes.verdicts import CrashPoint, CrashReport, tendency, times
+
+PATIENCE = 45.0  # seconds in which a retry must get its final answer: longer than the default lease
+NO_REPLY = Reply(status=0)  # of a process that was killed
+SETTLING = 0.5  # seconds that threads of the call are given to end after it
+
+
+def crash_points(
+    call: Sender,
+    *,
+    using: str | Iterable[str] | None = None,
+    ignore: str | Iterable[str] = (),
+    limit: int = LARGEST_TABLE,
+    allow: str | Iterable[str] = (),
+    effect: bool = True,
+    unknown_outcomes: bool = False,
+    reset: Callable[[], object] | None = None,
+    patience: float = PATIENCE,
+) -> CrashReport:
+    """
+    Kill *call* before and after each statement, savepoint, BEGIN, COMMIT and ROLLBACK, each Redis command, and around
+    what no transaction covers; retry; compare with a single clean run. Returns a report, which prints as a table.
+
+    *using*, *ignore* and *limit* are those of `snapshot` and `differences`: what is compared. *allow* names effects
+    outside the database that another system keeps from doubling (`"e-mail *"`, `"connection to gateway.example:443"`).
+    *effect* is False for a call that changes nothing which the kit can see.
+    *unknown_outcomes*: a retry may be told 409 `outcome-unknown`, as by a RedisStore, so long as nothing is done twice.
+    *reset* puts back what a run has changed; by default the kit does that for the database. *patience* is in seconds.
+
+    Raises `NotProved`, an `AssertionError` that names the points, what was doubled or lost, and the remedy; and
+    `CannotFork` inside a `TestCase`.
+    """
+    started = time.monotonic()
+    trial = Trial(call, using, ignore, reset, limit, effect)
+    runs: list[_Run] = []
+
+    def rehearse(key: str) -> tuple[Reply, list[ForeignEffect]]:
+        run = _run(trial, key)
+        runs.append(run)
+        return run.reply, [effect for effect in run.effects if effect.kind != THREAD]
+
+    trial.rehearse(rehearse)
+    clean, duplicate, *_ = runs
+    expected = _Expected(clean, duplicate, texts(allow))
+    points = []
+    for number, name in enumerate(clean.names):
+        key = trial.key()
+        killed, retried = _kill_and_retry(trial, key, number, patience)
+        changed, done = trial.differences(key), [*expected.problems(killed, retried)]
+        if unknown_outcomes and retried.reply.code == "outcome-unknown":  # it may be lost, and not be told
+            changed = [problem for problem in changed if tendency(problem) >= 0]
+            done = [problem for problem in done if tendency(problem) > 0]
+        problems = (*changed, *done)
+        points.append(CrashPoint(number=number, name=killed.halted or name, reply=retried.reply, problems=problems))
+        trial.put_back()
+    report = CrashReport(
+        call=str(trial),
+        points=tuple(points),
+        uncovered=tuple(effect for effect in expected.foreign if effect.inside),
+        notes=tuple(expected.notes()),
+        seconds=time.monotonic() - started,
+    )
+    if not report:
+        raise NotProved(f"{trial}, killed at each of its points", report.findings())
+    return report
+
+
+@dataclass(slots=True)
+class _Run:
+    """What was heard of a process that made the call."""
+
+    reply: Reply = NO_REPLY
+    again: Reply = NO_REPLY  # of a duplicate right after it, where one was sent
+    names: list[str] = field(default_factory=list)  # of its points
+    effects: list[ForeignEffect] = field(default_factory=list)
+    halted: str = ""  # the point at which it was killed
+
+
+class _Expected:
+    """What a clean run did outside the database, and its duplicate did not."""
+
+    def __init__(self, clean: _Run, duplicate: _Run, allow: tuple[str, ...]) -> None:
+        self.clean = clean
+        self._allow = allow
+        # What a duplicate does too (an authenticator that asks another server) is not the handler's.
+        self._common = {_identity(effect) for effect in duplicate.effects}
+        self._is_stable = _answer(clean.reply) == _answer(duplicate.reply)
+        self.foreign = self._judged(clean.effects)
+
+    def _judged(self, effects: Iterable[ForeignEffect]) -> list[ForeignEffect]:
+        return [
+            effect
+            for effect in effects
+            if effect.kind in FOREIGN
+            and _identity(effect) not in self._common
+            and not any(fnmatchcase(f"{effect.kind} {effect.what}", pattern) for pattern in self._allow)
+        ]
+
+    def problems(self, killed: _Run, retried: _Run) -> Iterator[str]:
+        """What a killed run and its retry did outside the database otherwise, or were answered otherwise."""
+        seen = Counter(map(_identity, self._judged([*killed.effects, *retried.effects])))
+        for identity, count in Counter(map(_identity, self.foreign)).items():
+            if seen[identity] != count:
+                yield f"{' '.join(identity).rstrip()}: {times(seen[identity])} instead of {times(count)}"
+        if retried.reply.status != self.clean.reply.status:
+            hint = "; see `unknown_outcomes`" if retried.reply.code == "outcome-unknown" else ""
+            yield f"the retry was answered {briefly(retried.reply)}, a single run {self.clean.reply.status}{hint}"
+        elif self._is_stable and _answer(retried.again) != _answer(retried.reply):
+            yield f"a second retry was answered otherwise: {briefly(retried.reply)}, then {briefly(retried.again)}"
+
+    def notes(self) -> Iterator[str]:
+        """What may explain a problem, and is none by itself."""
+        for effect in self.clean.effects:
+            if effect.kind == THREAD and effect.inside:
+                yield f"(A thread was started inside the handler's transaction, which does not cover it: {effect}.)"
+
+
+def _identity(effect: ForeignEffect) -> tuple[str, str]:
+    """What makes two effects the same in two runs: names of files and subjects of e-mails may tell the key."""
+    return (effect.kind, effect.what if effect.kind == CONNECTION else "")
+
+
+def _answer(reply: Reply) -> tuple[int, bytes]:
+    return reply.status, reply.body
+
+
+# --- in processes of their own ---
+
+
+def _run(trial: Trial, key: str, halt_at: int | None = None) -> _Run:
+    """Make the call, and kill it at its point *halt_at*."""
+
+    def work(line: Line) -> tuple[Reply, list[str]]:
+        points = Points(line, halt_at)
+        points.install()
+        with guard(points.effect_is_due, points.effect_was) as seen:
+            reply = send(trial.call, key)
+            settle(seen.threads)
+        points.reach(END)
+        return reply, points.names
+
+    run = _Run()
+    with Process(work) as process:
+        while run.reply is NO_REPLY and not run.halted:
+            match process.hear():
+                case "effect", effect:
+                    run.effects.append(effect)
+                case "halted", name:
+                    run.halted = name
+                case "result", (reply, names):
+                    run.reply, run.names = reply, names
+    return run
+
+
+def _kill_and_retry(trial: Trial, key: str, number: int, patience: float) -> tuple[_Run, _Run]:
+    """Kill the call at its point *number*; then let a client come again until it has a final answer, and once more."""
+
+    def work(line: Line) -> tuple[Reply, Reply]:
+        trial.connect()
+        line.wait()
+        with guard(lambda effect: line.tell("effect", effect)) as seen:
+            first = send_until_final(trial.call, key, patience)
+            again = send(trial.call, key)
+            settle(seen.threads)
+        return first, again
+
+    retried = _Run()
+    with Process(work) as process:  # it gets ready meanwhile
+        killed = _run(trial, key, number)
+        process.send("go")
+        while retried.reply is NO_REPLY:
+            match process.hear(patience * 2):
+                case "effect", effect:
+                    retried.effects.append(effect)
+                case "result", (first, again):
+                    retried.reply, retried.again = first, again
+    return killed, retried
+
+
+def settle(started: Iterable[threading.Thread]) -> None:
+    """Wait for the threads that the call has *started*, and for theirs: in a server they would go on too."""
+    deadline = time.monotonic() + SETTLING
+    for thread in started:
+        thread.join(max(0.0, deadline - time.monotonic()))

@@ -1,0 +1,174 @@
+"""
+The points at which a process can be killed: before and after all that it sends to its databases and to Redis, and each
+effect that no transaction covers.
+
+All of it is put around Django's and redis-py's own methods, in a process that ends with the call: nothing in the
+package knows of it. What goes past Django's cursors (`connection.connection.commit()`) makes no point.
+"""
+
+import re
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
+
+from django_idempotency.testing.observe.guards import FOREIGN, ForeignEffect
+from django_idempotency.testing.processes.forks import Line
+
+END = "before the answer is sent"
+METHODS: dict[str, Callable[..., str]] = {
+    "_commit": lambda *args: "COMMIT",
+    "_rollback": lambda *args: "ROLLBACK",
+    "_set_autocommit": lambda autocommit: "AUTOCOMMIT" if autocommit else "BEGIN",
+}
+# Of a connection that opens; nothing takes effect by them.
+GREETINGS = frozenset({"AUTH", "CLIENT", "CLUSTER", "COMMAND", "HELLO", "PING", "READONLY", "SELECT", "SENTINEL"})
+
+
+class Points:
+    """
+    Counts and names the points that this process reaches, and stops at the number *halt_at*, counted from 0.
+
+    There it tells its parent ("halted" and the point's name), and waits to be killed. Foreign effects are told at once
+    ("effect"), so that the parent knows of those that a killed process has had.
+    """
+
+    def __init__(self, line: Line, halt_at: int | None = None) -> None:
+        self.line = line
+        self.halt_at = halt_at
+        self.names: list[str] = []
+        self._lock = threading.Lock()
+        self._here = threading.local()
+
+    def reach(self, name: str) -> None:
+        if getattr(self._here, "connecting", False):
+            return  # nothing takes effect by what a connection sends to begin with
+        with self._lock:  # of several threads one is halted, and the others at their next points
+            self.names.append(name)
+            if len(self.names) - 1 == self.halt_at:
+                self.line.tell("halted", name)
+                self.line.wait()
+
+    def around(self, call: Callable[..., Any], what: str) -> Callable[..., Any]:
+        """*call*, with a point before it and one after it."""
+
+        def halting(*args: Any, **kwargs: Any) -> Any:
+            self.reach(f"before {what}")
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self.reach(f"after {what}")
+
+        return halting
+
+    def statement(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
+        """Around every statement, savepoints included: one of Django's execute wrappers."""
+        what = named(label(sql), context["connection"].alias)
+        return self.around(execute, what)(sql, params, many, context)
+
+    def effect_is_due(self, effect: ForeignEffect) -> None:
+        if effect.kind in FOREIGN:
+            self.reach(f"before {effect.kind} {effect.what}")
+        self.line.tell("effect", effect)
+
+    def effect_was(self, effect: ForeignEffect) -> None:
+        self.reach(f"after {effect.kind} {effect.what}")
+
+    def install(self) -> None:
+        """Halt in all that this process does from now on, in every thread."""
+        wrappers = {type(connection) for connection in connections.all()}
+        # All that they inherit is read before any of it changes.
+        own = [(wrapper, name, getattr(wrapper, name)) for wrapper in wrappers for name in METHODS]
+        connecting = [(wrapper, wrapper.connect) for wrapper in wrappers]
+        for wrapper, name, method in own:
+            setattr(wrapper, name, self._method(method, METHODS[name]))
+        for wrapper, connect in connecting:
+            setattr(wrapper, "connect", self._quietly(connect))  # noqa: B010 a method, to mypy
+        for connection in connections.all(initialized_only=True):
+            connection.execute_wrappers.append(self.statement)
+        connection_created.connect(self._on_connection)
+        if "redis.connection" in sys.modules:
+            self._install_redis(sys.modules["redis.connection"].AbstractConnection)
+
+    def _method(self, method: Callable[..., Any], what: Callable[..., str]) -> Callable[..., Any]:
+        def wrapped(connection: BaseDatabaseWrapper, *args: Any) -> Any:
+            return self.around(method, named(what(*args), connection.alias))(connection, *args)
+
+        return wrapped
+
+    def _quietly(self, connect: Callable[..., Any]) -> Any:
+        def quiet(connection: BaseDatabaseWrapper) -> None:
+            self._here.connecting = True
+            try:
+                connect(connection)
+            finally:
+                self._here.connecting = False
+
+        return quiet
+
+    def _on_connection(self, *, connection: BaseDatabaseWrapper, **kwargs: object) -> None:
+        if self.statement not in connection.execute_wrappers:
+            connection.execute_wrappers.append(self.statement)
+
+    def _install_redis(self, kind: Any) -> None:
+        send, send_packed, read = kind.send_command, kind.send_packed_command, kind.read_response
+        here = threading.local()
+
+        def send_command(connection: Any, *args: Any, **kwargs: Any) -> Any:
+            here.command = str(args[0]).split(" ")[0].upper()
+            try:
+                return send(connection, *args, **kwargs)
+            finally:
+                here.command = ""
+
+        def send_packed_command(connection: Any, *args: Any, **kwargs: Any) -> Any:
+            command = getattr(here, "command", "") or "pipeline"
+            if command in GREETINGS:
+                return send_packed(connection, *args, **kwargs)
+            self.reach(f"before Redis {command}")
+            result = send_packed(connection, *args, **kwargs)
+            here.sent = command  # only now: on the way it may have connected, and read greetings
+            return result
+
+        def read_response(connection: Any, *args: Any, **kwargs: Any) -> Any:
+            sent, here.sent = getattr(here, "sent", ""), ""
+            try:
+                return read(connection, *args, **kwargs)
+            finally:
+                if sent:
+                    self.reach(f"after Redis {sent}")
+
+        kind.send_command, kind.send_packed_command, kind.read_response = (
+            send_command,
+            send_packed_command,
+            read_response,
+        )
+
+
+def named(what: str, alias: str) -> str:
+    return what if alias == "default" else f"{what} on {alias!r}"
+
+
+OWN = {
+    "claim": re.compile("INSERT|_claim_v"),
+    "record": re.compile("SET status = %s|_complete_v"),
+}
+
+
+def label(sql: object) -> str:
+    """A statement as a report names it: its verb and its table, without what changes from run to run."""
+    text = " ".join(str(sql).split()) if isinstance(sql, (str, bytes)) else "a composed statement"
+    verb, _, rest = text.partition(" ")
+    if verb in ("SAVEPOINT", "RELEASE"):
+        return verb
+    if verb == "ROLLBACK":
+        return "ROLLBACK TO" if "TO" in rest.upper().split() else verb
+    if "django_idempotency" in text:
+        of = next((name for name, sign in OWN.items() if sign.search(text)), "look-up")
+        return f"{of} and COMMIT" if text.endswith("; COMMIT") else of
+    table = re.search(r"(?:FROM|INTO|UPDATE|TABLE) [`\"\[]?(\w+)", text)
+    return f"{verb} {table[1] if table else rest[:20]}".rstrip()

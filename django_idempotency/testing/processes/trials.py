@@ -1,0 +1,204 @@
+"""One call, made again and again by other processes, each time from the same state of the database."""
+
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import NoReturn
+
+from django.db import Error, connections
+
+from django_idempotency import conf
+from django_idempotency.stores import stores
+from django_idempotency.stores.database import DatabaseStore
+from django_idempotency.testing.arguments import texts
+from django_idempotency.testing.calls import Reply, Sender, new_key
+from django_idempotency.testing.compare.equivalence import contents
+from django_idempotency.testing.compare.restoring import restore
+from django_idempotency.testing.compare.shapes import own_tables
+from django_idempotency.testing.compare.snapshots import Changes, Snapshot, TableTooLarge, snapshot
+from django_idempotency.testing.compare.variations import Column, masked, problems, varying
+from django_idempotency.testing.findings import Finding, NotProved
+from django_idempotency.testing.processes.forks import prepare
+
+NO_LIMIT = 1_000_000_000  # rows
+UNSAFE = ("POST", "PATCH")  # what a key protects; the other methods are idempotent by definition
+
+
+class Trial:
+    """
+    Knows the database as it was when the trial began, and puts it back after each run.
+
+    Raises `CannotFork` where other processes would not see it.
+    """
+
+    def __init__(
+        self,
+        call: Sender,
+        using: str | Iterable[str] | None,
+        ignore: str | Iterable[str],
+        reset: Callable[[], object] | None,
+        limit: int,
+        effect: bool,
+        key: str | None = None,
+    ) -> None:
+        self.call = call
+        self._using = None if using is None else texts(using)
+        self._ignore = texts(ignore)
+        self._reset = reset
+        self._effect = effect
+        self._unread: list[str] = []
+        self._first = self._before = self._first_snapshot(limit)
+        self._own = {*own_tables()}
+        self.using = sorted({place.using for place in self._before.tables})
+        prepare(self.using)
+        # The same key again, so that what a handler derives from it is the same; its record is put back with the rest.
+        self._same_key = all(isinstance(stores[alias], DatabaseStore) for alias in conf.stores())
+        self._wanted_key = key
+        self.first_key = key if key and self._same_key else new_key()
+        self._clean = Changes()
+        self._varying: frozenset[Column] = frozenset()
+
+    def _first_snapshot(self, limit: int) -> Snapshot:
+        """A table that is too large is left out where it is ignored. What is done to it is not put back then."""
+        while True:
+            try:
+                return snapshot(self._using, own=True, ignore=self._unread, limit=limit)
+            except TableTooLarge as error:
+                if not any(fnmatchcase(error.table, pattern) for pattern in self._ignore):
+                    raise
+                self._unread.append(error.table)
+
+    def _snapshot(self) -> Snapshot:
+        """Of the same tables as the first time, however many rows a run has added."""
+        return snapshot(self._using, own=True, ignore=self._unread, limit=NO_LIMIT)
+
+    def __str__(self) -> str:
+        name = str(self.call)
+        return name if not name.startswith("<") else getattr(self.call, "__qualname__", name)
+
+    def key(self) -> str:
+        """The key for the next run."""
+        return self.first_key if self._same_key else self._wanted_key or new_key()
+
+    def connect(self) -> None:
+        """In a process of its own: get ready, so that a call finds a connection to each server."""
+        for alias in self.using:
+            if connections[alias].vendor != "sqlite":  # a file is there at once
+                connections[alias].ensure_connection()
+
+    def rehearse(self, make: Callable[[str], tuple[Reply, Sequence[object]]]) -> Reply:
+        """
+        Let *make* make the call with the key that it is given, and send its duplicate; put everything back, and make
+        the call once more. What the first one has changed is what each run has to change from now on, but for columns
+        in which the two differ. *make* returns the reply, and the effects outside the database. Returns the first
+        reply.
+
+        Raises `NotProved` where there is nothing to try: the call fails, does nothing, or its duplicate is done again.
+        """
+        first, effects = make(self.first_key)
+        if first.in_progress or first.status >= 500:
+            self._refuse(
+                f"A single request, with nothing in its way, was answered {briefly(first)}.",
+                remedy="It has to succeed before it can be tried: mend the view, or the call.",
+            )
+        if first.replayed:
+            self._refuse(
+                "The first request was answered by a replay: its key was used before.", remedy="Use a key of its own."
+            )
+        self._clean = self.changes()
+        again, _ = make(self.first_key)
+        if first.status >= 400 and not again.replayed:
+            self._refuse(
+                f"A single request was refused: {first}. A refusal is not stored, so there is nothing to try.",
+                remedy="Give the call the user, the permissions and the payload that it needs.",
+            )
+        if found := self.differences(self.first_key):
+            self._refuse(
+                "A duplicate with the same key is done again.",
+                found,
+                "Protect the view (@idempotent, IdempotencyMixin), and do all of this inside its handler.",
+            )
+        if first.method in UNSAFE and not again.replayed:
+            self._refuse(
+                "It is not protected: a duplicate with the same key was not answered from a record.",
+                [f"first {briefly(first)}", f"then {briefly(again)}"],
+                "Put @idempotent or IdempotencyMixin on its view.",
+            )
+        if self._effect and not effects and not contents(self._clean, ignore=self._ignore):
+            self._refuse(
+                "The request changed nothing that can be seen, so that nothing can be told of a second effect.",
+                [briefly(first)],
+                "Give a call that does something; or name its database in `using`; or say effect=False where its work"
+                " leaves no trace here.",
+            )
+        self.put_back()
+        if left := self._before.changes(self._snapshot()):
+            raise RuntimeError(
+                f"What {self} changes could not be put back: give `reset`, a function that does it. It left: {left}"
+            )
+        self._compare_with_another_run(make)
+        return first
+
+    def _compare_with_another_run(self, make: Callable[[str], tuple[Reply, Sequence[object]]]) -> None:
+        key = self.first_key if self._same_key else new_key()
+        second, _ = make(key)
+        self._varying = varying(self._clean, self.changes(), keys={key, self.first_key}, ignore=self._ignore)
+        if found := self.differences(key):
+            self._refuse(
+                "Two single runs, each from the same state, did not change the same.",
+                [*found, f"the second was answered {briefly(second)}"],
+                "Let it do the same each time, or name in `ignore` what may differ. What is in no database (a cache, a"
+                " file, another server) is not put back between them.",
+            )
+        self.put_back()
+
+    def _refuse(self, what: str, details: Iterable[str] = (), remedy: str = "") -> NoReturn:
+        refusal = NotProved(str(self), [Finding(what, tuple(details), remedy)])
+        self.changes()
+        try:
+            self.put_back()
+        except RuntimeError as error:
+            refusal.add_note(str(error))
+        raise refusal
+
+    def changes(self) -> Changes:
+        """What has changed since the trial began; the package's own tables are left out."""
+        self._found = self._before.changes(self._snapshot())
+        tables = {place: change for place, change in self._found.tables.items() if place.table not in self._own}
+        return Changes(tables, self._found.since, self._found.until)
+
+    def differences(self, key: str) -> list[str]:
+        """In words, what the last run, with *key*, has changed otherwise than the clean one."""
+        found, clean = masked(self.changes(), self._varying), masked(self._clean, self._varying)
+        return problems(found, clean, keys={key, self.first_key}, ignore=self._ignore)
+
+    def put_back(self) -> None:
+        """Undo what `changes` saw last: all that has changed since the trial began, or since `reset` was called."""
+        if self._reset is None:
+            try:
+                restore(self._found)
+            except Error as error:
+                raise RuntimeError(
+                    f"What {self} changes could not be put back: give `reset`, a function that does it."
+                ) from error
+            return
+        self._reset()
+        found = self._before.changes(self._snapshot())
+        restore(Changes({place: change for place, change in found.tables.items() if place.table in self._own}))
+        self._before = self._snapshot()
+        if left := self._left(self._first.changes(self._before)):
+            raise RuntimeError(f"All that {self} changes has to be put back, but `reset` left:\n{left}")
+
+    def _left(self, changes: Changes) -> Changes:
+        """What is not as it was. Rows that were made anew are; so is a time of the run in a row that was there."""
+        tables = {
+            place: change
+            for place, change in changes.without_times().tables.items()
+            if change.changed or len(change.added) != len(change.removed)
+        }
+        left = Changes(tables, changes.since, changes.until)
+        return left if contents(left, ignore=self._ignore) else Changes()
+
+
+def briefly(reply: Reply) -> str:
+    """A reply, without the page that a server shows for an error."""
+    return f"{reply.status} ({reply.error})" if reply.error else str(reply)
