@@ -71,7 +71,7 @@ def tables(using: str, schemas: Sequence[str] = ()) -> list[Location]:
         if schemas:
             raise LookupError(f"The database {using!r} keeps no tenants in schemas.")
         return [location]
-    if not schemas and location.schema != public_schema(using):
+    if not schemas and location.schema != public_schema():
         return [location]
     found = schemas_with(using, TABLE)
     for schema in schemas:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from django.conf import settings
 from django.db import connections
 
 
@@ -30,9 +31,9 @@ def in_schema(using: str, schema: str | None) -> Iterator[None]:
             connection.set_tenant(tenant)
 
 
-def public_schema(using: str) -> str:
-    """The schema that all tenants of *using* share."""
-    return getattr(connections[using], "public_schema_name", None) or "public"
+def public_schema() -> str:
+    """The schema that all tenants share, by the setting of those packages."""
+    return str(getattr(settings, "PUBLIC_SCHEMA_NAME", "public"))
 
 
 def schemas_with(using: str, table: str) -> list[str]:
