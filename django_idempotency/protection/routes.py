@@ -13,6 +13,7 @@ from django_idempotency.core.policy import POLICY, Policy
 from django_idempotency.protection.introspection import api_view_function
 
 DESCRIBING = frozenset({"HEAD", "OPTIONS", "TRACE"})  # methods that Django and DRF answer by themselves
+SILENCED = "idempotency_silenced_checks"  # a view's attribute: ids of warnings, as in SILENCED_SYSTEM_CHECKS
 SAFE = DESCRIBING | {"GET"}
 
 
@@ -34,6 +35,7 @@ class View:
     name: str  # with its module
     route: str
     url_name: str
+    callback: Any  # what the URLconf names
     view_class: type | None
     options: Mapping[str, Any]  # as_view()'s, which stand in for attributes of the class
     handlers: tuple[Handler, ...]
@@ -41,6 +43,12 @@ class View:
 
     def __str__(self) -> str:
         return f"{self.name} (route {self.route!r})"
+
+    @property
+    def silenced(self) -> frozenset[str]:
+        """The ids of the warnings, like "W003", that the view's class or function silences for itself."""
+        owners = (self.view_class, self.callback, *(handler.function for handler in self.handlers))
+        return frozenset(str(id).rpartition(".")[2] for owner in owners for id in getattr(owner, SILENCED, ()))
 
     def attribute(self, name: str) -> Any:
         """The attribute that an instance of the view's class will have."""
@@ -54,7 +62,7 @@ def views() -> Iterator[View]:
     except Exception:  # whatever a project's modules raise: Django's own check of the URLconf says so
         return
     for pattern, route in entries:
-        view = _view(pattern, route)
+        view = view_of(pattern.callback, route, str(pattern.name or ""))
         if view.handlers or isinstance(view.attribute("idempotency"), Policy):
             yield view
 
@@ -68,8 +76,8 @@ def _entries(patterns: Iterable[Any], prefix: str) -> Iterator[tuple[URLPattern,
             yield entry, route
 
 
-def _view(pattern: URLPattern, route: str) -> View:
-    callback: Any = pattern.callback
+def view_of(callback: Any, route: str = "", url_name: str = "") -> View:
+    """*callback*, the view of a URL pattern, and what of it is protected."""
     while isinstance(callback, partial):
         callback = callback.func
     view_class = getattr(callback, "cls", None) or getattr(callback, "view_class", None)
@@ -84,7 +92,8 @@ def _view(pattern: URLPattern, route: str) -> View:
     return View(
         name=name,
         route=route,
-        url_name=str(pattern.name or ""),
+        url_name=url_name,
+        callback=callback,
         view_class=view_class,
         options=options,
         handlers=tuple(handlers),

@@ -1,5 +1,5 @@
 """
-So many kills on one kind of database, and the checker's word: `python -m tests.faults.kills KIND KILLS`.
+So many kills on one kind of database, and the checker's word: `python -m benchmarks.faults.kills KIND KILLS`.
 
 Prints JSON. See `killing.py` for how the processes die.
 """
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.faults.checker import check
-from tests.faults.killing import Plan
-from tests.faults.run import seen
-from tests.faults.stage import ROOT, Database, database
+from benchmarks.faults.checker import check
+from benchmarks.faults.killing import Plan
+from benchmarks.faults.run import seen
+from benchmarks.faults.stage import ROOT, Database, database
 
 ATOMIC = {"database": {"ATOMIC_REQUESTS": True}}
 LANES: dict[str, list[dict[str, Any]]] = {
@@ -42,7 +42,7 @@ def kill(
         log=str(folder / f"{name}.log"), prefix=name, token=on.token, seed=seed,
     )  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.killing"],
+        [sys.executable, "-m", "benchmarks.faults.killing"],
         cwd=ROOT, check=True, input=json.dumps(asdict(plan)), stdout=subprocess.PIPE, text=True,
         env={**os.environ, "DATABASE_URL": on.url},
     )  # fmt: skip

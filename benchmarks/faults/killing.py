@@ -1,5 +1,5 @@
 """
-Kills by the thousand: `python -m tests.faults.killing`, with a JSON of a `Plan` on standard input.
+Kills by the thousand: `python -m benchmarks.faults.killing`, with a JSON of a `Plan` on standard input.
 
 The process prepares Django once and forks lanes. A lane forks victims, each of which makes one request and dies on its
 way by SIGKILL: before or after a statement that it counts itself, or at an instant of its lane's choice. A retrier, one
@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.faults.journal import Journal
-from tests.proof.child import answer_of, configure, halting, prepare
-from tests.proof.lines import Lines
+from benchmarks.faults.journal import Journal
+from tests.lab.lines import Lines
+from tests.lab.origin import answer_of
+from tests.proof.child import configure, halting, prepare
 
 PATIENCE = 30  # seconds in which a database must have noticed that a client is dead
 RIVALS = 0.2  # the share of keys for which two victims run at once

@@ -5,9 +5,9 @@ import time
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from tests.faults.checker import cursor_of
-from tests.faults.on_the_way import SLOW
-from tests.faults.stage import WAIT, Stage
+from benchmarks.faults.checker import cursor_of
+from benchmarks.faults.on_the_way import SLOW
+from benchmarks.faults.stage import WAIT, Stage
 
 FEW = 12  # connections that the server has when they are to run out
 ALL = 60

@@ -1,5 +1,5 @@
 """
-A database server of our own that is there to be killed: `python -m tests.faults.keeper KIND [MEGABYTES]`.
+A database server of our own that is there to be killed: `python -m benchmarks.faults.keeper KIND [MEGABYTES]`.
 
 Started as a process that holds the server and its data, as in `tests/servers.py`: when its standard input ends, the
 server is gone and so are the data, however the suite ended. It prints the URL and the version, and then obeys a word

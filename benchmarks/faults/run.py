@@ -1,5 +1,5 @@
 """
-Every fault on one kind of database: `python -m tests.faults.run KIND`. Prints a line of JSON for each as it is done.
+Make every fault on one kind of database: `python -m benchmarks.faults.run KIND`. Prints a line of JSON for each.
 
 `FAULT` names those to make, by a part of their names; `ROUNDS` replaces how often each is made; `BUGS=0` plants none.
 """
@@ -14,11 +14,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from benchmarks.faults.catalogue import FAULTS, Fault
+from benchmarks.faults.checker import Verdict
+from benchmarks.faults.on_the_way import LeftOut
+from benchmarks.faults.stage import Database, Stage, database
 from tests import servers
-from tests.faults.catalogue import FAULTS, Fault
-from tests.faults.checker import Verdict
-from tests.faults.on_the_way import LeftOut
-from tests.faults.stage import Database, Stage, database
 
 TRIES = 3
 RUNS = itertools.count(1)  # each has keys of its own

@@ -6,7 +6,7 @@ lines. Each is an attempt: its `key`, the `status` of its answer (None where no 
 answer's body (SHA-256, hexadecimal), the `effect` that the body names (the payment's number), the refusal's `code`. A
 line with `"expired": true` says that somebody let the key's record expire, so that its next request is a new one.
 
-    python -m tests.faults.checker DATABASE_URL LOG...
+    python -m benchmarks.faults.checker DATABASE_URL LOG...
 """
 
 import hashlib
@@ -24,7 +24,9 @@ EFFECTS = "SELECT id, reference FROM app_payment"
 RECORDS = "SELECT {key}, status, body FROM django_idempotency_record".format  # `key` is a word of MariaDB's
 
 CLAIM = 0  # the status of a record that is a claim alone
-ALLOWED = {201, 400, 409, 500, 503}  # statuses that a client may see; 400 is a handler's own refusal
+# Statuses that a client may see. 400 is the handler's own refusal, or of a body that was cut off; 411 of one without a
+# length.
+ALLOWED = {201, 400, 409, 411, 500, 503}
 
 MORE_EFFECTS = "more than one effect"
 MORE_ANSWERS = "more than one answer"

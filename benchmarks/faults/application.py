@@ -44,16 +44,16 @@ class Application:
         self.stop()
 
     def start(self) -> None:
-        configuration = "python:tests.faults.gunicorn_conf"
+        configuration = "python:benchmarks.faults.gunicorn_conf"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "--config", configuration, "tests.faults.wsgi"],
+            [sys.executable, "-m", "gunicorn", "--config", configuration, "benchmarks.faults.wsgi"],
             cwd=ROOT, env=self.environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         address = self.process.stdout.readline().strip()
         if not address:
             self.stop()
-            raise RuntimeError("gunicorn did not start: `python -m gunicorn tests.faults.wsgi` says why")
+            raise RuntimeError("gunicorn did not start: `python -m gunicorn benchmarks.faults.wsgi` says why")
         host, port = address.split(":")
         self.address = (host, int(port))
 

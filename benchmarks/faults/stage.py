@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from benchmarks.faults.application import Application
+from benchmarks.faults.checker import Verdict, check
+from benchmarks.faults.clients import PATIENCE, Address, Load
 from tests import servers
-from tests.faults.application import Application
-from tests.faults.checker import Verdict, check
-from tests.faults.clients import PATIENCE, Address, Load
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPATIENCE = 3.0  # seconds for the last keys of a run with a planted bug, which leaves some without an answer
@@ -48,7 +48,7 @@ class Database:
 def database(kind: str, megabytes: int = 0) -> Iterator[Database]:
     """A new server of *kind*, on a disk of so many *megabytes* if they are named. Raises `Missing`."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.keeper", kind, str(megabytes)],
+        [sys.executable, "-m", "benchmarks.faults.keeper", kind, str(megabytes)],
         cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C ends us first, then it
     )  # fmt: skip
@@ -57,7 +57,7 @@ def database(kind: str, megabytes: int = 0) -> Iterator[Database]:
         if not url:
             raise servers.Missing(process.stderr.read().strip() or f"the keeper of {kind} ended without a word")
         made = subprocess.run(
-            [sys.executable, "-m", "tests.faults.project"],
+            [sys.executable, "-m", "benchmarks.faults.project"],
             cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "DATABASE_URL": url},
         )  # fmt: skip
         yield Database(process, url, version, made.stdout.strip())

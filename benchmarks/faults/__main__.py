@@ -18,15 +18,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.faults.catalogue import ALL
-from tests.faults.page import TITLES, Results, lines, page
+from benchmarks.faults.catalogue import ALL
+from benchmarks.faults.page import TITLES, Results, lines, page
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "explanation" / "faults.md"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--database", action="append", choices=ALL, help="of all, this one only (repeatable)")
     parser.add_argument("--output", type=Path, default=PAGE, metavar="FILE", help="write the page there")
@@ -46,7 +46,7 @@ def main() -> int:
         for kind in kinds:
             if kind not in results.left_out:
                 sys.stderr.write(f"{TITLES[kind]}: kills\n")
-                told, _ = run("tests.faults.kills", kind, os.environ.get("KILLS", "200"))
+                told, _ = run("benchmarks.faults.kills", kind, os.environ.get("KILLS", "200"))
                 results.kills += told
     if options.keep:
         options.keep.write_text(json.dumps(asdict(results)))
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def faults_of(kind: str) -> tuple[list[dict[str, Any]], str]:
-    return run("tests.faults.run", kind)
+    return run("benchmarks.faults.run", kind)
 
 
 def run(module: str, *arguments: str) -> tuple[list[dict[str, Any]], str]:

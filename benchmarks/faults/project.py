@@ -21,7 +21,7 @@ def configure(**database: Any) -> dict[str, Any]:
     import django
 
     wanted: dict[str, Any] = json.loads(os.environ.get("FAULTS", "{}"))
-    settings.ROOT_URLCONF = "tests.faults.urls"
+    settings.ROOT_URLCONF = "benchmarks.faults.urls"
     default = settings.DATABASES["default"]
     default |= database | wanted.get("database", {})
     if wanted.get("options"):
@@ -35,9 +35,13 @@ def configure(**database: Any) -> dict[str, Any]:
     return wanted
 
 
-def plant(wanted: dict[str, Any]) -> None:
-    """Let this process's store be what *wanted* says. It connects to the database for that."""
-    from tests.faults import bugs
+def plant(wanted: dict[str, Any], application: Any) -> Any:
+    """
+    The WSGI *application*, and the store of this process, with the bug that *wanted* names.
+
+    Connects to the database for that.
+    """
+    from benchmarks.faults import bugs
 
     if wanted.get("plain"):
         from django.db import connections
@@ -49,6 +53,7 @@ def plant(wanted: dict[str, Any]) -> None:
         connections.close_all()  # a server forks its workers after this
     if wanted.get("bug") in bugs.STORES:
         bugs.plant(wanted["bug"])
+    return bugs.below(application)
 
 
 def make_tables() -> str:
