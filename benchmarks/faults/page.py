@@ -94,8 +94,8 @@ def faults(results: Results, kinds: list[str]) -> list[str]:
         paragraph(
             """Each cell shows how often the fault was made, the keys that were paid meanwhile, and the attempts that
             got no answer, a 500 or a 503. Attempts include the clients' own retries, within milliseconds. The checker
-            decides by the list above, and requires that no client got a status besides 201, 400, 409, 500 and 503;
-            which of these a fault leads to is counted, not checked."""
+            decides by the list above, and requires that no client got a status besides 201, 400, 409, 411, 500 and
+            503; which of these a fault leads to is counted, not checked."""
         ),
         table(["fault", "promised, beside one effect and one answer", *(TITLES[kind] for kind in kinds)], rows),
     ]
@@ -187,7 +187,8 @@ def planted(results: Results, kinds: list[str]) -> list[str]:
             """*session lock*: claims by a lock of PostgreSQL's session. *own clock*: records expire by the process's
             clock. *answers anyway*: what the handler had answered goes out although the transaction failed; *swallows*
             catches the handler's database errors too. *fails open*: where the store does not answer, the handler runs
-            without it.""",
+            without it. *takes a part for the whole*: a body that was cut off is the body. *takes it for empty*: a
+            body without a length is not read before the handler reads it.""",
         ),
     ]
 
