@@ -2,8 +2,8 @@
 Run the Python blocks of one page, in order, as one project: `python -m tests.docs.project docs/explanation/law.md`.
 
 The project is small, on SQLite in a temporary folder, with the app `shop` that the pages import from. System checks run
-on what the page defines, and a warning is an error; each view in its `urlpatterns` gets the same request twice; its test
-cases run.
+on what the page defines, and a warning is an error; each view in its `urlpatterns` gets the same request twice; its
+test cases run.
 """
 
 import ast
