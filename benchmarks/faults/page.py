@@ -220,7 +220,7 @@ def method(results: Results) -> list[str]:
         ),
         paragraph(
             f"""{datetime.datetime.now(tz=datetime.UTC).date()}, Python {platform.python_version()}, Django
-            {django.__version__}, {", ".join(versions)}. `make faults` makes this page anew, `make faults KILLS=10000`
+            {django.__version__}, {", ".join(versions)}. `make faults` makes this page again, `make faults KILLS=10000`
             with so many kills on each database."""
         ),
     ]
