@@ -67,11 +67,12 @@ CORE = (
 # Without migrations there are no routines: each claim is a plain statement.
 STATEMENTS = ("--nomigrations",)
 
-LIGHT = ("-m", "not (browser or kill or race or slow)")
-SERVER = ("-m", "not (kill or slow)", *(f"--ignore=tests/{path}" for path in ("docs", "kit", "checks", "security")))
+# The choices of the short suite. Of the heavy tests it has kills on PostgreSQL, and races on each server.
+NOT_HEAVY = ("-m", "not (browser or kill or race or slow)")
+NO_KILLS = ("-m", "not (kill or slow)")
 
 RUNS = {
-    "sqlite": Run(service="SQLite", short=LIGHT),
+    "sqlite": Run(service="SQLite", short=NOT_HEAVY),
     "postgresql": Run(service="PostgreSQL", short=("-m", "not (browser or slow)")),
     # With the store's option FOLD off: see tests/app/apps.py.
     "unfolded": Run(
@@ -85,11 +86,11 @@ RUNS = {
     "pooled-plain": Run(
         service="pgbouncer", environment={"POOLED": "1", "FOLD": "0"}, arguments=STATEMENTS, paths=PROOF
     ),
-    "mariadb": Run(service="MariaDB", short=SERVER),
+    "mariadb": Run(service="MariaDB", short=(*NO_KILLS, *CORE, "tests/operations")),
     "mariadb-statements": Run(
         service="MariaDB", arguments=STATEMENTS, paths=(*PROOF, "tests/proof/test_wire.py", "tests/stores")
     ),
-    "mysql": Run(service="MySQL", short=SERVER),
+    "mysql": Run(service="MySQL", short=(*NO_KILLS, *CORE)),
     "mysql-statements": Run(
         service="MySQL", arguments=STATEMENTS, paths=(*PROOF, "tests/proof/test_wire.py", "tests/stores")
     ),
@@ -98,6 +99,7 @@ RUNS = {
 # What needs no particular database, below this folder.
 ONCE = (
     "browser",
+    "checks/test_setting.py",
     "docs",
     "kit/test_calls.py",
     "kit/test_plugin.py",
