@@ -114,14 +114,14 @@ ONCE = (
     "unit",
 )
 
-# pytest's own exit codes.
+# pytest's exit codes.
 PASSED = 0
 FAILED = 1
 INTERRUPTED = 2
 NO_TESTS = 5
 
 SHORT_MINUTES = 5  # of the short suite, with every server, on two idle cores
-CLOSE_TIMEOUT = 30  # seconds that pytest has to close its databases after it was interrupted
+CLOSE_TIMEOUT = 30  # seconds for an interrupted pytest to drop its databases
 
 
 class Terminated(KeyboardInterrupt):
@@ -226,7 +226,7 @@ def plan(
 
 
 def find_servers(stack: ExitStack, wanted: set[str]) -> tuple[dict[str, servers.Server], dict[str, str]]:
-    """The servers that answer, and for each other one the reason why it does not."""
+    """The servers that answer, and why each other one does not."""
     services: dict[str, Callable[..., servers.Server]] = {
         "PostgreSQL": servers.postgresql,
         "pgbouncer": servers.pgbouncer,
@@ -266,7 +266,7 @@ def suites(arguments: list[str], run: Run, *, first: bool) -> dict[str, list[str
             each
             for argument in arguments
             if argument not in of_sample
-            for each in selected.get(argument, [argument])  # an option stays in front of its value
+            for each in selected.get(argument, [argument])  # in order, so that an option precedes its value
         ]
         if any(selected.values()) or not of_package:
             ignored = [f"--ignore={SAMPLE}", *(f"--ignore=tests/{path}" for path in ONCE if not first)]
@@ -297,7 +297,7 @@ def run_pytest(arguments: list[str], environment: dict[str, str]) -> int:
     """Run pytest and return its exit code."""
     command = [sys.executable, "-m", "pytest"]
     if (cores := os.cpu_count() or 1) > 1:
-        # A file's tests stay together, with what they share and sum up.
+        # Tests of one file share fixtures and sums, so they stay together.
         command += ["-n", str(min(cores, 8)), "--dist", "loadfile"]
     process = subprocess.Popen([*command, *arguments], env=environment)
     try:
