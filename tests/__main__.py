@@ -67,8 +67,13 @@ CORE = (
 # Without migrations there are no routines: each claim is a plain statement.
 STATEMENTS = ("--nomigrations",)
 
-# The choices of the short suite. Of the heavy tests it has kills on PostgreSQL, and races on each server.
-NOT_HEAVY = ("-m", "not (browser or kill or race or slow)")
+# The choices of the short suite. Of the heavy tests it has kills on PostgreSQL, and races on each server. The model is of
+# the protocol, not of the code, and Redis is asked alone, without clusters.
+NOT_HEAVY = (
+    "-m",
+    "not (browser or kill or race or slow)",
+    *(f"--ignore=tests/{path}" for path in ("model", "redis/test_cluster.py", "redis/test_topologies.py")),
+)
 NO_KILLS = ("-m", "not (kill or slow)")
 
 RUNS = {
