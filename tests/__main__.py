@@ -67,8 +67,8 @@ CORE = (
 # Without migrations there are no routines: each claim is a plain statement.
 STATEMENTS = ("--nomigrations",)
 
-# The choices of the short suite. Of the heavy tests it has kills on PostgreSQL, and races on each server. The model is of
-# the protocol, not of the code, and Redis is asked alone, without clusters.
+# The choices of the short suite. Of the heavy tests it has kills on PostgreSQL, and races on each server. The model is
+# of the protocol, not of the code, so it is left out, and so are clusters of Redis.
 NOT_HEAVY = (
     "-m",
     "not (browser or kill or race or slow)",
