@@ -107,7 +107,6 @@ ONCE = (
     "checks/test_setting.py",
     "docs",
     "kit/test_calls.py",
-    "kit/test_plugin.py",
     "leases",
     "model",
     "packaging",
@@ -146,7 +145,8 @@ def main() -> int:
     options, arguments = parser.parse_known_args()
     chosen = options.database or [name for name, run in RUNS.items() if options.all or run.short is not None]
     is_short = not (options.database or options.all or paths_among(arguments))
-    listed = {*PROOF, *CORE, *(f"tests/{path}" for path in ONCE)}
+    own = {each for run in RUNS.values() for each in (*run.paths, *(run.short or ())) if each.startswith("tests/")}
+    listed = own.union(f"tests/{path}" for path in ONCE)
     if gone := sorted(path for path in listed if not Path(path).exists()):
         parser.error(f"tests/__main__.py names what is not there: {', '.join(gone)}")
 
