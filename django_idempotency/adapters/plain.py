@@ -18,7 +18,7 @@ from django.urls import Resolver404, resolve
 from django_idempotency.adapters.body import body_digest
 from django_idempotency.adapters.scope import default_scope
 from django_idempotency.core.decision import Answer
-from django_idempotency.core.fingerprint import digest
+from django_idempotency.core.fingerprint import digest, parse_query
 from django_idempotency.core.keys import Attempt, Identity, check_key, parse_key, storable_text
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord, storable_headers
@@ -59,7 +59,7 @@ def read(
     if key is None or isinstance(key, Refusal):
         return key
     scope = default_scope(seen) if policy.scope is None else storable_text("scope", policy.scope(seen))
-    host = request.get_host().lower()
+    host = host_name(request)
     path = route(request)
     operation = policy.operation
     if operation is None:
@@ -67,7 +67,7 @@ def read(
     elif not isinstance(operation, str):
         operation = storable_text("operation", operation(seen))
     if policy.fingerprint is None:
-        fingerprint = digest(b"request", *meaning(request, host), body_digest(request, parsed))
+        fingerprint = digest(b"request", *meaning(request), body_digest(request, parsed))
     else:
         fingerprint = sha256(policy.fingerprint(seen)).digest()
     return Attempt(
@@ -108,20 +108,23 @@ def route(request: HttpRequest) -> str:
     return match.route
 
 
-def meaning(request: HttpRequest, host: str) -> list[bytes]:
-    """What a request to *host* means, beside its body: method, path, query, media type and preconditions."""
+def host_name(request: HttpRequest) -> str:
+    """The host that *request* was sent to, without a default port and the dot of the root: clients differ in both."""
+    return request.get_host().lower().removesuffix(":443").removesuffix(":80").removesuffix(".")
+
+
+def meaning(request: HttpRequest) -> list[bytes]:
+    """What a request means, beside its body: method, host, path, query, media type and preconditions."""
     meta = request.META
-    return [
-        text.encode(errors="surrogateescape")
-        for text in (
-            request.method or "",
-            host,
-            request.path,
-            meta.get("QUERY_STRING", ""),
-            (request.content_type or "").lower(),
-            *(meta.get(name, "") for name in PRECONDITIONS),
-        )
-    ]
+    query = meta.get("QUERY_STRING")
+    texts = (
+        request.method or "",
+        host_name(request),
+        request.path,
+        (request.content_type or "").lower(),
+        *(meta.get(name, "") for name in PRECONDITIONS),
+    )
+    return [parse_query(query) if query else b"", *[text.encode(errors="surrogateescape") for text in texts]]
 
 
 def request_id(request: HttpRequest) -> str:
