@@ -11,7 +11,7 @@ import django
 from benchmarks.faults.catalogue import ALL, FAULTS, Fault
 from benchmarks.page import bullets, paragraph, table
 
-TITLES = {"postgresql": "PostgreSQL", "mariadb": "MariaDB", "sqlite": "SQLite"}
+TITLES = {"postgresql": "PostgreSQL", "mariadb": "MariaDB", "mysql": "MySQL", "sqlite": "SQLite"}
 
 
 @dataclass(kw_only=True)
