@@ -17,6 +17,7 @@ from django_idempotency.fields import DigestField, ExactField, KeyField
 Row = TypeVar("Row", bound=models.Model)
 
 UNSETTLED = 0  # the status of a claim: an HTTP status is never 0
+COLUMN = 255  # characters of a scope, an operation or a request; the digest stands for the whole of them
 
 
 class DatabaseNow(models.Func):
@@ -63,12 +64,12 @@ class IdempotencyRecord(models.Model):
     """The stored outcome of one execution; if its status is 0, the claim of an execution whose outcome is unknown."""
 
     digest = DigestField(_("identity"), primary_key=True, max_length=32)
-    scope = models.CharField(_("scope"), max_length=255)
-    operation = models.CharField(_("operation"), max_length=255)
+    scope = models.CharField(_("scope"), max_length=COLUMN)
+    operation = models.CharField(_("operation"), max_length=COLUMN)
     key = KeyField(_("idempotency key"), max_length=MAX_KEY)
     fingerprint = DigestField(_("fingerprint"), max_length=32)
-    request = models.CharField(_("request"), max_length=255, default="", blank=True)  # method, host and route
-    request_id = models.CharField(_("request id"), max_length=255, default="", blank=True)
+    request = models.CharField(_("request"), max_length=COLUMN, default="", blank=True)  # method, host and route
+    request_id = models.CharField(_("request id"), max_length=COLUMN, default="", blank=True)
     status = models.PositiveSmallIntegerField(_("status"), default=UNSETTLED)
     head = models.BinaryField(_("reason and headers"), default=b"")
     body = models.BinaryField(_("body"), default=b"")
@@ -125,7 +126,7 @@ class DecisionCount(models.Model):
 
     pk = models.CompositePrimaryKey("hour", "operation")
     hour = models.PositiveIntegerField(_("hour"), help_text=_("Hours since 1970-01-01 00:00 UTC."))
-    operation = ExactField(_("operation"), max_length=255)
+    operation = ExactField(_("operation"), max_length=COLUMN)
     executions = models.BigIntegerField(_("executions"), default=0)
     replays = models.BigIntegerField(_("replays"), default=0)
     conflicts = models.BigIntegerField(_("conflicts"), default=0)  # 409 request-in-progress

@@ -5,6 +5,7 @@ The three of the proof (`tests.proof.bugs`), and more. In a process of the fault
 names the one that is planted.
 """
 
+import io
 import json
 import os
 import time
@@ -106,6 +107,36 @@ def plant(name: str) -> None:
     from django_idempotency.stores import stores
 
     stores._made["default"] = STORES[name]("default", {})
+
+
+# --- of a server ---
+
+
+def below(application: Any) -> Any:
+    """
+    *application*, Django's, with a bug in how it is given a body.
+
+    "takes a part for the whole": what has arrived is the body. "takes it for empty": a body without a length is left to
+    the handler.
+    """
+    if BUG == "takes a part for the whole":
+
+        def whole(environ: dict[str, Any], start_response: Any) -> Any:
+            body = environ["wsgi.input"].read()
+            return application(
+                environ | {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}, start_response
+            )
+
+        return whole
+    if BUG == "takes it for empty":
+
+        def empty(environ: dict[str, Any], start_response: Any) -> Any:
+            for name in ("HTTP_TRANSFER_ENCODING", "wsgi.input_terminated"):
+                environ.pop(name, None)
+            return application(environ, start_response)
+
+        return empty
+    return application
 
 
 # --- of a view ---

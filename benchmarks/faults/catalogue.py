@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.faults import in_the_database, on_the_way
-from benchmarks.faults.checker import LEFT, MORE_EFFECTS, NO_EFFECT, NO_RECORD, UNANSWERED
+from benchmarks.faults.checker import LEFT, MORE_EFFECTS, NO_EFFECT, NO_RECORD, UNANSWERED, UNEXPECTED
 from benchmarks.faults.stage import Stage
 
 POSTGRESQL, MARIADB, SQLITE = "postgresql", "mariadb", "sqlite"
@@ -45,11 +45,19 @@ FAULTS = (
         rounds=30,
     ),
     Fault(
-        name="half of a request arrives",
-        promise="nothing was done; the retry executes",
-        make=partial(on_the_way.lost_by_clients, "half"),
-        bug="early commit",
-        caught=(LEFT, UNANSWERED),
+        name="a request is cut off in its body",
+        promise="400, nothing was done; the retry executes",
+        make=partial(on_the_way.lost_by_clients, "body"),
+        bug="takes a part for the whole",
+        caught=(UNEXPECTED, UNANSWERED),
+        rounds=30,
+    ),
+    Fault(
+        name="a body comes in chunks, without a length",
+        promise="it is read to its end, or refused with 411; another body under the key does not get the answer",
+        make=on_the_way.without_a_length,
+        bug="takes it for empty",
+        caught=(NO_EFFECT,),
         rounds=30,
     ),
     Fault(

@@ -24,7 +24,9 @@ EFFECTS = "SELECT id, reference FROM app_payment"
 RECORDS = "SELECT {key}, status, body FROM django_idempotency_record".format  # `key` is a word of MariaDB's
 
 CLAIM = 0  # the status of a record that is a claim alone
-ALLOWED = {201, 400, 409, 500, 503}  # statuses that a client may see; 400 is a handler's own refusal
+# Statuses that a client may see. 400 is the handler's own refusal, or of a body that was cut off; 411 of one without a
+# length.
+ALLOWED = {201, 400, 409, 411, 500, 503}
 
 MORE_EFFECTS = "more than one effect"
 MORE_ANSWERS = "more than one answer"

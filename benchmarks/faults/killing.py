@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.journal import Journal
-from tests.proof.child import answer_of, configure, halting, prepare
-from tests.proof.lines import Lines
+from tests.lab.lines import Lines
+from tests.lab.origin import answer_of
+from tests.proof.child import configure, halting, prepare
 
 PATIENCE = 30  # seconds in which a database must have noticed that a client is dead
 RIVALS = 0.2  # the share of keys for which two victims run at once

@@ -4,15 +4,15 @@ import random
 import socket
 from contextlib import suppress
 
-from tests.proof.child import FOLDED_COMMIT, label
-from tests.proof.proxy import HEADER, Proxy
+from tests.lab.proxy import HEADER, Proxy
+from tests.lab.statements import FOLDED_COMMIT, label
 
 PATIENCE = 10  # seconds that the server has for a reply that is to be lost
 
 
 class Losing(Proxy):
     """
-    Loses a *share* of the messages that `is_wanted`: the "request", "half" of it, or the "reply" to it.
+    Loses a *share* of the messages that `is_wanted`: the "request", some of its "body", or the "reply" to it.
 
     The connection is cut, so that the client knows that it knows nothing.
     """
@@ -36,8 +36,13 @@ class Losing(Proxy):
             server.sendall(message)
             return False
         self.lost += 1
-        if self.what == "half":
-            server.sendall(message[: len(message) - 12])
+        if self.what == "body":
+            begin = message.index(b"\r\n\r\n") + 4
+            server.sendall(message[: self._draw.randrange(begin, len(message))])
+            server.shutdown(socket.SHUT_WR)  # as of a client that is gone; the server may still answer
+            server.settimeout(PATIENCE)
+            with suppress(OSError):
+                server.recv(1 << 20)
         elif self.what == "reply":
             server.sendall(message)
             server.settimeout(PATIENCE)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from benchmarks.faults import bodies
 from benchmarks.faults.application import Application
 from benchmarks.faults.clients import Load
 from benchmarks.faults.keeper import program
@@ -33,14 +34,23 @@ class LeftOut(Exception):
 
 
 def lost_by_clients(what: str, stage: Stage) -> None:
-    """Lose requests, halves of them, or answers."""
+    """Lose requests, some of their bodies, or answers."""
     with stage.application() as app:
         proxy = Losing(*app.address, what, SHARE)
         try:
-            with stage.load(("127.0.0.1", proxy.port)) as load:
+            with stage.load(("127.0.0.1", proxy.port), spellings=bodies.ALL) as load:
                 until_lost(stage, load, proxy)
         finally:
             proxy.close()
+
+
+def without_a_length(stage: Stage) -> None:
+    """Bodies that are sent in chunks, of which each payment is a fault. Django takes such a body for an empty one."""
+    spellings = (bodies.as_json, bodies.as_csv)  # a form without a length is an empty one for every view of Django's
+    with stage.application() as app, stage.load(app.address, spellings=spellings, chunked=True, repeats=0) as load:
+        for _ in range(stage.rounds):
+            load.wait_for_answers(1, WAIT)
+    stage.faults = load.answered
 
 
 def until_lost(stage: Stage, load: Load, proxy: Losing) -> None:

@@ -55,7 +55,7 @@ def page(results: Results) -> str:
         *kills(results),
         "## Planted bugs",
         *planted(results, kinds),
-        "## What is not made here",
+        "## What is not tested",
         *left_out(results, kinds),
         "## How it is done",
         *method(results),
@@ -74,13 +74,13 @@ def summary(results: Results) -> list[str]:
             under them. Afterwards a checker decides from the database and from the clients' logs alone. **{count}** in
             {made:,} faults under load and {killed:,} kills. [The law](law.md) says what is promised."""
         ),
-        "For each key, whatever was broken, the checker wants:",
+        "For each key, whatever was broken, the checker requires:",
         bullets(
             "one effect, and no more;",
             "one answer: every 2xx that any client got for it has the same bytes, and they are the record's;",
             "no answer without its effect: the payment that the answer names is in the table;",
-            "no effect without its record, no record without its effect, no claim that is left;",
-            "an answer in the end: the last retry of every client gets it.",
+            "no effect without its record, no record without its effect, no claim left behind;",
+            "an answer in the end, for the last retry of every client.",
         ),
     ]
 
@@ -92,10 +92,10 @@ def faults(results: Results, kinds: list[str]) -> list[str]:
         rows.append([fault.name, fault.promise, *cells])
     return [
         paragraph(
-            """In a cell: how often the fault was made, the keys that were paid meanwhile, and the attempts that got
-            no answer, a 500 or a 503. Attempts are the clients' own retries, within milliseconds. The checker decides
-            by the list above, and that no client got a status besides 201, 400, 409, 500 and 503. Which of these a
-            fault leads to, the counts tell; it is not checked here."""
+            """Each cell shows how often the fault was made, the keys that were paid meanwhile, and the attempts that
+            got no answer, a 500 or a 503. Attempts include the clients' own retries, within milliseconds. The checker
+            decides by the list above, and requires that no client got a status besides 201, 400, 409, 411, 500 and
+            503; which of these a fault leads to is counted, not checked."""
         ),
         table(["fault", "promised, beside one effect and one answer", *(TITLES[kind] for kind in kinds)], rows),
     ]
@@ -150,8 +150,8 @@ def kills(results: Results) -> list[str]:
             of them before or after a statement that is drawn among all that they send (connecting, BEGIN, claim, work,
             record, COMMIT, the answer), the others at an instant that is drawn from the length of a request. Some
             requests are refusals, some run against an expired record, some beside a rival with the same key, some keys
-            are killed again and again. Of every key the retries must get one answer; some of them come while the victim
-            still lives. The processes take the ways through the package that their database has, in equal parts:
+            are killed again and again. The retries of each key must get one answer; some of them arrive while the
+            victim still lives. The processes use each way through the package that their database has equally often:
             routines, plain statements, BEGIN and COMMIT by themselves, `ATOMIC_REQUESTS`."""
         ),
         table(head, rows),
@@ -176,8 +176,8 @@ def planted(results: Results, kinds: list[str]) -> list[str]:
     rows += [["kills", bug, *(cells.get(kind, "") for kind in kinds)] for bug, cells in bugs.items()]
     return [
         paragraph(
-            """A checker that finds nothing may be blind. So each fault is made again with a mistake planted into the
-            package or the project, of the kind that this fault brings to light. What the checker then reported:"""
+            """A checker that finds nothing may be blind. So each fault is made again with a bug planted into the
+            package or the project, of the kind that this fault reveals. The checker then reported:"""
         ),
         table(["fault", "planted", *(TITLES[kind] for kind in kinds)], rows),
         bullets(
@@ -187,7 +187,8 @@ def planted(results: Results, kinds: list[str]) -> list[str]:
             """*session lock*: claims by a lock of PostgreSQL's session. *own clock*: records expire by the process's
             clock. *answers anyway*: what the handler had answered goes out although the transaction failed; *swallows*
             catches the handler's database errors too. *fails open*: where the store does not answer, the handler runs
-            without it.""",
+            without it. *takes a part for the whole*: a body that was cut off is the body. *takes it for empty*: a
+            body without a length is not read before the handler reads it.""",
         ),
     ]
 
@@ -200,8 +201,8 @@ def left_out(results: Results, kinds: list[str]) -> list[str]:
         """A machine that loses power, and a disk that lies about `fsync`: processes are killed, not machines.""",
         """A host that vanishes without closing its connections: the servers' own timeouts decide then
         ([a process that is killed](law.md#a-process-that-is-killed)).""",
-        """A failover to a replica. What the replica has not got is lost, effect and record alike: the law holds for
-        what is there, but a client may hold an answer to work that is gone.""",
+        """A failover to a replica. What has not reached the replica is lost, effect and record alike: the law holds for
+        what is there, but a client may have an answer to work that is gone.""",
         """SQLite has no clock but the process's: there the clock jumps by six hours, less than a record's life.""",
     ]
     return [bullets(*reasons)]
@@ -213,8 +214,8 @@ def method(results: Results) -> list[str]:
         paragraph(
             """The project runs under gunicorn, on database servers that the suite starts for itself; the full disk is
             a small file system in memory. Six clients pay with keys, three in ten of them sent by two clients at once,
-            some again after their answer, and ask again until there is one. They log every attempt. The checker shares
-            no code with them, and reads the tables by the plain drivers. `fsync` is off on PostgreSQL: a process that
+            some again after their answer, and retry until there is one. They log every attempt. The checker shares no
+            code with them, and reads the tables with plain drivers. `fsync` is off on PostgreSQL: a process that
             is killed loses nothing that it has written."""
         ),
         paragraph(

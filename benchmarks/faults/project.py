@@ -35,8 +35,12 @@ def configure(**database: Any) -> dict[str, Any]:
     return wanted
 
 
-def plant(wanted: dict[str, Any]) -> None:
-    """Let this process's store be what *wanted* says. It connects to the database for that."""
+def plant(wanted: dict[str, Any], application: Any) -> Any:
+    """
+    The WSGI *application*, and the store of this process, with the bug that *wanted* names.
+
+    Connects to the database for that.
+    """
     from benchmarks.faults import bugs
 
     if wanted.get("plain"):
@@ -49,6 +53,7 @@ def plant(wanted: dict[str, Any]) -> None:
         connections.close_all()  # a server forks its workers after this
     if wanted.get("bug") in bugs.STORES:
         bugs.plant(wanted["bug"])
+    return bugs.below(application)
 
 
 def make_tables() -> str:

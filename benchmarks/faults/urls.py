@@ -1,12 +1,11 @@
 """The protected view of the fault suite: a payment, and then what a handler may do that takes time or waits."""
 
-import json
 import time
-from typing import Any
 
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
 
+from benchmarks.faults.bodies import data_in
 from benchmarks.faults.bugs import around, inside
 from django_idempotency import idempotent
 from tests.app.models import Payment, Unique
@@ -19,7 +18,7 @@ def pay(request: HttpRequest) -> JsonResponse:
     `rows` in the payload are rows that it changes, one after the other: two requests with another order may deadlock.
     `note` is text that the answer repeats.
     """
-    data: dict[str, Any] = json.loads(request.body)
+    data = data_in(request)
     payment = Payment.objects.create(amount=data["amount"], reference=data["reference"])
     answer = {"id": payment.pk, "amount": payment.amount, "note": data.get("note", "")}
     request.made = answer  # type: ignore[attr-defined] for the bug that answers whatever happens

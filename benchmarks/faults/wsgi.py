@@ -8,5 +8,4 @@ from benchmarks.faults.project import configure, plant
 
 wanted = configure(CONN_MAX_AGE=None)
 logging.disable(logging.CRITICAL)  # what goes wrong here is meant to
-application = get_wsgi_application()
-plant(wanted)
+application = plant(wanted, get_wsgi_application())

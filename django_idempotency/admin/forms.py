@@ -16,7 +16,7 @@ from django.utils.translation import gettext_lazy as _
 from django_idempotency import conf
 from django_idempotency.core.operator_answer import HIGHEST, JSON, LOWEST, AnswerError, written
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.models import IdempotencyRecord
+from django_idempotency.stores.stored import StoredRecord
 
 Layout = Sequence[str | tuple[str, ...]]  # of fields, as in a fieldset of the admin
 
@@ -42,7 +42,7 @@ class FreeForm(forms.Form):
         help_text=_("It is kept in the history of this record, with your name."),
     )
 
-    def __init__(self, record: IdempotencyRecord, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, record: StoredRecord, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.record = record
 

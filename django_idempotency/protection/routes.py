@@ -62,7 +62,7 @@ def views() -> Iterator[View]:
     except Exception:  # whatever a project's modules raise: Django's own check of the URLconf says so
         return
     for pattern, route in entries:
-        view = _view(pattern, route)
+        view = view_of(pattern.callback, route, str(pattern.name or ""))
         if view.handlers or isinstance(view.attribute("idempotency"), Policy):
             yield view
 
@@ -76,8 +76,8 @@ def _entries(patterns: Iterable[Any], prefix: str) -> Iterator[tuple[URLPattern,
             yield entry, route
 
 
-def _view(pattern: URLPattern, route: str) -> View:
-    callback: Any = pattern.callback
+def view_of(callback: Any, route: str = "", url_name: str = "") -> View:
+    """*callback*, the view of a URL pattern, and what of it is protected."""
     while isinstance(callback, partial):
         callback = callback.func
     view_class = getattr(callback, "cls", None) or getattr(callback, "view_class", None)
@@ -92,7 +92,7 @@ def _view(pattern: URLPattern, route: str) -> View:
     return View(
         name=name,
         route=route,
-        url_name=str(pattern.name or ""),
+        url_name=url_name,
         callback=callback,
         view_class=view_class,
         options=options,

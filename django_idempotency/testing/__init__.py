@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from django_idempotency.testing.assertions import assert_idempotent
     from django_idempotency.testing.calls import Call, Reply, new_key, send, send_until_final
     from django_idempotency.testing.clock import expire, forget, records
-    from django_idempotency.testing.compare.equivalence import differences, equivalent
+    from django_idempotency.testing.compare.equivalence import Difference, differences, equivalent
     from django_idempotency.testing.compare.snapshots import Changes, Snapshot, TableTooLarge, snapshot
     from django_idempotency.testing.findings import NotProved
+    from django_idempotency.testing.observe.guards import guard
     from django_idempotency.testing.processes.crashes import crash_points
     from django_idempotency.testing.processes.forks import CannotFork
     from django_idempotency.testing.processes.races import RaceReport, race
@@ -27,6 +28,7 @@ __all__ = [
     "CannotFork",
     "Changes",
     "CrashReport",
+    "Difference",
     "NotProved",
     "Proof",
     "RaceReport",
@@ -40,6 +42,7 @@ __all__ = [
     "equivalent",
     "expire",
     "forget",
+    "guard",
     "new_key",
     "race",
     "records",
@@ -56,8 +59,9 @@ _OWNERS = {
         "calls": ("Call", "Reply", "new_key", "send", "send_until_final"),
         "clock": ("expire", "forget", "records"),
         "processes.crashes": ("crash_points",),
-        "compare.equivalence": ("differences", "equivalent"),
+        "compare.equivalence": ("Difference", "differences", "equivalent"),
         "findings": ("NotProved",),
+        "observe.guards": ("guard",),
         "processes.forks": ("CannotFork",),
         "processes.races": ("RaceReport", "race"),
         "repeats": ("assert_repeatable",),

@@ -9,6 +9,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode
@@ -21,9 +22,9 @@ from django.test.client import BOUNDARY, MULTIPART_CONTENT, ClientHandler, encod
 from django.urls import Resolver404
 
 from django_idempotency import conf
-from django_idempotency.core.policy import POLICY, Policy
+from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.exceptions import PolicyError, Refusal
-from django_idempotency.protection.introspection import layers
+from django_idempotency.protection.routes import view_of
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
@@ -182,6 +183,8 @@ class Reply:
     method: str = ""
     path: str = ""
     view: str = ""  # the dotted name of what was called
+    required: bool = False  # by the policy of the view
+    replayed_header: str = ""  # by the same; in lower case
 
     def __str__(self) -> str:
         text = f"{self.status} {self.code}".rstrip()
@@ -245,16 +248,21 @@ def reply_of(response: Any) -> Reply:
     raised = getattr(response, "exc_info", None)
     match = _match(response)
     request = getattr(response, "request", None) or {}
+    method = request.get("REQUEST_METHOD", "")
+    policy = _policy(match, method)
+    replayed_header = policy.replayed_header.lower()
     return Reply(
         status=response.status_code,
         headers=headers,
         body=bytes(body),
-        replayed=any(headers.get(name.lower()) == "true" for name in _replayed_headers(match)),
+        replayed=headers.get(replayed_header) == "true",
         code=_code(headers.get("content-type", ""), body) if response.status_code >= 400 else "",
         error=spelt(raised[1]) if raised else "",
-        method=request.get("REQUEST_METHOD", ""),
+        method=method,
         path=request.get("PATH_INFO", ""),
         view="" if match is None else match._func_path,
+        required=policy.required,
+        replayed_header=replayed_header,
     )
 
 
@@ -278,21 +286,10 @@ def _code(content_type: str, body: bytes) -> str:
     return str(told.get("code", "")) if isinstance(told, dict) else ""
 
 
-def _replayed_headers(match: Any) -> set[str]:
-    """The headers by which the view that was called may tell a replay."""
-    names = {conf.resolved().replayed_header}
-    if match is None:
-        return names
-    view_class = getattr(match.func, "cls", None) or getattr(match.func, "view_class", None)
-    of_class = getattr(view_class, "idempotency", None)
-    methods = [*(getattr(match.func, "actions", None) or {}).values(), *getattr(view_class, "http_method_names", ())]
-    for handler in (match.func, *(getattr(view_class, name, None) for name in methods)):
-        for layer in layers(handler):
-            policy = getattr(layer, POLICY, None)
-            levels = [each for each in (of_class, policy) if isinstance(each, Policy)]
-            if levels:
-                try:
-                    names.add(conf.resolved(*levels).replayed_header)
-                except PolicyError:
-                    pass  # the request itself has failed by it, and says so
-    return names
+def _policy(match: Any, method: str) -> ResolvedPolicy:
+    """The policy of the handler that was called, or the project's."""
+    for handler in () if match is None else view_of(match.func).handlers:
+        if not handler.methods or method in handler.methods:
+            with suppress(PolicyError):  # the request itself has failed by it, and says so
+                return conf.resolved(*handler.policies)
+    return conf.resolved()

@@ -62,20 +62,14 @@ class NotProved(AssertionError):
         return type(self), (self.subject, self.findings), self.__dict__
 
 
-def difference(
-    first: Reply, second: Reply, *, ignore: str | Iterable[str] = (), replayed_header: str = ""
-) -> list[str]:
-    """In words, how *second* differs from *first*, of which it is to be a copy."""
-    return [*_differences(first, second, {*texts(ignore)}, replayed_header.lower())]
-
-
-def _differences(first: Reply, second: Reply, ignore: set[str], replayed_header: str) -> Iterator[str]:
+def reply_differences(first: Reply, second: Reply, *, ignore: str | Iterable[str] = ()) -> Iterator[str]:
+    """In words, how *second* differs from *first*, of which it should be a copy."""
     if first.status != second.status:
         yield f"status {first.status}, then {second.status}"
     if first.body != second.body:
         yield f"body {_excerpt(first.body, second.body)}, then {_excerpt(second.body, first.body)}"
-    left_out = {each.removeprefix(HEADER).lower() for each in ignore if each.startswith(HEADER)}
-    for name in sorted({*first.headers, *second.headers} - OF_ONE_REQUEST - left_out - {replayed_header}):
+    left_out = {each.removeprefix(HEADER).lower() for each in texts(ignore) if each.startswith(HEADER)}
+    for name in sorted({*first.headers, *second.headers} - OF_ONE_REQUEST - left_out - {second.replayed_header}):
         one, other = first.headers.get(name), second.headers.get(name)
         if one != other and not name.startswith(COUNTING) and not (other == "true" and one is None and second.replayed):
             yield f"header {name}: {one!r}, then {other!r}"

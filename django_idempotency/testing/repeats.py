@@ -13,7 +13,7 @@ from django_idempotency.protection.routes import SAFE
 from django_idempotency.testing.calls import Call, Reply, Sender
 from django_idempotency.testing.compare.snapshots import LARGEST_TABLE, Changes
 from django_idempotency.testing.findings import Finding, NotProved
-from django_idempotency.testing.observe.requests import Observer, Run, Seen
+from django_idempotency.testing.observe.requests import Observation, Observer, Seen
 
 GONE = (404, 410)
 NOBODY = (401, 403)  # also to those who have deleted themselves, or what they were let in by
@@ -63,7 +63,7 @@ def _refuse_other(method: str) -> None:
         )
 
 
-def _of_safe(runs: list[Run], method: str) -> list[Finding]:
+def _of_safe(runs: list[Observation], method: str) -> list[Finding]:
     findings = [*_of_errors([run.reply for run in runs])]
     runs = [replace(runs[0], seen=replace(runs[0].seen, cached=())), *runs[1:]]  # it may fill a cache for the others
     for number, run in enumerate(runs, 1):
@@ -81,7 +81,7 @@ def _of_safe(runs: list[Run], method: str) -> list[Finding]:
     return findings
 
 
-def _of_others(first: Run, rest: list[Run], method: str) -> list[Finding]:
+def _of_others(first: Observation, rest: list[Observation], method: str) -> list[Finding]:
     findings = [*_of_errors([first.reply, *(run.reply for run in rest)])]
     for number, run in enumerate(rest, 2):
         if seen := _less_times(run.seen):

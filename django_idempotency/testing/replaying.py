@@ -13,7 +13,7 @@ from django_idempotency.adapters.plain import is_answer
 from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.calls import Reply, new_key, reply_of, send
 from django_idempotency.testing.compare.snapshots import LARGEST_TABLE
-from django_idempotency.testing.findings import OUTSIDE, PROTECT, Finding, NotProved, difference
+from django_idempotency.testing.findings import OUTSIDE, PROTECT, Finding, NotProved, reply_differences
 from django_idempotency.testing.observe.requests import Observer
 
 METHODS = ("POST", "PATCH")
@@ -149,6 +149,6 @@ class Replaying(ContextDecorator):
             findings.append(Finding("The same request with the same key ran again.", (str(again), *changes), remedy))
         elif changes:
             findings.append(Finding("The replay changed something all the same.", changes, OUTSIDE))
-        if again.replayed and (told := difference(first, again, ignore=self.options["ignore"])):
+        if again.replayed and (told := [*reply_differences(first, again, ignore=self.options["ignore"])]):
             findings.append(Finding("The replay differs from the first answer.", tuple(told)))
         return findings

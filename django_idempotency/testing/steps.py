@@ -8,11 +8,10 @@ from django.http.response import HttpResponseBase
 from django.test import Client
 
 from django_idempotency.core.keys import MAX_KEY
-from django_idempotency.core.policy import DEFAULTS
 from django_idempotency.testing.calls import Call, Reply, Sender
-from django_idempotency.testing.findings import OUTSIDE, PROTECT, Finding, NotProved, difference
+from django_idempotency.testing.findings import OUTSIDE, PROTECT, Finding, NotProved, reply_differences
 from django_idempotency.testing.observe.interruptions import Interruption, interruption
-from django_idempotency.testing.observe.requests import Observer, Run
+from django_idempotency.testing.observe.requests import Observation, Observer
 
 DERIVED: Any = object()  # another payload than the call's own, which the kit makes
 TOO_LONG = "k" * (MAX_KEY + 1)
@@ -45,7 +44,7 @@ class Steps:
         self.proved: list[str] = []
         self.not_tried: list[str] = []
         self.told = Interruption()
-        self.attempt: Run | None = None  # the request that failed at its end
+        self.attempt: Observation | None = None  # the request that failed at its end
         self.reused: Reply | None = None  # what the same key got with another payload
         self.known: set[str] = set()  # where a duplicate has left something
 
@@ -57,7 +56,7 @@ class Steps:
         if len(self.findings) == before:
             self.proved.append(what)
 
-    def send(self, call: Sender, key: str | None) -> Run:
+    def send(self, call: Sender, key: str | None) -> Observation:
         return self.observer.send(call, key)
 
     @property
@@ -83,9 +82,8 @@ class Steps:
         self.told = told
         if not told.happened:
             self.first = attempt
-            self.not_tried.append(
-                "a retry after an exception: its store is outside the database, and rolls nothing back"
-            )
+            why = "its store is outside the database, and rolls nothing back" if told.claimed else "no store was asked"
+            self.not_tried.append(f"a retry after an exception: {why}")
         else:
             self.attempt = attempt
             self._judge_attempts_answer(attempt)
@@ -113,7 +111,7 @@ class Steps:
         elif not attempt.seen:
             self.proved.append("a retry after an exception runs, and nothing of the attempt was left")
 
-    def _judge_attempts_answer(self, attempt: Run) -> None:
+    def _judge_attempts_answer(self, attempt: Observation) -> None:
         if attempt.reply.status < 400:
             self.find(
                 f"The request failed at its end and was rolled back, but its client was told {attempt.reply.status}.",
@@ -136,7 +134,7 @@ class Steps:
             elif reply.status >= 500:
                 remedy = "let the handler succeed, and let its errors propagate."
             self._give_up(f"The request itself was answered {reply.status}.", remedy, [str(reply)])
-        if told.protected and not told.kept:
+        if told.claimed and not told.kept:
             self._give_up(
                 f"The request was answered {reply.status}, but that answer is not kept and the work was rolled back.",
                 "let `should_store` keep it, and do not call set_rollback(True) for a success.",
@@ -172,9 +170,7 @@ class Steps:
             )
         else:
             self.find("The duplicate was not answered by a replay.", [str(again.reply)], PROTECT)
-        told = difference(
-            self.first.reply, again.reply, ignore=self.ignore, replayed_header=self._policy("replayed_header")
-        )
+        told = [*reply_differences(self.first.reply, again.reply, ignore=self.ignore)]
         if told and (replayed or not again.seen):
             self.find(
                 "The duplicate got another answer than the first request.",
@@ -256,7 +252,7 @@ class Steps:
         self.find_changes(malformed, "A request with a malformed key changed something.", OUTSIDE)
         self.prove("a malformed key is refused", before)
         before = len(self.findings)
-        wanted = self._policy("required") if required is None else required
+        wanted = self.first.reply.required if required is None else required
         if required is None and not wanted:
             self.not_tried.append("a request without a key, which the view lets run")
             return
@@ -275,16 +271,13 @@ class Steps:
                 self.find(f"A request without a key was answered {bare.reply.status}.", [str(bare.reply)])
             self.prove("a request without a key runs", before)
 
-    def find_changes(self, run: Run, what: str, remedy: str) -> None:
+    def find_changes(self, run: Observation, what: str, remedy: str) -> None:
         """Something changed, at a place where it has not been told yet."""
         if run.seen.places() - self.known:
             self.known |= run.seen.places()
             self.find(what, run.seen.lines(), remedy)
 
     # --- what it asks ---
-
-    def _policy(self, name: str) -> Any:
-        return DEFAULTS[name] if self.told.policy is None else getattr(self.told.policy, name)
 
     def _variant(self, option: str, value: Any, field: str) -> Sender:
         """The call with *value* for *field*; or *value*, where it is a call itself."""

@@ -57,7 +57,6 @@ def configure(folder: Path, blocks: list[Block]) -> None:
             "django.contrib.auth.middleware.AuthenticationMiddleware",
         ],
         "INSTALLED_APPS": [],
-        "REST_FRAMEWORK": {"DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"]},
         "DATABASES": {
             "default": {
                 "ENGINE": "django.db.backends.sqlite3",

@@ -69,6 +69,21 @@ def test_each_wrong_view_is_caught(name, user, other_user, vendor):
     assert len(caught.value.findings) <= 3, message
 
 
+@pytest.mark.django_db(databases=DATABASES)
+def test_an_import_of_the_engine_by_name_does_not_blind_it(monkeypatch, user):
+    """It hooks in at the store, which every way into the engine reaches."""
+    from django_idempotency.engine.run import run
+
+    monkeypatch.setattr("django_idempotency.protection.views.run", lambda *args, **kwargs: run(*args, **kwargs))
+
+    assert (
+        "a retry after an exception runs, and nothing of the attempt was left"
+        in assert_idempotent(call("right", user)).proved
+    )
+    with pytest.raises(NotProved, match="rolled back, but something of it was left"):
+        assert_idempotent(call("e-mail", user))
+
+
 @pytest.mark.parametrize("name", sorted(WRONG.keys() - NEED_COMMITS))
 @pytest.mark.django_db(databases=DATABASES)
 def test_each_is_caught_in_a_test_case(name, user, other_user):

@@ -8,8 +8,8 @@ from django.db.models import F
 
 from django_idempotency.testing.compare.equivalence import differences
 from django_idempotency.testing.compare.shapes import Shape
-from django_idempotency.testing.compare.snapshots import Changes, Place, TableChanges, snapshot
-from django_idempotency.testing.compare.variations import masked, problems, varying
+from django_idempotency.testing.compare.snapshots import Changes, TableChanges, TableName, snapshot
+from django_idempotency.testing.compare.variations import explain_differences, masked, varying
 from tests.app.models import Child, Payment
 
 pytestmark = pytest.mark.django_db
@@ -32,7 +32,7 @@ def columns(first, second):
 def problems_of(first, second, third):
     """What is said of a third run, by what two have shown."""
     found = varying(first, second)
-    return problems(masked(third, found), masked(first, found))
+    return [str(each) for each in explain_differences(masked(third, found), masked(first, found))]
 
 
 def test_only_the_column_that_differs_is_left_out():
@@ -123,8 +123,8 @@ def test_a_generic_reference_to_a_random_key_in_either_spelling(kept, copied):
         key = uuid.uuid4()
         return Changes(
             {
-                Place("default", "payment"): TableChanges(payment, added=({"id": kept(key)},)),
-                Place("default", "note"): TableChanges(note, added=({"object_id": copied(key)},)),
+                TableName("default", "payment"): TableChanges(payment, added=({"id": kept(key)},)),
+                TableName("default", "note"): TableChanges(note, added=({"object_id": copied(key)},)),
             }
         )
 

@@ -143,7 +143,7 @@ def test_another_execution_is_not_freed_by_mistake(admin_client):
 
     response = admin_client.post(page("free", record), {**hidden, "reason": "x"}, follow=True)
 
-    assert "the key was used again since" in text(response)
+    assert "the key has been used again since" in text(response)
     assert IdempotencyRecord.objects.exists()
     assert not LogEntry.objects.exists()
 

@@ -54,7 +54,7 @@ def test_each_database_and_store_has_its_part(admin_client, keys):
     response = admin_client.get(page("unsettled"))
 
     shown = text(response)
-    found = {section["alias"]: [each["said"].key for each in section["records"]] for section in sections(response)}
+    found = {section["alias"]: [each["shown"].key for each in section["records"]] for section in sections(response)}
     assert found == {"default": ["row-1"], "other": ["row-2"], "redis": ["redis-1"]}
     for part in ("auth.user:7", "POST charge/", "shop.example", "request-9", "Store “redis”", "Database “other”"):
         assert part in shown
@@ -77,7 +77,7 @@ def test_the_oldest_first_and_no_more_than_fit(admin_client, monkeypatch):
     response = admin_client.get(page("unsettled"))
 
     [section] = [each for each in sections(response) if each["alias"] == "default"]
-    assert [each["said"].key for each in section["records"]] == ["oldest", "old"]
+    assert [each["shown"].key for each in section["records"]] == ["oldest", "old"]
     assert "These are the oldest 2; there are more." in text(response)
 
 
@@ -548,5 +548,5 @@ def test_a_store_that_goes_away_leaves_a_doubt_in_the_log(admin_client, keys, mo
     assert "The store “redis” does not answer." in text(response)
     entry = LogEntry.objects.get()
     assert entry.action_flag == CHANGE
-    assert entry.change_message.startswith("The store did not answer, so whether this was done is not known: ")
+    assert entry.change_message.startswith("The store did not answer, so it is not known whether this was done: ")
     assert "Nothing there." in entry.change_message

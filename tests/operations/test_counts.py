@@ -329,7 +329,7 @@ def test_a_worker_writes_after_a_decision(counter):
 @pytest.mark.django_db(transaction=True, databases=["default", "other"])
 def test_a_worker_writes_nothing_inside_a_handler(counter, caplog):
     """Nor to another database, which might let the outer claim wait: what it writes is no work of the handler's."""
-    counter.tally.add("other", OPERATION, 0)
+    counter.tally.add(("other", None), OPERATION, 0)
 
     @once("counts.outer", key=str)
     def outer(event):
@@ -374,7 +374,7 @@ if VENDOR == "postgresql":
         monkeypatch.setitem(connection.settings_dict["OPTIONS"], "server_side_binding", True)
         connection.close()
         for operation in ("a", "b"):
-            counter.tally.add("default", operation, 0)
+            counter.tally.add(("default", None), operation, 0)
         counter.flush()
         connection.close()
         assert totals() == {"executions": 2}
@@ -434,7 +434,7 @@ def test_a_database_that_is_away_is_counted_when_it_is_back(counter, anonymous, 
 @pytest.mark.django_db(transaction=True)
 def test_a_worker_that_is_told_to_end_while_it_writes_keeps_its_counts(counter, monkeypatch):
     """gunicorn's timeout raises SystemExit anywhere; the handlers at exit get another chance."""
-    counter.tally.add("default", OPERATION, 0)
+    counter.tally.add(("default", None), OPERATION, 0)
 
     def upsert(*args):
         raise SystemExit
@@ -451,8 +451,8 @@ def test_a_worker_that_is_told_to_end_while_it_writes_keeps_its_counts(counter, 
 @pytest.mark.django_db(transaction=True, databases=["default", "other"])
 def test_a_worker_that_is_told_to_end_keeps_the_counts_of_all_databases(counter, monkeypatch):
     """Those too whose turn had not come."""
-    counter.tally.add("default", OPERATION, 0)
-    counter.tally.add("other", OPERATION, 0)
+    counter.tally.add(("default", None), OPERATION, 0)
+    counter.tally.add(("other", None), OPERATION, 0)
 
     def upsert(*args):
         raise SystemExit
@@ -494,11 +494,11 @@ def test_memory_is_bounded(counter, monkeypatch, caplog):
     monkeypatch.setattr(statistics, "MAX_ROWS", 3)
     monkeypatch.setattr(statistics, "write", lambda using, rows: False)
     for number in range(5):
-        counter.tally.add("default", f"operation {number}", 0)
-        counter.tally.add("default", "operation 0", 0)
+        counter.tally.add(("default", None), f"operation {number}", 0)
+        counter.tally.add(("default", None), "operation 0", 0)
 
     counter.flush()
-    counter.tally.add("default", "operation 4", 0)
+    counter.tally.add(("default", None), "operation 4", 0)
     counter.flush()
 
     assert {operation: row[0] for (_, _, operation), row in counter.tally.rows.items()} == {
@@ -515,23 +515,23 @@ def test_operations_without_end_are_counted_as_other(counter, monkeypatch):
     now = [0]
     monkeypatch.setattr(statistics.time, "time", lambda: now[0])
     for operation in "abcda":
-        counter.tally.add("default", operation, 0)
+        counter.tally.add(("default", None), operation, 0)
     now[0] = statistics.HOUR
-    counter.tally.add("default", "d", 0)
+    counter.tally.add(("default", None), "d", 0)
 
     assert {key: row[0] for key, row in counter.tally.rows.items()} == {
-        ("default", 0, "a"): 2,
-        ("default", 0, "b"): 1,
-        ("default", 0, statistics.OTHER): 2,
-        ("default", 1, "d"): 1,
+        (("default", None), 0, "a"): 2,
+        (("default", None), 0, "b"): 1,
+        (("default", None), 0, statistics.OTHER): 2,
+        (("default", None), 1, "d"): 1,
     }
 
 
 @pytest.mark.django_db(transaction=True)
 def test_names_that_are_cut_alike_are_one_row(counter):
     """PostgreSQL refuses an upsert that meets one row twice."""
-    counter.tally.add("default", "a" * 300, 0)
-    counter.tally.add("default", "a" * 301, 0)
+    counter.tally.add(("default", None), "a" * 300, 0)
+    counter.tally.add(("default", None), "a" * 301, 0)
     assert counter.flush()
     assert DecisionCount.objects.get().executions == 2
 
@@ -543,7 +543,7 @@ def test_threads_count_exactly(counter):
     def add():
         barrier.wait(TIMEOUT)
         for _ in range(2000):
-            counter.tally.add("default", OPERATION, 0)
+            counter.tally.add(("default", None), OPERATION, 0)
 
     threads = [threading.Thread(target=add) for _ in range(8)]
     taken = Counter()

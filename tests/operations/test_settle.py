@@ -8,7 +8,8 @@ from django_idempotency.core.decision import Claimed, Completed, Unsettled
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.operations import records
-from django_idempotency.operations.locations import Place
+from django_idempotency.stores import stores
+from django_idempotency.stores.stored import Location
 from tests.app.models import Payment
 from tests.app.serving import is_replay, plain, post
 from tests.operations.records import record, save
@@ -118,7 +119,7 @@ def test_what_is_not_unsettled_is_not_settled(decision):
 
     assert "is completed in database 'default'" in refusal(decision, str(completed), *answer)
     assert "is expired in database 'default'" in refusal(decision, str(expired), *answer)
-    assert "is unknown in database 'default'" in refusal(decision, "0" * 64, *answer)
+    assert "is unsettled in database 'default'" in refusal(decision, "0" * 64, *answer)
     assert IdempotencyRecord.objects.count() == 2
 
 
@@ -201,7 +202,7 @@ def test_a_claim_that_is_renewed_at_the_last_moment_stands(keys, decision, monke
     """After the operator's look at it, the process goes on: the store itself refuses."""
     attempt = keys.attempt()
     claim = keys.freeze(attempt)
-    found = Place.find
+    found = Location.find
 
     def find(place, digest):
         seen = found(place, digest)
@@ -209,7 +210,7 @@ def test_a_claim_that_is_renewed_at_the_last_moment_stands(keys, decision, monke
             keys.store.renew(attempt, claim, 60)
         return seen
 
-    monkeypatch.setattr(Place, "find", find)
+    monkeypatch.setattr(Location, "find", find)
     answer = ANSWER if decision == "--answer" else ()
 
     assert "Nothing was done: its request is in flight again" in refusal(decision, identity(attempt), *answer)
@@ -222,25 +223,25 @@ def test_of_two_who_settle_the_second_is_told(keys, where, first, monkeypatch):
     """It changes nothing, whatever the first has decided."""
     if where == "database":
         [row] = save([record("key-1", answer=None)])
-        digest, place = row.digest, Place(alias="default", using="default")
+        digest, place = row.digest, Location(store=stores["default"], using="default")
     else:
         attempt = keys.attempt()
         keys.unsettle(attempt)
-        digest, place = attempt.identity.digest, Place(alias="redis", using=None)
+        digest, place = attempt.identity.digest, Location(store=stores["redis"])
     first_answer = record().record
-    found = Place.find
+    found = Location.find
 
     def find(place, digest):
         seen = found(place, digest)
         if seen is not None and seen.status == 0:
-            monkeypatch.setattr(Place, "find", found)
-            assert place.free(seen) if first == "freed" else place.settle(seen, first_answer)
+            monkeypatch.setattr(Location, "find", found)
+            assert records.free(seen) if first == "freed" else records.settle(seen, first_answer)
         return seen
 
-    monkeypatch.setattr(Place, "find", find)
+    monkeypatch.setattr(Location, "find", find)
 
     said = refusal("--answer", digest.hex(), *ANSWER)
-    assert "meanwhile" in said
+    assert "in the meantime" in said
     left = place.find(digest)
     assert left is None if first == "freed" else left.body == first_answer.body
 
@@ -278,7 +279,7 @@ def test_a_store_that_goes_away_is_told_with_a_doubt(keys, monkeypatch):
     monkeypatch.setattr(records, "free", free)
 
     said = refusal("--run-again", identity(attempt))
-    assert said == "Store 'redis': gone Whether it was done is not known: list again."
+    assert said == "Store 'redis': gone It is not known whether this was done: list again."
 
 
 def test_an_identity_in_two_places_is_settled_in_the_one_that_is_named(keys):
@@ -287,7 +288,7 @@ def test_an_identity_in_two_places_is_settled_in_the_one_that_is_named(keys):
     save([record("key-1", operation="POST charge/", answer=None)])
 
     said = refusal("--run-again", identity(attempt))
-    assert "in database 'default' and store 'redis': name one with --store or --database" in said
+    assert "in database 'default' and store 'redis': name one with --store, --database or --schema" in said
     run("--run-again", identity(attempt), "--store", "redis")
     assert IdempotencyRecord.objects.exists()
     assert keys.store.find(None, attempt.identity.digest) is None

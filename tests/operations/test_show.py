@@ -92,6 +92,7 @@ def test_json():
     assert shown("key-1") == [
         {
             "database": "default",
+            "schema": None,
             "store": None,
             "identity": row.digest.hex(),
             "key": "key-1",

@@ -11,7 +11,7 @@ from django.db import connection
 
 from tests.app.models import Payment, Unique
 from tests.app.serving import POOLED
-from tests.proof.child import FOLDED_COMMIT
+from tests.lab.statements import FOLDED_COMMIT
 from tests.proof.lab import PATIENCE, Child, Killing, Path, Request, amounts, statuses
 
 pytestmark = pytest.mark.django_db(transaction=True)

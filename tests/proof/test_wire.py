@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 from django.db import connection
 
-from tests.proof.child import FOLDED_COMMIT
+from tests.lab.proxy import Proxy, proxy_to
+from tests.lab.statements import FOLDED_COMMIT
 from tests.proof.lab import PATHS, Killing, Path, Request, amounts, statuses
-from tests.proof.proxy import Proxy, proxy_to
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.kill]
 

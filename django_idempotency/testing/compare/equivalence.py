@@ -1,59 +1,81 @@
 """
-Two runs of the same work compared by what they changed, "modulo" what differs by itself: the numbers and random keys
-that new rows get, references to them, and the time of day.
+Compares what two runs of the same work changed, apart from what differs by itself: the numbers and random keys of new
+rows, references to them, and the time of day.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Any
 from uuid import UUID
 
 from django_idempotency.testing.arguments import texts
-from django_idempotency.testing.compare.snapshots import Changes, Place, Row, TableChanges, Window, shown
+from django_idempotency.testing.compare.snapshots import Changes, Row, TableChanges, TableName, Window, shown
 
 NEW, NOW, KEY = "(new)", "(now)", "(key)"
 
 Content = tuple[Any, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """*what* was *found* so many times at *place* instead of *expected* times; or it differs as *how* says."""
+
+    place: str
+    what: str
+    found: int = 1
+    expected: int = 1
+    how: str = ""
+
+    def __str__(self) -> str:
+        told = self.how or f"{format_times(self.found)} instead of {format_times(self.expected)}"
+        return ": ".join(part for part in (self.place, self.what, told) if part)
+
+
+def format_times(count: int) -> str:
+    """The adverb for *count*: never, once, twice, 3 times."""
+    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
 def equivalent(changes: Changes, others: Changes, **more: Any) -> bool:
-    """Did two runs change the same? *more* as `differences` takes it."""
+    """Did two runs change the same? *more*: the options of `differences`."""
     return not differences(changes, others, **more)
 
 
 def differences(
     found: Changes, expected: Changes, *, keys: str | Iterable[str] = (), ignore: str | Iterable[str] = ()
-) -> list[str]:
+) -> list[Difference]:
     """
-    In words, what one run changed otherwise than the run that is *expected*; nothing where the two are equivalent.
+    What one run changed otherwise than the run that is *expected*; empty if the two are equivalent. `str` puts each
+    into words.
 
     New rows compare by content, and where one refers to another new row, that one's content counts, not its number.
     Numbers and random keys that a row got, and times of the run itself, are not compared. Of a row that was there
     before both runs, numbers compare by how much they changed. *keys* are the idempotency keys of the two runs, which
-    may stand in a text. *ignore* names tables or columns (`"audit_*"`, `"shop_payment.gateway_id"`) to leave out.
+    may occur in strings. *ignore* names tables or columns (`"audit_*"`, `"shop_payment.gateway_id"`) to leave out.
     """
-    places = {str(place): place for place in (*expected.tables, *found.tables)}
-    patterns, known = texts(ignore), texts(keys)
-    first, other = _Run(expected, known, patterns), _Run(found, known, patterns)
-    told = []
-    for name in sorted(places):
-        place = places[name]
-        if _is_ignored(place.table, patterns):
-            continue
-        wanted, seen = Counter(first.contents(place)), Counter(other.contents(place))
-        for content in [*wanted, *(content for content in seen if content not in wanted)]:
-            if wanted[content] != seen[content]:
-                told.append(f"{place}: {spelt(content)}: {_times(seen[content])} instead of {_times(wanted[content])}")
-    return told
+    wanted, seen = (contents(changes, keys=keys, ignore=ignore) for changes in (expected, found))
+    places = sorted({*wanted, *seen}, key=str)
+    return [each for place in places for each in count_differences(place, wanted.get(place, []), seen.get(place, []))]
+
+
+def count_differences(place: TableName, expected: list[Content], found: list[Content]) -> Iterator[Difference]:
+    """The contents that one table has another number of times than *expected*."""
+    wanted, seen = Counter(expected), Counter(found)
+    for content in dict.fromkeys([*expected, *found]):
+        if wanted[content] != seen[content]:
+            yield Difference(
+                place=str(place), what=format_content(content), found=seen[content], expected=wanted[content]
+            )
 
 
 def contents(
     changes: Changes, *, keys: str | Iterable[str] = (), ignore: str | Iterable[str] = ()
-) -> dict[Place, list[Content]]:
-    """What one run changed: for each row a value, equal to another run's where `differences` finds none."""
-    run = _Run(changes, texts(keys), texts(ignore))
+) -> dict[TableName, list[Content]]:
+    """What one run changed: for each row a value, equal to another run's value if the rows are equivalent."""
+    run = _Comparable(changes, texts(keys), texts(ignore))
     places = [place for place in changes.tables if not _is_ignored(place.table, run.ignored)]
     return {place: rows for place in places if (rows := [*run.contents(place)])}
 
@@ -62,11 +84,7 @@ def _is_ignored(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _times(count: int) -> str:
-    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
-
-
-def spelt(content: Content) -> str:
+def format_content(content: Content) -> str:
     """What happened to a row, in words."""
     verb, *columns = content
     return f"{verb} {', '.join(f'{name}={_value(value)}' for name, value in columns)}"
@@ -80,7 +98,7 @@ def _value(value: Any) -> str:
     return shown(value)
 
 
-class _Run:
+class _Comparable:
     """What one run changed, in a form that another run can be compared with."""
 
     def __init__(self, changes: Changes, keys: Iterable[str], ignored: tuple[str, ...]) -> None:
@@ -97,8 +115,8 @@ class _Run:
             for spelling in _spellings(row[column])
         }
 
-    def contents(self, place: Place) -> Iterator[Content]:
-        """A value for each row of *place* that was added, removed or changed; equal where the rows are equivalent."""
+    def contents(self, place: TableName) -> Iterator[Content]:
+        """A value for each row of *place* that was added, removed or changed; equal if the rows are equivalent."""
         change = self.changes.tables.get(place)
         if change is None:
             return
@@ -115,24 +133,26 @@ class _Run:
             if columns:
                 yield ("changed", *((column, before[column]) for column in change.shape.key), *columns)
 
-    def _leaves_out(self, place: Place, column: str) -> bool:
+    def _leaves_out(self, place: TableName, column: str) -> bool:
         return _is_ignored(f"{place.table}.{column}", self.ignored)
 
     def _content(
-        self, place: Place, change: TableChanges, row: Row, trail: tuple[Any, ...]
+        self, place: TableName, change: TableChanges, row: Row, trail: tuple[Any, ...]
     ) -> Iterator[tuple[str, Any]]:
         for column, value in row.items():
             if not self._leaves_out(place, column):
                 yield column, self._plain(place, change, column, value, trail)
 
-    def _plain(self, place: Place, change: TableChanges, column: str, value: Any, trail: tuple[Any, ...] = ()) -> Any:
+    def _plain(
+        self, place: TableName, change: TableChanges, column: str, value: Any, trail: tuple[Any, ...] = ()
+    ) -> Any:
         """A value that a run has written, without what differs from run to run."""
         if value is None:
             return None
         shape = change.shape
         if column in shape.references:
             table, target = shape.references[column]
-            there = Place(place.using, table)
+            there = TableName(place.using, table)
             for row in self.changes.tables.get(there, TableChanges(shape)).added:
                 if row.get(target) == value:
                     if (there, value) in trail:
@@ -151,7 +171,7 @@ class _Run:
                 value = value.replace(key, KEY)
         return value
 
-    def _step(self, place: Place, change: TableChanges, column: str, before: Any, after: Any) -> Any:
+    def _step(self, place: TableName, change: TableChanges, column: str, before: Any, after: Any) -> Any:
         """How a value of a row that was there before has changed."""
         if _is_number(before) and _is_number(after) and column not in change.shape.references:
             return f"{after - before:+}"
@@ -160,7 +180,7 @@ class _Run:
 
 
 def _spellings(value: Any) -> set[str]:
-    """*value* as a text; a UUID, which databases keep in two ways, as both."""
+    """*value* as a string; a UUID in both spellings that databases use."""
     try:
         told = UUID(str(value))
     except ValueError:

@@ -6,7 +6,7 @@ from typing import Any
 from django.db import connections
 
 from django_idempotency.engine.transactions import atomic_phase
-from django_idempotency.testing.compare.snapshots import Changes, Place, Row, TableChanges
+from django_idempotency.testing.compare.snapshots import Changes, Row, TableChanges, TableName
 
 
 def restore(changes: Changes) -> None:
@@ -23,7 +23,7 @@ def restore(changes: Changes) -> None:
             atomic_phase(using, lambda using=using, tables=tables: _take_back(using, tables))  # type: ignore[misc]
 
 
-def _take_back(using: str, tables: Mapping[Place, TableChanges]) -> None:
+def _take_back(using: str, tables: Mapping[TableName, TableChanges]) -> None:
     connection = connections[using]
     quote = connection.ops.quote_name
     # Its own number, where the column is an identity.

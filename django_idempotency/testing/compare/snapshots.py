@@ -39,7 +39,7 @@ class TableTooLarge(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TableName:
     """A table of a database."""
 
     using: str
@@ -61,7 +61,7 @@ class Table:
 class Snapshot:
     """What some databases held, at one time."""
 
-    tables: Mapping[Place, Table]
+    tables: Mapping[TableName, Table]
     taken_at: datetime
 
     def changes(self, after: "Snapshot") -> "Changes":
@@ -90,7 +90,7 @@ def snapshot(
 
     Raises `TableTooLarge` for a table of more than *limit* rows, and Django's database errors.
     """
-    tables: dict[Place, Table] = {}
+    tables: dict[TableName, Table] = {}
     patterns = [*texts(ignore), *UNSEEN, *(() if own else own_tables())]
     for alias in _aliases(using):
         try:
@@ -115,7 +115,7 @@ def _aliases(using: str | Iterable[str] | None) -> list[str]:
     return list(seen.values())
 
 
-def _tables(alias: str, ignored: list[str], limit: int) -> dict[Place, Table]:
+def _tables(alias: str, ignored: list[str], limit: int) -> dict[TableName, Table]:
     connection = connections[alias]
     tables = {}
     with connection.cursor() as cursor:
@@ -134,7 +134,7 @@ def _tables(alias: str, ignored: list[str], limit: int) -> dict[Place, Table]:
             is_json = [connection.vendor == "postgresql" and column[1] == JSON_OID for column in cursor.description]
             if len(rows) > limit:
                 raise TableTooLarge(alias, name, limit)
-            tables[Place(alias, name)] = Table(shape, _keyed(_rows(columns, is_json, rows, left_out), shape.key))
+            tables[TableName(alias, name)] = Table(shape, _keyed(_rows(columns, is_json, rows, left_out), shape.key))
     return tables
 
 
@@ -191,7 +191,7 @@ class TableChanges:
 class Changes:
     """What changed between two snapshots, table by table. Empty, and then false, where nothing did."""
 
-    tables: Mapping[Place, TableChanges] = field(default_factory=dict)
+    tables: Mapping[TableName, TableChanges] = field(default_factory=dict)
     since: datetime = field(default_factory=partial(datetime.now, UTC))
     until: datetime = field(default_factory=partial(datetime.now, UTC))
 
@@ -239,7 +239,7 @@ MOST_ROWS = 5  # of a table that are shown
 LONGEST_VALUE = 60  # characters
 
 
-def _told(tables: Mapping[Place, TableChanges], window: "Window") -> Iterator[str]:
+def _told(tables: Mapping[TableName, TableChanges], window: "Window") -> Iterator[str]:
     for place, change in tables.items():
         lines = [f"  + {_row(row, change.shape, window)}" for row in change.added]
         lines += [f"  - {_row(row)}" for row in change.removed]

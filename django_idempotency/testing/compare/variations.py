@@ -9,14 +9,19 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Any
 
-from django_idempotency.testing.compare.equivalence import Content, contents, spelt
-from django_idempotency.testing.compare.snapshots import Changes, Place, Row, TableChanges
-from django_idempotency.testing.processes.verdicts import times
+from django_idempotency.testing.compare.equivalence import (
+    Content,
+    Difference,
+    contents,
+    count_differences,
+    format_content,
+)
+from django_idempotency.testing.compare.snapshots import Changes, Row, TableChanges, TableName
 
 BEFORE, VARIES = "(before)", "(varies)"
 STEP = re.compile(r"[+-]\d+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)  # by how much a number has changed
 
-Column = tuple[Place, str]
+Column = tuple[TableName, str]
 
 
 def varying(first: Changes, second: Changes, **more: Any) -> frozenset[Column]:
@@ -56,32 +61,30 @@ def masked(changes: Changes, columns: Iterable[Column]) -> Changes:
     return Changes(tables, changes.since, changes.until)
 
 
-def problems(found: Changes, expected: Changes, **more: Any) -> list[str]:
+def explain_differences(found: Changes, expected: Changes, **more: Any) -> list[Difference]:
     """
     As `differences`, with what is known of both: a number that changed by a multiple was changed more than once, and a
     row that has its counterpart is neither missing nor done again, but differs in a column.
     """
     wanted, seen = contents(expected, **more), contents(found, **more)
     places = sorted({*wanted, *seen}, key=str)
-    return [told for place in places for told in _of_table(place, wanted.get(place, []), seen.get(place, []))]
+    return [each for place in places for each in _explain(place, wanted.get(place, []), seen.get(place, []))]
 
 
-def _of_table(place: Place, wanted: list[Content], seen: list[Content]) -> Iterator[str]:
+def _explain(place: TableName, wanted: list[Content], seen: list[Content]) -> Iterator[Difference]:
     missing, extra = _unmatched(wanted, seen)
     columns = _columns(missing, extra)
     if not columns:
-        of_wanted, of_seen = Counter(wanted), Counter(seen)
-        for content in dict.fromkeys([*missing, *extra]):
-            yield f"{place}: {spelt(content)}: {times(of_seen[content])} instead of {times(of_wanted[content])}"
+        yield from count_differences(place, wanted, seen)
         return
     for one, other in zip(missing, extra, strict=True):
         again = _how_often(one, other)
         if again:
-            yield f"{place}: {spelt(one)}: {times(again)} instead of once"
+            yield Difference(place=str(place), what=format_content(one), found=again)
             continue
         for column in sorted(columns):
-            name = f"{place.table}.{column}"
-            yield f"{place}: {spelt(one)}: differs in column {column}: name `{name}` in `ignore`, if it may"
+            how = f"differs in column {column}: name `{place.table}.{column}` in `ignore` if it may"
+            yield Difference(place=str(place), what=format_content(one), how=how)
 
 
 def _masked(row: Row, columns: set[str], mask: str) -> Row:

@@ -1,13 +1,13 @@
 """Which connections a process opens to the project's own databases and caches, and which to somebody else."""
 
 import socket
-import sys
 from collections.abc import Iterator
 from functools import lru_cache
-from types import FrameType
 from urllib.parse import urlsplit
 
 from django.conf import settings
+
+from django_idempotency.testing.observe.tracer import frames
 
 DEFAULT_PORTS = {"redis": 6379, "rediss": 6379}
 # A connection that one of these opens is to the project's own database or cache.
@@ -23,14 +23,6 @@ def is_projects_own(host: str, port: str) -> bool:
     Told by who opens it, from the frames of the call, and by the addresses of the caches.
     """
     return is_a_layers_own() or (host, port) in _resolved(tuple(_cache_locations()))
-
-
-def frames() -> Iterator[FrameType]:
-    """The frames that this is called from, the nearest first."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
 
 
 def is_a_layers_own() -> bool:

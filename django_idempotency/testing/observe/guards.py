@@ -6,9 +6,7 @@ cache layers do by themselves is left out, and so is what a library's C code doe
 """
 
 import os
-import site
 import sys
-import sysconfig
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,13 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from django.core.mail.backends.base import BaseEmailBackend
 from django.db import connections
 
-from django_idempotency.testing.observe.addresses import frames, is_a_layers_own, is_projects_own
+from django_idempotency.testing.observe.addresses import is_a_layers_own, is_projects_own
+from django_idempotency.testing.observe.tracer import find_origin, frames
 
 E_MAIL, CONNECTION, FILE, NEW_FILE, PROCESS, THREAD = "e-mail", "connection", "file", "new file", "process", "thread"
 FOREIGN = (E_MAIL, CONNECTION, FILE, PROCESS)  # kinds whose effect a rollback leaves in the world
@@ -63,13 +61,13 @@ Listener = Callable[[ForeignEffect], object]
 
 
 @dataclass(slots=True)
-class _Watch:
+class _Observer:
     depths: dict[str, int]  # how many atomic blocks each database's connection was in when the watch began
     before: Listener
     after: Listener
 
 
-_watches: list[_Watch] = []
+_observers: list[_Observer] = []
 _here = threading.local()  # .busy: this thread tells already of what it does
 
 
@@ -90,20 +88,20 @@ def guard(before: Listener | None = None, after: Listener | None = None) -> Iter
 
     _listen()
     load_backends()
-    watch = _Watch(_depths(), note, after or (lambda effect: None))
+    observer = _Observer(_depths(), note, after or (lambda effect: None))
     with _e_mails_announced(), _threads_announced(seen.threads):
-        _watches.append(watch)
+        _observers.append(observer)
         try:
             yield seen
         finally:
-            _watches.remove(watch)
+            _observers.remove(observer)
 
 
 def _tell(kind: str, what: str, *, sent: bool = False) -> None:
-    for watch in tuple(_watches):
-        inside = any(depth > watch.depths.get(alias, 0) for alias, depth in _depths().items())
-        effect = ForeignEffect(kind=kind, what=what, inside=inside, where=_where())
-        (watch.after if sent else watch.before)(effect)
+    for observer in tuple(_observers):
+        inside = any(depth > observer.depths.get(alias, 0) for alias, depth in _depths().items())
+        effect = ForeignEffect(kind=kind, what=what, inside=inside, where=find_origin().line)
+        (observer.after if sent else observer.before)(effect)
 
 
 def _depths() -> dict[str, int]:
@@ -158,7 +156,7 @@ EVENTS: dict[str, Callable[[tuple[Any, ...]], tuple[str, str] | None]] = {
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
     # It stays for the life of the process: when nobody watches it costs a look at a list.
-    if not _watches or event not in EVENTS or getattr(_here, "busy", False):
+    if not _observers or event not in EVENTS or getattr(_here, "busy", False):
         return
     _here.busy = True
     try:
@@ -257,21 +255,3 @@ def _threads_announced(started: list[threading.Thread]) -> Iterator[None]:
         yield
     finally:
         threading.Thread.start = own  # type: ignore[method-assign]
-
-
-# --- whose it is ---
-
-
-@lru_cache(maxsize=1)
-def _libraries() -> tuple[str, ...]:
-    paths = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")} | {*site.getsitepackages()}
-    return (*sorted(path + os.sep for path in paths if path), str(Path(__file__).parents[2]) + os.sep)
-
-
-def _where() -> str:
-    """The nearest line of code that belongs to no library: where the project does it."""
-    for frame in frames():
-        name = frame.f_code.co_filename
-        if not name.startswith(("<", *_libraries())):
-            return f"{os.path.relpath(name)}:{frame.f_lineno}"
-    return ""

@@ -4,18 +4,13 @@ What a request does to the world: the databases by content, e-mails and caches; 
 Inside a `TestCase` the `on_commit` hooks of the request are run as a commit would run them, so that their work is seen.
 """
 
-import os
 import re
-import sys
-import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from django.core.cache import caches
@@ -27,8 +22,9 @@ from django_idempotency.engine.transactions import is_write
 from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.calls import Reply, Sender, send, spelt
 from django_idempotency.testing.compare.shapes import own_tables
-from django_idempotency.testing.compare.snapshots import LARGEST_TABLE, Changes, Place, Snapshot, snapshot
+from django_idempotency.testing.compare.snapshots import LARGEST_TABLE, Changes, Snapshot, TableName, snapshot
 from django_idempotency.testing.observe.guards import CONNECTION, E_MAIL, PROCESS, ForeignEffect, guard
+from django_idempotency.testing.observe.tracer import Origin, find_origin
 
 PATIENCE = 1.0  # seconds for threads that the request has started, all together
 # As far as the table's name.
@@ -48,16 +44,15 @@ class Write:
     using: str
     what: str  # the statement, as far as its table
     table: str
-    where: str
-    hook: bool  # in an on_commit hook
+    origin: Origin
 
-    def concerns(self, place: Place) -> bool:
+    def concerns(self, place: TableName) -> bool:
         """Did it write there?"""
         return (self.using, self.table) == (place.using, place.table)
 
     def __str__(self) -> str:
-        hook = " in an on_commit hook" if self.hook else ""
-        return f"{self.what}{hook}{f', at {self.where}' if self.where else ''}"
+        hook = " in an on_commit hook" if self.origin.in_hook else ""
+        return f"{self.what}{hook}{f', at {self.origin.line}' if self.origin.line else ''}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +89,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Observation:
     """A request that was sent: what came back, and what it did."""
 
     reply: Reply
@@ -122,20 +117,19 @@ class Observer:
             )
             raise
 
-    def send(self, call: Sender, key: str | None) -> Run:
+    def send(self, call: Sender, key: str | None) -> Observation:
         """Send *call* with *key*; nobody else may have changed anything since the request before."""
         return self.watch(lambda: send(call, key))
 
-    def watch(self, request: Callable[[], Reply]) -> Run:
+    def watch(self, request: Callable[[], Reply]) -> Observation:
         """Make *request*, and see what it does."""
         before, cached = self._last, _cached()
         writes: list[Write] = []
-        started: list[threading.Thread] = []
-        with _recording(writes), _noting(started), guard() as foreign:
+        with _recording(writes), guard() as foreign:
             hooks = {each: len(each.run_on_commit) for each in connections.all(initialized_only=True)}
             reply = request()
-            error = _run_hooks(hooks)
-            _wait_for(started)
+            error = run_test_hooks(hooks)
+            _wait_for(foreign.threads)
         if error is not None and not reply.error:
             reply = replace(reply, status=500, error=f"an on_commit hook raised {spelt(error)}")
         after = self._last = self._snapshot()
@@ -145,10 +139,10 @@ class Observer:
             mails=() if MAIL in self._ignore else tuple(mails),
             cached=tuple(self._changed_keys(cached, _cached())),
             writes=tuple(writes),
-            threads=tuple(thread.name for thread in started),
+            threads=tuple(thread.name for thread in foreign.threads),
             uncovered=tuple(effect for effect in foreign.effects if effect.kind in (CONNECTION, PROCESS)),
         )
-        return Run(reply, seen)
+        return Observation(reply, seen)
 
     def _changed_keys(self, before: dict[tuple[str, str], Any], after: dict[tuple[str, str], Any]) -> Iterator[str]:
         ignored = [*UNSEEN_KEYS, *(f"*{each.removeprefix(CACHE)}" for each in self._ignore if each.startswith(CACHE))]
@@ -172,7 +166,7 @@ def _cached() -> dict[tuple[str, str], Any]:
 # --- hooks and threads ---
 
 
-def _run_hooks(before: dict[Any, int]) -> Exception | None:
+def run_test_hooks(before: dict[Any, int]) -> Exception | None:
     """Run the hooks that were registered since then in a transaction that the test never commits."""
     for connection in connections.all(initialized_only=True):
         start = before.get(connection, 0)
@@ -184,23 +178,6 @@ def _run_hooks(before: dict[Any, int]) -> Exception | None:
                 if not robust:
                     return error
     return None
-
-
-@contextmanager
-def _noting(started: list[threading.Thread]) -> Iterator[None]:
-    """Note the threads that are *started*: one may be over before anybody looks for it."""
-    start = threading.Thread.start
-
-    def noted(thread: threading.Thread) -> None:
-        start(thread)
-        if not thread.name.startswith("django_idempotency "):  # renews leases, for the life of the process
-            started.append(thread)
-
-    threading.Thread.start = noted  # type: ignore[assignment,method-assign]
-    try:
-        yield
-    finally:
-        threading.Thread.start = start  # type: ignore[method-assign]
 
 
 def _wait_for(threads: list[threading.Thread]) -> None:
@@ -219,37 +196,13 @@ def _recording(writes: list[Write]) -> Iterator[None]:
 
     def note(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
         if is_write(sql) and not any(table in sql for table in own):
-            where, hook = _origin()
             text = " ".join(sql.replace('"', "").replace("`", "").split())
             head = BEGINNING.match(text)
             what, table = (head[0], head[1]) if head else (text[:40], "")
-            writes.append(Write(context["connection"].alias, what, table, where, hook))
+            writes.append(Write(context["connection"].alias, what, table, find_origin()))
         return execute(sql, params, many, context)
 
     with ExitStack() as stack:
         for alias in connections:
             stack.enter_context(connections[alias].execute_wrapper(note))
         yield
-
-
-def _origin() -> tuple[str, bool]:
-    """The nearest line of the project's code that this is called from, within the request; and whether in a hook."""
-    frame: Any = sys._getframe(2)
-    where = ""
-    hook = False
-    while frame is not None and frame.f_globals.get("__name__") != "django.test.client":
-        code = frame.f_code
-        if not where and not code.co_filename.startswith(("<", *_libraries())):
-            where = f"{os.path.relpath(code.co_filename)}:{frame.f_lineno} in {code.co_name}"
-        if code is _run_hooks.__code__:
-            return where, True
-        # Without a transaction a hook is run where it is registered.
-        hook = hook or code.co_name in ("run_and_clear_commit_hooks", "on_commit")
-        frame = frame.f_back
-    return where, hook
-
-
-@lru_cache(maxsize=1)
-def _libraries() -> tuple[str, ...]:
-    paths = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
-    return (*sorted(path + os.sep for path in paths if path), str(Path(__file__).parents[2]) + os.sep)

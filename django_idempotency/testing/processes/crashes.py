@@ -15,13 +15,14 @@ from fnmatch import fnmatchcase
 
 from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.calls import Reply, Sender, send, send_until_final
+from django_idempotency.testing.compare.equivalence import Difference
 from django_idempotency.testing.compare.snapshots import LARGEST_TABLE
 from django_idempotency.testing.findings import NotProved
 from django_idempotency.testing.observe.guards import CONNECTION, FOREIGN, THREAD, ForeignEffect, guard
 from django_idempotency.testing.processes.forks import Line, Process
 from django_idempotency.testing.processes.points import END, Points
 from django_idempotency.testing.processes.trials import Trial, briefly
-from django_idempotency.testing.processes.verdicts import CrashPoint, CrashReport, tendency, times
+from django_idempotency.testing.processes.verdicts import CrashPoint, CrashReport
 
 PATIENCE = 45.0  # seconds in which a retry must get its final answer: longer than the default lease
 NO_REPLY = Reply(status=0)  # of a process that was killed
@@ -55,7 +56,7 @@ def crash_points(
     """
     started = time.monotonic()
     trial = Trial(call, using, ignore, reset, limit, effect)
-    runs: list[_Run] = []
+    runs: list[_Heard] = []
 
     def rehearse(key: str) -> tuple[Reply, list[ForeignEffect]]:
         run = _run(trial, key)
@@ -69,12 +70,12 @@ def crash_points(
     for number, name in enumerate(clean.names):
         key = trial.key()
         killed, retried = _kill_and_retry(trial, key, number, patience)
-        changed, done = trial.differences(key), [*expected.problems(killed, retried)]
-        if unknown_outcomes and retried.reply.code == "outcome-unknown":  # it may be lost, and not be told
-            changed = [problem for problem in changed if tendency(problem) >= 0]
-            done = [problem for problem in done if tendency(problem) > 0]
-        problems = (*changed, *done)
-        points.append(CrashPoint(number=number, name=killed.halted or name, reply=retried.reply, problems=problems))
+        changed, done = trial.differences(key), [*expected.differences(killed, retried)]
+        if unknown_outcomes and retried.reply.code == "outcome-unknown":  # the work may be lost, and so its answer
+            changed = [each for each in changed if each.found >= each.expected]
+            done = [each for each in done if each.found > each.expected]
+        point = CrashPoint(number=number, name=killed.halted or name, reply=retried.reply, problems=(*changed, *done))
+        points.append(point)
         trial.put_back()
     report = CrashReport(
         call=str(trial),
@@ -89,7 +90,7 @@ def crash_points(
 
 
 @dataclass(slots=True)
-class _Run:
+class _Heard:
     """What was heard of a process that made the call."""
 
     reply: Reply = NO_REPLY
@@ -102,7 +103,7 @@ class _Run:
 class _Expected:
     """What a clean run did outside the database, and its duplicate did not."""
 
-    def __init__(self, clean: _Run, duplicate: _Run, allow: tuple[str, ...]) -> None:
+    def __init__(self, clean: _Heard, duplicate: _Heard, allow: tuple[str, ...]) -> None:
         self.clean = clean
         self._allow = allow
         # What a duplicate does too (an authenticator that asks another server) is not the handler's.
@@ -119,17 +120,21 @@ class _Expected:
             and not any(fnmatchcase(f"{effect.kind} {effect.what}", pattern) for pattern in self._allow)
         ]
 
-    def problems(self, killed: _Run, retried: _Run) -> Iterator[str]:
-        """What a killed run and its retry did outside the database otherwise, or were answered otherwise."""
+    def differences(self, killed: _Heard, retried: _Heard) -> Iterator[Difference]:
+        """What a killed run and its retry did otherwise outside the database, or were answered otherwise."""
         seen = Counter(map(_identity, self._judged([*killed.effects, *retried.effects])))
         for identity, count in Counter(map(_identity, self.foreign)).items():
             if seen[identity] != count:
-                yield f"{' '.join(identity).rstrip()}: {times(seen[identity])} instead of {times(count)}"
-        if retried.reply.status != self.clean.reply.status:
-            hint = "; see `unknown_outcomes`" if retried.reply.code == "outcome-unknown" else ""
-            yield f"the retry was answered {briefly(retried.reply)}, a single run {self.clean.reply.status}{hint}"
-        elif self._is_stable and _answer(retried.again) != _answer(retried.reply):
-            yield f"a second retry was answered otherwise: {briefly(retried.reply)}, then {briefly(retried.again)}"
+                what = " ".join(identity).rstrip()
+                yield Difference(place="", what=what, found=seen[identity], expected=count)
+        reply, again = retried.reply, retried.again
+        if reply.status != self.clean.reply.status:
+            hint = "; see `unknown_outcomes`" if reply.code == "outcome-unknown" else ""
+            what = f"a single run was answered {self.clean.reply.status}"
+            yield Difference(place="the retry's answer", what=briefly(reply), how=f"{what}{hint}")
+        elif self._is_stable and _answer(again) != _answer(reply):
+            how = f"a second retry was answered {briefly(again)}"
+            yield Difference(place="the retry's answer", what=briefly(reply), how=how)
 
     def notes(self) -> Iterator[str]:
         """What may explain a problem, and is none by itself."""
@@ -150,7 +155,7 @@ def _answer(reply: Reply) -> tuple[int, bytes]:
 # --- in processes of their own ---
 
 
-def _run(trial: Trial, key: str, halt_at: int | None = None) -> _Run:
+def _run(trial: Trial, key: str, halt_at: int | None = None) -> _Heard:
     """Make the call, and kill it at its point *halt_at*."""
 
     def work(line: Line) -> tuple[Reply, list[str]]:
@@ -162,7 +167,7 @@ def _run(trial: Trial, key: str, halt_at: int | None = None) -> _Run:
         points.reach(END)
         return reply, points.names
 
-    run = _Run()
+    run = _Heard()
     with Process(work) as process:
         while run.reply is NO_REPLY and not run.halted:
             match process.hear():
@@ -175,7 +180,7 @@ def _run(trial: Trial, key: str, halt_at: int | None = None) -> _Run:
     return run
 
 
-def _kill_and_retry(trial: Trial, key: str, number: int, patience: float) -> tuple[_Run, _Run]:
+def _kill_and_retry(trial: Trial, key: str, number: int, patience: float) -> tuple[_Heard, _Heard]:
     """Kill the call at its point *number*; then let a client come again until it has a final answer, and once more."""
 
     def work(line: Line) -> tuple[Reply, Reply]:
@@ -187,7 +192,7 @@ def _kill_and_retry(trial: Trial, key: str, number: int, patience: float) -> tup
             settle(seen.threads)
         return first, again
 
-    retried = _Run()
+    retried = _Heard()
     with Process(work) as process:  # it gets ready meanwhile
         killed = _run(trial, key, number)
         process.send("go")

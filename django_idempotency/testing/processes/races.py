@@ -7,12 +7,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from django_idempotency.testing.calls import POLL, Reply, Sender, send
+from django_idempotency.testing.compare.equivalence import format_times
 from django_idempotency.testing.compare.snapshots import LARGEST_TABLE
 from django_idempotency.testing.findings import Finding, NotProved
 from django_idempotency.testing.observe.guards import THREAD, ForeignEffect, guard
 from django_idempotency.testing.processes.forks import Line, Process
 from django_idempotency.testing.processes.trials import UNSAFE, Trial, briefly
-from django_idempotency.testing.processes.verdicts import times
 
 REMEDY = (
     "Do all of it inside the handler, on its own connection. What is done before the claim (a middleware, a decorator"
@@ -50,7 +50,7 @@ class RaceReport:
         told = ", ".join(f"{count} x {status}" for status, count in sorted(statuses.items()))
         return (
             f"{self.call}: {len(self.answers)} at once, {self.executed} executed, {told},"
-            f" told to come again {times(self.conflicts)}"
+            f" told to come again {format_times(self.conflicts)}"
         )
 
 
@@ -107,7 +107,7 @@ def race(
             runner.send("go")
         answers = tuple(tuple(runner.result(patience * 2)) for runner in runners)
     report = RaceReport(call=str(trial), key=key, answers=answers, seconds=time.monotonic() - started)
-    if problems := [*trial.differences(key), *_problems(report, alone_reply)]:
+    if problems := [*map(str, trial.differences(key)), *_problems(report, alone_reply)]:
         raise NotProved(
             f"{trial}, {processes} times at once with one key",
             [Finding(f"They are not one: {report}.", tuple(problems), REMEDY)],

@@ -11,11 +11,11 @@ from django_idempotency.stores import stores
 from django_idempotency.stores.database import DatabaseStore
 from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.calls import Reply, Sender, new_key
-from django_idempotency.testing.compare.equivalence import contents
+from django_idempotency.testing.compare.equivalence import Difference, contents
 from django_idempotency.testing.compare.restoring import restore
 from django_idempotency.testing.compare.shapes import own_tables
 from django_idempotency.testing.compare.snapshots import Changes, Snapshot, TableTooLarge, snapshot
-from django_idempotency.testing.compare.variations import Column, masked, problems, varying
+from django_idempotency.testing.compare.variations import Column, explain_differences, masked, varying
 from django_idempotency.testing.findings import Finding, NotProved
 from django_idempotency.testing.processes.forks import prepare
 
@@ -114,7 +114,7 @@ class Trial:
         if found := self.differences(self.first_key):
             self._refuse(
                 "A duplicate with the same key is done again.",
-                found,
+                map(str, found),
                 "Protect the view (@idempotent, IdempotencyMixin), and do all of this inside its handler.",
             )
         if first.method in UNSAFE and not again.replayed:
@@ -145,7 +145,7 @@ class Trial:
         if found := self.differences(key):
             self._refuse(
                 "Two single runs, each from the same state, did not change the same.",
-                [*found, f"the second was answered {briefly(second)}"],
+                [*map(str, found), f"the second was answered {briefly(second)}"],
                 "Let it do the same each time, or name in `ignore` what may differ. What is in no database (a cache, a"
                 " file, another server) is not put back between them.",
             )
@@ -166,10 +166,10 @@ class Trial:
         tables = {place: change for place, change in self._found.tables.items() if place.table not in self._own}
         return Changes(tables, self._found.since, self._found.until)
 
-    def differences(self, key: str) -> list[str]:
-        """In words, what the last run, with *key*, has changed otherwise than the clean one."""
+    def differences(self, key: str) -> list[Difference]:
+        """What the last run, with *key*, has changed otherwise than the clean one."""
         found, clean = masked(self.changes(), self._varying), masked(self._clean, self._varying)
-        return problems(found, clean, keys={key, self.first_key}, ignore=self._ignore)
+        return explain_differences(found, clean, keys={key, self.first_key}, ignore=self._ignore)
 
     def put_back(self) -> None:
         """Undo what `changes` saw last: all that has changed since the trial began, or since `reset` was called."""

@@ -1,44 +1,50 @@
-"""What became of a call that was killed at each of its points: a table to read, and findings, what broke and why."""
+"""What became of a call that was killed at each of its points: a table to read, and findings with their remedies."""
 
-import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from django_idempotency.testing.calls import Reply
+from django_idempotency.testing.compare.equivalence import Difference
 from django_idempotency.testing.findings import Finding
 from django_idempotency.testing.observe.guards import ForeignEffect
 
-MOST_NAMES = 4  # points that a message names for one problem
-COUNTS = {"never": 0, "once": 1, "twice": 2}
-COMPARED = re.compile(r"(?P<found>never|once|twice|\d+ times) instead of (?P<expected>never|once|twice|\d+ times)$")
+MOST_NAMES = 4  # points that a message names for one difference
 
 AGAIN = (
     "It was committed, or had left this process, before the answer was stored, so the retry could not know of it. Do it"
     " inside the handler, on the handler's own connection, in the database that holds the record (option `using`)."
 )
 LOST = (
-    "It was to follow COMMIT (an on_commit hook, a thread, code around the view), and whoever is killed in between"
-    " never does it: the retry is only a replay. Do it in the handler, or write a row there that tells a worker to."
+    "It was to follow COMMIT (an on_commit hook, a thread, code around the view). A process that is killed in between"
+    " never does it, because the retry is only a replay. Do it in the handler, or write a row there that tells a worker"
+    " to do it."
 )
-OTHERWISE = "Do all of it inside the handler, in one database; `ignore` names what may differ from run to run."
+OTHERWISE = "Do all of it inside the handler, in one database. `ignore` names what may differ from run to run."
 UNCOVERED = (
-    "Write a row in the handler that tells a worker to do it. Or give the other system a key to know the retry by,"
-    " request.idempotency.derive_key(...), and name it in `allow`."
+    "Write a row in the handler that tells a worker to do it. Or give the other system a key by which it recognizes the"
+    " retry, request.idempotency.derive_key(...), and name the effect in `allow`."
+)
+# Whether a difference is of this kind, what it means, and the remedy.
+KINDS: tuple[tuple[Callable[[Difference], bool], str, str], ...] = (
+    (lambda each: each.found > each.expected, "done again by the retry.", AGAIN),
+    (lambda each: each.found < each.expected, "never done, although the retry was answered.", LOST),
+    (lambda each: each.found == each.expected, "not as in a run that nothing disturbs.", OTHERWISE),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrashPoint:
-    """One kill: where, what the retry got, and what is wrong, in words."""
+    """One kill: the point, the retry's reply, and the differences from a clean run."""
 
     number: int
     name: str
     reply: Reply
-    problems: tuple[str, ...] = ()
+    problems: tuple[Difference, ...] = ()
 
     @property
     def verdict(self) -> str:
-        """`once`, `unknown` where the retry was told that the outcome is not known, or `broken`."""
+        """`once`; `unknown` if the retry was told that the outcome is unknown; `broken`."""
         if self.problems:
             return "broken"
         return "unknown" if self.reply.code == "outcome-unknown" else "once"
@@ -80,42 +86,20 @@ class CrashReport:
                 ("Killed between it and COMMIT, the work is undone, and the retry does it again.",),
                 UNCOVERED,
             )
-        problems = self._by_problem()
-        for way, what, remedy in (
-            (1, "done again by the retry.", AGAIN),
-            (-1, "never done, although the retry was answered.", LOST),
-            (0, "not as in a run that nothing disturbs.", OTHERWISE),
-        ):
-            of_this = {problem: names for problem, names in problems.items() if tendency(problem) == way}
-            if of_this:
-                details = [line for problem, names in of_this.items() for line in (problem, _where(names))]
-                killed = sum(any(problem in of_this for problem in point.problems) for point in self.broken)
+        points: dict[Difference, list[str]] = defaultdict(list)
+        for point in self.broken:
+            for problem in point.problems:
+                points[problem].append(point.name)
+        for is_of_kind, what, remedy in KINDS:
+            of_kind = [problem for problem in points if is_of_kind(problem)]
+            if of_kind:
+                details = [line for problem in of_kind for line in (str(problem), _format_points(points[problem]))]
+                killed = sum(any(map(is_of_kind, point.problems)) for point in self.broken)
                 yield Finding(
                     f"Killed at {killed} of {len(self.points)} points: {what}", (*details, *self.notes), remedy
                 )
 
-    def _by_problem(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for point in self.broken:
-            for problem in point.problems:
-                found.setdefault(problem, []).append(point.name)
-        return found
 
-
-def _where(names: list[str]) -> str:
+def _format_points(names: list[str]) -> str:
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return f"  killed {', '.join(names[:MOST_NAMES])}{more}"
-
-
-def times(count: int) -> str:
-    """A number of times, as `differences` spells it."""
-    return next((name for name, number in COUNTS.items() if number == count), f"{count} times")
-
-
-def tendency(problem: str) -> int:
-    """Does a problem tell of too much (1) or of too little (-1)? 0 where it tells of neither."""
-    match = COMPARED.search(problem)
-    if match is None:
-        return 0
-    found, expected = (COUNTS[what] if what in COUNTS else int(what.split()[0]) for what in match.groups())
-    return (found > expected) - (found < expected)

@@ -1,6 +1,7 @@
 """JSON, a line for each message, over a socket: how a test and the processes that it kills talk."""
 
 import json
+import select
 import socket
 from typing import Any
 
@@ -26,6 +27,14 @@ class Lines:
         except ConnectionError:
             return None
         return json.loads(line) if line.endswith(b"\n") else None
+
+    def is_waiting(self, seconds: float) -> bool:
+        """Does a message, or the end, arrive within so many *seconds*?"""
+        return bool(select.select([self._socket], [], [], seconds)[0])
+
+    @property
+    def is_closed(self) -> bool:
+        return self._socket.fileno() == -1
 
     def close(self) -> None:
         self._file.close()

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from tests.proof.child import label
-from tests.proof.lines import TIMEOUT
+from tests.lab.lines import TIMEOUT
+from tests.lab.statements import label
 
 HEADER = 5  # bytes before the text of a statement: PostgreSQL's type and length, MySQL's length, number and command
 
