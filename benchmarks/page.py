@@ -72,7 +72,7 @@ def page(results: Results) -> str:
         parts += ["## Many clients at once", *load(results)]
     if results.profile:
         parts += ["## Python's share", *profile(results)]
-    parts += ["## What is wanted", *targets(results), "## How it was measured", *method(results)]
+    parts += ["## Targets", *targets(results), "## How it was measured", *method(results)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -165,13 +165,12 @@ def databases(results: Results) -> list[str]:
         bullets(
             """*first*: a new key. *replay*: its retry. *refused*: a duplicate while the first is in its handler, 409.
             On SQLite it waits for the one writer and is then replayed.""",
-            """*without a key*: the protected view, asked without one. *bare*: the same view without protection, in
+            """*without a key*: the protected view, without a key. *bare*: the same view without protection, in
             autocommit.""",
-            """*floor*: the bare view in `atomic`, with one plain INSERT of a row like ours before the handler and one
-            plain UPDATE of it after. No look-up, no lock, no digest: what two statements cost by whatever hand.""",
-            """*floor of a replay*: a view that authenticates by the token, and answers with bytes that it has at
-            hand.""",
-            """*`FOLD` off*: BEGIN and COMMIT are sent by themselves. *no functions*, *no procedures*: without the
+            """*floor*: the bare view in `atomic`, with one plain INSERT of a row like the package's before the handler
+            and one plain UPDATE of it after. No look-up, no lock, no digest: the least that two statements cost.""",
+            """*floor of a replay*: a view that authenticates by the token and answers with bytes in memory.""",
+            """*`FOLD` off*: BEGIN and COMMIT are sent separately. *no functions*, *no procedures*: without the
             server-side routines that a migration makes ([stores](../reference/stores.md)).""",
             *(["*`REPLAY_CACHE`*, *keys in Redis*: see [below](#with-a-redis)."] if results.redis else []),
         ),
@@ -194,9 +193,9 @@ def counts(results: Results) -> list[str]:
         rows.append([runs[0]["server"] + way, *cells])
     return [
         paragraph(
-            """Statements are the view's own (one for the token, one INSERT) and ours; BEGIN, COMMIT, SAVEPOINT and
-            Django's SET autocommit are not counted. After the comma are round trips, of all that is sent: how often the
-            client waits for an answer of the server, counted between the two. SQLite has none. After the + are those to
+            """Statements are the view's own (one for the token, one INSERT) and the package's; BEGIN, COMMIT, SAVEPOINT
+            and Django's SET autocommit are not counted. After the comma are round trips of everything that is sent: how
+            often the client waits for the server, counted between the two. SQLite has none. After the + are those to
             Redis."""
         ),
         table(["database", *cases.values()], rows),
@@ -218,12 +217,12 @@ def with_redis(results: Results) -> list[str]:
     return [
         paragraph(
             """*`REPLAY_CACHE`*: keys and answers are in PostgreSQL, with the work, and a copy of each answer goes to
-            Redis after COMMIT. A replay reads that, and asks PostgreSQL for nothing but the user's token."""
+            Redis after COMMIT. A replay reads that copy, and asks PostgreSQL only for the user's token."""
         ),
         paragraph(
             """*keys in Redis*: the RedisStore, which is for work that is not in the database, so it opens no
             transaction. To compare with the other tables, the handler here is theirs, with its one INSERT, in
-            autocommit. The same handler without protection is *bare in autocommit*, which spares BEGIN and COMMIT."""
+            autocommit. The same handler without protection is *bare in autocommit*, without BEGIN and COMMIT."""
         ),
         table(["", "request", "of bare in `atomic`", "of bare in autocommit"], rows),
     ]
@@ -311,16 +310,16 @@ def profile(results: Results) -> list[str]:
     return [
         paragraph(
             f"""Microseconds of Python for each protected request, beside the database: medians of {results.rounds}
-            requests of each kind, from a stopwatch around each function in the place where it runs, less what the
-            stopwatches add. In a loop of its own a function takes a third to a fifth of that: here, as in a server, the
-            processor's caches hold something else when its turn comes. On the same scale the bare view in `atomic`
+            requests of each kind, from a stopwatch around each function, less what the stopwatches add. In a loop of
+            its own a function takes a third to a fifth of that: here, as in a server, the processor's caches hold other
+            data when the function begins. On the same scale the bare view in `atomic`
             takes {bare}. The last line compares with it: a first execution runs the same handler, a replay none."""
         ),
         table(["part", *(f"{name}, {case}" for name, case in columns)], rows),
         paragraph(
-            """Reading the body is under *fingerprint*; the bare view does it in its parser. *Claim* and *record* are
-            the store's Python with Django's cursors; where a database looks up before it claims, that too. The response
-            that a replay is made of takes the bare view about as long."""
+            """Reading the body is part of *fingerprint*; the bare view does it in its parser. *Claim* and *record* are
+            the store's Python with Django's cursors, including a look-up before the claim. The bare view takes about as
+            long as a replay to create its response."""
         ),
     ]
 
@@ -343,8 +342,8 @@ def targets(results: Results) -> list[str]:
         added = trips["first"] - trips["atomic"]
         rows.append(["PostgreSQL, added round trips of a first", "0", str(added), met(added, 0), ""])
     return [
-        "What this package wants to stay below, and what this run found.",
-        table(["", "wanted", "measured", "met", "floor"], rows),
+        "The limits that this package aims to stay below, and the results of this run.",
+        table(["", "target", "measured", "met", "floor"], rows),
     ]
 
 
@@ -364,7 +363,7 @@ def method(results: Results) -> list[str]:
             f"""{datetime.datetime.now(tz=datetime.UTC).date()}, Python {platform.python_version()}, Django
             {django.__version__}, Django REST framework {rest_framework.__version__},
             {", ".join([*drivers(), *([results.redis] if results.redis else [])])}.
-            Installing the app adds {results.start:.0f} ms to `django.setup()`. `make bench` makes this page anew;
+            Installing the app adds {results.start:.0f} ms to `django.setup()`. `make bench` makes this page again;
             `make bench-rivals` and `make bench-scale` make those [beside other packages](rivals.md) and
             [on scale](scale.md)."""
         ),

@@ -5,8 +5,9 @@ Idempotency keys for Django: a request that is sent again takes effect once, and
 """
 
 from django_idempotency.core.policy import Policy
+from django_idempotency.engine.execution import current_operation
 from django_idempotency.protection.functions import once
 from django_idempotency.protection.views import idempotent
 
-__all__ = ["Policy", "idempotent", "once"]
+__all__ = ["Policy", "current_operation", "idempotent", "once"]
 __version__ = "0.1.0"

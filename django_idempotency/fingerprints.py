@@ -1,6 +1,5 @@
 """Ready-made values for the option `fingerprint`."""
 
-import json as _json
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,8 +8,8 @@ from django.http import HttpRequest, QueryDict
 from django.http.request import RawPostDataException
 
 from django_idempotency.adapters import plain
-from django_idempotency.adapters.body import MULTIPART, body_digest
-from django_idempotency.core.fingerprint import canonical_json, framed, without
+from django_idempotency.adapters.body import MULTIPART, body_digest, form_as_json
+from django_idempotency.core.fingerprint import canonical_json, framed, parse_json, without
 from django_idempotency.exceptions import PolicyError
 
 __all__ = ["json"]
@@ -18,13 +17,14 @@ __all__ = ["json"]
 
 def json(exclude: Iterable[str] = ()) -> Callable[[Any], bytes]:
     """
-    A fingerprint that reads the body as JSON, so that spelling (order of members, white space) does not matter, and
-    leaves out the members named by *exclude*: dotted paths, like `"sent_at"` or `"meta.attempt"`; lists on the way are
-    entered.
+    A fingerprint that compares the body as a JSON value: the order of members, white space and the spelling of numbers
+    (1, 1.0, 1e0) make no difference (RFC 8785).
 
-    Method, host, path, query, media type and preconditions count as always. So does a body that is not JSON.
+    *exclude* names members that are left out: dotted paths, like `"sent_at"` or `"meta.attempt"`; lists on the way are
+    entered. Method, host, path, query, media type and preconditions are compared as by default, and so is a body that
+    is not JSON (NaN and Infinity are not) or has a number that a double cannot hold exactly.
 
-    Raises `PolicyError` where *exclude* is not a sequence of texts.
+    Raises `PolicyError` if *exclude* is not a sequence of strings.
     """
     names = (None,) if isinstance(exclude, str) else tuple(exclude)
     if not all(isinstance(name, str) and all(name.split(".")) for name in names):
@@ -33,8 +33,7 @@ def json(exclude: Iterable[str] = ()) -> Callable[[Any], bytes]:
 
     def fingerprint(request: Any) -> bytes:
         django_request = getattr(request, "_request", request)  # DRF's wraps Django's
-        meaning = plain.meaning(django_request, django_request.get_host().lower())
-        return framed(*meaning, _members(request, django_request, paths))
+        return framed(*plain.meaning(django_request), _members(request, django_request, paths))
 
     return fingerprint
 
@@ -42,15 +41,15 @@ def json(exclude: Iterable[str] = ()) -> Callable[[Any], bytes]:
 def _members(seen: Any, request: HttpRequest, paths: list[tuple[str, ...]]) -> bytes:
     if request.content_type != MULTIPART:
         try:
-            return b"json" + canonical_json(without(_json.loads(request.body), paths))
+            return b"json" + canonical_json(without(parse_json(request.body), paths))
         except RawPostDataException:
             data = getattr(seen, "data", None)  # DRF before 3.17 keeps no bytes of what it has parsed
             if isinstance(data, (dict, list)) and not isinstance(data, QueryDict):
-                return b"json" + canonical_json(without(data, paths))
+                return b"json" + canonical_json(without(parse_json(canonical_json(data)), paths))
         except (ValueError, RecursionError, RequestDataTooBig):
-            pass  # no JSON, or more of it than `request.body` takes
+            pass  # not JSON, or larger than `request.body` allows
     return b"raw" + body_digest(request, lambda: _parsed(getattr(seen, "data", None)))
 
 
 def _parsed(data: Any) -> bytes | None:
-    return canonical_json(list(data.lists())) if isinstance(data, QueryDict) else None
+    return form_as_json(data) if isinstance(data, QueryDict) else None

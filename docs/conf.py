@@ -46,7 +46,7 @@ html_css_files = ["rooms.css"]
 
 
 def show_code(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are Markdown: an indented paragraph is code, which reStructuredText has to be told by `::`."""
+    """Docstrings are Markdown: an indented paragraph is code, which reStructuredText marks with `::`."""
     text = re.sub(r"(^|\n)(?=\S)([^\n]*)\n\n(?=    )", r"\1\2\n\n::\n\n", "\n".join(lines))
     lines[:] = text.split("\n")
 

@@ -1,1 +1,1 @@
-"""A small payment API, as one would write it at work, whose POSTs take effect once."""
+"""A small payment API, as in a real project, whose POSTs take effect once."""

@@ -15,9 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TextIO
 
 PORT = 8100
-SLOW = 10.0  # seconds; longer than anybody waits for an answer
+SLOW = 10.0  # seconds; longer than any client waits for an answer
 
-# What becomes of a payment, by its card: the status of the answer, the status of the payment.
+# The result of a payment, by its card: the status of the answer, the status of the payment.
 CARDS = {
     "tok_visa": (201, "succeeded"),
     "tok_declined": (402, "declined"),
@@ -26,7 +26,7 @@ CARDS = {
 
 
 class Gateway(ThreadingHTTPServer):
-    """Listens on *port* of this machine (0: any). Each request is a line of JSON in *log*, where there is one."""
+    """Listens on *port* of this machine (0: any). Each request is a line of JSON in *log*, if it is given."""
 
     daemon_threads = True
 
@@ -41,7 +41,7 @@ class Gateway(ThreadingHTTPServer):
         self._books = threading.Lock()
 
     def charge(self, order: dict[str, Any], key: str | None) -> tuple[dict[str, Any], bool]:
-        """The payment of *order*, and whether it was made just now: under a *key* that is known it was made before."""
+        """The payment of *order*, and whether it is new: a known *key* has its payment already."""
         with self._books:
             payment = self._by_key.get(key) if key else None
             is_new = payment is None
@@ -94,10 +94,10 @@ class Conversation(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(body)
         except ConnectionError:
-            pass  # the client has not waited: what it asked for is done all the same
+            pass  # the client has gone; its payment was made all the same
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: `Gateway` has a log of its own."""
+        """Log nothing: `Gateway` has its own log."""
 
 
 @contextmanager
@@ -120,4 +120,4 @@ if __name__ == "__main__":
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
-            pass  # as was asked
+            pass  # as requested

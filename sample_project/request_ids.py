@@ -1,4 +1,4 @@
-"""A request's id: taken from the proxy or made here, on the request, in every log line, in the answer."""
+"""A request's id, from the proxy or made here: on the request, in every log line, and in the answer."""
 
 import logging
 import re
@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse
 
 current_request_id: ContextVar[str] = ContextVar("current_request_id", default="-")
 
-# What a proxy sends is put into log lines, so it may not hold line breaks or be endless.
+# A proxy's value goes into log lines, so it must not contain line breaks or be too long.
 WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -34,7 +34,7 @@ class RequestIdMiddleware:
 
 
 class RequestIdFilter(logging.Filter):
-    """Gives every log record a `request_id`, `-` outside a request."""
+    """Gives every log record a `request_id`, which is `-` outside a request."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.request_id = current_request_id.get()

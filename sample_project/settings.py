@@ -66,7 +66,7 @@ TEMPLATES = [
 
 
 def database(url: str) -> dict[str, Any]:
-    """The `DATABASES` entry for *url*, with what each engine needs to keep money straight."""
+    """The `DATABASES` entry for *url*, with what each engine needs to handle money correctly."""
     settings: dict[str, Any] = {**dj_database_url.parse(url, conn_max_age=60, conn_health_checks=True)}
     options = settings.setdefault("OPTIONS", {})
     engine = settings["ENGINE"]
@@ -74,7 +74,7 @@ def database(url: str) -> dict[str, Any]:
         # BEGIN IMMEDIATE takes the write lock first and waits for it; a transaction that read first
         # and then wants to write is refused at once instead. In WAL mode readers do not wait at all.
         options["transaction_mode"] = "IMMEDIATE"
-        options["timeout"] = 15  # seconds that a writer waits for the one before it
+        options["timeout"] = 15  # seconds that a writer waits for the previous one
         options["init_command"] = "PRAGMA journal_mode=WAL"
     elif engine == "django.db.backends.mysql":
         # PyMySQL is pure Python: no compiler, no client library. Django takes it for mysqlclient.
@@ -101,7 +101,7 @@ LOGIN_REDIRECT_URL = "/api/"
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        "rest_framework.authentication.TokenAuthentication",  # first: its 401 tells how to log in
+        "rest_framework.authentication.TokenAuthentication",  # first: its 401 says how to log in
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
@@ -118,7 +118,7 @@ CACHES = {
     }
 }
 
-# The fake one of `sample_project.gateway`; it charges nobody.
+# The fake gateway of `sample_project.gateway`; it charges nobody.
 GATEWAY_URL = os.environ.get("GATEWAY_URL") or "http://127.0.0.1:8100"
 GATEWAY_TIMEOUT = (2, 5)  # seconds: for a connection, for an answer
 

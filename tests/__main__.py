@@ -1,11 +1,17 @@
 """
-Run the suite once on each database: `python -m tests [--database NAME]... [pytest arguments]`.
+Run the suite on each database: `python -m tests [--all] [--database NAME]... [pytest arguments]`.
 
-Each run is a pytest of its own with `DATABASE_URL`, and `REDIS_URL` where there is a Redis. What does not depend on the
-database is part of the first run alone, and the sample project's tests, which have its settings, are a run beside it.
-PostgreSQL has more runs than one: for each way through the package, and behind a pooler. Paths among the arguments
-choose what is run. A server that is neither found nor to be started is left out, and the last lines say so; with
-`REQUIRE_SERVERS=1` it is an error before the first test. See `tests/servers.py` for where servers are found.
+Each run is a pytest of its own with `DATABASE_URL`, and `REDIS_URL` if there is a Redis. Tests that do not depend on
+the database are part of the first run alone. The sample project's tests have settings of their own, so they are a
+second pytest beside each run.
+
+Without options, each promise is tested once on SQLite and PostgreSQL, and on MariaDB and MySQL if they run, with a
+choice of the heavy tests (kills, races, browser, clusters of Redis). `--all` is every configuration: each test on each
+database, and on PostgreSQL each way through the package, and behind a pooler. Paths among the arguments choose the
+tests, and `--database` chooses the run; both include the heavy tests.
+
+A server that is neither found nor can be started is left out, and the last lines say so; with `REQUIRE_SERVERS=1` it is
+an error before the first test. `tests/servers.py` says where servers are looked for.
 
 The tests run on as many workers as there are cores; `-n 0` runs them in one process, which a debugger needs.
 """
@@ -19,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,15 +44,16 @@ class Run:
     service: str
     environment: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()  # for pytest
-    paths: tuple[str, ...] = ()  # all that there is, where empty; paths on the command line choose among them
+    paths: tuple[str, ...] = ()  # the whole suite if empty; paths on the command line choose among them
+    short: tuple[str, ...] | None = None  # pytest's arguments in the short suite, which leaves the run out if None
 
     @property
     def is_variant(self) -> bool:
-        """Is it another way through the package, on a database that has a run already, with the sample project?"""
+        """Whether it is another way through the package, on a database that has a run with the sample project."""
         return bool(self.environment or self.arguments or self.paths)
 
 
-# What the law hangs on; and what else transactions, connections and statements are a part of.
+# What the law depends on, and what else transactions, connections and statements are a part of.
 PROOF = ("tests/proof/test_kills.py", "tests/proof/test_pooler.py", "tests/proof/test_races.py")
 CORE = (
     *PROOF,
@@ -60,9 +67,18 @@ CORE = (
 # Without migrations there are no routines: each claim is a plain statement.
 STATEMENTS = ("--nomigrations",)
 
+# The choices of the short suite. Of the heavy tests it has kills on PostgreSQL, and races on each server. The model is
+# of the protocol, not of the code, so it is left out, and so are clusters of Redis.
+NOT_HEAVY = (
+    "-m",
+    "not (browser or kill or race or slow)",
+    *(f"--ignore=tests/{path}" for path in ("model", "redis/test_cluster.py", "redis/test_topologies.py")),
+)
+NO_KILLS = ("-m", "not (kill or slow)")
+
 RUNS = {
-    "sqlite": Run(service="SQLite"),
-    "postgresql": Run(service="PostgreSQL"),
+    "sqlite": Run(service="SQLite", short=NOT_HEAVY),
+    "postgresql": Run(service="PostgreSQL", short=("-m", "not (browser or slow)")),
     # With the store's option FOLD off: see tests/app/apps.py.
     "unfolded": Run(
         service="PostgreSQL",
@@ -75,18 +91,22 @@ RUNS = {
     "pooled-plain": Run(
         service="pgbouncer", environment={"POOLED": "1", "FOLD": "0"}, arguments=STATEMENTS, paths=PROOF
     ),
-    "mariadb": Run(service="MariaDB"),
+    "mariadb": Run(service="MariaDB", short=(*NO_KILLS, *CORE, "tests/operations")),
     "mariadb-statements": Run(
         service="MariaDB", arguments=STATEMENTS, paths=(*PROOF, "tests/proof/test_wire.py", "tests/stores")
+    ),
+    "mysql": Run(service="MySQL", short=(*NO_KILLS, *CORE)),
+    "mysql-statements": Run(
+        service="MySQL", arguments=STATEMENTS, paths=(*PROOF, "tests/proof/test_wire.py", "tests/stores")
     ),
 }
 
 # What needs no particular database, below this folder.
-ONCE = [
+ONCE = (
     "browser",
+    "checks/test_setting.py",
     "docs",
     "kit/test_calls.py",
-    "kit/test_plugin.py",
     "leases",
     "model",
     "packaging",
@@ -96,19 +116,20 @@ ONCE = [
     "test_benchmarks.py",
     "typing",
     "unit",
-]
+)
 
-# pytest's own exit codes.
+# pytest's exit codes.
 PASSED = 0
 FAILED = 1
 INTERRUPTED = 2
 NO_TESTS = 5
 
-CLOSE_TIMEOUT = 30  # seconds that pytest has to close its databases after it was interrupted
+SHORT_MINUTES = 5  # of the short suite, with every server, on two idle cores
+CLOSE_TIMEOUT = 30  # seconds for an interrupted pytest to drop its databases
 
 
 class Terminated(KeyboardInterrupt):
-    """Somebody sent a signal to us alone. Ctrl-C goes to pytest too."""
+    """A signal came to this process alone. Ctrl-C goes to pytest too."""
 
 
 def terminate(*args: object) -> None:
@@ -119,17 +140,22 @@ def main() -> int:
     os.chdir(ROOT)  # paths among the arguments are the repository's
     parser = argparse.ArgumentParser(prog="python -m tests", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--database", action="append", choices=RUNS, help="run on this one only (repeatable)")
+    parser.add_argument("--all", action="store_true", help="every configuration")
+    parser.add_argument("--database", action="append", choices=RUNS, help="this run only (repeatable)")
     options, arguments = parser.parse_known_args()
-    chosen = options.database or list(RUNS)
+    chosen = options.database or [name for name, run in RUNS.items() if options.all or run.short is not None]
+    is_short = not (options.database or options.all or paths_among(arguments))
+    own = {each for run in RUNS.values() for each in (*run.paths, *(run.short or ())) if each.startswith("tests/")}
+    listed = own.union(f"tests/{path}" for path in ONCE)
+    if gone := sorted(path for path in listed if not Path(path).exists()):
+        parser.error(f"tests/__main__.py names what is not there: {', '.join(gone)}")
 
     # A terminated run ends like an interrupted one: pytest closes its databases, the servers stop.
     signal.signal(signal.SIGTERM, terminate)
     signal.signal(signal.SIGHUP, terminate)
 
+    started = time.monotonic()
     with ExitStack() as stack:
-        name = f"idempotency_{os.getpid()}"
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="idempotency-")))
         found, missing = find_servers(stack, {RUNS[database].service for database in chosen})
         for service, server in found.items():
             print(f"{service}: {server}")
@@ -139,32 +165,15 @@ def main() -> int:
             print("REQUIRE_SERVERS is set, so no test was run.")
             return FAILED
 
-        environment = {**os.environ, "OTHER_DATABASE": str(folder / "other.sqlite3")}
-        environment.pop("REDIS_URL", None)  # unset, or "embedded"
-        if "Redis" in found:
-            environment["REDIS_URL"] = found["Redis"].url
+        parts = list(plan(stack, chosen, arguments, found, is_short=is_short))
+        if is_short:
+            print(f"{len(parts)} parts, about {SHORT_MINUTES} minutes on two cores. `make test-all` is everything.")
         results: dict[str, tuple[int, float]] = {}
-        code = NO_TESTS
-        for database in chosen:
-            run = RUNS[database]
-            if run.service in missing:
-                continue
-            if database == "sqlite":
-                url = f"sqlite:///{folder / name}.sqlite3"
-            else:
-                url = found[run.service].database_url(name)
-                # Beside the pooler, which may be gone by then.
-                server = found["PostgreSQL" if run.service == "pgbouncer" else run.service]
-                stack.callback(servers.drop_databases, server.url, f"test_{name}")
-            settings = environment | run.environment | {"DATABASE_URL": url}
-            for part, command in suites(arguments, run, first=not results).items():
-                title = f"{run.service}{f', {database}' if run.is_variant else ''}: {part}"
-                print(f"\n=== {title} ===", flush=True)
-                started = time.monotonic()
-                code = run_pytest(command, settings)
-                results[title] = (code, time.monotonic() - started)
-                if code == INTERRUPTED:
-                    break
+        for number, part in enumerate(parts, 1):
+            began = time.monotonic()
+            print(f"\n=== {number} of {len(parts)}, after {began - started:.0f} s: {part.title} ===", flush=True)
+            code = run_pytest(part.command, part.environment)
+            results[part.title] = (code, time.monotonic() - began)
             if code == INTERRUPTED:
                 break
 
@@ -173,18 +182,61 @@ def main() -> int:
             print(f"{title}: {describe(code)} in {seconds:.0f} s")
         for service, reason in missing.items():
             print(f"left out: {service}: {reason}")
+        if is_short and (left_out := [name for name in RUNS if name not in chosen]):
+            print(f"left to `make test-all`: {', '.join(left_out)}; heavy tests on the other databases")
+        print(f"{time.monotonic() - started:.0f} s in all")
         codes = {code for code, _ in results.values()}
         if codes <= {NO_TESTS}:
             return NO_TESTS
         return next((code for code in codes if code not in (PASSED, NO_TESTS)), PASSED)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One pytest: a run's tests of the package, or those of the sample project."""
+
+    title: str
+    command: list[str]
+    environment: dict[str, str]
+
+
+def plan(
+    stack: ExitStack, chosen: list[str], arguments: list[str], found: dict[str, servers.Server], *, is_short: bool
+) -> Iterator[Part]:
+    """The parts of each chosen run whose server was found. Its databases are dropped when *stack* closes."""
+    name = f"idempotency_{os.getpid()}"
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="idempotency-")))
+    common = {**os.environ, "OTHER_DATABASE": str(folder / "other.sqlite3")}
+    common.pop("REDIS_URL", None)  # unset, or "embedded"
+    if "Redis" in found:
+        common["REDIS_URL"] = found["Redis"].url
+    is_first = True
+    for database in chosen:
+        run = RUNS[database]
+        if run.service == "SQLite":
+            url = f"sqlite:///{folder / name}.sqlite3"
+        elif run.service in found:
+            url = found[run.service].database_url(name)
+            # Beside the pooler, which may be gone by then.
+            server = found["PostgreSQL" if run.service == "pgbouncer" else run.service]
+            stack.callback(servers.drop_databases, server.url, f"test_{name}")
+        else:
+            continue
+        environment = common | run.environment | {"DATABASE_URL": url}
+        selection = [*(run.short or ()), *arguments] if is_short else arguments
+        for part, command in suites(selection, run, first=is_first).items():
+            title = f"{run.service}{f', {database}' if run.is_variant else ''}: {part}"
+            yield Part(title=title, command=command, environment=environment)
+        is_first = False
+
+
 def find_servers(stack: ExitStack, wanted: set[str]) -> tuple[dict[str, servers.Server], dict[str, str]]:
-    """The servers that answer, and for each other one the reason why it does not."""
+    """The servers that answer, and why each other one does not."""
     services: dict[str, Callable[..., servers.Server]] = {
         "PostgreSQL": servers.postgresql,
         "pgbouncer": servers.pgbouncer,
         "MariaDB": servers.mariadb,
+        "MySQL": servers.mysql,
         "Redis": servers.redis,
     }
     if "pgbouncer" in wanted:
@@ -207,23 +259,23 @@ def find_servers(stack: ExitStack, wanted: set[str]) -> tuple[dict[str, servers.
 
 
 def suites(arguments: list[str], run: Run, *, first: bool) -> dict[str, list[str]]:
-    """The parts of the suite that *arguments* select for *run*, each with what pytest is told for it."""
-    paths = {argument: Path(argument.partition("::")[0]) for argument in arguments if not argument.startswith("-")}
-    of_sample = [argument for argument, path in paths.items() if path.exists() and SAMPLE in (path, *path.parents)]
-    of_package = [argument for argument, path in paths.items() if path.exists() and argument not in of_sample]
+    """The parts of the suite that *arguments* select for *run*, each with its arguments for pytest."""
+    paths = paths_among(arguments)
+    of_sample = [argument for argument, path in paths.items() if SAMPLE in (path, *path.parents)]
+    of_package = [argument for argument in paths if argument not in of_sample]
 
     chosen = {}
     if of_package or not of_sample:
-        selected = {argument: narrowed(argument, run) for argument in of_package}
-        told = [
+        selected = {argument: narrow(argument, run) for argument in of_package}
+        own = [
             each
             for argument in arguments
             if argument not in of_sample
-            for each in selected.get(argument, [argument])  # an option stays in front of its value
+            for each in selected.get(argument, [argument])  # in order, so that an option precedes its value
         ]
         if any(selected.values()) or not of_package:
             ignored = [f"--ignore={SAMPLE}", *(f"--ignore=tests/{path}" for path in ONCE if not first)]
-            chosen[PACKAGE] = [*ignored, *run.arguments, *told, *([] if of_package else run.paths)]
+            chosen[PACKAGE] = [*ignored, *run.arguments, *own, *([] if of_package else run.paths)]
     if not run.is_variant and (of_sample or not of_package):
         settings = ["--ds=sample_project.settings", f"--confcutdir={SAMPLE}"]
         default = [] if of_sample else [str(SAMPLE)]
@@ -231,8 +283,14 @@ def suites(arguments: list[str], run: Run, *, first: bool) -> dict[str, list[str
     return chosen
 
 
-def narrowed(argument: str, run: Run) -> list[str]:
-    """What *run* has of *argument*, a path or a test in one."""
+def paths_among(arguments: list[str]) -> dict[str, Path]:
+    """The *arguments* that are a path, or a test in one, with that path."""
+    paths = {argument: Path(argument.partition("::")[0]) for argument in arguments if not argument.startswith("-")}
+    return {argument: path for argument, path in paths.items() if path.exists()}
+
+
+def narrow(argument: str, run: Run) -> list[str]:
+    """The paths of *run* in *argument*, which is a path or a test in one."""
     path = Path(argument.partition("::")[0])
     own = [Path(each) for each in run.paths or ["tests"]]
     if any(each in (path, *path.parents) for each in own):
@@ -244,7 +302,7 @@ def run_pytest(arguments: list[str], environment: dict[str, str]) -> int:
     """Run pytest and return its exit code."""
     command = [sys.executable, "-m", "pytest"]
     if (cores := os.cpu_count() or 1) > 1:
-        # A file's tests stay together, with what they share and sum up.
+        # Tests of one file share fixtures and sums, so they stay together.
         command += ["-n", str(min(cores, 8)), "--dist", "loadfile"]
     process = subprocess.Popen([*command, *arguments], env=environment)
     try:

@@ -20,7 +20,7 @@ def page(results: list[Result]) -> str:
     parts = [
         "# Scale",
         "<!-- written by `make bench-scale` -->",
-        "What happens to speed and disk when the table of records grows, and how to plan for it.",
+        "How speed and disk usage change when the table of records grows, and how to plan for it.",
         "## Speed",
         *speed(results),
         "## Room",
@@ -36,7 +36,7 @@ def page(results: list[Result]) -> str:
     parts.append(
         _text(
             f"""Python {platform.python_version()}, Django {django.__version__}, Django REST framework
-            {rest_framework.__version__}. `make bench-scale` makes this page anew."""
+            {rest_framework.__version__}. `make bench-scale` makes this page again."""
         )
     )
     return "\n\n".join(parts) + "\n"
@@ -59,8 +59,8 @@ def speed(results: list[Result]) -> list[str]:
             """Whole requests to a DRF view with token authentication and one INSERT, through Django's WSGI handler,
             on a server on the same machine: first executions with random keys, and replays of random records of
             the table. Each figure is the median of ratios against the bare view in `atomic` of the same round, so
-            that the lines can be compared. *Cold* are the rounds right after the table was filled, with the caches
-            as that left them. *Key search* is the statement of `for_key`."""
+            that the lines can be compared. *Cold* are the rounds right after the table was filled, with the caches as
+            they were then. *Key search* is the statement of `for_key`."""
         ),
         _table(head, rows),
     ]
@@ -102,8 +102,8 @@ def room(results: list[Result]) -> list[str]:
         ),
         _table(head, rows),
         _text(
-            """InnoDB keeps the rows in the index of `digest`, in random order: there it is the whole table that wants
-            to be in memory (`innodb_buffer_pool_size`). PostgreSQL's indexes of more than 1,000,000 records were built
+            """InnoDB keeps the rows in the index of `digest`, in random order, so the whole table should fit into
+            memory (`innodb_buffer_pool_size`). PostgreSQL's indexes of more than 1,000,000 records were built
             after the rows, `digest` and `key` 68 % full, which is how random values leave an index that grows by
             itself: the indexes of up to 1,000,000 records did."""
         ),

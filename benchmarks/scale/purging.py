@@ -44,10 +44,10 @@ def main(count: int) -> dict[str, Any]:
 
 def purge() -> dict[str, float]:
     """Purge in this process: how many rows, in which time, and when (by the monotonic clock)."""
-    from django_idempotency.operations import records
+    from django_idempotency.operations import purging
 
     begun = time.monotonic()
-    purged = records.purge()
+    purged = purging.purge()
     ended = time.monotonic()
     return {"rows": purged.count, "seconds": ended - begun, "begun": begun, "ended": ended}
 

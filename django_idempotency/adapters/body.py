@@ -6,7 +6,7 @@ Whoever comes after (a parser, an upload handler, the view) finds the body as if
 this module, and no other, handles a request's `_stream`, `_body`, `_post` and `_files`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from hashlib import sha256
 from io import BytesIO
@@ -18,16 +18,17 @@ from django.conf import settings
 from django.core.exceptions import SuspiciousOperation
 from django.core.files.uploadedfile import UploadedFile
 from django.core.files.uploadhandler import FileUploadHandler
-from django.http import HttpRequest, UnreadablePostError
+from django.http import HttpRequest, QueryDict, UnreadablePostError
 from django.http.multipartparser import MultiPartParser, MultiPartParserError
 from django.utils.datastructures import MultiValueDict
 
-from django_idempotency.core.fingerprint import digest
+from django_idempotency.core.fingerprint import canonical_json, digest, without_field, without_gzip_times
 from django_idempotency.exceptions import BodyUnreadable
 
 CHUNK = 64 * 1024  # bytes read at once
 IN_MEMORY = 1024 * 1024  # bytes of a body that are kept in memory; a larger one goes through a file
 MULTIPART = "multipart/form-data"
+URLENCODED = "application/x-www-form-urlencoded"
 CSRF_FIELD = "csrfmiddlewaretoken"  # masked anew for every page
 
 
@@ -52,14 +53,18 @@ def body_digest(request: HttpRequest, parsed: Callable[[], bytes | None] | None 
                 " `fingerprint`."
             )
         return digest(b"parsed", data)
-    if hasattr(request, "_body") or (not state._stream.seekable() and _is_small(request)):
+    if hasattr(request, "_body") or (
+        _is_small(request) and (request.content_type == URLENCODED or not state._stream.seekable())
+    ):
         if request.content_type != MULTIPART:
-            return digest(b"raw", sha256(request.body).digest())
+            return _raw_digest(request, [request.body])
         source: IO[bytes] = BytesIO(request.body)
     else:
         source = _kept(request)
     result = _multipart_digest(request, source) if request.content_type == MULTIPART else None
-    result = result or _raw_digest(source)
+    if result is None:
+        source.seek(0)
+        result = _raw_digest(request, _chunks(source))
     source.seek(0)
     return result
 
@@ -102,12 +107,25 @@ def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
         raise UnreadablePostError(*error.args) from error
 
 
-def _raw_digest(source: IO[bytes]) -> bytes:
-    source.seek(0)
+def _raw_digest(request: HttpRequest, chunks: Iterable[bytes]) -> bytes:
     content = sha256()
-    for chunk in _chunks(source):
-        content.update(chunk)
+    for position, chunk in enumerate(chunks):
+        content.update(chunk if position else _significant(request, chunk))
     return digest(b"raw", content.digest())
+
+
+def _significant(request: HttpRequest, start: bytes) -> bytes:
+    """The *start* of the body without what a client writes anew for each attempt."""
+    if request.content_type == URLENCODED:
+        start = without_field(start, CSRF_FIELD.encode())
+    if "gzip" in request.META.get("HTTP_CONTENT_ENCODING", "").lower():
+        start = without_gzip_times(start)
+    return start
+
+
+def form_as_json(data: QueryDict) -> bytes:
+    """The fields that a parser made of a form, in one spelling."""
+    return canonical_json([[name, values] for name, values in data.lists() if name != CSRF_FIELD])
 
 
 def _multipart_digest(request: HttpRequest, source: IO[bytes]) -> bytes | None:

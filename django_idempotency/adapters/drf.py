@@ -17,6 +17,7 @@ from rest_framework.views import APIView, exception_handler
 
 from django_idempotency import exceptions
 from django_idempotency.adapters import plain
+from django_idempotency.adapters.body import form_as_json
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.fingerprint import canonical_json
 from django_idempotency.core.keys import Attempt
@@ -38,7 +39,7 @@ def _parsed(request: Request) -> bytes | None:
     if data is Empty:  # nobody has parsed it, only consumed it
         return None
     try:
-        return canonical_json(list(data.lists()) if hasattr(data, "lists") else data)
+        return form_as_json(data) if hasattr(data, "lists") else canonical_json(data)
     except (TypeError, ValueError):
         return None
 

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from http import HTTPStatus
 from typing import Any, cast
@@ -10,22 +10,21 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db import connections
-from django.db.models import Model
 from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import resolve_url
 from django.urls import Resolver404, resolve
 
 from django_idempotency.adapters.body import body_digest
+from django_idempotency.adapters.scope import default_scope
 from django_idempotency.core.decision import Answer
-from django_idempotency.core.fingerprint import digest
+from django_idempotency.core.fingerprint import check_fingerprint, digest, parse_query
 from django_idempotency.core.keys import Attempt, Identity, check_key, parse_key, storable_text
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord, storable_headers
 from django_idempotency.exceptions import (
     KeyInvalid,
     KeyMissing,
-    PolicyError,
     Refusal,
     StoreUnavailable,
     UnstorableResponse,
@@ -34,10 +33,8 @@ from django_idempotency.exceptions import (
 logger = logging.getLogger("django_idempotency")
 
 PROBLEM = "application/problem+json"  # RFC 9457
-ANONYMOUS = "anonymous"  # the scope of every request that shows no credential
 # The 4xx that are answers: a decline that was written down, and a thing that is not there.
 STORED_4XX = frozenset({HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
-CREDENTIALS = ("HTTP_AUTHORIZATION", "HTTP_X_API_KEY")
 PRECONDITIONS = ("HTTP_IF_MATCH", "HTTP_IF_UNMODIFIED_SINCE")
 
 # --- read ---
@@ -62,7 +59,7 @@ def read(
     if key is None or isinstance(key, Refusal):
         return key
     scope = default_scope(seen) if policy.scope is None else storable_text("scope", policy.scope(seen))
-    host = request.get_host().lower()
+    host = host_name(request)
     path = route(request)
     operation = policy.operation
     if operation is None:
@@ -70,9 +67,9 @@ def read(
     elif not isinstance(operation, str):
         operation = storable_text("operation", operation(seen))
     if policy.fingerprint is None:
-        fingerprint = digest(b"request", *meaning(request, host), body_digest(request, parsed))
+        fingerprint = digest(b"request", *meaning(request), body_digest(request, parsed))
     else:
-        fingerprint = sha256(policy.fingerprint(seen)).digest()
+        fingerprint = sha256(check_fingerprint(policy.fingerprint(seen))).digest()
     return Attempt(
         identity=Identity(scope, operation, key),
         fingerprint=fingerprint,
@@ -100,48 +97,6 @@ def _key(request: HttpRequest, policy: ResolvedPolicy, seen: Any) -> str | Refus
     return key
 
 
-def default_scope(request: Any) -> str:
-    """
-    Whose key it is: the authenticated user as `<app.model>:<pk>`; without one, the credential that was sent
-    (`request.auth`, `Authorization`, `X-Api-Key`), a model instance as itself and all else as a digest; else the scope
-    that all anonymous requests share.
-
-    Raises `PolicyError` for an authenticated user that has no primary key, and where the credential cannot be told from
-    others.
-    """
-    user = getattr(request, "user", None)
-    if user is not None and user.is_authenticated:
-        if getattr(user, "pk", None) is None:
-            raise PolicyError(
-                f"The authenticated user {type(user).__name__} has no primary key to tell its idempotency keys from"
-                " others'. Set the option `scope` to a callable that names the caller."
-            )
-        meta = getattr(user, "_meta", None)
-        kind = meta.label_lower if meta is not None else f"{type(user).__module__}.{type(user).__qualname__}".lower()
-        return f"{kind}:{user.pk}"
-    auth = getattr(request, "auth", None)
-    if isinstance(auth, Model) and auth.pk is not None:
-        return f"credential:{auth._meta.label_lower}:{auth.pk}"
-    sent = [request.META.get(name, "") for name in CREDENTIALS]
-    if auth is not None and not any(sent) and not isinstance(auth, (str, bytes, Mapping)):
-        # Its text need not be its own: two keys of one name, an address in memory.
-        raise PolicyError(
-            f"What authenticates this request, a {type(auth).__name__}, cannot be told from others by its text. Set the"
-            " option `scope` to a callable that names the caller."
-        )
-    if auth is None and not any(sent):
-        return ANONYMOUS
-    parts = (_credential_text(auth), *sent)
-    return f"credential:{digest(b'credential', *(part.encode(errors='surrogatepass') for part in parts)).hex()}"
-
-
-def _credential_text(auth: object) -> str:
-    """What the credential says of itself; nothing where that is `object`'s own text, another address at each retry."""
-    if auth is None or (type(auth).__str__ is object.__str__ and type(auth).__repr__ is object.__repr__):
-        return ""
-    return str(auth)
-
-
 def route(request: HttpRequest) -> str:
     """The route that *request* was resolved by, as the URLconf spells it; its path where no route leads there."""
     match = request.resolver_match
@@ -153,20 +108,23 @@ def route(request: HttpRequest) -> str:
     return match.route
 
 
-def meaning(request: HttpRequest, host: str) -> list[bytes]:
-    """What a request to *host* means, beside its body: method, path, query, media type and preconditions."""
+def host_name(request: HttpRequest) -> str:
+    """The host that *request* was sent to, without a default port and the dot of the root: clients differ in both."""
+    return request.get_host().lower().removesuffix(":443").removesuffix(":80").removesuffix(".")
+
+
+def meaning(request: HttpRequest) -> list[bytes]:
+    """What a request means, beside its body: method, host, path, query, media type and preconditions."""
     meta = request.META
-    return [
-        text.encode(errors="surrogateescape")
-        for text in (
-            request.method or "",
-            host,
-            request.path,
-            meta.get("QUERY_STRING", ""),
-            (request.content_type or "").lower(),
-            *(meta.get(name, "") for name in PRECONDITIONS),
-        )
-    ]
+    query = meta.get("QUERY_STRING")
+    texts = (
+        request.method or "",
+        host_name(request),
+        request.path,
+        (request.content_type or "").lower(),
+        *(meta.get(name, "") for name in PRECONDITIONS),
+    )
+    return [parse_query(query) if query else b"", *[text.encode(errors="surrogateescape") for text in texts]]
 
 
 def request_id(request: HttpRequest) -> str:

@@ -1,34 +1,36 @@
 """The filters beside the list of records."""
 
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 from django.contrib.admin import SimpleListFilter
 from django.contrib.admin.views.main import ChangeList
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from django_idempotency.admin.addresses import databases, usual
 from django_idempotency.core.keys import UNSTORABLE
 from django_idempotency.models import UNSETTLED, DatabaseNow, DecisionCount
+from django_idempotency.operations.counts import hour_of
+from django_idempotency.operations.locations import possible_databases, usual_database
 from django_idempotency.operations.presentation import State
 
 DATABASE = "database"  # the parameter of the list's URL
-SAMPLED = 500  # of the newest records, for the operations that have no count
+SAMPLED = 500  # of the newest records, whose operations may not be counted yet
 COUNTED = 7 * 24  # hours whose counts name operations
 OFFERED = 50  # operations; a longer list is no help
 
 
 class DatabaseFilter(SimpleListFilter):
-    """Which database's records are listed: shown where more than one may hold some. The admin's queryset obeys it."""
+    """Whose records are listed, if more than one database may hold some. The admin's queryset does what it says."""
 
     title = _("database")
     parameter_name = DATABASE
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
-        aliases = databases()
+        aliases = possible_databases()
         return [(alias, alias) for alias in aliases] if len(aliases) > 1 else []
 
     def queryset(self, request: HttpRequest, queryset: Any) -> None:
@@ -39,13 +41,13 @@ class DatabaseFilter(SimpleListFilter):
         for alias, title in self.lookup_choices:
             yield {
                 "selected": alias == listed,
-                "query_string": changelist.get_query_string({DATABASE: None if alias == usual() else alias}),
+                "query_string": changelist.get_query_string({DATABASE: None if alias == usual_database() else alias}),
                 "display": title,
             }
 
 
 class StateFilter(SimpleListFilter):
-    """By what the next request with the key meets, by the database's clock."""
+    """By what the next request with the key meets, according to the database's clock."""
 
     title = _("state")
     parameter_name = "state"
@@ -54,7 +56,7 @@ class StateFilter(SimpleListFilter):
         return State.choices
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        # Not by the index of expires_at, which would lead to every live record, each of them elsewhere in the table.
+        # Not by the index on expires_at, which leads to every live record, each of them elsewhere in the table.
         live = queryset.alias(until=Coalesce("expires_at", "expires_at")).filter(until__gt=DatabaseNow())
         match self.value():
             case State.COMPLETED:
@@ -93,17 +95,37 @@ class StatusFilter(SimpleListFilter):
         return queryset.filter(status__gte=first, status__lt=first + 100)
 
 
+class ExpiryFilter(SimpleListFilter):
+    """By the time that is left, by the database's clock and the index on `expires_at`."""
+
+    title = _("expiry")
+    parameter_name = "expires"
+
+    WITHIN = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
+        return [("hour", _("within an hour")), ("day", _("within a day")), ("week", _("within a week"))]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        chosen = self.value()
+        if chosen is None:
+            return queryset
+        if chosen not in self.WITHIN:
+            return queryset.none()
+        return queryset.live().filter(expires_at__lte=DatabaseNow() + self.WITHIN[chosen])
+
+
 class OperationFilter(SimpleListFilter):
     """
-    By the exact operation. Which there are is not asked of all records, for that reads every one of them: those that
-    were counted within a week are offered, and those of the newest records.
+    By the exact operation. On offer are those that were counted within a week, and those of the newest records: a query
+    for all of them would read every record.
     """
 
     title = _("operation")
     parameter_name = "operation"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
-        this_hour = int(timezone.now().timestamp()) // 3600
+        this_hour = hour_of(time.time())
         counted = DecisionCount.objects.since(this_hour - COUNTED).order_by().values_list("operation", flat=True)
         newest = model_admin.get_queryset(request).order_by("-expires_at").values_list("operation", flat=True)
         found = {*counted.distinct()[:OFFERED], *newest[:SAMPLED]}

@@ -1,6 +1,7 @@
 """The admin of records: what its list and its pages show."""
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
@@ -12,46 +13,57 @@ from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.template.defaultfilters import filesizeformat
 from django.urls import URLPattern, path
+from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.timesince import timeuntil
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from django_idempotency.admin.addresses import Address, has_records, usual
 from django_idempotency.admin.changelist import BoundedPaginator, RecordChangeList
 from django_idempotency.admin.dashboard import dashboard_view
-from django_idempotency.admin.filters import DATABASE, DatabaseFilter, OperationFilter, StateFilter, StatusFilter
-from django_idempotency.admin.pages import breakable, told_if_away
-from django_idempotency.admin.unsettled import UnsettledPage
+from django_idempotency.admin.decisions import DecisionViewsMixin
+from django_idempotency.admin.filters import (
+    DATABASE,
+    DatabaseFilter,
+    ExpiryFilter,
+    OperationFilter,
+    StateFilter,
+    StatusFilter,
+)
+from django_idempotency.admin.pages import Link, Page, back_if_away, breakable
+from django_idempotency.admin.unsettled import UnsettledViewMixin
 from django_idempotency.core.keys import check_key, parse_key
 from django_idempotency.exceptions import KeyInvalid
 from django_idempotency.models import IdempotencyRecord, RecordQuerySet
-from django_idempotency.operations.presentation import Body, BodyKind, Presented, State, present, state, timed
+from django_idempotency.operations import locations
+from django_idempotency.operations.presentation import BodyKind, Presented, State, present, state
+from django_idempotency.stores.database.clock import in_utc
+from django_idempotency.stores.database.store import DatabaseStore
 
 SUFFIXES = {BodyKind.JSON: "json", BodyKind.TEXT: "txt"}  # of a download; never one that opens in a browser
 
 
-def asked(name: str, label: Any) -> Callable[[Any, Any], str]:
-    """A method that shows one text of what was asked."""
+def request_field(name: str, label: Any) -> Callable[[Any, Page], str]:
+    """A method that shows one string of the request."""
 
     @admin.display(description=label)
-    def show(self: Any, record: Any) -> str:
-        return str(getattr(record.presented, name) or self.get_empty_value_display())
+    def show(self: Any, page: Page) -> str:
+        return str(getattr(page.shown, name) or self.get_empty_value_display())
 
     return show
 
 
 @admin.register(IdempotencyRecord)
-class IdempotencyRecordAdmin(UnsettledPage):
+class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.ModelAdmin):  # type: ignore[type-arg]
     """
-    Stored records, to be read. They are found by exact key or identity, by filters, and by the date of their expiry.
+    Stored records, to be read. They are found by exact key or identity, and by filters.
 
-    Who may view records sees what was asked; headers and bodies are for those with the permission
-    `view_stored_response`. With `free_key` and `settle_outcome` one may let a key run again.
+    Users who may view records see what was asked; headers and bodies need the permission `view_stored_response`. With
+    `free_key` and `settle_outcome` a key can be let run again.
     """
 
-    list_display = ("key", "shown_operation", "scope", "shown_state", "shown_status", "executed_at", "time_left")
-    list_filter = (DatabaseFilter, StateFilter, StatusFilter, OperationFilter)
+    list_display = ("key", "operation_path", "scope", "shown_state", "shown_status", "executed", "time_left")
+    list_filter = (DatabaseFilter, StateFilter, StatusFilter, ExpiryFilter, OperationFilter)
     search_fields = ("key",)
     search_help_text = _(
         "An exact idempotency key, or an identity as logs show it (64 hexadecimal digits). Parts of a key find nothing."
@@ -59,7 +71,6 @@ class IdempotencyRecordAdmin(UnsettledPage):
     )
     ordering = ("-expires_at",)
     sortable_by = ("time_left",)  # by an index
-    date_hierarchy = "expires_at"
     actions = None
     show_full_result_count = False
     show_facets = ShowFacets.NEVER  # a count for each choice of each filter
@@ -97,33 +108,30 @@ class IdempotencyRecordAdmin(UnsettledPage):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
-    def has_response_permission(self, request: HttpRequest, obj: IdempotencyRecord | None = None) -> bool:
+    def has_response_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """May this user see headers and bodies?"""
         return request.user.has_perm(f"{self.opts.app_label}.view_stored_response")
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Of the columns, those alone that a filter is for: by `?body__startswith=` one could guess at bodies."""
-        name, _separator, transform = lookup.partition("__")
-        if name == self.date_hierarchy:
-            return transform in {"year", "month", "day"}
+        """Allow no column but those of filters: by `?body__startswith=` one could guess at bodies."""
         if lookup in {each.parameter_name for each in self.list_filter}:
             return True
         columns = {"pk", *[field.name for field in self.opts.get_fields()]}
-        return name not in columns and super().lookup_allowed(lookup, value, request)
+        return lookup.partition("__")[0] not in columns and super().lookup_allowed(lookup, value, request)
 
     # --- the list ---
 
     def get_queryset(self, request: HttpRequest) -> RecordQuerySet:
-        """Where records are written, or in the database that the list's URL names."""
-        named = request.GET.get(DATABASE)
-        using = named if has_records(named) else usual()
-        return timed(super().get_queryset(request).using(using))  # type: ignore[arg-type]
+        """The database that records are written to, or the one that the list's URL names."""
+        named = request.GET.get(DATABASE, "")
+        using = named if locations.has_table(named) else locations.usual_database()
+        return super().get_queryset(request).using(using)  # type: ignore[return-value]
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[RecordChangeList]:
         return RecordChangeList
 
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
-        """By exact key, as it is or as a header quotes it, or by identity; each by its index."""
+        """Find an exact key, as it is or as a header quotes it, or an identity; each by its index."""
         if not search_term:
             return queryset, False
         keys = set()
@@ -132,65 +140,63 @@ class IdempotencyRecordAdmin(UnsettledPage):
                 try:
                     keys.add(spell(text))
                 except KeyInvalid:
-                    pass  # no key, so no record of it
-        found = Q(key__in=keys)
-        address = Address.parse(search_term.strip())
-        if address is not None:
-            found |= Q(digest=address.digest)
-        # Few at most, and by another order than the index of all would serve, so that no planner walks along that.
-        return queryset.filter(found).order_by("-executed_at", "-pk"), False
+                    pass  # not a key, so there is no record of it
+        wanted = Q(key__in=keys)
+        if locations.IDENTITY.fullmatch(search_term.strip()):
+            wanted |= Q(digest=bytes.fromhex(search_term.strip()))
+        # They are few, and in an order that no index serves, so that no planner walks along the index of all.
+        return queryset.filter(wanted).order_by("-executed_at", "-pk"), False
 
     @admin.display(description=_("operation"))
-    def shown_operation(self, record: IdempotencyRecord) -> str:
-        return breakable(record.operation)
+    def operation_path(self, row: Any) -> str:
+        return breakable(row.operation)
 
     @admin.display(description=_("state"))
-    def shown_state(self, record: IdempotencyRecord) -> str:
-        found = state(record)
+    def shown_state(self, record: Any) -> str:
+        found = record.shown.state if isinstance(record, Page) else state(record)
         return format_html('<span class="idempotency-state {}">{}</span>', found.value, found.label)
 
     @admin.display(description=_("status"))
-    def shown_status(self, record: IdempotencyRecord) -> int | None:
-        return record.status or None
+    def shown_status(self, row: Any) -> int | None:
+        return row.status or None
+
+    @admin.display(description=_("executed at"))
+    def executed(self, row: Any) -> datetime:
+        return timezone.localtime(in_utc(row._state.db, row.executed_at))
 
     @admin.display(description=_("time left"), ordering="expires_at")
-    def time_left(self, record: IdempotencyRecord) -> str | None:
-        if state(record) is State.EXPIRED:
-            return None
-        return timeuntil(record.expires_at, record.now)  # type: ignore[attr-defined]
+    def time_left(self, record: Any) -> str | None:
+        record = record.stored if isinstance(record, Page) else record
+        return None if state(record) is State.EXPIRED else timeuntil(record.expires_at, record.now)
 
     # --- a record's page ---
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         """
-        The record at the address *object_id*, or None. Its attribute `presented` is what this user may see of it.
-
-        What was decided about a key outlives its record: a history is shown of every address.
+        A `Page` of what this user may see of the record whose `pk` is *object_id*, or None. For the history page it is
+        a `Link`: what was decided about a key outlives its record.
         """
-        address = Address.parse(object_id)
-        if address is None or from_field is not None:
+        found = locations.parse(object_id)
+        if found is None or from_field is not None:
             return None
-        of_history = request.resolver_match and request.resolver_match.url_name == self.url_name("history")
+        location, digest = found
+        if request.resolver_match and request.resolver_match.url_name == self.url_name("history"):
+            return Link(location.pk(digest))
+        if not self.has_view_permission(request):
+            raise PermissionDenied  # before a server is asked: even that it is away is not for this user
         may_see = self.has_response_permission(request)
-        if address.store:
-            if not self.has_view_permission(request):
-                raise PermissionDenied  # before a server is asked, whose being away would be told
-            record = None if of_history else self.stored(address)
+        if isinstance(location.store, DatabaseStore):
+            rows: Any = self.get_queryset(request).using(location.using).filter(pk=digest)
+            stored = next(iter(location.store.read(rows, response=may_see)), None)
         else:
-            hidden = () if may_see else ("head", "body")
-            records = self.get_queryset(request).using(address.using).defer(*hidden)
-            record = records.filter(pk=address.digest).first()
-        if record is not None:
-            record.presented = present(record, response=may_see)  # type: ignore[attr-defined]
-        elif of_history:
-            return IdempotencyRecord(digest=address.digest)
-        return record
+            stored = self.find(location, digest)
+        return stored and Page(stored, present(stored, response=may_see))
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Of a record in a store that has no table, its store too; of what is not ours, nothing more than that."""
-        if obj is None or not Address.of(obj).store:
+        """Add the store of a record outside the databases; show nothing more than that of a foreign one."""
+        if obj is None or not obj.store:
             return super().get_fieldsets(request, obj)
-        if obj.presented.is_foreign:
+        if obj.shown.is_foreign:
             return [(None, {"fields": ("shown_state", "kept_in", "identity", "answered_status")})]
         [(_, first), *others] = super().get_fieldsets(request, obj)
         return [(None, {**first, "fields": (*first["fields"], "kept_in")}), *others]
@@ -207,56 +213,48 @@ class IdempotencyRecordAdmin(UnsettledPage):
         context = {
             "dashboard_url": self.url("dashboard"),
             "unsettled_url": self.url("unsettled"),
-            "elsewhere": self.elsewhere(request, request.GET.get(SEARCH_VAR, "").strip()),
+            "elsewhere": self.find_elsewhere(request, request.GET.get(SEARCH_VAR, "").strip()),
         }
         return super().changelist_view(request, {**context, **(extra_context or {})})
 
-    @told_if_away
+    @back_if_away
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         return super().change_view(request, object_id, form_url, extra_context)
 
-    def render_change_form(
-        self,
-        request: HttpRequest,
-        context: dict[str, Any],
-        add: bool = False,
-        change: bool = False,
-        form_url: str = "",
-        obj: Any = None,
-    ) -> HttpResponse:
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], **kwargs: Any) -> HttpResponse:  # type: ignore[override]
+        page = kwargs["obj"]
         context |= {
-            "original": Address.of(obj),
-            "subtitle": obj.presented.key,
-            "decisions": self.decisions(request, obj),
+            "original": Link(page.pk),
+            "subtitle": page.shown.key,
+            "decisions": self.decisions(request, page),
         }
-        return super().render_change_form(request, context, add, change, form_url, obj)
+        return super().render_change_form(request, context, **kwargs)
 
     def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        address = Address.parse(unquote(object_id))
-        context = {"title": gettext("Change history: %s") % address, "object": address}
+        context = {"title": gettext("Change history: %s") % Link(unquote(object_id))}
         return super().history_view(request, object_id, {**context, **(extra_context or {})})
 
     def dashboard_view(self, request: HttpRequest) -> HttpResponse:
-        """The counts of what was decided, over time."""
+        """The counts of decisions, over time."""
         return dashboard_view(self, request)
 
-    @told_if_away
+    @back_if_away
     def body_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """The stored body as bytes to be kept, whatever they are: nothing that a browser would show or run."""
-        # Before anything is looked for: who may not see it is not told whether it is there.
+        """The stored body as bytes to be saved, whatever they are: nothing that a browser would show or run."""
+        # Before the look-up: a user who may not see it does not learn whether it is there.
         if not self.has_view_permission(request) or not self.has_response_permission(request):
             raise PermissionDenied
-        record = self.get_object(request, unquote(object_id))
-        if record is None:
+        page = self.get_object(request, unquote(object_id))
+        if page is None:
             return self.gone(request, unquote(object_id))
-        body = record.presented.body
-        name = f"{record.presented.identity[:16]}.{SUFFIXES.get(body.kind, 'bin') if body else 'bin'}"
+        body = page.shown.body
+        name = f"{page.shown.identity[:16]}.{SUFFIXES.get(body.kind, 'bin') if body else 'bin'}"
         return HttpResponse(
-            bytes(record.body),
+            page.stored.body,
             content_type="application/octet-stream",
             headers={
                 "Content-Disposition": f'attachment; filename="{name}"',
@@ -265,40 +263,39 @@ class IdempotencyRecordAdmin(UnsettledPage):
             },
         )
 
-    # The methods behind the fields. None shows a column as it is: no text of a row is to be trusted.
+    # The methods behind the fields. None shows a column as it is: no string of a row is trusted.
 
-    asked_method = asked("method", _("method"))
-    asked_host = asked("host", _("host"))
-    asked_route = asked("route", _("route"))
-    asked_operation = asked("operation", _("operation"))
-    asked_scope = asked("scope", _("scope"))
-    asked_key = asked("key", _("idempotency key"))
-    asked_request_id = asked("request_id", _("request id"))
-    asked_fingerprint = asked("fingerprint", _("fingerprint"))
-    identity = asked("identity", _("identity"))
+    asked_method = request_field("method", _("method"))
+    asked_host = request_field("host", _("host"))
+    asked_route = request_field("route", _("route"))
+    asked_operation = request_field("operation", _("operation"))
+    asked_scope = request_field("scope", _("scope"))
+    asked_key = request_field("key", _("idempotency key"))
+    asked_request_id = request_field("request_id", _("request id"))
+    asked_fingerprint = request_field("fingerprint", _("fingerprint"))
+    identity = request_field("identity", _("identity"))
 
     @admin.display(description=_("store"))
-    def kept_in(self, record: Any) -> str:
-        return Address.of(record).store
+    def kept_in(self, page: Page) -> str:
+        return page.store
 
     @admin.display(description=_("status"))
-    def answered_status(self, record: Any) -> str:
-        shown: Presented = record.presented
-        if shown.is_foreign:
+    def answered_status(self, page: Page) -> str:
+        if page.shown.is_foreign:
             return gettext("Unknown: what is stored here was not written by this package, or only in part.")
-        if shown.status is None and Address.of(record).store:
+        if page.shown.status is None and page.store:
             return gettext("Unknown: the handler did not answer, so what it did may have taken effect.")
-        if shown.status is None:
+        if page.shown.status is None:
             return gettext(
                 "Unknown: the handler ended the transaction by itself, so what it did may have taken effect."
             )
-        return f"{shown.status} {shown.reason}"
+        return f"{page.shown.status} {page.shown.reason}"
 
     @admin.display(description=_("headers"))
-    def answered_headers(self, record: Any) -> str:
-        shown: Presented = record.presented
+    def answered_headers(self, page: Page) -> str:
+        shown = page.shown
         if shown.headers is None:
-            return " ".join(shown.problems) or self._unseen(shown)
+            return " ".join(shown.problems) or self._explain_absence(shown)
         rows = [
             (name, gettext("(computed for each replay)") if value is None else value) for name, value in shown.headers
         ]
@@ -310,22 +307,22 @@ class IdempotencyRecordAdmin(UnsettledPage):
         )
 
     @admin.display(description=_("body"))
-    def answered_body(self, record: Any) -> str:
-        body: Body | None = record.presented.body
+    def answered_body(self, page: Page) -> str:
+        body = page.shown.body
         if body is None:
-            return self._unseen(record.presented)
+            return self._explain_absence(page.shown)
         facts = ", ".join([text for text in (body.media_type, filesizeformat(body.size)) if text])
         if body.kind is BodyKind.EMPTY:
             return facts
-        url = self.url("body", Address.of(record))
+        url = self.url("body", page.pk)
         download = format_html('<p>{} <a href="{}" download>{}</a></p>', facts, url, _("Download"))
         if body.kind is BodyKind.BINARY:
             return download
         cut = format_html("<p>{}</p>", _("This is the beginning; the rest is in the download.")) if body.cut else ""
         return format_html('{}<pre class="idempotency-body" tabindex="0">{}</pre>{}', download, body.text, cut)
 
-    def _unseen(self, shown: Presented) -> str:
-        """Why there are no headers or body to be seen."""
+    def _explain_absence(self, shown: Presented) -> str:
+        """Why no headers or body are shown."""
         if shown.status is None:
             return self.get_empty_value_display()
         return gettext("You have no permission to see stored responses.")

@@ -1,111 +1,98 @@
-"""Of all databases and stores: the executions whose outcome is not known, and the records that have no table."""
+"""Unsettled outcomes of all databases and stores, and the search in stores outside the databases."""
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
-from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
+from django.utils import timezone
 from django.utils.timesince import timeuntil
 from django.utils.translation import gettext_lazy as _
 
-from django_idempotency.admin.addresses import IDENTITY, Address, databases, has_records
-from django_idempotency.admin.decisions import DecisionViews
-from django_idempotency.admin.pages import breakable
-from django_idempotency.models import IdempotencyRecord
+from django_idempotency.admin.pages import RecordPagesMixin, breakable
 from django_idempotency.operations import locations
-from django_idempotency.operations.locations import Place
 from django_idempotency.operations.presentation import present, state
+from django_idempotency.stores.stored import Location, StoredRecord
 
 logger = logging.getLogger("django_idempotency")
 
 LISTED = 100  # of each database and store, the oldest
 
 
-class UnsettledPage(DecisionViews):
+class UnsettledViewMixin(RecordPagesMixin):
     """The page of unsettled outcomes, and the search in stores that no list can show."""
 
     unsettled_template = "admin/django_idempotency/idempotencyrecord/unsettled.html"
+
+    def has_settle_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        raise NotImplementedError  # `DecisionViewsMixin` has it
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
         return [path("unsettled/", view(self.unsettled_view), name=self.url_name("unsettled")), *super().get_urls()]
 
     def unsettled_view(self, request: HttpRequest) -> HttpResponse:
-        """What is unsettled, for each database and store. One that does not answer is told, and harms no other."""
+        """What is unsettled, by database and store. One that does not answer is named, and hides no other."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        asked = [*locations.tables(databases()), *locations.others().values()]
-        answers, errors = locations.asked(asked, _unsettled)
+        asked = [place for using in locations.possible_databases() if (place := locations.database(using))]
+        asked += locations.others().values()
+        answers, errors = locations.ask(asked, _unsettled)
         _log(errors)
-        found = {place: self._shown(request, place, records) for place, records in answers if records is not None}
-        away = [place for place, _error in errors]
-        context = {
-            **self.admin_site.each_context(request),
-            "title": _("Unsettled outcomes"),
-            "opts": self.opts,
-            "sections": [
-                {
-                    "place": place,
-                    "alias": place.using or place.alias,
-                    "is_away": place in away,
-                    "records": found.get(place, [])[:LISTED],
-                    "listed": LISTED if len(found.get(place, [])) > LISTED else None,
-                }
-                for place in asked
-                if place in found or place in away
-            ],
-            **self.breadcrumbs(),
-            "media": self.media,
-        }
-        request.current_app = self.admin_site.name
-        return TemplateResponse(request, self.unsettled_template, context)
+        found = {place: records for place, records in answers if records is not None}
+        away = {place for place, _error in errors}
+        may_settle = self.has_settle_permission(request)
+        sections = [
+            {
+                "is_store": place.using is None,
+                "alias": place.using or place.store.alias,
+                "is_away": place in away,
+                "records": [self._row(record, may_settle) for record in found.get(place, ())][:LISTED],
+                "listed": LISTED if len(found.get(place, ())) > LISTED else None,
+            }
+            for place in asked
+            if place in found or place in away
+        ]
+        return self.render(request, self.unsettled_template, title=_("Unsettled outcomes"), sections=sections)
 
-    def _shown(self, request: HttpRequest, place: Place, records: list[IdempotencyRecord]) -> list[dict[str, Any]]:
-        return [self._row(request, _address(place, record), record) for record in records]
-
-    def _row(self, request: HttpRequest, address: Address, record: IdempotencyRecord) -> dict[str, Any]:
-        said = present(record, response=False)
-        asked = " ".join([part for part in (said.method, said.host, said.route) if part])
-        may_settle = self.has_settle_permission(request, record)
+    def _row(self, record: StoredRecord, may_settle: bool) -> dict[str, Any]:
+        shown = present(record, response=False)
         return {
-            "said": said,
-            "operation": breakable(said.operation),
-            "asked": breakable(asked),
-            "url": self.url("change", address),
-            "settle_url": self.url("settle", address) if may_settle else "",
-            "time_left": timeuntil(said.expires_at, said.now),
+            "shown": shown,
+            "operation": breakable(shown.operation),
+            "request": breakable(shown.request),
+            "executed_at": timezone.localtime(record.executed_at),
+            "url": self.url("change", record.pk),
+            "settle_url": self.url("settle", record.pk) if may_settle else "",
+            "time_left": timeuntil(record.expires_at, record.now),
         }
 
-    def elsewhere(self, request: HttpRequest, text: str) -> dict[str, Any]:
-        """What stores that have no table know of the identity *text*, if it is one: found, and which do not answer."""
-        if not IDENTITY.fullmatch(text) or not self.has_view_permission(request):
+    def find_elsewhere(self, request: HttpRequest, text: str) -> dict[str, Any]:
+        """What the stores outside the databases have of the identity *text*, if it is one, and which do not answer."""
+        if not locations.IDENTITY.fullmatch(text) or not self.has_view_permission(request):
             return {}
         digest = bytes.fromhex(text)
-        answers, errors = locations.asked(locations.others().values(), lambda place: place.find(digest))
+        answers, errors = locations.ask(locations.others().values(), lambda place: place.find(digest))
         _log(errors)
         return {
             "found": [
-                (self.url("change", _address(place, record)), place.alias, state(record).label)
+                (self.url("change", record.pk), place.store.alias, state(record).label)
                 for place, record in answers
                 if record is not None
             ],
-            "away": [place.alias for place, _error in errors],
+            "away": [place.store.alias for place, _error in errors],
         }
 
 
-def _unsettled(place: Place) -> list[IdempotencyRecord] | None:
-    """None for a database that may have the table, and has not."""
-    if place.using is not None and not has_records(place.using):
+def _unsettled(place: Location) -> list[StoredRecord] | None:
+    """None for a database that may have the table and does not."""
+    if place.using is not None and not locations.has_table(place.using):
         return None
     return place.unsettled(LISTED + 1)
 
 
-def _address(place: Place, record: IdempotencyRecord) -> Address:
-    return Address(place.using or "", bytes(record.digest), "" if place.using else place.alias)
-
-
-def _log(errors: list[tuple[Place, Exception]]) -> None:
+def _log(errors: Iterable[tuple[Location, Exception]]) -> None:
     for place, error in errors:
         logger.warning("The %s does not answer: %s", place, error)

@@ -1,8 +1,9 @@
 """
 The system checks: what is wrong and can be known before the first request. One file per subject, one id per message.
 
-Read `settings` (on which all others rest), `views` (of the URLconf), `functions` (of `@once`), `stores` (which check
-themselves: their ids are given in `stores/*/checks.py`), and `environment` (what is around the app).
+Read `settings` (on which all others rest), `views` (of the URLconf) with `callers` (who calls them), `functions` (of
+`@once`), `stores` (which check themselves: their ids are given in `stores/*/checks.py`), and `environment` (what is
+around the app).
 
 E001 the setting      E002 a store           E003 a view's options      E004 a wrong place
 E005 a Policy without protection             E006 an unsupported database
@@ -17,6 +18,7 @@ W007 a server that does not answer            W011 IGNORE_EXCEPTIONS, which does
 W012 a Redis without a timeout                W013 a Redis that does not answer
 W014 a Redis that evicts                      W015 a Redis that keeps nothing on disk
 W016 ATOMIC_REQUESTS around a store beside the database
+W017 callers without a user, by a credential that may be renewed
 
 I001 no admin         W008 permissions are missing
 W009 the key is no allowed header             W010 the replay header is not exposed

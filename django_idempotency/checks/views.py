@@ -1,14 +1,14 @@
 """The checks of the protected views, as far as the URLconf leads to them."""
 
-import re
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from typing import cast
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.checks import ERROR, CheckMessage, Error, Tags, Warning, register
 from django.db import models, router
 
 from django_idempotency import conf
+from django_idempotency.checks.callers import check_login, check_scope
 from django_idempotency.checks.settings import needs_setting
 from django_idempotency.core.policy import POLICY, Policy, ResolvedPolicy
 from django_idempotency.exceptions import PolicyError
@@ -21,27 +21,17 @@ from django_idempotency.stores import stores
 from django_idempotency.stores.base import TransactionalStore
 
 OUR_DECORATORS = idempotent.__module__
-DRF_PERMISSIONS = "rest_framework.permissions"
-# Modules of views that change the session, set cookies or hand out tokens.
-LOGIN_MODULES = (
-    "allauth.account.views",
-    "dj_rest_auth.views",
-    "django.contrib.auth.views",
-    "djoser.views",
-    "knox.views",
-    "rest_framework.authtoken.views",
-    "rest_framework_simplejwt.views",
-)
-LOGIN_NAME = re.compile(r"(?<![a-z])(log_?in|log_?out|sign_?in|sign_?out|obtain_\w*token)(?![a-z])")
 
 
 @register(Tags.urls)
 @needs_setting
 def check_views(**kwargs: object) -> list[CheckMessage]:
-    """E003 to E005, E007, W002, W003, W006: every protected view of the URLconf."""
+    """E003 to E005, E007, W002, W003, W006, W016, W017: every protected view of the URLconf."""
     messages: dict[tuple[str | None, str], CheckMessage] = {}
     for view in views():
         for message in _check_view(view):
+            if message.level < ERROR and str(message.id).rpartition(".")[2] in view.silenced:
+                continue
             of_any_route = message.msg.replace(repr(view.route), "")  # said once, of the first
             messages.setdefault((message.id, of_any_route), message)
     return list(messages.values())
@@ -69,13 +59,9 @@ def _check_view(view: View) -> Iterator[CheckMessage]:
         protecting.append(policy)
         yield from _check_database(view, handler, policy)
     if protecting:
-        yield from _check_login(view)
-        if any(policy.scope is None for policy in protecting) and _lets_anybody_in(view):
-            yield Warning(
-                f"{view} lets anonymous requests in, and all of them share one scope of idempotency keys.",
-                hint="Name who is calling with the option `scope`, or give the view a permission class.",
-                id="django_idempotency.W002",
-            )
+        yield from check_login(view)
+        if any(policy.scope is None for policy in protecting):
+            yield from check_scope(view)
 
 
 def _check_place(view: View, handler: Handler) -> Iterator[CheckMessage]:
@@ -171,30 +157,6 @@ def _written_model(view: View) -> type[models.Model] | None:
         if isinstance(model, type) and issubclass(model, models.Model) and not model._meta.abstract:
             return model
     return None
-
-
-def _check_login(view: View) -> Iterator[CheckMessage]:
-    words = " ".join((view.name.rpartition(".")[2], view.url_name))
-    named_so = LOGIN_NAME.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", words).lower().replace("-", "_"))
-    bases = view.view_class.__mro__ if view.view_class else ()
-    if named_so or any(base.__module__.startswith(LOGIN_MODULES) for base in bases):
-        yield Warning(
-            f"{view} seems to log somebody in or out: a replay would send the stored answer without its session or"
-            " cookies.",
-            hint="Leave login views unprotected. Silence this check where the view is none.",
-            id="django_idempotency.W003",
-        )
-
-
-def _lets_anybody_in(view: View) -> bool:
-    """Is there no permission that asks who it is? False where a method of the project's own decides."""
-    if module_of(getattr(view.view_class, "get_permissions", None)) != "rest_framework.views":
-        return False
-    permissions = view.attribute("permission_classes") or ()
-    return all(
-        getattr(permission, "__module__", "") == DRF_PERMISSIONS and getattr(permission, "__name__", "") == "AllowAny"
-        for permission in permissions
-    )
 
 
 def _without_effect(view: View, handler: Handler, policy: ResolvedPolicy) -> CheckMessage:

@@ -1,9 +1,13 @@
-"""Digests over several parts, framed so that no two different requests give the same bytes to hash."""
+"""What tells one request from another: digests over framed parts, and one spelling for what clients spell variously."""
 
 import json
 from collections.abc import Iterable
+from decimal import Decimal
 from hashlib import sha256
-from typing import Any
+from typing import Any, NoReturn
+from urllib.parse import parse_qsl
+
+from django_idempotency.exceptions import PolicyError
 
 
 def framed(*parts: bytes) -> bytes:
@@ -16,9 +20,64 @@ def digest(kind: bytes, *parts: bytes) -> bytes:
     return sha256(kind + framed(*parts)).digest()
 
 
-def canonical_json(value: Any) -> bytes:
+def check_fingerprint(value: object) -> bytes:
+    """What the option `fingerprint` returned. Raises `PolicyError` unless it is bytes."""
+    if isinstance(value, bytes):
+        return value
+    raise PolicyError(f"The option 'fingerprint' must return bytes, not a {type(value).__name__}.")
+
+
+def canonical_json(value: Any, *, allow_nan: bool = True) -> bytes:
     """*value* as JSON in one spelling: keys sorted, no space. Raises `TypeError` or `ValueError` if it is not JSON."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(errors="surrogatepass")
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=allow_nan)
+    return text.encode(errors="surrogatepass")
+
+
+def parse_json(body: str | bytes) -> Any:
+    """
+    *body* as a JSON value in which equal numbers are equal: 1, 1.0 and 1e0 (RFC 8785, 3.2.2.3).
+
+    Raises `ValueError` for what is not JSON, and for a fraction that a double cannot hold: two different ones would be
+    equal. An integer beyond 2**53 stays an exact integer.
+    """
+    return json.loads(body, parse_int=_parse_integer, parse_float=_parse_real, parse_constant=_refuse_constant)
+
+
+def _parse_integer(text: str) -> int | float:
+    number = int(text)
+    return float(number) if abs(number) <= 2**53 else number
+
+
+def _parse_real(text: str) -> float:
+    number = float(text)
+    try:
+        if number in (float("inf"), float("-inf")) or Decimal(text) != Decimal(repr(number)):
+            raise ValueError(f"{text} has no exact double")
+    except ArithmeticError as error:  # an exponent beyond those of `Decimal`
+        raise ValueError(f"{text} has no exact double") from error
+    return number + 0.0  # -0 is 0
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON (RFC 8259, 6)")
+
+
+def without_field(form: bytes, name: bytes) -> bytes:
+    """The urlencoded *form* without the fields *name*, byte for byte otherwise."""
+    if name not in form:
+        return form
+    return b"&".join([field for field in form.split(b"&") if field.partition(b"=")[0] != name])
+
+
+def without_gzip_times(body: bytes) -> bytes:
+    """The gzip *body* without the time, the effort and the system that its header tells of (RFC 1952, 2.3)."""
+    return body[:4] + body[10:] if body.startswith(b"\x1f\x8b") else body
+
+
+def parse_query(query: str) -> bytes:
+    """The fields of a *query* in their order, however their characters are escaped."""
+    fields = parse_qsl(query, keep_blank_values=True, encoding="latin-1")  # one character for each byte
+    return framed(*[part.encode(errors="surrogatepass") for field in fields for part in field])
 
 
 def without(value: Any, excluded: Iterable[tuple[str, ...]]) -> Any:

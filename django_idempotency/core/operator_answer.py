@@ -41,7 +41,7 @@ def written(status: int, content_type: str, body: bytes, *, max_body: int, is_ev
     if not body:
         if is_event:
             raise AnswerError("body", "The result of an event is JSON: write null where the function returns None.")
-        return CompletionRecord(status=status, reason=_phrase(status))
+        return CompletionRecord(status=status, reason=reason_phrase(status))
     if status in BODILESS:
         raise AnswerError("body", f"An answer of status {status} has no body.")
     if len(body) > max_body:
@@ -55,7 +55,7 @@ def written(status: int, content_type: str, body: bytes, *, max_body: int, is_ev
         except (RecursionError, ValueError) as error:
             raise AnswerError("body", f"The body is not JSON, as its content type says: {error}.") from error
     headers = (("Content-Type", content_type), (CONTENT_LENGTH.title(), None))
-    return CompletionRecord(status=status, reason=_phrase(status), headers=headers, body=body)
+    return CompletionRecord(status=status, reason=reason_phrase(status), headers=headers, body=body)
 
 
 def _media_type(content_type: str) -> str:
@@ -72,7 +72,8 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is Python's, and not JSON's")
 
 
-def _phrase(status: int) -> str:
+def reason_phrase(status: int) -> str:
+    """HTTP's reason phrase for *status*; empty for a status that it does not know."""
     try:
         return HTTPStatus(status).phrase
     except ValueError:

@@ -1,1 +1,1 @@
-"""Commands of `manage.py`: arguments, words and exit codes, thin over `maintenance` and `presentation`."""
+"""Commands of `manage.py`: arguments, output and exit codes, thin over `operations`."""

@@ -1,92 +1,96 @@
-"""Arguments that several commands take, and the words for an error of a server."""
+"""Arguments that several commands take."""
 
-import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable
+from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
-from django.db import connections
+from django.db import Error, connections
 
 from django_idempotency import conf
 from django_idempotency.exceptions import PolicyError
-from django_idempotency.models import IdempotencyRecord
+from django_idempotency.management.output import explain
 from django_idempotency.operations import locations
 from django_idempotency.operations.inventory import databases_in_use, some_are_unknown
-from django_idempotency.operations.locations import Place
 from django_idempotency.operations.presentation import visible
+from django_idempotency.stores.stored import Location
 
-IDENTITY = re.compile(r"[0-9a-fA-F]{64}")
 
-
-def add_database(parser: CommandParser) -> None:
-    """`--database ALIAS`, which can be given several times."""
+def add_databases(parser: CommandParser) -> None:
+    """Add `--database ALIAS` and `--schema NAME`, which can be repeated."""
     parser.add_argument(
         "--database",
         action="append",
         metavar="ALIAS",
-        help="A database to work on; can be given several times. Default: each one that the project is known to keep"
-        " records in. Name those that a callable option `using` chooses.",
+        help="A database to work on; can be repeated. Default: each one that the project is known to keep records in."
+        " Name those that a callable option `using` chooses.",
     )
-
-
-def chosen_databases(named: list[str] | None, warn: Callable[[str], object]) -> tuple[str, ...]:
-    """
-    The databases that a command works on: those *named*, or all that are known to hold records. *warn* hears of others
-    that there may be. Raises `CommandError` for an alias that is not configured.
-    """
-    if not named:
-        if some_are_unknown():
-            warn("A callable option `using` chooses databases that are not known here: name them with --database.")
-        return databases_in_use()
-    for alias in named:
-        if alias not in connections.settings:
-            known = ", ".join(connections.settings)
-            raise CommandError(f"DATABASES has no {visible(alias)!r}; it has {known}.")
-    return tuple(dict.fromkeys(named))
-
-
-def add_places(parser: CommandParser) -> None:
-    """`--store ALIAS` and `--database ALIAS`, which can be given several times."""
     parser.add_argument(
-        "--store",
+        "--schema",
         action="append",
-        metavar="ALIAS",
-        help="A store to ask; can be given several times. Default: all of them, or with --database those of the"
-        " databases.",
+        metavar="NAME",
+        help="A tenant's schema to work in, if the project keeps tenants in schemas (django-tenants); can be repeated."
+        " Default: each schema with the table of records, or the one that the command is run in.",
     )
-    add_database(parser)
 
 
-def chosen_places(
-    named_stores: list[str] | None, named_databases: list[str] | None, warn: Callable[[str], object]
-) -> list[Place]:
+def choose_databases(options: dict[str, Any], warn: Callable[[str], object]) -> list[Location]:
     """
-    The databases and the other stores that a command asks: all that are known, or those named. Raises `CommandError`
-    for an alias that is not configured, and for a store that cannot be made.
+    The tables that a command works on: those of the databases and schemas that *options* name, or all that are known;
+    *warn* is called if there may be others. Raises `CommandError` for what is not there or cannot be asked.
     """
+    for alias in options["database"] or ():
+        if alias not in connections.settings:
+            raise CommandError(f"DATABASES has no {visible(alias)!r}; it has {', '.join(connections.settings)}.")
     try:
-        for alias in named_stores or ():
-            if alias not in conf.stores():
-                raise CommandError(f"STORES has no {visible(alias)!r}; it has {', '.join(conf.stores())}.")
-        others = locations.others()
-        if named_stores:
-            chosen = [others[alias] for alias in dict.fromkeys(named_stores) if alias in others]
-            in_databases = bool(named_databases) or any(alias not in others for alias in named_stores)
-        else:
-            chosen = [] if named_databases else list(others.values())
-            in_databases = True
-        databases = chosen_databases(named_databases, warn) if in_databases else ()
-        return [*locations.tables(databases), *chosen]
+        if not options["database"] and some_are_unknown():
+            warn("A callable option `using` chooses databases that are not known here: name them with --database.")
+        schemas = tuple(dict.fromkeys(options["schema"] or ()))
+        found: list[Location] = []
+        for alias in dict.fromkeys(options["database"] or databases_in_use()):
+            try:
+                found += locations.tables(alias, schemas)
+            except LookupError as error:
+                raise CommandError(f"--schema: {visible(str(error.args[0]))}") from error
+            except Error as error:
+                raise CommandError(explain(f"database {alias!r}", error)) from error
+        return found
     except PolicyError as error:
         raise CommandError(visible(str(error))) from error
 
 
-def told(place: str | Place, error: Exception) -> str:
-    """What *error*, met in a database (or its alias) or a store, is to whoever typed the command."""
-    name = f"database {place!r}" if isinstance(place, str) else str(place)
-    words = f"{name[0].upper()}{name[1:]}: {visible(str(error).strip()) or type(error).__name__}"
-    missing = IdempotencyRecord._meta.db_table in words
-    return f"{words} Has `manage.py migrate` created its table?" if missing else words
+def add_locations(parser: CommandParser) -> None:
+    """Add `--store ALIAS` and the arguments of `add_databases`, which can be repeated."""
+    parser.add_argument(
+        "--store",
+        action="append",
+        metavar="ALIAS",
+        help="A store to ask; can be repeated. Default: all of them, or with --database those of the databases.",
+    )
+    add_databases(parser)
+
+
+def choose_locations(options: dict[str, Any], warn: Callable[[str], object]) -> list[Location]:
+    """
+    The tables and the other stores that a command asks: those that *options* name, or all that are known. Raises as
+    `choose_databases` does, and for a store that is not configured or cannot be made.
+    """
+    named: list[str] | None = options["store"]
+    databases_are_named = bool(options["database"] or options["schema"])
+    try:
+        for alias in named or ():
+            if alias not in conf.stores():
+                raise CommandError(f"STORES has no {visible(alias)!r}; it has {', '.join(conf.stores())}.")
+        others = locations.others()
+    except PolicyError as error:
+        raise CommandError(visible(str(error))) from error
+    if named:
+        chosen = [others[alias] for alias in dict.fromkeys(named) if alias in others]
+        in_databases = databases_are_named or any(alias not in others for alias in named)
+    else:
+        chosen = [] if databases_are_named else list(others.values())
+        in_databases = True
+    return [*(choose_databases(options, warn) if in_databases else ()), *chosen]
 
 
 def whole_number(lowest: int, highest: int) -> Callable[[str], int]:
@@ -116,7 +120,7 @@ def seconds(text: str) -> float:
 
 
 def identity(text: str) -> bytes:
-    """A type for argparse: an identity, as logs show it; its digest."""
-    if not IDENTITY.fullmatch(text):
+    """A type for argparse: the digest of an identity as logs show it."""
+    if not locations.IDENTITY.fullmatch(text):
         raise ArgumentTypeError(f"must be an identity of 64 hexadecimal digits, as logs show it, not '{visible(text)}'")
     return bytes.fromhex(text)

@@ -1,11 +1,14 @@
 """
-How often each operation was decided in which way: counted in memory, written to `DecisionCount` after the response.
+Counts each operation's decisions in memory, and writes them to `DecisionCount` after the response.
 
-To count sends no statement and waits for none. What a process has counted is written when a request of its is finished,
-on that request's thread and outside of all transactions, at most every `INTERVAL` seconds; in a process that serves no
-requests, after a decision instead; and when the process ends. A process that is killed loses what it has not written.
+Counting sends no statement and waits for none. A process writes its counts when one of its requests has finished, on
+that request's thread and outside of all transactions, at most every `INTERVAL` seconds; a process that serves no
+requests writes after a decision instead; each process writes when it ends. A process that is killed loses what it has
+not written.
 
-With its first counts of an hour a process also notes how many records are stored (`storage`).
+With its first counts of an hour a process also samples how many records are stored (`table_size`).
+
+A project with tenants in schemas has counts in each schema: those of the decisions that were made in it.
 
 Hours are those of UTC, by the clock of the process. Nothing is counted under Django's test runner or pytest-django.
 """
@@ -30,6 +33,9 @@ from django.dispatch import receiver
 from django_idempotency import conf
 from django_idempotency.engine.announcements import Announcement
 from django_idempotency.engine.transactions import in_transaction
+from django_idempotency.models import COLUMN, DecisionCount, StorageSample
+from django_idempotency.operations import table_size
+from django_idempotency.stores.schemas import in_schema, schema_of
 
 logger = logging.getLogger("django_idempotency")
 
@@ -39,8 +45,7 @@ INTERVAL = 5.0  # seconds from one write of a process to its next
 PAUSE = 60.0  # seconds after a write that failed
 MAX_OPERATIONS = 256  # named by one process in one hour; a callable may make up a new one for each request
 MAX_ROWS = 1024  # kept in memory while they cannot be written
-MAX_NAME = 255  # characters of an operation, as in the table
-OTHER = "(other)"  # what is counted past MAX_OPERATIONS
+OTHER = "(other)"  # the operation of what is counted past MAX_OPERATIONS
 KEEP = timedelta(days=400)  # so that a month can be compared with the same one a year ago
 
 COLUMNS = (
@@ -68,21 +73,25 @@ OF_DECISION = {
 POSITIONS = {decision: COLUMNS.index(column) for decision, column in OF_DECISION.items()}
 OTHER_REFUSALS = COLUMNS.index("other_refusals")
 
-Row = tuple[str, int, str]  # database alias, hour, operation
+Table = tuple[str, str | None]  # database alias, schema of a tenant
+Row = tuple[Table, int, str]  # table, hour, operation
 Rows = dict[Row, list[int]]  # the numbers in the order of COLUMNS
 
 
 def count(using: str, operation: str, decision: str, *, after_commit: bool = False) -> None:
     """
     Count one *decision* ("executed", "replayed", "forgotten", "unsettled" or a refusal's code) on *operation*, whose
-    record is in the database *using*. With *after_commit*, when the transaction that is open there has committed.
+    record is in the database *using*. With *after_commit*, count it once the transaction that is open there has
+    committed.
     """
     if not conf.counts() or is_under_test():
         return
+    # The schema is that of now: by COMMIT the connection may work in another.
+    add = partial(counter.add, (using, schema_of(using)), operation, POSITIONS.get(decision, OTHER_REFUSALS))
     if after_commit and connections[using].in_atomic_block:
-        transaction.on_commit(partial(count, using, operation, decision), using=using, robust=True)
+        transaction.on_commit(add, using=using, robust=True)
     else:
-        counter.add(using, operation, POSITIONS.get(decision, OTHER_REFUSALS))
+        add()
 
 
 def observe(announcement: Announcement) -> None:
@@ -97,23 +106,19 @@ def observe(announcement: Announcement) -> None:
 
 def flush() -> bool:
     """
-    Write now what this process has counted. Is nothing left to write?
+    Write the counts of this process now. Returns True if none are left to write.
 
     For workers that end without Python's own exit handlers. Raises nothing: an error is logged, and the counts are kept
-    for a later call; so they are while this thread has a transaction open, on any database.
+    for a later call, as they are while this thread has a transaction open on any database.
     """
     return counter.flush()
 
 
 def forget_before(moment: datetime, using: str | None = None) -> int:
     """
-    Delete the counts and the samples of storage of the hours that ended before *moment* (aware) in the database
-    *using*, by default the router's.
-
-    Returns how many rows there were.
+    Delete the counts and samples of the hours that ended before *moment* (aware) in the database *using*, by default
+    the router's. Returns the number of rows.
     """
-    from django_idempotency.models import DecisionCount, StorageSample
-
     alias = using or router.db_for_write(DecisionCount)
     hour = hour_of(moment.timestamp())
     counts = DecisionCount.objects.using(alias).before(hour)._raw_delete(alias)
@@ -122,18 +127,17 @@ def forget_before(moment: datetime, using: str | None = None) -> int:
 
 def sample(using: str) -> None:
     """
-    Note for this hour how many records the database *using* holds. A few cheap statements; none under test, where
-    counting is switched off, or while a transaction is open.
+    Sample how many records the database *using* holds in this hour, by a few cheap statements; by none under test,
+    if counting is switched off, or while a transaction is open.
 
     Raises nothing: an error is logged, and the hour has the sample of another process or none.
     """
     if not conf.counts() or is_under_test() or in_transaction(using):
         return
-    from django_idempotency.operations import table_size
 
     try:
         table_size.sample(using, hour_of(time.time()))
-    except Exception as error:  # whatever it is, it is worth neither a request nor a purge
+    except Exception as error:  # no error here is worth failing a request or a purge
         logger.warning("The records of database %r were not sampled: %s", using, str(error).split("\n")[0])
 
 
@@ -143,46 +147,46 @@ def hour_of(seconds: float) -> int:
 
 
 def is_under_test() -> bool:
-    """Is this process a test run? Django's `setup_test_environment`, which pytest-django calls too, leaves a mark."""
-    # Not `mail.outbox`: any process may have that. The module may be half imported, by another thread.
+    """Is this process a test run? Django's `setup_test_environment`, which pytest-django calls too, leaves a trace."""
+    # Not `mail.outbox`, which any process may have. Another thread may be importing the module.
     utils = sys.modules.get("django.test.utils")
     return utils is not None and hasattr(getattr(utils, "_TestState", None), "saved_data")
 
 
 def in_any_atomic_block() -> bool:
-    """Is this thread in an atomic block of any database, for example in that of a handler?"""
+    """Is this thread in an atomic block of any database, perhaps in that of a handler?"""
     return any(connection.in_atomic_block for connection in connections.all(initialized_only=True))
 
 
 class Tally:
-    """Numbers in memory, of any thread. Its size is bounded: see MAX_OPERATIONS and MAX_ROWS."""
+    """Numbers in memory, for all threads. MAX_OPERATIONS and MAX_ROWS bound its size."""
 
     def __init__(self) -> None:
         self.rows: Rows = {}
         self._lock = threading.Lock()
         self._hour = 0
-        self._names: set[tuple[str, str]] = set()  # database and operation, of this hour
+        self._names: set[tuple[Table, str]] = set()  # with their operations, of this hour
         self._dropped = 0
 
-    def add(self, using: str, operation: str, position: int) -> None:
+    def add(self, table: Table, operation: str, position: int) -> None:
         hour = int(time.time()) // HOUR
         with self._lock:
-            row = self.rows.get((using, hour, operation))
+            row = self.rows.get((table, hour, operation))
             if row is None:
-                row = self._new_row(using, hour, operation)
+                row = self._new_row(table, hour, operation)
             row[position] += 1
 
-    def _new_row(self, using: str, hour: int, operation: str) -> list[int]:
+    def _new_row(self, table: Table, hour: int, operation: str) -> list[int]:
         if hour != self._hour:
             self._hour = hour
             self._names.clear()
-        operation = operation[:MAX_NAME]
-        if (using, operation) not in self._names:
+        operation = operation[:COLUMN]
+        if (table, operation) not in self._names:
             if len(self._names) < MAX_OPERATIONS:
-                self._names.add((using, operation))
+                self._names.add((table, operation))
             else:
                 operation = OTHER
-        return self._row((using, hour, operation))
+        return self._row((table, hour, operation))
 
     def _row(self, key: Row, additions: int = 1) -> list[int]:
         row = self.rows.get(key)
@@ -196,7 +200,7 @@ class Tally:
         return row
 
     def take(self) -> tuple[Rows, int]:
-        """All numbers, and how many additions found no room. The tally begins anew."""
+        """All numbers, and how many additions found no room. The tally starts afresh."""
         with self._lock:
             rows, self.rows = self.rows, {}
             dropped, self._dropped = self._dropped, 0
@@ -211,19 +215,19 @@ class Tally:
 
 
 class Counter:
-    """The tally of this process, and when it is written."""
+    """The tally of this process, and the times at which it is written."""
 
     def __init__(self) -> None:
         self.tally = Tally()
-        self.serves_requests = False  # Then a decision is no time to write: its request waits for the answer.
+        self.serves_requests = False  # If so, a decision is no time to write: its request waits for the answer.
         self._due = 0.0  # by the monotonic clock
         self._writing = threading.Lock()
-        self._failed: set[str] = set()  # databases of which that is logged
-        self._sampled: dict[str, int] = {}  # the hour of each database's last sample
+        self._failed: set[Table] = set()  # tables whose failure is logged
+        self._sampled: dict[Table, int] = {}  # the hour of each one's last sample
         self._exits = False
 
-    def add(self, using: str, operation: str, position: int) -> None:
-        self.tally.add(using, operation, position)
+    def add(self, table: Table, operation: str, position: int) -> None:
+        self.tally.add(table, operation, position)
         if not self._exits:
             # Now, not at import: a process that multiprocessing forks forgets what was registered before.
             self._exits = True
@@ -236,10 +240,10 @@ class Counter:
             self.flush()
 
     def flush(self) -> bool:
-        # In a handler this would be its statement, and its claim would wait for it, whichever the database.
+        # In a handler this would be a statement of its own, for which its claim would wait, on any database.
         if is_under_test() or in_any_atomic_block() or not self._writing.acquire(blocking=False):
             return not self.tally.rows
-        waiting: dict[str, Rows] = {}
+        waiting: dict[Table, Rows] = {}
         try:
             self._due = time.monotonic() + INTERVAL
             rows, dropped = self.tally.take()
@@ -247,48 +251,47 @@ class Counter:
                 waiting.setdefault(key[0], {})[key] = numbers
             if dropped:
                 logger.error("%s decisions were not counted: the counts before them could not be written", dropped)
-            for using in sorted(waiting):
-                self._flush(using, waiting.pop(using))
+            for table in sorted(waiting, key=str):
+                self._flush(table, waiting.pop(table))
         finally:
-            for rows in waiting.values():  # none, unless a worker was told to end
+            for rows in waiting.values():  # none, unless SystemExit was raised in a worker
                 self.tally.put_back(rows)
             self._writing.release()
         return not self.tally.rows
 
-    def _flush(self, using: str, rows: Rows) -> None:
+    def _flush(self, table: Table, rows: Rows) -> None:
+        using, schema = table
         written = False
         try:
-            with as_it_was(using):
+            with closed_again(using), in_schema(using, schema):
                 written = write(using, rows)
                 if written:
-                    self._sample_if_due(using)
-        except Exception as error:  # whatever it is, it is not worth a request
+                    self._sample_if_due(table)
+        except Exception as error:  # no error here is worth failing a request
             self._due = time.monotonic() + PAUSE
-            if using not in self._failed:
-                self._failed.add(using)
+            if table not in self._failed:
+                self._failed.add(table)
                 remedy = " Has `manage.py migrate` created its table?" if TABLE in str(error) else ""
+                where = f"database {using!r}" + (f", schema {schema!r}," if schema else "")
                 reason = str(error).split("\n")[0]
-                logger.error("Counts cannot be written to database %r and are kept: %s.%s", using, reason, remedy)
+                logger.error("Counts cannot be written to %s and are kept: %s.%s", where, reason, remedy)
         else:
             if written:
-                self._failed.discard(using)
+                self._failed.discard(table)
         finally:
-            if not written:  # a worker's SystemExit among the reasons
+            if not written:  # after SystemExit in a worker, too
                 self.tally.put_back(rows)
 
-    def _sample_if_due(self, using: str) -> None:
+    def _sample_if_due(self, table: Table) -> None:
         hour = hour_of(time.time())
-        if self._sampled.get(using) != hour:
-            self._sampled[using] = hour  # even if it fails: the next attempt is an hour later
-            sample(using)
+        if self._sampled.get(table) != hour:
+            self._sampled[table] = hour  # even if it fails: the next attempt is an hour later
+            sample(table[0])
 
 
 @contextmanager
-def as_it_was(using: str) -> Iterator[None]:
-    """
-    Close the connection to *using* at the end, if this had to open it: Django has closed it at the end of the request
-    already, and does not come by again.
-    """
+def closed_again(using: str) -> Iterator[None]:
+    """Close the connection to *using* if it was opened here: Django's clean-up for this request has already run."""
     connection = connections[using]
     was_open = connection.connection is not None
     try:
@@ -300,9 +303,9 @@ def as_it_was(using: str) -> Iterator[None]:
 
 def write(using: str, rows: Mapping[Row, list[int]]) -> bool:
     """
-    Add *rows* to the table in the database *using*, in one statement and a transaction of its own. Was it the time for
-    that? It is not while a transaction is open. Raises what the database raises; then nothing is written, as far as
-    anybody can know. Raises `ImproperlyConfigured` where one always is.
+    Add *rows* to the table in the database *using*, in one statement and a transaction of its own. Returns False, and
+    does nothing, while a transaction is open. Raises `ImproperlyConfigured` if one always is, and what the database
+    raises; then nothing is written, or that is not known.
     """
     connection = connections[using]
     if not connection.settings_dict["AUTOCOMMIT"]:
@@ -322,7 +325,7 @@ def write(using: str, rows: Mapping[Row, list[int]]) -> bool:
 
 
 def upsert(connection: BaseDatabaseWrapper, rows: int) -> str:
-    """The statement that adds that many *rows*. Sorted, so that two processes lock their rows in one order."""
+    """The statement that adds that many *rows*. They are sorted, so that all processes lock them in one order."""
     columns = ("hour", "operation", *COLUMNS)
     values = ", ".join([f"({', '.join(['%s'] * len(columns))})"] * rows)
     if connection.vendor == "mysql":
@@ -341,13 +344,13 @@ def _sums(form: str, columns: Iterable[str]) -> str:
 counter = Counter()
 
 
-def _begin_anew() -> None:
-    """A fork counts by itself: what its parent had counted is its parent's, whose thread may hold a lock forever."""
+def _start_afresh() -> None:
+    """Count afresh in a fork: its parent writes the earlier counts, and may have held a lock at the fork."""
     global counter
     counter = Counter()
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+os.register_at_fork(after_in_child=_start_afresh)
 
 
 @receiver(request_started)

@@ -1,4 +1,4 @@
-"""Which stores and databases the project keeps records in, as far as that can be known before the first request."""
+"""The stores and databases that the project keeps records in, as far as they are known before the first request."""
 
 from collections.abc import Callable, Iterable
 
@@ -12,36 +12,36 @@ from django_idempotency.stores.base import Store, TransactionalStore
 
 
 def stores_in_use() -> dict[Store, list[ResolvedPolicy]]:
-    """Each store that something may use, with the policies that name it: the setting's, and those of the views."""
+    """Each store that may be used, with the policies that name it: the setting's, and those of views and events."""
     project = conf.resolved()
     of_views = (_resolved(conf.resolved, *handler.policies) for view in views() for handler in view.handlers)
     of_events = (_resolved(conf.resolved_once, policy) for *_, policy in protected_functions())
     used: dict[Store, list[ResolvedPolicy]] = {}
     for policy in filter(None, (project, *of_views, *of_events)):
         used.setdefault(stores[policy.store], []).append(policy)
-    for alias in conf.configured_stores():  # a task's that is not imported, perhaps
+    for alias in conf.configured_stores():  # perhaps for a task whose module is not imported
         used.setdefault(stores[alias], [project])
     return used
 
 
 def databases_in_use() -> tuple[str, ...]:
-    """The aliases of the databases that hold records. Those that a callable `using` gives are not among them."""
+    """The aliases of the databases that hold records, except those that a callable `using` chooses."""
     used = stores_in_use().items()
     return tuple(sorted({alias for store, policies in used for alias in _databases(store, policies)}))
 
 
 def some_are_unknown() -> bool:
-    """Does a callable `using` choose databases at the request?"""
+    """Does a callable `using` choose databases for each request?"""
     return any(callable(policy.using) for policies in stores_in_use().values() for policy in policies)
 
 
 def named_databases(policies: Iterable[ResolvedPolicy]) -> frozenset[str]:
-    """The aliases that options `using` name; where a callable does, it is known at the request."""
+    """The aliases that options `using` name; those of a callable are known only at the request."""
     return frozenset(policy.using for policy in policies if isinstance(policy.using, str))
 
 
 def own_database(store: Store) -> tuple[str, ...]:
-    """The database that *store* itself chooses, where it is one that keeps its records in databases."""
+    """The database that *store* itself chooses, if it keeps its records in databases."""
     return (store.database(),) if isinstance(store, TransactionalStore) else ()
 
 

@@ -1,112 +1,145 @@
-"""Where records are, for operators: the databases, and the stores beside them."""
+"""Where an operator's records are: the tables in the databases, and the stores outside them."""
 
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
+from django.db import connections, router
 from django.utils.translation import gettext as _
 
 from django_idempotency import conf
-from django_idempotency.core.record import CompletionRecord
-from django_idempotency.models import UNSETTLED, IdempotencyRecord
-from django_idempotency.operations import records as maintenance
+from django_idempotency.models import IdempotencyRecord
 from django_idempotency.stores import stores
-from django_idempotency.stores.base import Fault, Store
+from django_idempotency.stores.base import Fault
 from django_idempotency.stores.database import DatabaseStore
+from django_idempotency.stores.schemas import public_schema, schema_of, schemas_with
+from django_idempotency.stores.stored import STORE, Location, StoredRecord
 
 logger = logging.getLogger("django_idempotency")
 
 Answer = TypeVar("Answer")
+Error = tuple[Location, Exception]
+
+TABLE = IdempotencyRecord._meta.db_table
+IDENTITY = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)
+_PK = re.compile(rf"(?P<digest>{IDENTITY.pattern})(?:@(?P<where>.+))?", re.IGNORECASE | re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+def usual_database() -> str:
+    """The alias of the database that records are written to by default; a replica may lag behind it."""
+    return router.db_for_write(IdempotencyRecord)
+
+
+def possible_databases() -> list[str]:
+    """The aliases that may hold records, by the project's routers, the usual one first."""
+    usual = usual_database()
+    return [usual, *(each for each in connections if each != usual and _may_have_table(each))]
+
+
+def has_table(alias: str) -> bool:
+    """Is the table of records in the database *alias*? That the routers allow it does not mean that it is there."""
+    if alias == usual_database():
+        return True
+    if alias not in connections.settings or not _may_have_table(alias):
+        return False
+    return TABLE in connections[alias].introspection.table_names()
+
+
+def _may_have_table(alias: str) -> bool:
+    return bool(router.allow_migrate_model(alias, IdempotencyRecord))
+
+
+def database(using: str) -> Location | None:
+    """The table in the database *using*, in the schema of its connection; None if no store keeps records in tables."""
+    store = next((stores[alias] for alias in conf.stores() if _is_table(alias)), None)
+    return None if store is None else Location(store=store, using=using, schema=schema_of(using))
+
+
+def tables(using: str, schemas: Sequence[str] = ()) -> list[Location]:
     """
-    The table in the database *using*, or a store that has no table there: then *using* is None.
+    The table in the database *using*. If that keeps tenants in schemas: those of *schemas*; without, that of the tenant
+    whose schema the connection works in, and from the public one all.
 
-    What the server raises propagates from each verb.
+    Raises `LookupError` for a schema without the table, `PolicyError` for a store that cannot be made.
     """
+    location = database(using)
+    if location is None:
+        return []
+    if location.schema is None:
+        if schemas:
+            raise LookupError(f"The database {using!r} keeps no tenants in schemas.")
+        return [location]
+    if not schemas and location.schema != public_schema():
+        return [location]
+    found = schemas_with(using, TABLE)
+    for schema in schemas:
+        if schema not in found:
+            names = ", ".join(found) or "none"
+            raise LookupError(f"The schema {schema!r} of database {using!r} has no table {TABLE}; it is in {names}.")
+    return [replace(location, schema=schema) for schema in schemas or found]
 
-    alias: str  # of a store: of several that share the table the first
-    using: str | None
 
-    def __str__(self) -> str:
-        return f"store {self.alias!r}" if self.using is None else f"database {self.using!r}"
+def others() -> dict[str, Location]:
+    """The stores outside the databases, by alias. Raises `PolicyError` for one that cannot be made."""
+    return {alias: Location(store=stores[alias]) for alias in conf.stores() if not _is_table(alias)}
 
-    @property
-    def store(self) -> Store:
-        return stores[self.alias]
 
-    def find(self, digest: bytes) -> IdempotencyRecord | None:
-        """What is stored for the identity *digest*, with the place's own time as `now`; not what is in flight."""
-        return self.store.find(self.using, digest)
+def _is_table(alias: str) -> bool:
+    return isinstance(stores[alias], DatabaseStore)
 
-    def unsettled(self, limit: int) -> list[IdempotencyRecord]:
-        """At most *limit* executions whose outcome is not known, the oldest first."""
-        return self.store.unsettled(self.using, limit)
 
-    def free(self, record: IdempotencyRecord) -> bool:
-        """`maintenance.free`, of this execution."""
-        return maintenance.free(record, using=self.using, store=self.alias)
+def parse(pk: str) -> tuple[Location, bytes] | None:
+    """The location and the identity that `Location.pk` has spelled so, or None."""
+    found = _PK.fullmatch(pk)
+    if found is None:
+        return None
+    digest, where = bytes.fromhex(found["digest"]), found["where"] or usual_database()
+    if where.startswith(STORE):
+        location = others().get(where.removeprefix(STORE))
+    else:
+        location = database(where) if has_table(where) else None
+    return None if location is None else (location, digest)
 
-    def settle(self, record: IdempotencyRecord, answer: CompletionRecord) -> bool:
-        """`maintenance.settle`, of this execution."""
-        return maintenance.settle(record, answer, using=self.using, store=self.alias)
 
-    def meanwhile(self, record: IdempotencyRecord) -> str:
-        """Why *record*, which was unsettled, could not be changed, in words; empty where it seems to be so still."""
+def ask(
+    locations: Iterable[Location], question: Callable[[Location], Answer]
+) -> tuple[list[tuple[Location, Answer]], list[Error]]:
+    """The answers to *question* of all *locations* that answer, and the errors of the others."""
+    answers: list[tuple[Location, Answer]] = []
+    errors: list[Error] = []
+    for location in locations:
         try:
-            now = self.find(bytes(record.digest))
-        except Exception as error:  # the caller has an error to tell already
-            logger.warning("The %s does not answer: %s", self, error)
-            return ""
-        if now is None:
-            return _("its request is in flight again, or it was freed meanwhile.")
-        if now.executed_at != record.executed_at:
-            return _("the key was used again since.")
-        if now.status != UNSETTLED:
-            return _("it was settled meanwhile, or its request has answered after all.")
-        return ""
-
-    def is_away(self, error: Exception) -> bool:
-        """Does *error* say that the server does not answer, or is busy?"""
-        return self.store.classify(self.using, error) is not Fault.OTHER
-
-
-def tables(databases: Iterable[str]) -> list[Place]:
-    """A place for each of *databases*. Raises `PolicyError` for a store that cannot be made."""
-    alias = next(filter(_has_table, conf.stores()), None)
-    return [Place(alias=alias, using=using) for using in databases if alias is not None]
-
-
-def others() -> dict[str, Place]:
-    """The stores that have no table, by alias. Raises `PolicyError` for one that cannot be made."""
-    return {alias: Place(alias=alias, using=None) for alias in conf.stores() if not _has_table(alias)}
-
-
-def asked(
-    places: Iterable[Place], question: Callable[[Place], Answer]
-) -> tuple[list[tuple[Place, Answer]], list[tuple[Place, Exception]]]:
-    """The answers of all *places* that answer the *question*, and the errors of the others."""
-    answers: list[tuple[Place, Answer]] = []
-    errors: list[tuple[Place, Exception]] = []
-    for place in places:
-        try:
-            answers.append((place, question(place)))
-        except Exception as error:  # whatever it is, the caller tells it, and the others are to be asked
-            errors.append((place, error))
+            answers.append((location, question(location)))
+        except Exception as error:  # the caller reports it, and the others are still asked
+            errors.append((location, error))
     return answers, errors
 
 
-def unsettled(
-    places: Iterable[Place], limit: int
-) -> tuple[list[tuple[Place, IdempotencyRecord]], list[tuple[Place, Exception]]]:
-    """At most *limit* executions whose outcome is not known, of all *places*, the oldest first; and errors."""
-    answers, errors = asked(places, lambda place: place.unsettled(limit))
-    found = [(place, record) for place, records in answers for record in records]
-    return sorted(found, key=lambda each: (each[1].executed_at, bytes(each[1].digest)))[:limit], errors
+def find_unsettled(locations: Iterable[Location], limit: int) -> tuple[list[StoredRecord], list[Error]]:
+    """At most *limit* unsettled outcomes of all *locations*, the oldest first; and errors."""
+    answers, errors = ask(locations, lambda location: location.unsettled(limit))
+    found = [record for _location, records in answers for record in records]
+    return sorted(found, key=lambda record: (record.executed_at, record.digest))[:limit], errors
 
 
-def _has_table(alias: str) -> bool:
-    return isinstance(stores[alias], DatabaseStore)
+def explain_refusal(record: StoredRecord) -> str:
+    """Why *record*, which was unsettled, could not be changed; empty if it still seems to be so."""
+    try:
+        now = record.location.find(record.digest)
+    except Exception as error:  # the caller has an error to report already
+        logger.warning("The %s does not answer: %s", record.location, error)
+        return ""
+    if now is None:
+        return _("its request is in flight again, or its key was freed in the meantime.")
+    if now.executed_at != record.executed_at:
+        return _("the key has been used again since.")
+    if not now.is_unsettled:
+        return _("it was settled in the meantime, or its request has answered after all.")
+    return ""
+
+
+def is_away(location: Location, error: Exception) -> bool:
+    """Does *error* say that the server does not answer, or is busy?"""
+    return location.classify(error) is not Fault.OTHER

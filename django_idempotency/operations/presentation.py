@@ -1,24 +1,24 @@
-"""What a record says, as plain data for people: the admin's page and the commands show the same."""
+"""A record in plain words: the admin's pages and the commands show the same."""
 
+import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from http import HTTPStatus
-from json import loads
+from typing import Any
 
 from django.db.models import TextChoices
 from django.utils.http import parse_header_parameters
 from django.utils.translation import gettext_lazy as _
 
+from django_idempotency.core.operator_answer import reason_phrase
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.models import UNSETTLED, DatabaseNow, IdempotencyRecord, RecordQuerySet
+from django_idempotency.stores.stored import StoredRecord
 
 DISPLAYED = 64 * 1024  # characters of a body that a page shows; the rest is a download
 
-# Control characters, lone surrogates, and what turns the direction of the text around it: a page would swallow them, a
-# terminal would obey them.
+# Control characters, lone surrogates, and marks that change the direction of the text around them: a page would swallow
+# them, a terminal would obey them.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNSEEN_IN_LINE = re.compile(rf"{_UNSEEN.pattern}|[\t\n\u2028\u2029]")
 
@@ -34,21 +34,20 @@ _TEXT = re.compile(
     re.IGNORECASE,
 )
 _JSON = re.compile(r"(.+/|.+\+)json", re.IGNORECASE)
-_JSON_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
-_INDENT = "  "
-_DEEPEST = 40  # levels that are indented; what nests deeper keeps that margin
+_indented = json.JSONEncoder(indent=2, ensure_ascii=False).iterencode
+LARGEST = 16 * 1024 * 1024  # characters of indented JSON, whatever is asked for: each level of nesting adds a margin
 
 
 class State(TextChoices):
-    """What a record means for the next request with its key, by the database's clock."""
+    """What the next request with the key meets, by the server's clock."""
 
     COMPLETED = "completed", _("completed")  # it is answered from the record
     EXPIRED = "expired", _("expired")  # it runs: the key is new again
-    UNSETTLED = "unsettled", _("unsettled")  # it is refused: nobody knows what came of the first
+    UNSETTLED = "unsettled", _("unsettled")  # it is refused: the outcome of the first request is unknown
 
 
 class BodyKind(Enum):
-    """How a body can be shown."""
+    """How a body is shown."""
 
     EMPTY = "empty"
     JSON = "json"
@@ -58,28 +57,28 @@ class BodyKind(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """A stored body. *text* is what can be read of it, never markup to be rendered."""
+    """A stored body. *text* is its readable part, never markup to be rendered."""
 
     kind: BodyKind
     media_type: str  # as the answer named it; empty if it did not
     size: int  # bytes
     text: str = ""
-    cut: bool = False  # is *text* less than the whole?
+    cut: bool = False  # Is *text* less than the whole?
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presented:
     """
-    What a record says. Its texts are safe to print: what a page or a terminal would obey is spelled out (`\\x1b`).
+    A record in words. Its strings are safe to print: what a page or a terminal would obey is spelled out (`\\x1b`).
 
-    Where the outcome is unknown *status* is None. *headers* and *body* are None where there is no answer, where it
-    cannot be read (then *problems* say so), and where they were not asked for. What is *foreign* was not written by
-    this package: of it nothing but the identity is known.
+    If the outcome is unsettled, *status* is None. *headers* and *body* are None if there is no answer, if it cannot be
+    read (*problems* say so), and if they were not asked for. A record that *is_foreign* was not written by this
+    package: nothing but its identity is known.
     """
 
     identity: str  # 64 hexadecimal digits
     state: State
-    method: str  # with host and route empty for work that arrived without a request
+    method: str  # empty, like host and route, for work that arrived without a request
     host: str
     route: str
     scope: str
@@ -89,35 +88,32 @@ class Presented:
     request_id: str
     executed_at: datetime
     expires_at: datetime
-    now: datetime  # of the server, when the record was read
     status: int | None
     reason: str
     headers: tuple[tuple[str, str | None], ...] | None  # a value of None is computed anew for each replay
     body: Body | None
-    problems: tuple[str, ...]  # what of the record cannot be read, in words
+    problems: tuple[str, ...]  # what of the record cannot be read
     is_foreign: bool = False
 
+    @property
+    def request(self) -> str:
+        """Method, host and route, as far as they are known."""
+        return " ".join(filter(None, (self.method, self.host, self.route)))
 
-def timed(records: RecordQuerySet) -> RecordQuerySet:
-    """*records*, each with the database's time as `now`, by which it has expired or not, as `Store.find` gives it."""
-    return records.annotate(now=DatabaseNow())
 
-
-def state(record: IdempotencyRecord) -> State:
-    """The state of a *record* that was read through `timed()` or by a store."""
-    if record.expires_at <= record.now:  # type: ignore[attr-defined]
+def state(record: Any) -> State:
+    """The state of *record*: a `StoredRecord`, or a row that was annotated with the database's time as `now`."""
+    if record.expires_at <= record.now:
         return State.EXPIRED
-    return State.UNSETTLED if record.status == UNSETTLED else State.COMPLETED
+    return State.COMPLETED if record.status else State.UNSETTLED
 
 
-def present(record: IdempotencyRecord, *, response: bool = True, limit: int | None = DISPLAYED) -> Presented:
+def present(record: StoredRecord, *, response: bool = True, limit: int | None = DISPLAYED) -> Presented:
     """
-    What *record*, which was read through `timed()` or by a store, says.
-
-    Without *response* the columns of reason, headers and body are not touched. *limit* is the number of characters
-    that are shown of a body, None for all. Never raises for what is in the row.
+    Put *record* into words, without its headers and body unless *response*. *limit* is the number of characters that
+    are shown of a body, None for all. Never raises, whatever is stored.
     """
-    unsettled = record.status == UNSETTLED
+    unsettled = record.is_unsettled
     method, host, route = [*visible(record.request).split(" ", 2), "", "", ""][:3]
     found, problems = _completion(record) if response and not unsettled else (None, ())
     is_foreign = unsettled and not record.fingerprint
@@ -132,27 +128,26 @@ def present(record: IdempotencyRecord, *, response: bool = True, limit: int | No
         scope=visible(record.scope),
         operation=visible(record.operation),
         key=visible(record.key),
-        fingerprint=bytes(record.fingerprint).hex(),
+        fingerprint=record.fingerprint.hex(),
         request_id=visible(record.request_id),
         executed_at=record.executed_at,
         expires_at=record.expires_at,
-        now=record.now,  # type: ignore[attr-defined]
         status=None if unsettled else record.status,
-        reason=visible(found.reason) if found and found.reason else _phrase(record.status),
+        reason=visible(found.reason) if found and found.reason else reason_phrase(record.status),
         headers=None if found is None else tuple([(visible(n), v and visible(v)) for n, v in found.headers]),
-        body=_body(record, found, limit) if response and not unsettled else None,
+        body=_body(record.body, found, limit) if response and not unsettled else None,
         problems=problems,
         is_foreign=is_foreign,
     )
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    """*text* with what is not seen, or would be obeyed, spelled out. With *lines*, tabs and ends of lines stay."""
+    """*text* with what is invisible, or would be obeyed, spelled out. With *lines*, tabs and ends of lines stay."""
     unseen = _UNSEEN if lines else _UNSEEN_IN_LINE
     return unseen.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def _completion(record: IdempotencyRecord) -> tuple[CompletionRecord | None, tuple[str, ...]]:
+def _completion(record: StoredRecord) -> tuple[CompletionRecord | None, tuple[str, ...]]:
     """Reason and headers, without the body; or what is wrong with them."""
     try:
         found = CompletionRecord.from_stored(record.status, record.head, b"", record.request_id, to_send=False)
@@ -161,19 +156,11 @@ def _completion(record: IdempotencyRecord) -> tuple[CompletionRecord | None, tup
         if all(isinstance(text, str) for text in texts):
             return found, ()
     except (RecursionError, TypeError, ValueError):
-        pass  # said below
+        pass  # reported below
     return None, (str(_("The stored reason and headers cannot be read: this package has not written them.")),)
 
 
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""
-
-
-def _body(record: IdempotencyRecord, found: CompletionRecord | None, limit: int | None) -> Body:
-    content = bytes(record.body)
+def _body(content: bytes, found: CompletionRecord | None, limit: int | None) -> Body:
     headers = {name.lower(): value or "" for name, value in (found.headers if found else ())}
     declared = headers.get("content-type", "")
     media_type, charset = _media_type(declared)
@@ -182,26 +169,25 @@ def _body(record: IdempotencyRecord, found: CompletionRecord | None, limit: int 
         return Body(kind=BodyKind.EMPTY, media_type=shown, size=0)
     text = None
     if headers.get("content-encoding", "identity").lower() == "identity":
-        text = _decoded(content, media_type, charset)
+        text = _decode(content, media_type, charset)
     if text is None:
         return Body(kind=BodyKind.BINARY, media_type=shown, size=len(content))
     kind = BodyKind.TEXT
     if _JSON.fullmatch(media_type) or not media_type:
         try:
-            loads(text, parse_int=str, parse_float=str, parse_constant=str)  # str: no number is too long
+            text = _indent(text, LARGEST if limit is None else limit)
+            kind = BodyKind.JSON
         except (RecursionError, ValueError):
             pass  # shown as it is
-        else:
-            kind = BodyKind.JSON
-    if kind is BodyKind.JSON:
-        text = _joined(_indented(text), limit)
     text = text.replace("\r\n", "\n")
-    cut = limit is not None and len(text) > limit
+    if limit is None:
+        limit = LARGEST if kind is BodyKind.JSON else len(text)
+    cut = len(text) > limit
     return Body(kind=kind, media_type=shown, size=len(content), text=visible(text[:limit], lines=True), cut=cut)
 
 
 def _media_type(declared: str) -> tuple[str, str]:
-    """Media type and charset of a Content-Type header; UTF-8 where it names none that we decode by."""
+    """Media type and charset of a Content-Type header; UTF-8 if it names no charset that we decode."""
     try:
         media_type, parameters = parse_header_parameters(declared)
     except ValueError:
@@ -211,8 +197,8 @@ def _media_type(declared: str) -> tuple[str, str]:
     return media_type, charset if _CHARSET.fullmatch(charset) else "utf-8"
 
 
-def _decoded(content: bytes, media_type: str, charset: str) -> str | None:
-    """*content* as text, with bytes that are none spelled out; None if it is no text."""
+def _decode(content: bytes, media_type: str, charset: str) -> str | None:
+    """*content* as a string, with undecodable bytes spelled out; None if it is not text."""
     if _TEXT.fullmatch(media_type):
         try:
             return content.decode(charset, errors="backslashreplace")
@@ -227,34 +213,12 @@ def _decoded(content: bytes, media_type: str, charset: str) -> str | None:
     return None if "\0" in text else text
 
 
-def _indented(text: str) -> Iterator[str]:
-    """The pieces of JSON *text*, one member a line. Its tokens stay as they are: numbers, escapes, repeated names."""
-    depth = 0
-    opened = False  # by the piece before
-    for found in _JSON_TOKEN.finditer(text):
-        piece = found[0]
-        closes = piece in {"}", "]"}
-        depth -= closes
-        if opened != closes:  # an empty object or list stays on its line
-            yield _margin(depth)
-        yield ": " if piece == ":" else piece
-        opened = piece in {"{", "["}
-        depth += opened
-        if piece == ",":
-            yield _margin(depth)
-
-
-def _margin(depth: int) -> str:
-    return "\n" + _INDENT * min(depth, _DEEPEST)
-
-
-def _joined(pieces: Iterator[str], limit: int | None) -> str:
-    """The *pieces* up to the one that goes past *limit* characters."""
-    taken = []
-    length = 0
-    for piece in pieces:
-        taken.append(piece)
-        length += len(piece)
-        if limit is not None and length > limit:
+def _indent(text: str, limit: int) -> str:
+    """JSON *text* with one member a line, up to the first token past *limit*. Raises `ValueError` for other text."""
+    tokens, length = [], 0
+    for token in _indented(json.loads(text)):
+        tokens.append(token)
+        length += len(token)
+        if length > limit:
             break
-    return "".join(taken)
+    return "".join(tokens)

@@ -1,203 +1,133 @@
-"""What an operator does: purge what has expired, free a key, settle an outcome that is not known."""
+"""What an operator does with one record: free its key, or settle an outcome that is unsettled."""
 
 import logging
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from django.db import Error, connections, router
-from django.utils import timezone
+from django.db import Error, connections
 
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine.transactions import after_commit, atomic_phase, in_transaction
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.models import UNSETTLED, IdempotencyRecord
-from django_idempotency.operations import counts as statistics
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault, Store, TransactionalStore
 from django_idempotency.stores.database import DatabaseStore
-from django_idempotency.stores.database.dialects import dialect_for
-from django_idempotency.stores.database.purging import Purge, purge_for
 from django_idempotency.stores.database.store import replay_caches
+from django_idempotency.stores.stored import Location, StoredRecord
 
 logger = logging.getLogger("django_idempotency")
 
 Outcome = TypeVar("Outcome")
+Identified = bytes | IdempotencyRecord | StoredRecord
 
-BATCH_SIZE = 1000  # rows
-LARGEST_BATCH = 10_000  # rows
-# Between two batches others have the database to themselves, for this share of the time that the batch took: a server
-# that is busy makes the batches slow, and so the pauses long.
-PAUSE = 0.5
-LONGEST_PAUSE = 0.25  # seconds
-TRIES = 5  # for a batch that loses a race
+TRIES = 5  # of a change that loses a race
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Purged:
-    """What a purge did: how many records it deleted (in a dry run: would have), and whether it was left to finish."""
-
-    count: int
-    finished: bool
-
-
-def purge(
-    using: str | None = None,
-    *,
-    batch_size: int = BATCH_SIZE,
-    max_seconds: float | None = None,
-    dry_run: bool = False,
-    progress: Callable[[int], object] | None = None,
-    stop: Callable[[], bool] | None = None,
-) -> Purged:
+def free(record: Identified, *, using: str | None = None, store: str = "default") -> bool:
     """
-    Delete the records in the database *using* (by default the one that records are written to) that have expired by
-    now, the oldest first; claims without an outcome too.
+    Forget what is stored for an identity, so that the next request with its key runs. Returns False if nothing is
+    stored.
 
-    Each batch of *batch_size* rows is a transaction of its own, and a pause follows it: a request whose key has just
-    expired waits for one batch at most. Rows that are locked, because they are claimed anew or because another purge
-    deletes them, are left alone, so that several purges share the work (SQLite: they take turns). No new batch
-    begins once *max_seconds* are over or *stop* returns True; then `finished` is False.
+    *record* is the record as it was read, by a store or from the table, or the 32-byte digest of its identity. *store*
+    and *using* locate a digest or a row; a `StoredRecord` has its location.
 
-    One that finishes deletes the counts of more than `statistics.KEEP` ago as well, and notes for the dashboard how
-    many records are left.
+    Also evicts the identity from the replay cache of every store that shares the table, even if its row is already
+    gone.
 
-    *progress* is called after each batch with its number of rows. A *dry_run* counts, and deletes nothing.
-
-    Raises `ValueError` for a bad size or time, `RuntimeError` inside an atomic block, where no batch could be
-    committed, `PolicyError` for a database that is not supported, and Django's database errors; the batches before it
-    stay deleted.
+    Raises `RequestInProgress` and changes nothing if the identity is in flight, or if it was executed again, or an
+    unsettled outcome was answered, after *record* was read (for a digest: after the call began). It is raised at once;
+    on SQLite, after the present writer has ended or the connection's timeout has passed. If our own transaction loses a
+    race, it begins anew; inside an outer transaction the race is Django's `OperationalError`. Raises `StoreUnavailable`
+    and changes nothing if a replay cache does not answer. All other errors of a database or store propagate.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= LARGEST_BATCH:
-        raise ValueError(f"batch_size must be a whole number from 1 to {LARGEST_BATCH}, not {batch_size!r}.")
-    if max_seconds is not None and not max_seconds > 0:
-        raise ValueError(f"max_seconds must be more than 0, not {max_seconds!r}.")
-    using = using or router.db_for_write(IdempotencyRecord)
-    if dry_run:
-        return Purged(count=IdempotencyRecord.objects.using(using).expired().count(), finished=True)
-    _refuse_inside_a_transaction(using)
-    deadline = None if max_seconds is None else time.monotonic() + max_seconds
-    run = _Purge(using, batch_size)
-    while not run.finished:
-        if (stop is not None and stop()) or (deadline is not None and time.monotonic() >= deadline):
-            break
-        if run.count:
-            time.sleep(run.pause)
-        count = run.batch()
-        if progress is not None and count:
-            progress(count)
-    if run.finished:
-        try:
-            statistics.forget_before(timezone.now() - statistics.KEEP, using)
-            statistics.sample(using)
-        except Error as error:  # new code whose tables are still to come: what was purged is purged
-            logger.warning("The counts of database %r were not tidied: %s", using, str(error).strip())
-    logger.info("Purged %d expired records from database %r", run.count, using)
-    return Purged(count=run.count, finished=run.finished)
-
-
-def free(digest: bytes | IdempotencyRecord, *, using: str | None = None, store: str = "default") -> bool:
-    """
-    Forget what *store* keeps for an identity, so that the next request with its key runs: its 32-byte *digest*, or its
-    record, as it was read. Returns False where nothing is stored.
-
-    It leaves the replay cache of every store that has the same table, though no row be left of it: what the model has
-    deleted is forgotten by this.
-
-    Raises `RequestInProgress`, and then nothing has changed, where the identity is in flight, or since the record was
-    read (the call began, for a digest) was executed again, or got the answer that it was without. That is told at
-    once; on SQLite after the one who writes has ended, or after the connection's timeout, whoever that is. A lost race
-    begins anew where the transaction is our own, and is Django's `OperationalError` inside another's; all other errors
-    of a database or another store propagate as they are, but for a replay cache that does not answer:
-    `StoreUnavailable`, and nothing has changed.
-    """
-    unsettled = isinstance(digest, IdempotencyRecord) and digest.status == UNSETTLED
-    owner, using, identity, seen = _execution(digest, using, store)
-    if using is not None:
-        _leave_caches(owner, using, identity)
-    freed = _changed(owner, using, partial(owner.free, using, identity, seen, unsettled=unsettled))
+    location, digest, seen = _locate(record, using, store)
+    owner, using = location.store, location.using
+    unsettled = not isinstance(record, bytes) and record.status == UNSETTLED
+    with location.selected():
+        executed_at = seen()
+        if using is not None:
+            _evict(owner, using, digest)
+        freed = _change(location, partial(owner.free, using, digest, executed_at, unsettled=unsettled))
     if freed:
-        _log(using, "Freed %s", identity)
+        _log(using, "Freed %s", digest)
     return freed
 
 
-def settle(
-    digest: bytes | IdempotencyRecord, record: CompletionRecord, *, using: str | None = None, store: str = "default"
-) -> bool:
+def settle(record: Identified, answer: CompletionRecord, *, using: str | None = None, store: str = "default") -> bool:
     """
-    Store *record* as the answer of an execution whose outcome is not known: its 32-byte *digest*, or its record, as it
-    was read. From then on retries get that answer, for as long as they would have got the handler's own. Returns False
-    where no unsettled execution is stored.
+    Store *answer* for an execution whose outcome is unsettled: retries get it, for as long as they would have got the
+    handler's own. Returns False if no unsettled execution is stored.
 
-    Raises as `free` does.
+    The arguments are those of `free`, and so are the errors.
     """
-    owner, using, identity, seen = _execution(digest, using, store)
-    settled = _changed(owner, using, partial(owner.settle, using, identity, seen, record))
+    location, digest, seen = _locate(record, using, store)
+    with location.selected():
+        settled = _change(location, partial(location.store.settle, location.using, digest, seen(), answer))
     if settled:
-        _log(using, "Settled %s with an answer of status %d", identity, record.status)
+        _log(location.using, "Settled %s with an answer of status %d", digest, answer.status)
     return settled
 
 
-def _execution(
-    digest: bytes | IdempotencyRecord, using: str | None, store: str
-) -> tuple[Store, str | None, bytes, datetime | None]:
-    """The store that has it, the database that it is in, its identity, and when it was executed."""
+def _locate(record: Identified, using: str | None, store: str) -> tuple[Location, bytes, Callable[[], Any]]:
+    """Where the record is, its identity, and a function that says when it was executed."""
+    if isinstance(record, StoredRecord):
+        return record.location, record.digest, lambda: record.executed_at
     owner = stores[store]
-    seen = None
-    if isinstance(digest, IdempotencyRecord):
-        seen = digest.executed_at
-        using = using or digest._state.db
-        digest = bytes(digest.digest)
+    digest = record if isinstance(record, bytes) else bytes(record.digest)
     if len(digest) != 32:
-        raise ValueError(f"An identity's digest has 32 bytes, not {len(digest)}.")
-    if not isinstance(owner, TransactionalStore):
-        return owner, None, digest, seen
-    using = using or owner.database()
-    if seen is None:
-        # Before the transaction, which on SQLite begins when whoever is in flight has committed.
-        seen = _told(owner, using, partial(owner.executed_at, using, digest))
-    return owner, using, digest, seen
+        raise ValueError(f"The digest of an identity has 32 bytes, not {len(digest)}.")
+    if isinstance(owner, TransactionalStore):
+        using = using or (record._state.db if isinstance(record, IdempotencyRecord) else None) or owner.database()
+    else:
+        using = None
+    location = Location(store=owner, using=using)
+    if isinstance(record, IdempotencyRecord):
+        return location, digest, lambda: record.executed_at
+    if not isinstance(owner, TransactionalStore) or using is None:
+        return location, digest, lambda: None
+    # Before the transaction, which on SQLite begins only after the present writer has committed.
+    return location, digest, partial(_call, location, partial(owner.executed_at, using, digest))
 
 
-def _leave_caches(owner: Store, using: str, digest: bytes) -> None:
-    """Take the identity out of the caches of the stores that share the *owner*'s table; its own it clears itself."""
+def _evict(owner: Store, using: str, digest: bytes) -> None:
+    """Evict the identity from the caches of the stores that share the table; the *owner* clears its own."""
     if isinstance(owner, DatabaseStore):
         for cache in replay_caches():
             if cache is not owner.replay_cache:
                 cache.remove(using, digest)
 
 
-def _changed(owner: Store, using: str | None, change: Callable[[], bool]) -> bool:
-    """Make the *change* in a transaction, tried again where it loses a race and the transaction is our own."""
+def _change(location: Location, change: Callable[[], bool]) -> bool:
+    """Make the *change* in a transaction; if that is our own and loses a race, try again."""
+    using = location.using
     if using is None:
         return change()
     tries_left = 0 if in_transaction(using) else TRIES - 1
     while True:
         try:
-            return _told(owner, using, partial(atomic_phase, using, change))
+            return _call(location, partial(atomic_phase, using, change))
         except Error as error:
-            if not tries_left or owner.classify(using, error) is not Fault.RACE:
+            if not tries_left or location.classify(error) is not Fault.RACE:
                 raise
             tries_left -= 1
 
 
-def _told(owner: Store, using: str, call: Callable[[], Outcome]) -> Outcome:
-    """What *call* returns. SQLite's one writer is told as a request in progress: it may be the one that is meant."""
+def _call(location: Location, call: Callable[[], Outcome]) -> Outcome:
+    """Call *call*. SQLite's one writer is reported as a request in progress: it may be the one that is meant."""
     try:
         return call()
     except Error as error:
-        connection = connections[using]
-        opened = connection.connection is not None  # else the file is at fault, and no writer
-        if connection.vendor == "sqlite" and opened and owner.classify(using, error) is Fault.UNAVAILABLE:
+        connection = connections[location.using or ""]
+        opened = connection.connection is not None  # else the file is at fault, and not a writer
+        if connection.vendor == "sqlite" and opened and location.classify(error) is Fault.UNAVAILABLE:
             raise RequestInProgress("Another request is writing to the database, perhaps with this key.") from error
         raise
 
 
 def _log(using: str | None, message: str, digest: bytes, *arguments: object) -> None:
-    """Once the transaction on *using* has committed, if it is in one."""
+    """Log *message* once the transaction on *using*, if there is one, has committed."""
 
     def log() -> list[tuple[Any, Any]]:
         logger.info(message, digest.hex(), *arguments)
@@ -207,57 +137,3 @@ def _log(using: str | None, message: str, digest: bytes, *arguments: object) -> 
         log()
     else:
         after_commit(using, log)
-
-
-def _refuse_inside_a_transaction(using: str) -> None:
-    blocks: list[Any] = connections[using].atomic_blocks
-    if in_transaction(using) and not (blocks and blocks[-1]._from_testcase):  # as for atomic(durable=True)
-        raise RuntimeError(
-            f"A purge commits each batch by itself, and a transaction is open on database {using!r}: call it outside"
-            " every atomic block."
-        )
-
-
-class _Purge:
-    """One purge on its way: from where on the next batch deletes, and until when."""
-
-    def __init__(self, using: str, batch_size: int) -> None:
-        self.using = using
-        self.batch_size = batch_size
-        self.connection = connections[using]
-        self.dialect = dialect_for(self.connection, fold=False)
-        self.statements: Purge = purge_for(self.connection)
-        with self.connection.cursor() as cursor:
-            # What expires from here on is left to the next run: else one beside a busy project would never end.
-            self.since, self.until = self.statements.range(cursor)
-        self.count = 0
-        self.pause = 0.0  # seconds
-        self.finished = self.since is None
-
-    def batch(self) -> int:
-        """Delete one batch, tried again where it loses a race."""
-        began = time.monotonic()
-        for tries_left in reversed(range(TRIES)):
-            try:
-                count, self.since = self._transaction()
-                break
-            except Error as error:
-                if not tries_left or self.dialect.classify(self.connection, error) is not Fault.RACE:
-                    raise
-        self.count += count
-        self.finished = count == 0
-        self.pause = min((time.monotonic() - began) * PAUSE, LONGEST_PAUSE)
-        return count
-
-    def _transaction(self) -> tuple[int, Any]:
-        ours = not self.connection.in_atomic_block  # not a TestCase's
-        with self.connection.cursor() as cursor:
-            if ours:
-                self.statements.prepare(cursor)
-
-            def work() -> tuple[int, Any]:
-                if ours:
-                    self.statements.begin(cursor)
-                return self.statements.batch(cursor, self.since, self.until, self.batch_size)
-
-            return atomic_phase(self.using, work)

@@ -1,4 +1,4 @@
-"""How many records a database holds, and their size: as cheap to ask of a billion as of a thousand."""
+"""Measures how many records a database holds, and their size, as cheaply for a billion as for a thousand."""
 
 from dataclasses import dataclass
 
@@ -6,10 +6,10 @@ from django.db import connections
 
 from django_idempotency.models import IdempotencyRecord, StorageSample
 
-COUNTED = 10_000  # records that are counted one by one; beyond that the server's own estimate serves
-COUNTED_WITHOUT_ESTIMATE = 100_000  # SQLite has none at hand, and no way over a network either
+COUNTED = 10_000  # records that are counted one by one; beyond that the server's own estimate is taken
+COUNTED_WITHOUT_ESTIMATE = 100_000  # on SQLite, which has no estimate, but is not across a network
 
-# The planner's number of rows, and bytes with all indexes. What MySQL 8 tells here may be a day old.
+# The planner's number of rows, and bytes with all indexes. MySQL's figures may be a day old.
 ESTIMATES = {
     "postgresql": "SELECT reltuples::bigint, pg_total_relation_size(oid) FROM pg_class WHERE oid = to_regclass(%s)",
     "mysql": (
@@ -25,12 +25,12 @@ class Storage:
 
     records: int
     is_estimate: bool
-    size: int | None  # bytes; None where the database does not tell
+    size: int | None  # bytes; None if the database does not know
 
 
 def measure(using: str) -> Storage:
     """
-    Ask the database *using*. Few records are counted; of many its own estimate is taken, and where there is none the
+    Measure the database *using*. A few records are counted; for many its own estimate is taken, or if it has none, the
     number at which counting stopped.
     """
     guess, size = estimate(using)
@@ -43,8 +43,8 @@ def measure(using: str) -> Storage:
 
 def sample(using: str, hour: int) -> None:
     """
-    Measure the database *using* and write it down for *hour*, as `StorageSample` numbers hours: the last sample of an
-    hour stays. Raises what the database raises.
+    Measure the database *using* and store it for *hour*, as `StorageSample` numbers hours: an hour keeps its last
+    sample. Raises what the database raises.
     """
     storage = measure(using)
     has_target = connections[using].features.supports_update_conflicts_with_target
@@ -57,7 +57,7 @@ def sample(using: str, hour: int) -> None:
 
 
 def estimate(using: str) -> tuple[int | None, int | None]:
-    """How many rows the server's planner believes the table to have, and its bytes; None for what it does not tell."""
+    """The planner's number of rows in the table, and its bytes; None for what the server does not know."""
     connection = connections[using]
     if connection.vendor not in ESTIMATES:
         return None, None

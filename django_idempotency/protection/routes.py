@@ -13,6 +13,7 @@ from django_idempotency.core.policy import POLICY, Policy
 from django_idempotency.protection.introspection import api_view_function
 
 DESCRIBING = frozenset({"HEAD", "OPTIONS", "TRACE"})  # methods that Django and DRF answer by themselves
+SILENCED = "idempotency_silenced_checks"  # a view's attribute: ids of warnings, as in SILENCED_SYSTEM_CHECKS
 SAFE = DESCRIBING | {"GET"}
 
 
@@ -34,6 +35,7 @@ class View:
     name: str  # with its module
     route: str
     url_name: str
+    callback: Any  # what the URLconf names
     view_class: type | None
     options: Mapping[str, Any]  # as_view()'s, which stand in for attributes of the class
     handlers: tuple[Handler, ...]
@@ -41,6 +43,12 @@ class View:
 
     def __str__(self) -> str:
         return f"{self.name} (route {self.route!r})"
+
+    @property
+    def silenced(self) -> frozenset[str]:
+        """The ids of the warnings, like "W003", that the view's class or function silences for itself."""
+        owners = (self.view_class, self.callback, *(handler.function for handler in self.handlers))
+        return frozenset(str(id).rpartition(".")[2] for owner in owners for id in getattr(owner, SILENCED, ()))
 
     def attribute(self, name: str) -> Any:
         """The attribute that an instance of the view's class will have."""
@@ -85,6 +93,7 @@ def view_of(callback: Any, route: str = "", url_name: str = "") -> View:
         name=name,
         route=route,
         url_name=url_name,
+        callback=callback,
         view_class=view_class,
         options=options,
         handlers=tuple(handlers),

@@ -12,16 +12,14 @@ leases, and an execution that does not answer leaves an uncertain outcome. A sto
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.core.checks import CheckMessage
 
 from django_idempotency.core.decision import Claimed, ClaimResult
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
-
-if TYPE_CHECKING:
-    from django_idempotency.models import IdempotencyRecord  # views import the stores before there are models
+from django_idempotency.stores.stored import StoredRecord
 
 
 class LostRace(Exception):
@@ -47,21 +45,18 @@ class Store:
 
     *options* is the dict `OPTIONS` of the store's entry in the setting; a name that the store does not know is an
     error, and so is a bad value: `PolicyError`.
-
-    What operators are shown is an `IdempotencyRecord`: a row, or one that is not saved and whose `now` is the store's
-    own time. Its status is `UNSETTLED` where the outcome is not known.
     """
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         self.alias = alias
         self.options = options
 
-    def find(self, using: str | None, digest: bytes) -> "IdempotencyRecord | None":
+    def find(self, using: str | None, digest: bytes) -> StoredRecord | None:
         """What is stored for the identity *digest*, a claim in flight excepted."""
         raise NotImplementedError
 
-    def unsettled(self, using: str | None, limit: int) -> "list[IdempotencyRecord]":
-        """At most *limit* of the executions whose outcome is not known, the oldest first."""
+    def unsettled(self, using: str | None, limit: int) -> list[StoredRecord]:
+        """At most *limit* unsettled outcomes, the oldest first."""
         raise NotImplementedError
 
     def free(self, using: str | None, digest: bytes, executed_at: datetime | None, *, unsettled: bool = False) -> bool:

@@ -14,9 +14,9 @@ from django_idempotency.core.decision import Claimed, ClaimResult, Completed, In
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import PolicyError, RequestInProgress
-from django_idempotency.models import IdempotencyRecord
 from django_idempotency.operations.counts import is_under_test
 from django_idempotency.stores.base import Fault, LeasedStore
+from django_idempotency.stores.stored import Location, StoredRecord
 
 LEASE_ENDED = "its lease has run out, and it has not answered"
 
@@ -161,17 +161,17 @@ class MemoryStore(LeasedStore):
 
     # --- for operators ---
 
-    def find(self, using: str | None, digest: bytes) -> IdempotencyRecord | None:
+    def find(self, using: str | None, digest: bytes) -> StoredRecord | None:
         with _lock:
             entry = self._live(digest)
-            return None if entry is None or self._in_flight(entry) else self._shown(entry)
+            return None if entry is None or self._in_flight(entry) else self._stored(entry)
 
-    def unsettled(self, using: str | None, limit: int) -> list[IdempotencyRecord]:
+    def unsettled(self, using: str | None, limit: int) -> list[StoredRecord]:
         with _lock:
             live = [entry for digest in list(self._entries) if (entry := self._live(digest)) is not None]
             overdue = [entry for entry in live if entry.record is None and not self._in_flight(entry)]
             overdue.sort(key=lambda entry: entry.executed_at)
-            return [self._shown(entry) for entry in overdue[:limit]]
+            return [self._stored(entry) for entry in overdue[:limit]]
 
     def free(self, using: str | None, digest: bytes, executed_at: datetime | None, *, unsettled: bool = False) -> bool:
         with _lock:
@@ -207,24 +207,25 @@ class MemoryStore(LeasedStore):
     def _in_flight(self, entry: _Entry) -> bool:
         return entry.record is None and entry.lease_ends > self._clock()
 
-    def _shown(self, entry: _Entry) -> IdempotencyRecord:
+    def _stored(self, entry: _Entry) -> StoredRecord:
         now = self._now()
-        identity = entry.attempt.identity
-        shown = IdempotencyRecord(
-            digest=identity.digest,
-            scope=identity.scope,
-            operation=identity.operation,
-            key=identity.key,
-            fingerprint=entry.attempt.fingerprint,
-            request=entry.attempt.request,
-            request_id=entry.attempt.request_id,
+        attempt, record = entry.attempt, entry.record
+        return StoredRecord(
+            digest=attempt.identity.digest,
+            scope=attempt.identity.scope,
+            operation=attempt.identity.operation,
+            key=attempt.identity.key,
+            fingerprint=attempt.fingerprint,
+            request=attempt.request,
+            request_id=attempt.request_id,
+            status=0 if record is None else record.status,
+            head=b"" if record is None else record.head(),
+            body=b"" if record is None else record.body,
             executed_at=entry.executed_at,
             expires_at=now + timedelta(seconds=entry.expires - self._clock()),
+            now=now,
+            location=Location(store=self),
         )
-        shown.now = now  # type: ignore[attr-defined]
-        if entry.record is not None:
-            shown.status, shown.head, shown.body = entry.record.status, entry.record.head(), entry.record.body
-        return shown
 
     def check(self, databases: Collection[str] = ()) -> list[CheckMessage]:
         if is_under_test():

@@ -1,4 +1,4 @@
-"""Start the API, run the steps against it, say in one line whether all was as promised, and exit by it."""
+"""Start the API, run the steps against it, report in one line whether every promise held, and exit accordingly."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from .report import Report
 from .server import Server
 
 BALANCE = 50_000  # cents, of each customer
-GATEWAY_LOG = "gateway.jsonl"  # what it was asked, a line each
+GATEWAY_LOG = "gateway.jsonl"  # its requests, one a line
 PASSWORD = "sample-password"  # noqa: S105 - of customers that are made up here
 
 
@@ -33,7 +33,7 @@ def main() -> int:
         os.environ.setdefault("DJANGO_SETTINGS_MODULE", "sample_project.settings")
         if not os.environ.get("DATABASE_URL"):
             os.environ["DATABASE_URL"] = f"sqlite:///{directory / 'demo.sqlite3'}"
-        os.environ.pop("GATEWAY_URL", None)  # no other gateway is asked to charge cards twice
+        os.environ.pop("GATEWAY_URL", None)  # no other gateway may be asked to charge cards
         try:
             with (
                 (directory / GATEWAY_LOG).open("w") as log,
@@ -72,7 +72,7 @@ def run(directory: Path, report: Report) -> str:
     from .steps import Customer, Demo
 
     server = Server(directory, {**os.environ, "DEBUG": "0", "LOG_LEVEL": "WARNING"})
-    run_id = uuid.uuid4().hex[:8]  # a database that has seen a demo before has its customers still
+    run_id = uuid.uuid4().hex[:8]  # a database from an earlier demo still has its customers
 
     def customer(name: str) -> Customer:
         username = f"{name}-{run_id}"
@@ -105,7 +105,7 @@ def run(directory: Path, report: Report) -> str:
 
 
 def key_server() -> str:
-    """The name and the version of what `REDIS_URL` leads to."""
+    """The name and the version of the server at `REDIS_URL`."""
     from django_redis import get_redis_connection
 
     info = get_redis_connection("default").info("server")

@@ -26,7 +26,7 @@ class CardPayments:
         return [self.a_payment_and_its_retry, self.a_late_gateway, self.a_killed_worker]
 
     def payments(self, reference: str) -> list[dict[str, Any]]:
-        """What the gateway has in its books, asked past the API. `asked` is how often it was asked for each."""
+        """The payments of the gateway, read without the API. `asked` is the number of requests for each."""
         books = requests.get(f"{self.gateway_url}/payments", timeout=TIMEOUT).json()["payments"]
         return [payment for payment in books if payment["reference"] == reference]
 
@@ -93,7 +93,7 @@ class CardPayments:
         self.report.check("its code", expected=code, seen=answer.code)
 
     def send_until_decided(self, request: Request) -> Answer:
-        """The answer when nobody is in flight any more. The client comes back when `Retry-After` says so."""
+        """The answer when no request is in flight any more. The client retries after `Retry-After`."""
         deadline = time.monotonic() + TIMEOUT
         while True:
             answer = send(self.server.address, request)
@@ -102,7 +102,7 @@ class CardPayments:
             time.sleep(int(answer.headers.get("Retry-After", 1)))
 
     def settle(self, request: Request, payment: str) -> None:
-        """What an operator does with an outcome that nobody knows: ask the gateway, and decide."""
+        """What an operator does with an unknown outcome: ask the gateway, and decide."""
         listed = json.loads(self.server.manage("idempotency_unsettled", "--store", "redis", "--json"))
         found = [record["identity"] for record in listed if record["key"] == request.key]
         self.report.check("outcomes listed for the operator", expected=1, seen=len(found))

@@ -18,7 +18,7 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # linger on, for no time
 
 
 def sha(body: bytes) -> str:
-    """Enough of a SHA-256 to tell two bodies apart, and to read."""
+    """A short SHA-256, enough to distinguish two bodies."""
     return hashlib.sha256(body).hexdigest()[:16]
 
 
@@ -27,7 +27,7 @@ class Answer:
     status: int
     headers: Message
     body: bytes
-    refusals: int = 0  # how often the client was told to come back before it got this
+    refusals: int = 0  # how often the client was told to retry before it got this
 
     @property
     def sha(self) -> str:
@@ -43,7 +43,7 @@ class Answer:
 
     @property
     def code(self) -> str:
-        """A refusal's name for its reason, in its problem details."""
+        """The `code` of a refusal, from its problem details."""
         return str(self.json.get("code", "none"))
 
 
@@ -90,7 +90,7 @@ def send(
         connection.request("POST", request.path, request.body, headers)
         response = connection.getresponse()
         return Answer(status=response.status, headers=response.headers, body=response.read())
-    except http.client.HTTPException as error:  # half an answer is none
+    except http.client.HTTPException as error:  # a partial answer is none
         raise ConnectionError(str(error)) from error
     finally:
         connection.close()
@@ -99,7 +99,7 @@ def send(
 def send_until_answered(
     address: tuple[str, int], request: Request, *, together: threading.Barrier | None = None
 ) -> Answer:
-    """What a good client does: the same request again until there is an answer, when `Retry-After` says."""
+    """What a good client does: repeat the request, after `Retry-After`, until there is an answer."""
     deadline = time.monotonic() + TIMEOUT
     refusals = 0
     while True:
@@ -113,7 +113,7 @@ def send_until_answered(
 
 
 def reset(connection: http.client.HTTPConnection) -> None:
-    """Hang up without a goodbye: the other side's next packet meets a reset."""
+    """Reset the connection: the other side's next packet gets an error."""
     assert connection.sock is not None  # noqa: S101 - only called on a connection that has been used
     connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     connection.close()
@@ -147,7 +147,7 @@ class LossyProxy:
     def carry(self) -> None:
         client, _ = self.listener.accept()
         with client, socket.create_connection(self.server, timeout=TIMEOUT) as server:
-            # Both in one thread: a reset is sent by the close of a socket that nobody else is reading.
+            # Both in one thread: closing a socket sends a reset only if no other thread reads it.
             while server not in (ready := select.select([client, server], [], [], TIMEOUT)[0]):
                 if not ready or not (chunk := client.recv(65536)):
                     return

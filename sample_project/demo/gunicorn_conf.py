@@ -27,14 +27,14 @@ control_socket_disable = True
 
 
 def announce(name: str, text: str = "") -> None:
-    """Make the file *name* appear with all of its *text*."""
+    """Create the file *name* with its whole *text* at once."""
     partial = DIRECTORY / f".{name}.{os.getpid()}"
     partial.write_text(text)
     partial.rename(DIRECTORY / name)
 
 
 def on_starting(server: Any) -> None:
-    """Stop with the demo, however it ends: its death closes the pipe that is our standard input."""
+    """Stop when the demo ends, for any reason: that closes the pipe that is our standard input."""
 
     def stop_at_end_of_input() -> None:
         while os.read(sys.stdin.fileno(), 1024):
@@ -83,7 +83,7 @@ def hold_after_charge(execute: Callable[..., Any], sql: str, params: Any, many: 
     if sql.startswith(f"INSERT INTO {table} "):
         held = DIRECTORY / f"held-{os.getpid()}"
         try:
-            (DIRECTORY / "armed").rename(held)  # of several workers one gets it
+            (DIRECTORY / "armed").rename(held)  # only one of several workers succeeds
         except FileNotFoundError:
             return result
         arbiter, deadline = os.getppid(), time.monotonic() + HOLD_AT_MOST

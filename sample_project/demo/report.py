@@ -1,4 +1,4 @@
-"""What was expected, what was seen, and whether they are the same."""
+"""What was expected, what happened, and whether they agree."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -51,7 +51,7 @@ class Server:
                 command,
                 cwd=REPOSITORY,
                 env=self.environment,
-                stdin=subprocess.PIPE,  # its end tells the server that we are gone
+                stdin=subprocess.PIPE,  # its end tells the server that the demo is gone
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -80,7 +80,7 @@ class Server:
 
     @contextmanager
     def next_charge_held(self) -> Iterator[None]:
-        """Inside, the next worker that inserts a charge stands still behind that statement."""
+        """Inside the block, the next worker that inserts a charge stops after that statement."""
         (self.directory / "armed").touch()
         try:
             yield
@@ -88,12 +88,12 @@ class Server:
             self.release()
 
     def held_worker(self) -> int:
-        """Wait until a worker stands still in the middle of a charge, and return its process id."""
+        """Wait until a worker has stopped in the middle of a charge, and return its process id."""
         held = wait_for("a worker in the middle of a charge", lambda: [*self.directory.glob("held-*")])
         return int(held[0].name.removeprefix("held-"))
 
     def paying_worker(self) -> int:
-        """The process id of the one worker that is at a card payment, when others have put theirs away."""
+        """The process id of the only worker that is busy with a card payment."""
 
         def look() -> list[Path]:
             paying = [*self.directory.glob("paying-*")]
@@ -103,7 +103,7 @@ class Server:
         return int(paying.name.removeprefix("paying-"))
 
     def release(self) -> None:
-        """Let a worker that stands still go on."""
+        """Let a stopped worker continue."""
         for path in (self.directory / "armed", *self.directory.glob("held-*")):
             path.unlink(missing_ok=True)
 
@@ -119,7 +119,7 @@ class Server:
         try:
             self.process.wait(timeout=15)
         except subprocess.TimeoutExpired:
-            # Its workers see that their parent has changed, and leave.
+            # Its workers notice that their parent has changed, and exit.
             self.process.kill()
             self.process.wait()
         if self.process.stdin:

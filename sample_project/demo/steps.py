@@ -28,7 +28,7 @@ def new_key() -> str:
 
 
 def path_of(answer: Answer) -> str:
-    """Where the answer says that the charge is, without the host, which is the same."""
+    """The path of the charge that the answer names, without the host."""
     return urlsplit(answer.headers["Location"]).path
 
 
@@ -57,7 +57,7 @@ class Customer:
         )
 
     def charges(self, reference: str) -> int:
-        """Rows in the database, counted by a connection that the server knows nothing of."""
+        """Rows in the database, counted over a connection that is not the server's."""
         return Charge.objects.filter(account=self.account, reference=reference).count()
 
     def balance(self) -> int:

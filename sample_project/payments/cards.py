@@ -1,4 +1,4 @@
-"""Card payments: the gateway's client, and the three things that can become of a call."""
+"""Card payments: the gateway's client, and the three possible results of a call."""
 
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ class GatewayUnreachable(Exception):
 
 
 class GatewaySilent(Exception):
-    """The gateway was asked and has not told what it did. Nobody here knows whether the card was charged."""
+    """The gateway was called and has not answered, so it is not known whether the card was charged."""
 
 
 def charge(order: dict[str, Any], *, key: str | None) -> tuple[int, dict[str, Any]]:
@@ -25,7 +25,7 @@ def charge(order: dict[str, Any], *, key: str | None) -> tuple[int, dict[str, An
     """
     headers = {} if key is None else {"Idempotency-Key": key}
     try:
-        # A new connection for each call: when one that was kept breaks, nobody can tell whether the request arrived.
+        # A new connection for each call: if a kept connection breaks, it is not known whether the request arrived.
         response = requests.post(
             f"{settings.GATEWAY_URL}/payments", json=order, headers=headers, timeout=settings.GATEWAY_TIMEOUT
         )
@@ -40,7 +40,7 @@ def charge(order: dict[str, Any], *, key: str | None) -> tuple[int, dict[str, An
 
 
 def is_connected(error: requests.RequestException) -> bool:
-    """Was there a connection when *error* was raised? Then all may have been sent."""
+    """Was there a connection when *error* was raised? Then the request may have been sent."""
     if isinstance(error, requests.ConnectTimeout):
         return False
     cause = error.args[0] if error.args else None

@@ -12,13 +12,13 @@ from .models import Account, Charge, Deposit, Refund, Transfer
 
 
 class LedgerRefusal(Exception):
-    """The ledger will not do this. Nothing was changed; the message is fit for the caller."""
+    """The ledger refuses this. Nothing was changed; the message is for the caller."""
 
 
 @transaction.atomic
 def charge(account: Account, *, amount: int, reference: str) -> Charge:
-    """Take *amount* minor units from *account*; too little on it is a decline, which is written down."""
-    # One conditional UPDATE: of two charges at once the second sees what the first has left.
+    """Take *amount* minor units from *account*; if the balance is too low, that is a decline, which is recorded."""
+    # One conditional UPDATE: of two simultaneous charges, the second sees the balance that the first has left.
     debited = Account.objects.filter(pk=account.pk, balance__gte=amount).update(balance=F("balance") - amount)
     return Charge.objects.create(
         account=account,

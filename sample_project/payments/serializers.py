@@ -1,4 +1,4 @@
-"""What the API takes and gives. A serializer that refuses is a 400: nothing happens, the key stays free."""
+"""The API's requests and responses. If a serializer refuses, that is a 400: nothing happens, and the key stays free."""
 
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ MAX_AMOUNT = 10**12  # minor units; keeps every sum far inside 64 bits
 
 
 class AmountField(serializers.IntegerField):
-    """Whole minor units, at least one. JSON numbers only by intent: `12.50` is refused, not rounded."""
+    """Whole minor units, at least one. Only JSON integers: `12.50` is refused, not rounded."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(min_value=1, max_value=MAX_AMOUNT, **kwargs)

@@ -1,9 +1,8 @@
 """
 The API's views, protected in both forms: a whole class by the mixin, one function by the decorator.
 
-Nothing in their bodies knows of keys or retries. What they write and the answer that they return are
-committed together; a retry with the same key gets that answer. `pay_by_card` alone has its work elsewhere, where no
-transaction reaches.
+Nothing in their bodies depends on keys or retries. What they write and the answer that they return commit together; a
+retry with the same key gets that answer. Only the work of `pay_by_card` is elsewhere, where no transaction reaches.
 """
 
 from datetime import timedelta
@@ -54,7 +53,7 @@ class ChargeViewSet(
     mixins.RetrieveModelMixin,
     viewsets.GenericViewSet[Charge],
 ):
-    """Charges of one account. A POST without an Idempotency-Key is refused: nobody can retry it safely."""
+    """Charges of one account. A POST without an Idempotency-Key is refused, because it cannot be retried safely."""
 
     idempotency = Policy(required=True)
     queryset = Charge.objects.all()
@@ -64,12 +63,12 @@ class ChargeViewSet(
 
     @cached_property
     def account(self) -> Account:
-        """The account in the URL. One that the user may not know of is not found."""
+        """The account in the URL. An account that the user may not see is not found."""
         visible = Account.objects.visible_to(cast(User, self.request.user))
         return get_object_or_404(visible, pk=self.kwargs["account_pk"])
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        """Here and not in the handler, so that a retry, too, is asked whose account it is."""
+        """Checked here, not in the handler, so that it is checked for a retry too."""
         super().initial(request, *args, **kwargs)
         self.check_object_permissions(request, self.account)
 
@@ -77,7 +76,7 @@ class ChargeViewSet(
         return Charge.objects.filter(account=self.account).select_related("account")
 
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """201, or 402 for a decline, which is an answer: it is written down, and a retry gets it again."""
+        """201, or 402 for a decline. That is an answer too: it is stored, and a retry gets it again."""
         serializer = self.get_serializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         charge = ledger.charge(
@@ -109,7 +108,7 @@ class ChargeViewSet(
 @api_view(["POST"])
 @idempotent
 def create_transfer(request: Request) -> Response:
-    """Move money between two of one's own accounts. A key is welcome here, not required."""
+    """Move money between two accounts of the caller. A key is optional here."""
     serializer = TransferSerializer(data=request.data, context={"request": request})
     serializer.is_valid(raise_exception=True)
     try:
@@ -157,18 +156,19 @@ class GatewaySilent(APIException):
     default_detail = "The card gateway has not answered. Send the same request again to find out what it did."
 
 
-# The lease is renewed while the worker lives. It may be short, so that what has become of a dead one is soon asked.
+# The lease is renewed while the worker lives. It is short, so that the outcome of a dead worker is looked into soon.
 @api_view(["POST"])
 @idempotent(store="redis", required=True, lease=timedelta(seconds=5))
 def pay_by_card(request: IdempotentRequest, account_pk: int) -> Response:
     """
     Charge a card at the gateway; the money comes later, with an `invoice.paid` event. Nothing is written here, so the
-    key is kept in Redis. All that a handler raises frees its key:
+    key is kept in Redis. Every exception that a handler raises frees its key:
 
     - Unreachable, 503: nothing was sent, so a retry may run.
-    - Silent, 504: nobody knows. A retry may run only because it hands the gateway the same derived key, and so gets to
-      know what the first one did. Before a gateway without keys it would be `OutcomeUncertain`, not an answer.
-    - Killed: nothing is raised, the key is not free. 409 until somebody has looked at the gateway's books.
+    - Silent, 504: the result is not known. A retry may run only because it sends the gateway the same derived key, and
+      so learns the result of the first call. For a gateway without keys, raise `OutcomeUncertain` instead.
+    - Killed: nothing is raised, so the key is not free. Retries get 409 until somebody has looked at the gateway's
+      books.
     """
     account = get_object_or_404(Account.objects.filter(owner=cast(User, request.user)), pk=account_pk)
     serializer = CardPaymentSerializer(data=request.data, context={"account": account})

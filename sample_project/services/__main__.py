@@ -1,4 +1,4 @@
-"""`python -m sample_project.services manage.py runserver`: run that with a Valkey and a gateway, and end with it."""
+"""`python -m sample_project.services manage.py runserver`: run it with a Valkey and a gateway, which end with it."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ def main() -> int:
             try:
                 return command.wait()
             except KeyboardInterrupt:
-                pass  # Ctrl-C goes to the command as well, which ends by it, and so do we
+                pass  # Ctrl-C also reaches the command, which ends, and so do we
 
 
 if __name__ == "__main__":

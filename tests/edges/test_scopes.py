@@ -1,9 +1,15 @@
 """Whose key it is, where no user says it: nobody gets an answer that was not theirs."""
 
+import uuid
+
 import pytest
-from django.contrib.auth.models import AnonymousUser
+from django.contrib.auth.models import AnonymousUser, User
+from django.test import RequestFactory
+from django.test.utils import isolate_apps
+from django.utils.functional import SimpleLazyObject
 from rest_framework.test import APIClient
 
+from django_idempotency.adapters.scope import default_scope
 from django_idempotency.core.keys import Attempt, Identity, storable_text
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import PolicyError
@@ -58,6 +64,106 @@ def test_a_proxys_authorization_does_not_hide_the_api_key(serve_keys):
     responses = [post(APIClient(), headers=each) for each in headers]
 
     assert [is_replay(response) for response in responses] == [False, False, True]
+
+
+# --- one user, however it was loaded ---
+
+
+def scope_of(user=None, auth=None, **meta):
+    """The default scope of a request by *user* with the credential *auth*."""
+    request = RequestFactory().post("/", **meta)
+    request.user, request.auth = user, auth
+    return default_scope(request)
+
+
+@isolate_apps("tests.app")
+def test_a_proxy_and_a_child_of_the_user_model_are_the_same_user(user):
+    """A backend or an authenticator may load the row through another model: its keys stay the same ones."""
+
+    class Merchant(User):
+        class Meta:
+            app_label = "app"
+            proxy = True
+
+    class Shop(Merchant):
+        class Meta:
+            app_label = "app"
+
+    class Branch(Shop):
+        class Meta:
+            app_label = "app"
+
+    shop = Shop(user_ptr_id=user.pk)
+    branch = Branch(shop_ptr_id=user.pk)
+
+    session = SimpleLazyObject(lambda: user)
+    assert {scope_of(each) for each in (session, user, Merchant(pk=user.pk), shop, branch)} == {f"auth.user:{user.pk}"}
+
+
+@isolate_apps("tests.app")
+def test_a_proxy_of_an_api_keys_model_is_the_same_key(api_key):
+    """What authenticates without a user is known by its row, too."""
+
+    class Machine(Unique):
+        class Meta:
+            app_label = "app"
+            proxy = True
+
+    key = api_key("a")
+
+    assert scope_of(auth=Machine(pk=key.pk)) == scope_of(auth=key) == f"credential:app.unique:{key.pk}"
+
+
+class RemoteUser:
+    """A user of another system, as a token describes it."""
+
+    is_authenticated = True
+
+    def __init__(self, pk):
+        self.pk = pk
+
+
+class OtherUser(RemoteUser):
+    """Of a third system."""
+
+
+def test_a_lazy_user_is_the_user_in_it():
+    """Django's middleware wraps users, DRF's authenticators do not: neither makes two of one, nor one of two."""
+    lazy = [SimpleLazyObject(lambda kind=kind: kind("7")) for kind in (RemoteUser, OtherUser)]
+
+    assert scope_of(lazy[0]) == scope_of(RemoteUser("7"))
+    assert scope_of(lazy[0]) != scope_of(lazy[1])
+
+
+def test_a_uuid_and_a_long_key_are_scopes():
+    """A primary key may be of any type, and longer than a scope's column; two long ones stay two."""
+    number = uuid.UUID(int=7)
+    long = [scope_of(RemoteUser("x" * 255 + end)) for end in ("a", "b", "a")]
+
+    assert scope_of(RemoteUser(number)) == scope_of(RemoteUser(str(number)))
+    assert long[0] == long[2] != long[1]
+    assert all(storable_text("scope", scope) for scope in long)
+
+
+@pytest.mark.parametrize(
+    ("user", "lacks"), [(RemoteUser(None), "primary key"), (User(), "primary key"), ("api-client", "is_authenticated")],
+    ids=["no pk", "unsaved", "no user at all"],
+)  # fmt: skip
+def test_a_user_that_cannot_be_told_from_others_is_a_clear_error(user, lacks):
+    """It names what is missing and the option that helps."""
+    with pytest.raises(PolicyError, match=rf"{lacks}.* Set the option `scope`"):
+        scope_of(user)
+
+
+def test_a_renewed_credential_is_another_scope_unless_scope_names_the_holder(serve):
+    """A machine's short token changes, and the machine stays: only the project knows whose it is."""
+    tokens = ["monday", "tuesday"] * 2
+    view = authenticated_by(lambda: (None, tokens.pop(0)), make_payment)
+    named = authenticated_by(lambda: (None, tokens.pop(0)), make_payment, scope=lambda request: "machine-1")
+
+    for route, replayed in ((view, False), (named, True)):
+        serve(route)
+        assert [is_replay(post(APIClient(), key=str(replayed))) for _ in range(2)] == [False, replayed]
 
 
 @pytest.mark.parametrize("value", ["Bearer secret" * 30, "secret\0"])

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.faults import checker
-from tests.faults.checker import Contents, judge, lines_of
-from tests.faults.journal import Journal
+from benchmarks.faults import checker
+from benchmarks.faults.checker import Contents, judge, lines_of
+from benchmarks.faults.journal import Journal
 
 DIGEST, OTHER = sha256(b"an answer").hexdigest(), sha256(b"another").hexdigest()
 
@@ -133,7 +133,7 @@ def test_the_checker_reads_a_database_by_itself(tmp_path):
     log.write_text(json.dumps(answer()) + "\n")
 
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.checker", f"sqlite:///{database}", log],
+        [sys.executable, "-m", "benchmarks.faults.checker", f"sqlite:///{database}", log],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
@@ -146,9 +146,9 @@ def test_the_checker_reads_a_database_by_itself(tmp_path):
 
 def test_the_checker_shares_nothing_with_the_load():
     """It imports no module of the fault suite or of the package: it cannot make their mistakes."""
-    code = "import sys, tests.faults.checker; print(*sys.modules, sep='\\n')"
+    code = "import sys, benchmarks.faults.checker; print(*sys.modules, sep='\\n')"
     root = Path(__file__).parents[2]
     modules = subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True).stdout
 
-    own = {name for name in modules.split() if name.startswith(("tests.", "django"))}
-    assert own == {"tests.faults", "tests.faults.checker"}
+    own = {name for name in modules.split() if name.startswith(("benchmarks.", "tests", "django"))}
+    assert own == {"benchmarks.faults", "benchmarks.faults.checker"}

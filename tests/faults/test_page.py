@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from tests.faults.catalogue import ALL, FAULTS
-from tests.faults.checker import MORE_EFFECTS
-from tests.faults.page import Results, page
+from benchmarks.faults.catalogue import ALL, FAULTS
+from benchmarks.faults.checker import MORE_EFFECTS
+from benchmarks.faults.page import Results, page
 
 FAULT = FAULTS[0]
 

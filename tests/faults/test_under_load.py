@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.faults import kills
+from benchmarks.faults.catalogue import FAULTS, Fault
+from benchmarks.faults.run import make
+from benchmarks.faults.stage import Database, database
 from tests.app.serving import VENDOR
-from tests.faults import kills
-from tests.faults.catalogue import FAULTS, Fault
-from tests.faults.run import make
-from tests.faults.stage import Database, database
 from tests.servers import Missing
 
 pytestmark = [pytest.mark.kill, pytest.mark.slow]

@@ -10,7 +10,8 @@ import logging
 import os
 import sys
 
-from tests.proof.child import answer_of, prepare
+from tests.lab.origin import answer_of
+from tests.proof.child import prepare
 
 NEVER = 1e9  # seconds
 

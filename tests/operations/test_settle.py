@@ -1,4 +1,4 @@
-"""Settling an unknown outcome, by command: the request runs again, or retries get an answer that a person wrote."""
+"""Settling by command: the request runs again, or retries get an answer that a person wrote."""
 
 import logging
 
@@ -8,7 +8,7 @@ from django_idempotency.core.decision import Claimed, Completed, Unsettled
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.operations import records
-from django_idempotency.operations.locations import Place
+from django_idempotency.stores.stored import Location
 from tests.app.models import Payment
 from tests.app.serving import is_replay, plain, post
 from tests.operations.records import record, save
@@ -74,20 +74,9 @@ def test_a_file_is_the_body(api, tmp_path):
     assert answered.headers["Content-Type"] == "text/plain; charset=utf-8"
 
 
-def test_an_answer_without_a_body(api):
-    found = unsettled_payment(api)
-
-    run("--answer", found, "--status", "204")
-
-    answered = pay(api)
-    assert (answered.status_code, answered.content) == (204, b"")
-
-
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (("--status", "201", "--body", "{"), "--body: The body is not JSON"),
-        (("--status", "204", "--body", "{}"), "--body: An answer of status 204 has no body."),
         (("--status", "201", "--body", "{}", "--content-type", "a\x1bb"), "--content-type: "),
         (("--status", "201", "--body", "1" * 200), "--body: The body has 200 bytes, and 100 are allowed."),
     ],
@@ -118,7 +107,7 @@ def test_what_is_not_unsettled_is_not_settled(decision):
 
     assert "is completed in database 'default'" in refusal(decision, str(completed), *answer)
     assert "is expired in database 'default'" in refusal(decision, str(expired), *answer)
-    assert "is unknown in database 'default'" in refusal(decision, "0" * 64, *answer)
+    assert "is unsettled in database 'default'" in refusal(decision, "0" * 64, *answer)
     assert IdempotencyRecord.objects.count() == 2
 
 
@@ -164,44 +153,12 @@ def test_a_request_outside_the_database_runs_again(keys, serve, browser):
     assert ends == []
 
 
-def test_a_request_outside_the_database_gets_the_answer_that_is_stored(keys, serve, browser, caplog):
-    """The handler is not run for it, and the logger has a line."""
-
-    def act(request):
-        raise SystemExit
-
-    serve(plain(act, store="redis"))
-    with pytest.raises(SystemExit):
-        post(browser)
-    [found] = keys.store.unsettled(None, 10)
-
-    with caplog.at_level(logging.INFO, "django_idempotency"):
-        run("--answer", str(found), *ANSWER, "--store", "redis")
-
-    answered = post(browser)
-    assert (answered.status_code, answered.content, is_replay(answered)) == (201, b'{"id":7}', True)
-    assert f"Settled {found} with an answer of status 201" in caplog.messages
-    assert keys.store.unsettled(None, 10) == []
-
-
-@pytest.mark.parametrize("decision", ["--run-again", "--answer"])
-def test_what_is_in_flight_is_left_alone(keys, decision):
-    """A lease that had run out is renewed, as its process goes on: it is said so, and the claim stands."""
-    attempt = keys.attempt()
-    claim = keys.freeze(attempt)
-    assert keys.store.renew(attempt, claim, 60)
-    answer = ANSWER if decision == "--answer" else ()
-
-    assert "It is in flight" in refusal(decision, identity(attempt), *answer)
-    assert keys.store.renew(attempt, claim, 60)
-
-
 @pytest.mark.parametrize("decision", ["--run-again", "--answer"])
 def test_a_claim_that_is_renewed_at_the_last_moment_stands(keys, decision, monkeypatch):
     """After the operator's look at it, the process goes on: the store itself refuses."""
     attempt = keys.attempt()
     claim = keys.freeze(attempt)
-    found = Place.find
+    found = Location.find
 
     def find(place, digest):
         seen = found(place, digest)
@@ -209,40 +166,20 @@ def test_a_claim_that_is_renewed_at_the_last_moment_stands(keys, decision, monke
             keys.store.renew(attempt, claim, 60)
         return seen
 
-    monkeypatch.setattr(Place, "find", find)
+    monkeypatch.setattr(Location, "find", find)
     answer = ANSWER if decision == "--answer" else ()
 
     assert "Nothing was done: its request is in flight again" in refusal(decision, identity(attempt), *answer)
     assert keys.store.renew(attempt, claim, 60)
 
 
-@pytest.mark.parametrize("where", ["database", "redis"])
-@pytest.mark.parametrize("first", ["freed", "answered"])
-def test_of_two_who_settle_the_second_is_told(keys, where, first, monkeypatch):
-    """It changes nothing, whatever the first has decided."""
-    if where == "database":
-        [row] = save([record("key-1", answer=None)])
-        digest, place = row.digest, Place(alias="default", using="default")
-    else:
-        attempt = keys.attempt()
-        keys.unsettle(attempt)
-        digest, place = attempt.identity.digest, Place(alias="redis", using=None)
-    first_answer = record().record
-    found = Place.find
+def test_a_key_that_was_freed_in_the_meantime_is_said(monkeypatch):
+    """By another operator, after this one's look at it."""
+    [row] = save([record(answer=None)])
+    free = records.free
+    monkeypatch.setattr(records, "free", lambda found: free(found) and free(found))
 
-    def find(place, digest):
-        seen = found(place, digest)
-        if seen is not None and seen.status == 0:
-            monkeypatch.setattr(Place, "find", found)
-            assert place.free(seen) if first == "freed" else place.settle(seen, first_answer)
-        return seen
-
-    monkeypatch.setattr(Place, "find", find)
-
-    said = refusal("--answer", digest.hex(), *ANSWER)
-    assert "meanwhile" in said
-    left = place.find(digest)
-    assert left is None if first == "freed" else left.body == first_answer.body
+    assert "was freed in database 'default' in the meantime" in refusal("--run-again", str(row))
 
 
 def test_what_is_not_the_stores_is_freed_only(keys):
@@ -278,7 +215,7 @@ def test_a_store_that_goes_away_is_told_with_a_doubt(keys, monkeypatch):
     monkeypatch.setattr(records, "free", free)
 
     said = refusal("--run-again", identity(attempt))
-    assert said == "Store 'redis': gone Whether it was done is not known: list again."
+    assert said == "Store 'redis': gone It is not known whether this was done: list again."
 
 
 def test_an_identity_in_two_places_is_settled_in_the_one_that_is_named(keys):
@@ -287,7 +224,7 @@ def test_an_identity_in_two_places_is_settled_in_the_one_that_is_named(keys):
     save([record("key-1", operation="POST charge/", answer=None)])
 
     said = refusal("--run-again", identity(attempt))
-    assert "in database 'default' and store 'redis': name one with --store or --database" in said
+    assert "in database 'default' and store 'redis': name one with --store, --database or --schema" in said
     run("--run-again", identity(attempt), "--store", "redis")
     assert IdempotencyRecord.objects.exists()
     assert keys.store.find(None, attempt.identity.digest) is None

@@ -44,7 +44,7 @@ def test_nothing_is_unsettled():
     """That is no error: whoever asks each night hears of what there is."""
     save([record("completed"), record("expired", answer=None, expires_in=-60)])
 
-    assert run() == ("No outcome is unknown in database 'default'.\n", "")
+    assert run() == ("No outcome is unsettled in database 'default'.\n", "")
     assert listed() == []
 
 

@@ -5,22 +5,18 @@ Run as a script it prepares itself once, and then forks for each line that it re
 the fork calls the test back for its configuration and its jobs.
 """
 
-import gc
-import io
-import json
 import logging
 import os
 import random
-import re
-import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tests.proof.lines import Lines
+from tests.lab.lines import Lines
+from tests.lab.origin import answer_of, call_back, load, serve_forks
+from tests.lab.statements import label
 
 # --- the points at which it can be killed ---
 
@@ -75,77 +71,7 @@ def halting(lines: Lines) -> Iterator[Points]:
         delattr(connection, name)
 
 
-FOLDED_COMMIT = "record and COMMIT"  # in one message
-
-
-NAMES = {
-    "claim": re.compile("INSERT|_claim_v"),
-    "record": re.compile("SET status = %s|_complete_v"),
-    "renew": re.compile("status = 0,"),
-}
-
-
-def label(sql: str) -> str:
-    """A statement as a test's output names it: its verb and its table, without what changes from run to run."""
-    text = " ".join(sql.split())
-    if text.endswith("; COMMIT"):
-        return FOLDED_COMMIT
-    if "idempotency" in text and not text.startswith(("SAVEPOINT", "RELEASE")):
-        for name, sign in NAMES.items():
-            if sign.search(text):
-                return name
-        return "lock" if "NOWAIT" in text else "look-up"
-    verb, *rest = text.split(" ")
-    if verb in ("SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN", "COMMIT"):
-        return "ROLLBACK TO" if verb == "ROLLBACK" else verb
-    table = re.search(r"(?:FROM|INTO|UPDATE|TABLE) [`\"]?(\w+)", text)
-    return f"{verb} {table[1] if table else ' '.join(rest)[:20]}"
-
-
 # --- jobs ---
-
-
-def answer_of(path: str, headers: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
-    """What Django's handler answers to a POST, as a server's worker would call it."""
-    from django.core.signals import got_request_exception
-
-    sent = json.dumps(body).encode()
-    environ: dict[str, Any] = {
-        "REQUEST_METHOD": "POST",
-        "SCRIPT_NAME": "",
-        "PATH_INFO": path,
-        "QUERY_STRING": "",
-        "CONTENT_TYPE": "application/json",
-        "CONTENT_LENGTH": str(len(sent)),
-        "SERVER_NAME": "testserver",
-        "SERVER_PORT": "80",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "http",
-        "wsgi.input": io.BytesIO(sent),
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": False,
-        "wsgi.multiprocess": True,
-        "wsgi.run_once": False,
-    }
-    environ |= {"HTTP_" + name.upper().replace("-", "_"): value for name, value in headers.items()}
-    errors: list[str] = []
-    started: dict[str, Any] = {}
-
-    def on_error(**kwargs: Any) -> None:
-        errors.append(repr(sys.exc_info()[1]))
-
-    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
-        started.update(status=int(status[:3]), headers={name.lower(): value for name, value in headers})
-
-    got_request_exception.connect(on_error)
-    try:
-        response = HANDLER[0](environ, start_response)
-        content = b"".join(response)
-        response.close()
-    finally:
-        got_request_exception.disconnect(on_error)
-    return started | {"body": content.decode("latin-1"), "error": "; ".join(errors)}
 
 
 def connect(lines: Lines) -> dict[str, Any]:
@@ -186,15 +112,13 @@ def race(lines: Lines, seed: str, fails: float, attempts: int, **what: Any) -> d
 
 
 JOBS = {"connect": connect, "request": request, "race": race}
-HANDLER: list[Any] = []
 
 # --- the process ---
 
 
 def serve(port: int) -> None:
-    lines = Lines(socket.create_connection(("127.0.0.1", port)))
-    lines.send({"pid": os.getpid()})
-    configure(**lines.receive())
+    lines, config = call_back(port)
+    configure(**config)
     while (job := lines.receive()) is not None:
         lines.send(JOBS[job.pop("do")](lines, **job))
 
@@ -207,12 +131,10 @@ def without_routines(dialect: Any) -> None:
         dialect.statements = dialect.PLAIN
 
 
-def configure(
-    database: dict[str, Any], options: dict[str, Any], isolation: str, mysql: bool, plain: bool, bug: str
-) -> None:
+def configure(database: dict[str, Any], options: dict[str, Any], isolation: str, plain: bool, bug: str) -> None:
     """
-    The database's settings, as a project would have them; the dialect of MySQL, a store that finds no routines, and a
-    planted bug, as only we do.
+    The database's settings, as a project would have them; a store that finds no routines, and a planted bug, as only we
+    do.
     """
     from django.db import connections
 
@@ -223,10 +145,6 @@ def configure(
     settings["OPTIONS"] = settings.get("OPTIONS", {}) | options
     if isolation:
         settings["OPTIONS"]["isolation_level"] = isolation_level(settings["ENGINE"], isolation)
-    if mysql:
-        from django_idempotency.stores.database.mysql import MySQL
-
-        stores["default"]._dialects["default"] = MySQL()
     if plain:
         connections["default"].close()
         without_routines(stores["default"].dialect("default"))
@@ -247,35 +165,16 @@ def isolation_level(engine: str, isolation: str) -> Any:
 def prepare(database: str) -> None:
     """All that forks can share; nothing of it is a connection."""
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
-    import django
     from django.conf import settings
 
     settings.DATABASES["default"]["NAME"] = database
     settings.ROOT_URLCONF = "tests.proof.urls"
     # Counts are written when their time has come, so a kill's points would not be the same in each run.
     settings.IDEMPOTENCY = {**getattr(settings, "IDEMPOTENCY", {}), "COUNTS": False}
-    django.setup()
-    from django.core.handlers.wsgi import WSGIHandler
-    from django.urls import get_resolver
-
-    HANDLER.append(WSGIHandler())
-    get_resolver().url_patterns  # noqa: B018 imports the views
+    load()
     logging.disable(logging.CRITICAL)
-    gc.collect()
-    gc.freeze()
-
-
-def main() -> None:
-    prepare(sys.argv[1])
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the forks
-    while line := sys.stdin.readline():
-        if os.fork() == 0:
-            try:
-                serve(int(line))
-            finally:
-                sys.stderr.flush()
-                os._exit(0)
 
 
 if __name__ == "__main__":
-    main()
+    prepare(sys.argv[1])
+    serve_forks(serve)

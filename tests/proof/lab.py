@@ -1,68 +1,41 @@
 """The test's side of the processes that are killed and raced, and what is checked when they are gone."""
 
-import json
 import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-from tests.proof.child import FOLDED_COMMIT
-from tests.proof.lines import TIMEOUT, Lines
+from tests.lab import forks
+from tests.lab.lines import Lines
+from tests.lab.statements import FOLDED_COMMIT
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SCALE = int(os.environ.get("PROOF_SCALE", "1"))  # rounds of races and examples: times this
 PATIENCE = 30  # seconds in which a database must have noticed that a client is dead
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer as a client sees it; *error* is what the server would have logged."""
-
-    status: int
-    headers: dict[str, str]
-    body: str
-    error: str
-
-    @property
-    def replayed(self) -> bool:
-        return self.headers.get("idempotency-replayed") == "true"
+class Reply(forks.Reply):
+    """An answer of the proof's views."""
 
     @property
     def is_suspicion(self) -> bool:
         """Has PostgreSQL's SERIALIZABLE ended the transaction when the handler had run? (40001)"""
         return self.status == 500 and "could not serialize access" in self.error
 
-    @property
-    def code(self) -> str | None:
-        """The refusal's code, where it is one."""
-        return json.loads(self.body)["code"] if self.headers.get("content-type") == "application/problem+json" else None
 
-
-class Child:
+class Child(forks.Process):
     """One forked process. Its configuration is the database's settings as its project would have them."""
 
-    def __init__(self, lines: Lines, **config: Any) -> None:
-        self.lines = lines
-        self.pid: int = lines.receive()["pid"]
-        lines.send(
-            {"database": {}, "options": {}, "isolation": "", "mysql": False, "plain": False, "bug": "", **config}
+    def __init__(self, lines: Lines, config: dict[str, Any]) -> None:
+        super().__init__(
+            lines,
+            {"database": {}, "options": {}, "isolation": "", "plain": False, "bug": "", **config},
         )
 
     def do(self, job: str, **what: Any) -> None:
         self.lines.send({"do": job, **what})
-
-    def result(self) -> Any:
-        message = self.lines.receive()
-        assert message is not None, f"process {self.pid} is gone"
-        return message
 
     def connect(self) -> "Child":
         self.do("connect")
@@ -113,18 +86,6 @@ class Child:
             pass
         return self.last
 
-    def kill(self) -> None:
-        """SIGKILL, and wait for the end."""
-        with suppress(ProcessLookupError):  # a crash was faster, and the test says so
-            os.kill(self.pid, signal.SIGKILL)
-        with suppress(OSError):  # after a timeout its lines cannot be read any more
-            while self.lines.receive() is not None:
-                pass  # what it had said before
-        self.close()
-
-    def close(self) -> None:
-        self.lines.close()
-
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -148,36 +109,14 @@ class Request:
         }
 
 
-class Lab:
-    """Makes processes on the database *name*: each a fork of one that is prepared already, so that it costs little."""
+class Lab(forks.Forks[Child]):
+    """Makes processes on the database *name*."""
 
     def __init__(self, name: str) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(TIMEOUT)
-        self._origin = subprocess.Popen(
-            [sys.executable, "-m", "tests.proof.child", name], cwd=ROOT, stdin=subprocess.PIPE, text=True
-        )
-        self._children: list[Child] = []
+        super().__init__(Child, "tests.proof.child", name)
 
     def child(self, **config: Any) -> Child:
-        self._origin.stdin.write(f"{self._listener.getsockname()[1]}\n")
-        self._origin.stdin.flush()
-        child = Child(Lines(self._listener.accept()[0]), **config)
-        self._children.append(child)
-        return child
-
-    def end_children(self) -> None:
-        """Kill those that a test has left, so that none holds a lock when the tables are emptied."""
-        for child in self._children:
-            if child.lines._socket.fileno() != -1:
-                child.kill()
-        self._children.clear()
-
-    def close(self) -> None:
-        self.end_children()
-        self._origin.stdin.close()
-        self._origin.wait()
-        self._listener.close()
+        return self.fork(**config)
 
 
 # --- what must hold ---

@@ -5,17 +5,13 @@ Run as a script it prepares itself once, and then forks for each line that it re
 the fork calls the test back for its configuration and its requests.
 """
 
-import gc
 import logging
 import os
-import signal
-import socket
-import sys
 from datetime import timedelta
 from typing import Any
 
-from tests.proof.child import HANDLER, answer_of
-from tests.proof.lines import Lines
+from tests.lab.lines import Lines
+from tests.lab.origin import answer_of, call_back, load, serve_forks
 
 LINES: list[Lines] = []  # to the test
 DECISIONS = ("executed", "replayed", "refused", "forgotten", "unsettled")
@@ -45,9 +41,8 @@ def request(told: Told, heard: list[str], what: dict[str, Any]) -> dict[str, Any
 
 def serve(port: int) -> None:
     """Configure this process as the test says, and do its jobs."""
-    lines = Lines(socket.create_connection(("127.0.0.1", port)))
-    lines.send({"pid": os.getpid()})
-    configure(**lines.receive())
+    lines, config = call_back(port)
+    configure(**config)
     work(lines)
 
 
@@ -69,10 +64,7 @@ def fork() -> None:
     if os.fork() == 0:
         try:
             LINES[0].close()  # so that the test sees the end of the process that was forked
-            port = int(os.environ["REDIS_TESTS_PORT"])
-            again = Lines(socket.create_connection(("127.0.0.1", port)))
-            again.send({"pid": os.getpid()})
-            again.receive()  # its configuration, which is ours
+            again, _ = call_back(int(os.environ["REDIS_TESTS_PORT"]))  # its configuration is ours
             work(again)
         finally:
             os._exit(0)
@@ -103,33 +95,14 @@ def configure(folder: str, port: int, cache: dict[str, Any], options: dict[str, 
 def prepare() -> None:
     """All that forks can share; nothing of it is a connection."""
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.redis.settings"
-    import django
+    load()
+    import django.test.signals  # noqa: F401 it lets `caches` forget what it has made
 
-    django.setup()
-    import django.test.signals  # it lets `caches` forget what it has made
-    from django.core.handlers.wsgi import WSGIHandler
-    from django.urls import get_resolver
-
-    HANDLER.append(WSGIHandler())
-    get_resolver().url_patterns  # noqa: B018 imports the views
     logging.getLogger("django").setLevel(logging.CRITICAL + 1)
-    gc.collect()
-    gc.freeze()
-
-
-def main() -> None:
-    prepare()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the forks
-    while line := sys.stdin.readline():
-        if os.fork() == 0:
-            try:
-                serve(int(line))
-            finally:
-                sys.stderr.flush()
-                os._exit(0)
 
 
 if __name__ == "__main__":
     from tests.redis import child  # once more, under the name that the views know it by
 
-    child.main()
+    child.prepare()
+    serve_forks(child.serve)

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import select
-import signal
-import socket
-import subprocess
-import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.proof.lines import TIMEOUT, Lines
+from tests.lab import forks
 from tests.redis.servers import PATIENCE, POLL, wait_until
 from tests.redis.topologies import NAME, Cluster, SentinelPair
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 IN_PROGRESS = (409, "request-in-progress")
 UNKNOWN = (409, "outcome-unknown")
@@ -58,24 +49,11 @@ def cluster_cache(cluster: Cluster) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer as a client sees it, and what the process has logged and signalled meanwhile."""
+class Reply(forks.Reply):
+    """An answer, and what the process has logged and signalled meanwhile."""
 
-    status: int
-    headers: dict[str, str]
-    body: str
-    error: str = ""
     log: list[str] = field(default_factory=list)
     signals: list[str] = field(default_factory=list)
-
-    @property
-    def replayed(self) -> bool:
-        return self.headers.get("idempotency-replayed") == "true"
-
-    @property
-    def code(self) -> str | None:
-        """The refusal's code, where it is one."""
-        return json.loads(self.body)["code"] if self.headers.get("content-type") == "application/problem+json" else None
 
     @property
     def by(self) -> int:
@@ -124,23 +102,17 @@ class Gate:
         return [int(pid) for named, pid in (line.split() for line in lines) if named == key]
 
 
-class Child:
+class Child(forks.Process):
     """One Django process. Its requests are POSTs to `/act/`."""
 
-    def __init__(self, lines: Lines, gate: Gate, **config: Any) -> None:
-        self.lines = lines
-        self.gate = gate
-        self.pid: int = lines.receive()["pid"]
-        lines.send(config)
+    gate: Gate
 
     def send(self, key: str, steps: str = "effect", amount: int = 10) -> None:
         headers = {"Idempotency-Key": key, "X-Steps": steps}
         self.lines.send({"path": "/act/", "headers": headers, "body": {"amount": amount}})
 
     def reply(self) -> Reply:
-        message = self.lines.receive()
-        assert message is not None, f"process {self.pid} is gone"
-        return Reply(**message)
+        return Reply(**self.result())
 
     def ask(self, key: str, steps: str = "effect", amount: int = 10) -> Reply:
         self.send(key, steps, amount)
@@ -164,7 +136,7 @@ class Child:
         deadline = time.monotonic() + PATIENCE
         self.send(key, steps)
         while not self.gate.is_halted(self.pid):
-            if select.select([self.lines._socket], [], [], POLL)[0]:
+            if self.lines.is_waiting(POLL):
                 reply = self.reply()
                 assert reply.said in said, reply
                 assert time.monotonic() < deadline, f"still {reply.said}"
@@ -175,74 +147,26 @@ class Child:
         self.gate.open(self.pid)
         return self.reply()
 
-    def stop(self) -> None:
-        """SIGSTOP: all its threads stand still."""
-        os.kill(self.pid, signal.SIGSTOP)
 
-    def cont(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
-
-    def kill(self) -> None:
-        """SIGKILL, and wait for the end."""
-        with suppress(ProcessLookupError):  # a crash was faster, and the test says so
-            os.kill(self.pid, signal.SIGKILL)
-        with suppress(OSError):  # after a timeout its lines cannot be read any more
-            while self.lines.receive() is not None:
-                pass  # what it had said before
-        self.lines.close()
-
-    @property
-    def is_closed(self) -> bool:
-        return self.lines._socket.fileno() == -1
-
-
-class Lab:
-    """Makes processes: each a fork of one that is prepared already, so that it costs little."""
+class Lab(forks.Forks[Child]):
+    """Makes processes whose handlers halt at the gate of the test that runs."""
 
     def __init__(self) -> None:
-        self.gate: Gate | None = None  # of the test that runs
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(TIMEOUT)
-        self._origin = subprocess.Popen(
-            [sys.executable, "-m", "tests.redis.child"], cwd=ROOT, stdin=subprocess.PIPE, text=True
-        )
-        self._children: list[Child] = []
-
-    @property
-    def port(self) -> int:
-        return self._listener.getsockname()[1]
+        super().__init__(Child, "tests.redis.child")
+        self.gate: Gate | None = None
 
     def child(self, cache: dict[str, Any], *, lease: float = LASTING, **options: Any) -> Child:
         """A process whose default cache is *cache*; *lease* in seconds, other *options* as in the setting."""
-        self._origin.stdin.write(f"{self.port}\n")
-        self._origin.stdin.flush()
-        return self._accept(cache=cache, options={"LEASE": lease, **options})
+        return self.fork(cache=cache, options={"LEASE": lease, **options})
 
-    def fork(self, child: Child) -> Child:
+    def fork_of(self, child: Child) -> Child:
         """A fork of *child*, with all that this has made."""
         child.lines.send({"fork": True})
-        forked = self.forked()
+        forked = self.accept()
         child.lines.receive()
         return forked
 
-    def forked(self) -> Child:
-        """A fork that a handler has made."""
-        return self._accept()
-
-    def _accept(self, **config: Any) -> Child:
-        config |= {"folder": str(self.gate.folder), "port": self.port}
-        child = Child(Lines(self._listener.accept()[0]), self.gate, **config)
-        self._children.append(child)
+    def accept(self, **config: Any) -> Child:
+        child = super().accept(**config, folder=str(self.gate.folder), port=self.port)
+        child.gate = self.gate
         return child
-
-    def end_children(self) -> None:
-        for child in self._children:
-            if not child.is_closed:
-                child.kill()
-        self._children.clear()
-
-    def close(self) -> None:
-        self.end_children()
-        self._origin.stdin.close()
-        self._origin.wait()
-        self._listener.close()

@@ -30,7 +30,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-PATIENCE = 20  # seconds, for what happens at once unless a test fails
+PATIENCE = 90  # seconds, for what happens at once unless a test fails
 POLL = 0.005  # seconds between two questions to a server that does not tell by itself
 
 # A test's server keeps nothing unless it is told to, serves replicas at once, and is not slowed down by the disk.

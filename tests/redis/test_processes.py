@@ -192,7 +192,7 @@ def test_a_forked_process_renews_its_own_leases(pair, lab, lasting, gate, key):
     """A fork of a process that has renewed leases already has a thread of its own for that."""
     one, other = pair(lease=LONG_ENOUGH)
     assert one.ask(f"{key}-before").status == 201
-    forked = lab.fork(one)
+    forked = lab.fork_of(one)
     forked.halt(key)
 
     outlive(lasting, LONG_ENOUGH)
@@ -208,7 +208,7 @@ def test_a_fork_does_not_renew_the_leases_of_its_parent(pair, lab, gate, key):
     """A process that a handler has left behind works on; its parent's lease ends with the parent."""
     one, other = pair(lease=SHORT)
     one.send(key, "effect spawn halt")
-    forked = lab.forked()
+    forked = lab.accept()
     gate.halted(one.pid)
     assert forked.ask(f"{key}-forked").status == 201
     one.kill()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.proof.proxy import proxy_to
+from tests.lab.proxy import proxy_to
 from tests.redis.lab import IN_PROGRESS, LASTING, UNAVAILABLE, UNKNOWN, cache
 
 KEPT = {"appendonly": "yes", "appendfsync": "always"}

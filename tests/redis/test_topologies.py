@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from tests.docs.pages import DOCS, blocks
+from tests.lab.forks import ROOT
 from tests.redis import factories
-from tests.redis.lab import ROOT
 from tests.redis.servers import wait_until
 
 RUN = """

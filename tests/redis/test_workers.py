@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.redis.lab import IN_PROGRESS, LASTING, ROOT, UNKNOWN, Reply, cache
+from tests.lab.forks import ROOT
+from tests.redis.lab import IN_PROGRESS, LASTING, UNKNOWN, Reply, cache
 from tests.redis.servers import free_port, outlive, wait_until
 
 CONFIGURATION = Path(__file__).with_name("gunicorn_conf.py")

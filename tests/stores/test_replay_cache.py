@@ -20,7 +20,7 @@ from django_idempotency.stores.redis import replay_cache
 from tests.app.models import Payment
 from tests.app.serving import drf, is_replay, post
 from tests.app.views import make_payment
-from tests.proof.proxy import proxy_to
+from tests.lab.proxy import proxy_to
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -16,7 +16,7 @@ from django_idempotency.models import IdempotencyRecord
 from django_idempotency.stores.database.folded import can_fold
 from tests.app.models import Payment, Unique
 from tests.app.serving import VENDOR
-from tests.proof.child import FOLDED_COMMIT, label
+from tests.lab.statements import FOLDED_COMMIT, label
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

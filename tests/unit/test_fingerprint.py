@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from django_idempotency import fingerprints
-from django_idempotency.core.fingerprint import canonical_json, digest, framed, without
+from django_idempotency.core.fingerprint import canonical_json, digest, framed, parse_json, without, without_field
 from django_idempotency.exceptions import PolicyError
 from tests.ids import spelt
 
@@ -86,6 +86,51 @@ def test_members_are_left_out_by_path():
     assert without([value, 7], [("b",), ("d",)]) == [{"a": 1}, 7]
 
 
+@given(JSON)
+def test_parsing_json_keeps_values(value):
+    """Whatever is JSON for Python is the same value, and parsing its canonical form changes nothing."""
+    parsed = parse_json(json.dumps(value))
+
+    assert parsed == value
+    assert canonical_json(parse_json(canonical_json(parsed))) == canonical_json(parsed)
+
+
+@pytest.mark.parametrize("same", [["1", "1.0", "1e0", "10e-1"], ["0", "-0", "-0.0", "0e9"], ["0.1", "0.10", "1E-1"]])
+def test_equal_numbers_have_one_spelling(same):
+    """RFC 8785: a client's JSON library chooses the spelling, not its user."""
+    assert len({canonical_json(parse_json(number)) for number in same}) == 1
+
+
+def test_large_integers_stay_different():
+    """Identifiers of 64 bits are more than a double holds; they are not another account's."""
+    assert parse_json("9007199254740993") != parse_json("9007199254740992")
+
+
+@pytest.mark.parametrize(
+    "number", ["1234567890123456.78", "1e400", "-1e400", "1e-400", "1e-99999999999999999999", "NaN", "Infinity"]
+)
+def test_what_a_double_cannot_hold_is_not_compared_by_value(number):
+    """Nor is what Python reads and JSON does not have."""
+    with pytest.raises(ValueError, match=r"double|not JSON"):
+        parse_json(number)
+
+
+@pytest.mark.parametrize(
+    ("form", "left"),
+    [
+        (b"token=x&a=1", b"a=1"),
+        (b"a=1&token=x", b"a=1"),
+        (b"a=1&token&b=2", b"a=1&b=2"),
+        (b"a=token&tokens=1", b"a=token&tokens=1"),
+        (b'{"token": "a&b"}', b'{"token": "a&b"}'),
+        (b"", b""),
+    ],
+)
+def test_a_field_is_left_out_of_a_form(form, left):
+    """And every other byte stays: not every body of that type is a form."""
+    assert without_field(form, b"token") == left
+
+
 class TestJsonOption:
     """`fingerprint=fingerprints.json(...)`."""
 
@@ -99,6 +144,13 @@ class TestJsonOption:
 
         assert fingerprint(self.request('{"a":1,"b":2}')) == fingerprint(self.request('{ "b": 2, "a": 1 }'))
         assert fingerprint(self.request('{"a":1}')) != fingerprint(self.request('{"a":2}'))
+
+    def test_numbers_are_compared_by_value(self):
+        """However a client spells them; NaN is no number of JSON's, and is compared by its bytes."""
+        fingerprint = fingerprints.json()
+
+        assert fingerprint(self.request('{"a":1}')) == fingerprint(self.request('{"a":1.0}'))
+        assert fingerprint(self.request('{"a":NaN}')) != fingerprint(self.request('{ "a": NaN }'))
 
     def test_excluded_members_do_not_matter(self):
         """A time stamp that each attempt writes anew is left out; everything else counts."""

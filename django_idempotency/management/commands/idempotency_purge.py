@@ -12,8 +12,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
 
 from django_idempotency.exceptions import PolicyError
-from django_idempotency.management.arguments import add_database, chosen_databases, seconds, told, whole_number
-from django_idempotency.operations import records
+from django_idempotency.management.arguments import add_databases, choose_databases, seconds, whole_number
+from django_idempotency.management.output import explain
+from django_idempotency.operations import purging
+from django_idempotency.stores.stored import Location
 
 ENDED_EARLY = 3  # 2 is argparse's, for a bad argument
 
@@ -21,87 +23,90 @@ Progress = Callable[[int], object]
 
 
 class Command(BaseCommand):
-    """Thin over `records.purge`."""
+    """Thin over `purging.purge`."""
 
     requires_system_checks: tuple[str, ...] = ()  # cron would mail their warnings with every run
 
     help = (
         "Delete the records that have expired, the oldest first, in small batches beside which requests go on. Several"
-        " may run at once. Exit codes: 0 all that had expired is deleted; 1 an error; 2 a bad argument; 3 it was ended"
-        " before, by --max-seconds, SIGINT or SIGTERM."
+        " purges may run at once. Exit codes: 0 all that had expired is deleted; 1 an error; 2 a bad argument; 3 ended"
+        " early, by --max-seconds, SIGINT or SIGTERM."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "--batch-size",
-            type=whole_number(1, records.LARGEST_BATCH),
-            default=records.BATCH_SIZE,
+            type=whole_number(1, purging.LARGEST_BATCH),
+            default=purging.BATCH_SIZE,
             metavar="ROWS",
-            help="Rows of one transaction. A request whose key has just expired waits for one of them at most."
+            help="Rows of one transaction. A request whose key has just expired waits for one batch at most."
             " Default: %(default)s.",
         )
         parser.add_argument(
             "--max-seconds", type=seconds, metavar="SECONDS", help="Begin no further batch after this time."
         )
         parser.add_argument("--dry-run", action="store_true", help="Count what has expired, and delete nothing.")
-        add_database(parser)
+        add_databases(parser)
 
     def handle(self, **options: Any) -> None:
         self.verbosity: int = options["verbosity"]
         self.dry_run: bool = options["dry_run"]
-        databases = chosen_databases(options["database"], self.warn)
+        tables = choose_databases(options, self.warn)
         limit: float | None = options["max_seconds"]
         deadline = None if limit is None else time.monotonic() + limit
         finished = True
-        with _interruptible() as interrupted:
-            for using in databases:
+        with _interruptible() as is_interrupted:
+            for table in tables:
                 left = None if deadline is None else deadline - time.monotonic()
-                if interrupted() or (left is not None and left <= 0):
+                if is_interrupted() or (left is not None and left <= 0):
                     finished = False
                     break
-                finished &= self.purge(using, options["batch_size"], left, interrupted)
+                with table.selected():
+                    finished &= self.purge(table, options["batch_size"], left, is_interrupted)
         if not finished:
             sys.exit(ENDED_EARLY)
 
-    def purge(self, using: str, batch_size: int, max_seconds: float | None, stop: Callable[[], bool]) -> bool:
-        """Purge one database, and say in one line what came of it. Was it left to finish?"""
+    def purge(self, table: Location, batch_size: int, max_seconds: float | None, stop: Callable[[], bool]) -> bool:
+        """Purge one table, and report it in one line. Returns whether it was finished."""
         began = time.monotonic()
+        where = str(table).removeprefix("database ")
         count = 0
 
-        def counted(rows: int) -> None:
+        def add(rows: int) -> None:
             nonlocal count
             count += rows
-            shown(rows)
+            show(rows)
 
         try:
-            with self.progress(using) as shown:
-                purged = records.purge(
-                    using,
+            with self.progress(table) as show:
+                purged = purging.purge(
+                    table.using,
                     batch_size=batch_size,
                     max_seconds=max_seconds,
                     dry_run=self.dry_run,
-                    progress=counted,
+                    progress=add,
                     stop=stop,
                 )
         except (Error, PolicyError, RuntimeError, ValueError) as error:
             before = f" {_records(count)} had been deleted before." if count else ""
-            raise CommandError(f"{told(using, error)}{before}") from error
+            raise CommandError(f"{explain(str(table), error)}{before}") from error
         if self.dry_run:
-            self.say(f"Would delete {_records(purged.count)} from {using!r}.")
+            self.say(f"Would delete {_records(purged.count)} from {where}.")
         else:
             early = "" if purged.finished else " Ended before all were deleted."
-            self.say(f"Deleted {_records(purged.count)} from {using!r} in {time.monotonic() - began:.1f} s.{early}")
+            self.say(f"Deleted {_records(purged.count)} from {where} in {time.monotonic() - began:.1f} s.{early}")
         return purged.finished
 
     @contextmanager
-    def progress(self, using: str) -> Iterator[Progress]:
-        """A bar where somebody looks on and tqdm is installed (the extra `progress`)."""
+    def progress(self, table: Location) -> Iterator[Progress]:
+        """A progress bar, on a terminal with tqdm installed (the extra `progress`)."""
         tqdm = _tqdm() if self.verbosity and self.stderr.isatty() and not self.dry_run else None
         if tqdm is None:
             yield lambda rows: None
             return
-        total = records.purge(using, dry_run=True).count
-        with tqdm(total=total, desc=f"Purging {using}", unit=" records", unit_scale=True, leave=False) as bar:
+        total = purging.purge(table.using, dry_run=True).count
+        title = f"Purging {table.schema or table.using}"
+        with tqdm(total=total, desc=title, unit=" records", unit_scale=True, leave=False) as bar:
             yield bar.update
 
     def say(self, line: str) -> None:
@@ -127,9 +132,9 @@ def _records(count: int) -> str:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Let SIGINT and SIGTERM be asked for, instead of ending the process. The second one ends it as ever."""
+    """Turn the first SIGINT or SIGTERM into a flag to poll. A second one ends the process as usual."""
     seen = False
-    if threading.current_thread() is not threading.main_thread():  # no other thread hears of signals
+    if threading.current_thread() is not threading.main_thread():  # no other thread gets signals
         yield lambda: seen
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

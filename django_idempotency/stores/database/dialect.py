@@ -11,13 +11,12 @@ from django_idempotency.core.decision import Claimed, ClaimResult, Completed, Un
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import RequestInProgress
-from django_idempotency.models import UNSETTLED, IdempotencyRecord
+from django_idempotency.models import COLUMN, UNSETTLED, IdempotencyRecord
 from django_idempotency.stores.base import Fault
 
 logger = logging.getLogger("django_idempotency")
 
 TABLE = IdempotencyRecord._meta.db_table
-COLUMN = 255  # characters that scope and operation have in the table; the digest stands for the whole of them
 
 
 class Dialect:

@@ -17,14 +17,23 @@ from django_idempotency.exceptions import CommittedEarly, PolicyError, Transacti
 from django_idempotency.models import UNSETTLED, DatabaseNow, IdempotencyRecord, RecordQuerySet
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault, TransactionalStore
+from django_idempotency.stores.database.clock import as_django_writes, in_utc
 from django_idempotency.stores.database.dialect import Dialect
 from django_idempotency.stores.database.dialects import dialect_for
 from django_idempotency.stores.redis.replay_cache import ReplayCache, table_of
+from django_idempotency.stores.schemas import schema_of
+from django_idempotency.stores.stored import Location, StoredRecord
 
 BROKEN = (
     "The claim is gone: the handler's transaction was rolled back or its connection replaced while the handler went on."
     " A database error was swallowed. Let it propagate, or put the statement that may fail into its own atomic block."
 )
+
+
+# Columns of a record, for operators.
+ASKED = ("digest", "scope", "operation", "key", "fingerprint", "request", "request_id", "status")
+ANSWERED = ("head", "body")
+TIMES = ("executed_at", "expires_at")
 
 
 class DatabaseStore(TransactionalStore):
@@ -112,26 +121,38 @@ class DatabaseStore(TransactionalStore):
         row = IdempotencyRecord.objects.using(using).filter(digest=digest)
         return row.values_list("executed_at", flat=True).first()
 
-    def find(self, using: str | None, digest: bytes) -> IdempotencyRecord | None:
-        return self._records(using).filter(digest=digest).first()
+    def find(self, using: str | None, digest: bytes) -> StoredRecord | None:
+        return next(iter(self.read(self._records(using).filter(digest=digest))), None)
 
-    def unsettled(self, using: str | None, limit: int) -> list[IdempotencyRecord]:
-        return list(self._records(using).unsettled().live().order_by("executed_at", "digest")[:limit])
+    def unsettled(self, using: str | None, limit: int) -> list[StoredRecord]:
+        return self.read(self._records(using).unsettled().live().order_by("executed_at", "digest")[:limit])
 
     def _records(self, using: str | None) -> RecordQuerySet:
-        return IdempotencyRecord.objects.using(using or self.database()).annotate(now=DatabaseNow())
+        return IdempotencyRecord.objects.using(using or self.database())
+
+    def read(self, records: RecordQuerySet, *, response: bool = True) -> list[StoredRecord]:
+        """*records*, in their order. Without *response* their answers are not read: headers and bodies are empty."""
+        using = records.db
+        location = Location(store=self, using=using, schema=schema_of(using))
+        columns = [*ASKED, *(ANSWERED if response else ())]
+        rows: list[dict[str, Any]] = list(records.annotate(now=DatabaseNow()).values(*columns, *TIMES, "now"))
+        for row in rows:
+            row |= {name: in_utc(using, row[name]) for name in (*TIMES, "now")}
+            row |= {name: bytes(row[name]) for name in columns if isinstance(row[name], memoryview)}  # psycopg2's
+        return [StoredRecord(**row, location=location) for row in rows]
 
     def free(self, using: str | None, digest: bytes, executed_at: datetime | None, *, unsettled: bool = False) -> bool:
         using = using or self.database()
         if self.replay_cache is not None:
             self.replay_cache.remove(using, digest)
         with connections[using].cursor() as cursor:
-            return self.dialect(using).free(cursor, digest, executed_at, unsettled=unsettled)
+            seen = as_django_writes(using, executed_at)
+            return self.dialect(using).free(cursor, digest, seen, unsettled=unsettled)
 
     def settle(self, using: str | None, digest: bytes, executed_at: datetime | None, record: CompletionRecord) -> bool:
         using = using or self.database()
         with connections[using].cursor() as cursor:
-            return self.dialect(using).settle(cursor, digest, executed_at, record)
+            return self.dialect(using).settle(cursor, digest, as_django_writes(using, executed_at), record)
 
     def classify(self, using: str | None, error: Exception) -> Fault:
         using = using or self.database()

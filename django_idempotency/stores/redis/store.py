@@ -9,6 +9,7 @@ import logging
 import re
 import secrets
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -19,10 +20,10 @@ from django_idempotency.core.decision import Claimed, ClaimResult, Completed, In
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import PolicyError, RequestInProgress
-from django_idempotency.models import UNSETTLED, IdempotencyRecord
 from django_idempotency.stores.base import Fault, LeasedStore
 from django_idempotency.stores.redis import scripts
 from django_idempotency.stores.redis.client import RedisAlias, classify
+from django_idempotency.stores.stored import Location, StoredRecord
 
 logger = logging.getLogger("django_idempotency")
 
@@ -185,14 +186,15 @@ class RedisStore(LeasedStore):
 
     # --- for operators ---
 
-    def find(self, using: str | None, digest: bytes) -> IdempotencyRecord | None:
-        return _shown(digest, self.redis.script(scripts.SHOW)(self._keys(digest.hex()), ()))
+    def find(self, using: str | None, digest: bytes) -> StoredRecord | None:
+        found = self.redis.script(scripts.SHOW)(self._keys(digest.hex()), ())
+        return None if found[0] == b"nothing" else _stored(Location(store=self), digest, found)
 
-    def unsettled(self, using: str | None, limit: int) -> list[IdempotencyRecord]:
+    def unsettled(self, using: str | None, limit: int) -> list[StoredRecord]:
         found = [record for tag in TAGS for record in self._unsettled(tag, limit)]
         return sorted(found, key=lambda record: record.executed_at)[:limit]
 
-    def _unsettled(self, tag: str, limit: int) -> list[IdempotencyRecord]:
+    def _unsettled(self, tag: str, limit: int) -> list[StoredRecord]:
         """Those of one *tag*. Entries whose record is gone are forgotten on the way, and do not count."""
         overdue = self.redis.script(scripts.OVERDUE)
         forget = self.redis.script(scripts.FORGET)
@@ -208,7 +210,7 @@ class RedisStore(LeasedStore):
             found, forgotten = [], 0
             for digest in filter(DIGEST.fullmatch, members):
                 record = self.find(None, bytes.fromhex(digest.decode()))
-                if record is not None and record.status == UNSETTLED:
+                if record is not None and record.is_unsettled:
                     found.append(record)
                 else:  # expired, or evicted
                     forgotten += forget(self._keys(digest.decode()), (digest,))
@@ -262,27 +264,24 @@ def _told(answer: bytes) -> str:
     return word
 
 
-def _shown(digest: bytes, found: list[Any]) -> IdempotencyRecord | None:
-    """What is found, as a record that is not saved, and has the server's time as `now`. Garbage has no fields."""
-    if found[0] == b"nothing":
-        return None
+def _stored(location: Location, digest: bytes, found: list[Any]) -> StoredRecord:
+    """What the script SHOW has found. What is none of ours has neither fields nor times of its own."""
     now = _moment(found[1])
-    record = IdempotencyRecord(digest=digest, executed_at=UNKNOWN, expires_at=NEVER)
-    record.now = now  # type: ignore[attr-defined]
-    if found[0] == b"found":
-        fields = dict(_pairs(found[3]))
-        record.expires_at = _moment(found[1] + max(found[2], 0))
-        try:
-            record.executed_at = _moment(int(fields.get("executed_at", 0)))
-            status = int(fields.get("status", 0))
-        except (OverflowError, ValueError):
-            return record  # somebody has changed it: garbage, too
-        record.fingerprint = fields["fingerprint"]
-        for name in ("scope", "operation", "key", "request", "request_id"):
-            setattr(record, name, fields.get(name, b"").decode(errors="replace"))
-        if fields["state"] == b"completed":
-            record.status, record.head, record.body = status, fields["head"], fields["body"]
-    return record
+    foreign = StoredRecord(digest=digest, executed_at=UNKNOWN, expires_at=NEVER, now=now, location=location)
+    if found[0] != b"found":
+        return foreign
+    fields = dict(_pairs(found[3]))
+    foreign = replace(foreign, expires_at=_moment(found[1] + max(found[2], 0)))
+    try:
+        foreign = replace(foreign, executed_at=_moment(int(fields.get("executed_at", 0))))
+        status = int(fields.get("status", 0))
+    except (OverflowError, ValueError):
+        return foreign  # somebody has changed it
+    texts = ("scope", "operation", "key", "request", "request_id")
+    rest: dict[str, Any] = {name: fields.get(name, b"").decode(errors="replace") for name in texts}
+    if fields["state"] == b"completed":
+        rest |= {"status": status, "head": fields["head"], "body": fields["body"]}
+    return replace(foreign, fingerprint=fields["fingerprint"], **rest)
 
 
 def _pairs(fields: Any) -> Iterable[tuple[str, bytes]]:

@@ -15,7 +15,7 @@ from django_idempotency.core.decision import Claimed, ClaimResult
 from django_idempotency.core.keys import Attempt, Identity
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import RequestInProgress
-from django_idempotency.models import IdempotencyRecord
+from django_idempotency.stores.stored import StoredRecord
 
 TIMEOUT = 30.0  # seconds, for what happens at once unless a test fails
 POLL = 0.005  # seconds
@@ -87,8 +87,8 @@ class StoreTests:
 
     # --- for the tests ---
 
-    def found(self, attempt: Attempt) -> IdempotencyRecord:
-        found: IdempotencyRecord | None = self.store.find(self.using, attempt.identity.digest)
+    def found(self, attempt: Attempt) -> StoredRecord:
+        found: StoredRecord | None = self.store.find(self.using, attempt.identity.digest)
         expect(found is not None, "find: What is stored for the identity, a claim in flight excepted.", found)
         assert found is not None  # noqa: S101  # for the types
         return found

@@ -8,7 +8,6 @@ from django.core.checks import CheckMessage
 from django_idempotency.core.decision import Claimed, Completed, Unsettled
 from django_idempotency.core.keys import Attempt
 from django_idempotency.exceptions import PolicyError, RequestInProgress
-from django_idempotency.models import UNSETTLED
 from django_idempotency.stores.base import Fault
 from django_idempotency.testing.store_contract.base import (
     FINGERPRINT,
@@ -30,7 +29,7 @@ OTHER = "Raises `RequestInProgress` where another execution of it is stored."
 ANSWERED = "free: With *unsettled* an answer that has come since it was read stays: `RequestInProgress`."
 FREED = "free: Forget the execution: the next request runs again."
 SETTLED = "settle: Store the record as the answer of the execution whose outcome is not known."
-LIST = "unsettled: At most `limit` of the executions whose outcome is not known, the oldest first."
+LIST = "unsettled: At most `limit` unsettled outcomes, the oldest first."
 A_MOMENT = 0.01  # seconds: two executions are told apart by their time, and a clock may know milliseconds
 
 
@@ -38,16 +37,15 @@ class OperatorTests(StoreTests):
     """What is shown and changed by hand, in either kind of store."""
 
     def free(self, seen: Any) -> bool:
-        return bool(self.change(lambda: self.store.free(self.using, bytes(seen.digest), seen.executed_at)))
+        return bool(self.change(lambda: self.store.free(self.using, seen.digest, seen.executed_at)))
 
     def settle(self, seen: Any) -> bool:
-        digest = bytes(seen.digest)
-        return bool(self.change(lambda: self.store.settle(self.using, digest, seen.executed_at, OTHER_RECORD)))
+        return bool(self.change(lambda: self.store.settle(self.using, seen.digest, seen.executed_at, OTHER_RECORD)))
 
     def unsettled(self, *attempts: Attempt) -> list[bytes]:
         """Those of *attempts* that are listed, in their order: others may use the store too."""
         digests = {each.identity.digest for each in attempts}
-        listed = [bytes(record.digest) for record in self.store.unsettled(self.using, 100_000)]
+        listed = [record.digest for record in self.store.unsettled(self.using, 100_000)]
         return [digest for digest in listed if digest in digests]
 
     # --- find ---
@@ -75,17 +73,17 @@ class OperatorTests(StoreTests):
         first = attempt(request_id="request-1")
         self.keep(first)
         found = self.found(first)
-        now = getattr(found, "now", None)
 
         seen = {
-            "identity": bytes(found.digest),
+            "identity": found.digest,
             "scope": found.scope,
             "operation": found.operation,
             "key": found.key,
-            "fingerprint": bytes(found.fingerprint),
+            "fingerprint": found.fingerprint,
             "request": found.request,
             "request id": found.request_id,
             "record": found.record,
+            "location": (found.location.store, found.location.using),
         }
         expected = {
             "identity": first.identity.digest,
@@ -96,12 +94,14 @@ class OperatorTests(StoreTests):
             "request": first.request,
             "request id": "request-1",
             "record": RECORD,
+            "location": (self.store, self.using),
         }
-        expect(seen == expected, "What operators are shown is an `IdempotencyRecord`, with each of its fields.", seen)
-        expect(now is not None, "Its `now` is the store's own time.", now)
-        left = (found.expires_at - now).total_seconds()  # type: ignore[operator]
+        expect(seen == expected, "find: a `StoredRecord` with each of its fields.", seen)
+        times = (found.executed_at, found.expires_at, found.now)
+        expect(all(each.utcoffset() == timedelta(0) for each in times), "Its times are aware and in UTC.", times)
+        left = (found.expires_at - found.now).total_seconds()
         expect(0 < left <= first.ttl + 1, "`expires_at`: a record is kept for `attempt.ttl` seconds.", left)
-        expect(found.executed_at <= now, "`executed_at` is when the identity was claimed.", found.executed_at)  # type: ignore[operator]
+        expect(found.executed_at <= found.now, "`executed_at` is when the identity was claimed.", found.executed_at)
 
     def test_an_unknown_outcome_is_found_with_status_0(self) -> None:
         """It has no record."""
@@ -111,8 +111,8 @@ class OperatorTests(StoreTests):
         found = self.found(first)
 
         expect(
-            found.status == UNSETTLED and found.record is None,
-            "Its status is `UNSETTLED` where the outcome is not known.",
+            found.is_unsettled and found.record is None,
+            "The status of an unsettled outcome is 0.",
             found.status,
         )
 
@@ -172,7 +172,7 @@ class OperatorTests(StoreTests):
         freed = self.free(seen)
 
         expect(freed, FREED, freed)
-        expect(self.store.find(self.using, bytes(seen.digest)) is None, FREED, "It is still found.")
+        expect(self.store.find(self.using, seen.digest) is None, FREED, "It is still found.")
         later = attempt(key=seen.key, fingerprint=OTHER_FINGERPRINT)
         expect(isinstance(found := self.ask(later), Claimed), FREED, found)
         self.keep(later, OTHER_RECORD)
@@ -185,8 +185,7 @@ class OperatorTests(StoreTests):
         seen = self.found(first)
         self.settle(seen)
 
-        digest = bytes(seen.digest)
-        self.refuses(lambda: self.store.free(self.using, digest, seen.executed_at, unsettled=True), ANSWERED)
+        self.refuses(lambda: self.store.free(self.using, seen.digest, seen.executed_at, unsettled=True), ANSWERED)
 
         expect(self.ask(first) == Completed(OTHER_RECORD, FINGERPRINT), ANSWERED, self.ask(first))
 
@@ -224,7 +223,7 @@ class OperatorTests(StoreTests):
         again = attempt(key=seen.key)
         self.keep(again, OTHER_RECORD)
 
-        digest = bytes(seen.digest)
+        digest = seen.digest
         self.refuses(lambda: self.store.free(self.using, digest, seen.executed_at), OTHER)
 
         earlier = self.found(again).executed_at - timedelta(seconds=5)
@@ -245,7 +244,7 @@ class OperatorTests(StoreTests):
         expect(found == Completed(OTHER_RECORD, FINGERPRINT), SETTLED, found)
         expect(not self.unsettled(first), SETTLED, "It is still listed.")
         shown = self.found(first)
-        left = (shown.expires_at - shown.now).total_seconds()  # type: ignore[attr-defined]
+        left = (shown.expires_at - shown.now).total_seconds()
         expect(first.ttl * 0.9 < left <= first.ttl + 1, "settle: its lifetime begins anew.", left)
 
     def test_nothing_to_settle(self) -> None:

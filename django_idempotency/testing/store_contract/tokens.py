@@ -79,7 +79,7 @@ class TokenTests(LeaseTests):
         self.store.complete(first, claim, RECORD)
 
         shown = self.found(first)
-        left = (shown.expires_at - shown.now).total_seconds()  # type: ignore[attr-defined]
+        left = (shown.expires_at - shown.now).total_seconds()
         expect(first.ttl - 30 < left <= first.ttl + 1, "complete: kept for `attempt.ttl` seconds.", left)
 
     def test_who_comes_too_late_gets_the_answer_of_who_took_over(self) -> None:

@@ -1,0 +1,181 @@
+"""
+Decides from a database and from the logs of its clients whether the law held.
+
+It shares no code with those who make the load: what it knows of them is the form of their logs. A log is a file of JSON
+lines. Each is an attempt: its `key`, the `status` of its answer (None where no answer came), the `digest` of the
+answer's body (SHA-256, hexadecimal), the `effect` that the body names (the payment's number), the refusal's `code`. A
+line with `"expired": true` says that somebody let the key's record expire, so that its next request is a new one.
+
+    python -m benchmarks.faults.checker DATABASE_URL LOG...
+"""
+
+import hashlib
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+EFFECTS = "SELECT id, reference FROM app_payment"
+RECORDS = "SELECT {key}, status, body FROM django_idempotency_record".format  # `key` is a word of MariaDB's
+
+CLAIM = 0  # the status of a record that is a claim alone
+# Statuses that a client may see. 400 is the handler's own refusal, or of a body that was cut off; 411 of one without a
+# length.
+ALLOWED = {201, 400, 409, 411, 500, 503}
+
+MORE_EFFECTS = "more than one effect"
+MORE_ANSWERS = "more than one answer"
+NO_EFFECT = "an answer without its effect"
+NO_RECORD = "an effect without its record"
+NO_WORK = "a record without its effect"
+NOT_THE_RECORD = "an answer that is not the record's"
+LEFT = "a claim left behind"
+UNANSWERED = "no final answer"
+UNEXPECTED = "an answer that nobody promised"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What a database holds: the effects as (number, key), the records as (key, status, digest of the body)."""
+
+    effects: list[tuple[int, str]]
+    records: list[tuple[str, int, str]]
+
+
+@dataclass(slots=True, kw_only=True)
+class Verdict:
+    """What was looked at, and what was wrong: kinds of violations, each with the keys and words for it."""
+
+    keys: int = 0
+    attempts: int = 0
+    lost: int = 0  # attempts without an answer
+    statuses: Counter[int] = field(default_factory=Counter)
+    violations: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.violations.values()))
+
+    def __str__(self) -> str:
+        lines = [f"{self.keys} keys, {self.attempts} attempts, {self.lost} without an answer, {dict(self.statuses)}"]
+        lines += [f"{kind}: {len(each)}, as {each[0]}" for kind, each in sorted(self.violations.items())]
+        return "\n".join(lines)
+
+
+def judge(log: Iterable[dict[str, Any]], contents: Contents) -> Verdict:
+    """Each key of *log* against what the database holds of it."""
+    attempts: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in log:
+        attempts[line["key"]].append(line)
+    effects: dict[str, list[int]] = defaultdict(list)
+    for number, key in contents.effects:
+        effects[key].append(number)
+    records: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for key, status, digest in contents.records:
+        records[key].append((status, digest))
+
+    verdict = Verdict(keys=len(attempts))
+    for key, lines in attempts.items():
+        answered = [line for line in lines if not line.get("expired")]
+        verdict.attempts += len(answered)
+        verdict.lost += sum(line["status"] is None for line in answered)
+        verdict.statuses.update(line["status"] for line in answered if line["status"] is not None)
+        for kind, words in judge_key(lines, effects[key], records[key]):
+            verdict.violations[kind].append(f"{key}: {words}")
+    return verdict
+
+
+def judge_key(
+    lines: list[dict[str, Any]], effects: list[int], records: list[tuple[int, str]]
+) -> Iterator[tuple[str, str]]:
+    """What is wrong with one key, as kinds and words."""
+    lives = 1 + sum(bool(line.get("expired")) for line in lines)  # each record that expires makes the key a new one
+    attempts = [line for line in lines if not line.get("expired")]
+    answers = [line for line in attempts if line["status"] == 201]
+    digests = {line["digest"] for line in answers}
+
+    if len(effects) > lives:
+        yield MORE_EFFECTS, f"payments {effects}"
+    if len(digests) > lives:
+        yield MORE_ANSWERS, f"{len(digests)} bodies"
+    if missing := {line["effect"] for line in answers} - set(effects):
+        yield NO_EFFECT, f"answers name payments {sorted(missing, key=str)}, there are {effects}"
+    if CLAIM in (status for status, _ in records):
+        yield LEFT, f"records {records}"
+    kept = [digest for status, digest in records if status != CLAIM]
+    if effects and not kept:
+        yield NO_RECORD, f"payments {effects}, records {records}"
+    if kept and not effects:
+        yield NO_WORK, f"records {records}"
+    if answers and kept and not digests & set(kept):
+        yield NOT_THE_RECORD, f"{sorted(digests)}, the record has {kept}"
+    if not answers:
+        last = attempts[-1] if attempts else {}
+        yield UNANSWERED, f"{len(attempts)} attempts, the last {last.get('status')} {last.get('code')}"
+    for line in attempts:
+        if line["status"] is not None and line["status"] not in ALLOWED:
+            yield UNEXPECTED, f"{line['status']} {line.get('code')}"
+
+
+# --- reading ---
+
+
+def lines_of(*paths: Path) -> Iterator[dict[str, Any]]:
+    """The lines of logs. A last line without its end is of a client that was killed while it wrote."""
+    for path in paths:
+        with path.open("rb") as file:
+            for line in file:
+                if line.endswith(b"\n"):
+                    yield json.loads(line)
+
+
+def contents_of(url: str) -> Contents:
+    """What the database at *url* holds, asked for without Django."""
+    with cursor_of(url) as cursor:
+        cursor.execute(EFFECTS)
+        effects = [(int(number), key) for number, key in cursor.fetchall()]
+        cursor.execute(RECORDS(key="`key`" if url.startswith("mysql") else '"key"'))
+        records = [(key, int(status), hashlib.sha256(bytes(body)).hexdigest()) for key, status, body in cursor]
+    return Contents(effects=effects, records=records)
+
+
+@contextmanager
+def cursor_of(url: str) -> Iterator[Any]:
+    parts = urlsplit(url)
+    name = parts.path.lstrip("/")
+    if url.startswith("sqlite"):
+        import sqlite3
+
+        with closing(sqlite3.connect(f"/{name}")) as connection:
+            yield connection.cursor()
+    elif url.startswith("mysql"):
+        import pymysql
+
+        with (
+            pymysql.connect(
+                host=parts.hostname, port=parts.port or 3306, database=name,
+                user=unquote(parts.username or "root"), password=unquote(parts.password or ""),
+            ) as connection,
+            connection.cursor() as cursor,
+        ):  # fmt: skip
+            yield cursor
+    else:
+        import psycopg
+
+        with psycopg.connect(url) as connection, connection.cursor() as cursor:
+            yield cursor
+
+
+def check(url: str, *logs: Path) -> Verdict:
+    return judge(lines_of(*logs), contents_of(url))
+
+
+if __name__ == "__main__":
+    found = check(sys.argv[1], *map(Path, sys.argv[2:]))
+    sys.stdout.write(f"{found}\n")
+    sys.exit(bool(found.count))

@@ -1,0 +1,58 @@
+"""Proxies that lose, at random, some of what clients send under load, or the replies to it."""
+
+import random
+import socket
+from contextlib import suppress
+
+from tests.lab.proxy import HEADER, Proxy
+from tests.lab.statements import FOLDED_COMMIT, label
+
+PATIENCE = 10  # seconds that the server has for a reply that is to be lost
+
+
+class Losing(Proxy):
+    """
+    Loses a *share* of the messages that `is_wanted`: the "request", some of its "body", or the "reply" to it.
+
+    The connection is cut, so that the client knows that it knows nothing.
+    """
+
+    def __init__(self, host: str, port: int, what: str, share: float) -> None:
+        self.what = what
+        self.share = share
+        self.lost = 0
+        self._draw = random.Random(what)
+        super().__init__(host, port)
+
+    def is_wanted(self, message: bytes) -> bool:
+        return True
+
+    def _serve(self, client: socket.socket) -> None:
+        with suppress(OSError):  # the server is away, or one side has hung up
+            super()._serve(client)
+
+    def _is_lost(self, message: bytes, client: socket.socket, server: socket.socket) -> bool:
+        if not self.is_wanted(message) or self._draw.random() >= self.share:
+            server.sendall(message)
+            return False
+        self.lost += 1
+        if self.what == "body":
+            begin = message.index(b"\r\n\r\n") + 4
+            server.sendall(message[: self._draw.randrange(begin, len(message))])
+            server.shutdown(socket.SHUT_WR)  # as of a client that is gone; the server may still answer
+            server.settimeout(PATIENCE)
+            with suppress(OSError):
+                server.recv(1 << 20)
+        elif self.what == "reply":
+            server.sendall(message)
+            server.settimeout(PATIENCE)
+            with suppress(OSError):
+                server.recv(1 << 20)  # it has done it; nobody will hear of it
+        return True
+
+
+class LosingCommits(Losing):
+    """Loses COMMIT, or the database's reply to it."""
+
+    def is_wanted(self, message: bytes) -> bool:
+        return label(message[HEADER:].decode("latin-1").rstrip("\0")) in ("COMMIT", FOLDED_COMMIT)

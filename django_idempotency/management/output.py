@@ -1,0 +1,122 @@
+"""What commands write: records as lines for people and as JSON for scripts, warnings, and the errors of servers."""
+
+from base64 import b64encode
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from django_idempotency.models import IdempotencyRecord
+from django_idempotency.operations.presentation import Body, Presented, visible
+from django_idempotency.stores.stored import Location, StoredRecord
+
+
+class RecordCommand(BaseCommand):
+    """A command that shows records."""
+
+    requires_system_checks: tuple[str, ...] = ()  # their warnings are not what was asked for
+
+    def write(self, text: str) -> None:
+        """Write *text* to a terminal or pipe of any encoding: characters that it lacks are spelled out."""
+        encoding = getattr(self.stdout, "encoding", None) or "utf-8"
+        self.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+    def warn(self, line: str) -> None:
+        self.stderr.write(self.style.WARNING(line))
+
+    @staticmethod
+    def fail_for(errors: Iterable[tuple[Location, Exception]]) -> None:
+        """Raise `CommandError` if there are *errors*."""
+        lines = [(explain(str(location), error), error) for location, error in errors]
+        if lines:
+            raise CommandError("\n".join(line for line, _error in lines)) from lines[0][1]
+
+
+def explain(place: str, error: Exception) -> str:
+    """What *error*, met in *place*, means to the user of a command."""
+    words = f"{place[0].upper()}{place[1:]}: {visible(str(error).strip()) or type(error).__name__}"
+    missing = IdempotencyRecord._meta.db_table in words
+    return f"{words} Has `manage.py migrate` created its table?" if missing else words
+
+
+def format_lines(record: Presented, *, body: bool) -> Iterator[str]:
+    """*record* for people; with *body*, its stored body too."""
+    status = "unknown" if record.status is None else f"{record.status} {record.reason}".strip()
+    rows = {"identity": record.identity}
+    if not record.is_foreign:
+        rows |= {
+            "key": record.key,
+            "scope": record.scope,
+            "operation": record.operation,
+            "state": str(record.state.label),
+            "asked": record.request or "without a request",
+            "fingerprint": record.fingerprint,
+            "request id": record.request_id or "none",
+            "executed": f"{record.executed_at:%Y-%m-%d %H:%M:%S %Z}",
+            "expires": f"{record.expires_at:%Y-%m-%d %H:%M:%S %Z}",
+        }
+    rows["status"] = status
+    for name, value in rows.items():
+        yield f"  {name:12} {value}"
+    for problem in record.problems:
+        yield f"  {'problem':12} {problem}"
+    for name, header in record.headers or ():
+        yield f"  {'header':12} {name}: {'(computed anew)' if header is None else header}"
+    if record.body is not None:
+        yield f"  {'body':12} {_summary(record.body, body=body)}"
+        if body and record.body.text:
+            yield from (f"    {line}" for line in record.body.text.split("\n"))
+
+
+def as_json(stored: StoredRecord, record: Presented, *, body: bool) -> dict[str, Any]:
+    """*stored*, presented as *record*, for scripts; with *body*, the exact bytes of its body too."""
+    location = stored.location
+    answer: dict[str, Any] | None = None
+    if record.status is not None:
+        answer = {
+            "status": record.status,
+            "reason": record.reason,
+            "headers": None if record.headers is None else [list(pair) for pair in record.headers],
+            "body": None if record.body is None else _body(record.body, stored.body if body else None),
+        }
+    known = not record.is_foreign
+    return {
+        "database": location.using,
+        "schema": location.schema,
+        "store": location.store.alias if location.using is None else None,
+        "identity": record.identity,
+        "key": record.key,
+        "scope": record.scope,
+        "operation": record.operation,
+        "state": record.state.value,
+        "method": record.method,
+        "host": record.host,
+        "route": record.route,
+        "fingerprint": record.fingerprint,
+        "request_id": record.request_id,
+        "executed_at": record.executed_at.isoformat() if known else None,
+        "expires_at": record.expires_at.isoformat() if known else None,
+        "answer": answer,
+        "problems": list(record.problems),
+    }
+
+
+def _summary(content: Body, *, body: bool) -> str:
+    if not content.size:
+        return "empty"
+    media_type = f", {content.media_type}" if content.media_type else ""
+    more = "" if body else "; --body shows it"
+    if body and not content.text:
+        more = "; --json --body has its bytes"
+    return f"{content.kind.value}, {content.size} bytes{media_type}{more}"
+
+
+def _body(content: Body, exact: bytes | None) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "kind": content.kind.value,
+        "media_type": content.media_type,
+        "size": content.size,
+    }
+    if exact is not None:
+        described |= {"text": content.text, "base64": b64encode(exact).decode()}
+    return described

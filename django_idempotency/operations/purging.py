@@ -1,0 +1,152 @@
+"""Deletes the records that have expired, in batches beside which requests go on."""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any
+
+from django.db import Error, connections, router
+from django.utils import timezone
+
+from django_idempotency.engine.transactions import atomic_phase, in_transaction
+from django_idempotency.models import IdempotencyRecord
+from django_idempotency.operations import counts
+from django_idempotency.stores.base import Fault
+from django_idempotency.stores.database.dialects import dialect_for
+from django_idempotency.stores.database.purging import Purge, purge_for
+
+logger = logging.getLogger("django_idempotency")
+
+BATCH_SIZE = 1000  # rows
+LARGEST_BATCH = 10_000  # rows
+# Between two batches others have the database to themselves, for this share of the time that the batch took: a busy
+# server makes the batches slow, and so the pauses long.
+PAUSE = 0.5
+LONGEST_PAUSE = 0.25  # seconds
+# A batch that loses a race waits before it tries again, on average twice as long each time. Nodes of a cluster that
+# purge at once meet in the same rows, and all but one of them lose at each COMMIT.
+TRIES = 10
+FIRST_WAIT, LONGEST_WAIT = 0.01, 1.0  # seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purged:
+    """How many records a purge deleted (in a dry run: would have), and whether it deleted all that had expired."""
+
+    count: int
+    finished: bool
+
+
+def purge(
+    using: str | None = None,
+    *,
+    batch_size: int = BATCH_SIZE,
+    max_seconds: float | None = None,
+    dry_run: bool = False,
+    progress: Callable[[int], object] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Purged:
+    """
+    Delete the records in the database *using* (by default the one that records are written to) that have expired by
+    now, the oldest first; claims without an outcome too.
+
+    Each batch of *batch_size* rows is a transaction of its own, followed by a pause: a request whose key has just
+    expired waits for one batch at most. Rows that are locked, because they are claimed anew or because another purge
+    deletes them, are left alone, so that several purges share the work (on SQLite they take turns). No new batch
+    begins once *max_seconds* are over or *stop* returns True; then `finished` is False.
+
+    A purge that finishes also deletes the counts that are older than `counts.KEEP`, and samples for the dashboard how
+    many records are left.
+
+    *progress* is called after each batch with its number of rows. A *dry_run* counts and deletes nothing.
+
+    Raises `ValueError` for a bad size or time, `RuntimeError` inside an atomic block, where no batch could be
+    committed, `PolicyError` for a database that is not supported, and Django's database errors; the batches before it
+    stay deleted.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 1 <= batch_size <= LARGEST_BATCH:
+        raise ValueError(f"batch_size must be a whole number from 1 to {LARGEST_BATCH}, not {batch_size!r}.")
+    if max_seconds is not None and not max_seconds > 0:
+        raise ValueError(f"max_seconds must be more than 0, not {max_seconds!r}.")
+    using = using or router.db_for_write(IdempotencyRecord)
+    if dry_run:
+        return Purged(count=IdempotencyRecord.objects.using(using).expired().count(), finished=True)
+    _refuse_inside_a_transaction(using)
+    deadline = None if max_seconds is None else time.monotonic() + max_seconds
+    run = _Run(using, batch_size)
+    while not run.finished:
+        if (stop is not None and stop()) or (deadline is not None and time.monotonic() >= deadline):
+            break
+        if run.count:
+            time.sleep(run.pause)
+        count = run.delete_batch()
+        if progress is not None and count:
+            progress(count)
+    if run.finished:
+        try:
+            counts.forget_before(timezone.now().astimezone(UTC) - counts.KEEP, using)
+            counts.sample(using)
+        except Error as error:  # new code whose tables are still to come: what was purged is purged
+            logger.warning("The counts of database %r were not tidied: %s", using, str(error).strip())
+    logger.info("Purged %d expired records from database %r", run.count, using)
+    return Purged(count=run.count, finished=run.finished)
+
+
+def _refuse_inside_a_transaction(using: str) -> None:
+    blocks: list[Any] = connections[using].atomic_blocks
+    if in_transaction(using) and not (blocks and blocks[-1]._from_testcase):  # as for atomic(durable=True)
+        raise RuntimeError(
+            f"A purge commits each batch by itself, and a transaction is open on database {using!r}: call it outside"
+            " every atomic block."
+        )
+
+
+class _Run:
+    """One purge: the times of expiry between which the next batch deletes."""
+
+    def __init__(self, using: str, batch_size: int) -> None:
+        self.using = using
+        self.batch_size = batch_size
+        self.connection = connections[using]
+        self.dialect = dialect_for(self.connection, fold=False)
+        self.statements: Purge = purge_for(self.connection)
+        with self.connection.cursor() as cursor:
+            # What expires from here on is left to the next run, or one beside a busy project would never end.
+            self.since, self.until = self.statements.range(cursor)
+        self.count = 0
+        self.pause = 0.0  # seconds
+        self.finished = self.since is None
+
+    def delete_batch(self) -> int:
+        """Delete one batch; if it loses a race, try again."""
+        began = time.monotonic()
+        wait = FIRST_WAIT
+        for tries_left in reversed(range(TRIES)):
+            try:
+                count, self.since = self._transaction()
+                break
+            except Error as error:
+                if not tries_left or self.dialect.classify(self.connection, error) is not Fault.RACE:
+                    raise
+            time.sleep(random.uniform(0, 2 * wait))  # noqa: S311 no secret
+            wait = min(2 * wait, LONGEST_WAIT)
+        self.count += count
+        self.finished = count == 0
+        self.pause = min((time.monotonic() - began) * PAUSE, LONGEST_PAUSE)
+        return count
+
+    def _transaction(self) -> tuple[int, Any]:
+        ours = not self.connection.in_atomic_block  # not a TestCase's
+        with self.connection.cursor() as cursor:
+            if ours:
+                self.statements.prepare(cursor)
+
+            def work() -> tuple[int, Any]:
+                if ours:
+                    self.statements.begin(cursor)
+                return self.statements.batch(cursor, self.since, self.until, self.batch_size)
+
+            return atomic_phase(self.using, work)

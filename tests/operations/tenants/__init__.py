@@ -1,0 +1,1 @@
+"""A project that keeps its tenants in schemas, with django-tenants."""
