@@ -183,11 +183,11 @@ class LeasedStore(Store):
 
     def renew(self, attempt: Attempt, claim: Claimed, lease: float) -> bool:
         """
-        Let the claim last *lease* seconds from now on. Returns False where it is not its token's any more, or was
-        doubted: a renewal may arrive late.
+        Let the claim last *lease* seconds from now on. Returns False if it is not its token's any more, or was marked
+        unsettled: a renewal may arrive late.
         """
         raise NotImplementedError
 
-    def doubt(self, attempt: Attempt, claim: Claimed) -> None:
+    def mark_unsettled(self, attempt: Attempt, claim: Claimed) -> None:
         """Let the claim's lease end now, without an outcome, of which everybody has been told."""
         raise NotImplementedError

@@ -67,10 +67,10 @@ class DatabaseStore(TransactionalStore):
 
     def dialect(self, using: str) -> Dialect:
         """The statements for the server behind *using*, found out once."""
-        try:
-            return self._dialects[using]
-        except KeyError:
-            return self._dialects.setdefault(using, dialect_for(connections[using], fold=self.fold))
+        dialect = self._dialects.get(using)
+        if dialect is None:
+            dialect = self._dialects.setdefault(using, dialect_for(connections[using], fold=self.fold))
+        return dialect
 
     def database(self) -> str:
         return router.db_for_write(IdempotencyRecord)
