@@ -46,6 +46,8 @@ class DatabaseStore(TransactionalStore):
     The option `REPLAY_CACHE` (None) names a django-redis alias from which replays are answered without a statement.
     """
 
+    has_table = True
+
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         super().__init__(alias, options)
         for name in options:
