@@ -5,8 +5,9 @@ PYTEST_DONT_REWRITE: a process that has loaded this may start pytest, which woul
 """
 
 from django_idempotency.core.policy import Policy
+from django_idempotency.engine.execution import current_operation
 from django_idempotency.protection.functions import once
 from django_idempotency.protection.views import idempotent
 
-__all__ = ["Policy", "idempotent", "once"]
+__all__ = ["Policy", "current_operation", "idempotent", "once"]
 __version__ = "0.1.0"
