@@ -67,10 +67,11 @@ def until_lost(stage: Stage, load: Load, proxy: Losing) -> None:
 def lost_by_servers(proxy_class: Callable[..., Losing], what: str, share: float, stage: Stage) -> None:
     """Lose what the application sends to its database, or the replies."""
     proxy = proxy_class(*stage.database.address, what, share)
+    options = {"ssl_disabled": True} if stage.kind == "mysql" else {}  # the proxy reads what passes
     url = urlsplit(stage.database.url)
     through = url._replace(netloc=f"{url.username}@127.0.0.1:{proxy.port}").geturl()
     try:
-        with stage.application(through) as app, stage.load(app.address) as load:
+        with stage.application(through, options=options) as app, stage.load(app.address) as load:
             until_lost(stage, load, proxy)
     finally:
         proxy.close()
@@ -113,6 +114,7 @@ def frozen(stage: Stage) -> None:
     options: dict[str, Any] = {
         "postgresql": {"options": "-c idle_in_transaction_session_timeout=700"},
         "mariadb": {"init_command": "SET idle_transaction_timeout = 1"},
+        "mysql": {"init_command": "SET wait_timeout = 1"},
         "sqlite": {"timeout": 0.3},
     }[stage.kind]
     # A lease is planted that is shorter than the database's own patience, which would undo the frozen one's work.

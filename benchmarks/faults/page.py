@@ -11,7 +11,7 @@ import django
 from benchmarks.faults.catalogue import ALL, FAULTS, Fault
 from benchmarks.page import bullets, paragraph, table
 
-TITLES = {"postgresql": "PostgreSQL", "mariadb": "MariaDB", "sqlite": "SQLite"}
+TITLES = {"postgresql": "PostgreSQL", "mariadb": "MariaDB", "mysql": "MySQL", "sqlite": "SQLite"}
 
 
 @dataclass(kw_only=True)
@@ -220,7 +220,7 @@ def method(results: Results) -> list[str]:
         ),
         paragraph(
             f"""{datetime.datetime.now(tz=datetime.UTC).date()}, Python {platform.python_version()}, Django
-            {django.__version__}, {", ".join(versions)}. `make faults` makes this page anew, `make faults KILLS=10000`
+            {django.__version__}, {", ".join(versions)}. `make faults` makes this page again, `make faults KILLS=10000`
             with so many kills on each database."""
         ),
     ]

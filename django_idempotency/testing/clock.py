@@ -12,6 +12,7 @@ from django_idempotency.models import IdempotencyRecord, RecordQuerySet
 from django_idempotency.operations import records as maintenance
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import LeasedStore
+from django_idempotency.stores.database.clock import as_django_writes
 from django_idempotency.stores.database.store import replay_caches
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
@@ -51,7 +52,7 @@ def expire(
     else:
         found = records(key, scope=scope, operation=operation, using=using)
         _leave_caches(found)
-        count = found.update(expires_at=LONG_AGO)
+        count = found.update(expires_at=as_django_writes(found.db, LONG_AGO))
         kept = ", ".join(records(using=using).values_list("key", flat=True)[:5]) or "none"
     if not count:
         wanted = {"key": key, "scope": scope, "operation": operation}

@@ -1,4 +1,4 @@
-"""What README and manual say is so: their code runs, their tables are the code's, their links lead somewhere."""
+"""README and manual are true: their code runs, their tables match the code, their links lead somewhere."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ CHECK_ID = re.compile(r"django_idempotency\.[EWI]\d{3}")
 
 
 def code(cell: str) -> str:
-    """What a cell says between backticks, or the cell."""
+    """The text of *cell* between backticks, or all of it."""
     found = re.search(r"`([^`]+)`", cell)
     return found[1] if found else cell
 
@@ -78,7 +78,7 @@ def test_the_readme_is_short():
 
 
 def test_the_option_table_is_the_policys():
-    """Names in their order, and defaults, are those of the code; the last column says what `@once` takes."""
+    """Names, their order and defaults are those of the code; a column says which options `@once` takes."""
     rows = table(REFERENCE / "options.md", "option", "default")
     shown = {code(row["option"]): eval(code(row["default"]), {"timedelta": timedelta}) for row in rows}  # noqa: S307
     shown["methods"] = frozenset(shown["methods"])
@@ -91,7 +91,7 @@ def test_the_option_table_is_the_policys():
 
 
 def test_each_option_has_a_heading():
-    """Every option is explained under a heading of its own, and no other is."""
+    """Every option has a heading, and there are no others."""
     assert set(DEFAULTS) == {
         heading.strip("`") for heading in headings(REFERENCE / "options.md") if heading.startswith("`")
     }
@@ -119,7 +119,7 @@ def test_each_refusal_has_a_heading():
 
 
 def test_each_other_error_has_a_heading():
-    """Every exception that is no refusal and no mere base has a heading with its cause and its remedy."""
+    """Every exception that is neither a refusal nor a base class has a heading with its cause and its remedy."""
     bases = {"IdempotencyError", "Refusal", "HandlerError"}
     names = set(exceptions.__all__) - bases - {refusal.__name__ for refusal in refusals()}
 
@@ -147,7 +147,7 @@ def test_the_generated_reference_has_each_public_module():
 
 @pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name):
-    """A link inside the repository leads to a file that is there, and to a heading that it has."""
+    """A link inside the repository leads to an existing file and, with an anchor, to a heading in it."""
     page = ROOT / name
     for shown, target in links(page):
         assert shown, f"{name} links to {target} without a text, which only Sphinx shows"
@@ -196,5 +196,5 @@ def test_the_changelog_has_this_version():
 
 @pytest.mark.parametrize("name", PAGES)
 def test_no_path_of_a_machine(name):
-    """What we write is for every machine."""
+    """No page names a folder of the machine that it was written on."""
     assert not re.search(r"(?<![\w.])/(work|home|tmp|root|Users)/", text(ROOT / name))

@@ -245,6 +245,7 @@ def test_a_worker_that_is_ended_with_its_answer_on_the_way(store, keeper, told):
     assert len(told) == 1
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # the keeper's thread
 @pytest.mark.parametrize("ending", ["exit", "error", "answer"])
 def test_a_process_that_a_handler_forks_ends_no_claim(store, keeper, told, ending):
     """It leaves the handler as its parent will: by an exception, or with an answer. The claim is the parent's."""

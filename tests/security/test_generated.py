@@ -215,6 +215,7 @@ FORM = st.lists(st.tuples(TEXTS, TEXTS), max_size=6).map(lambda pairs: b"&".join
 BODIES = st.one_of(st.binary(max_size=400), JSON, MULTIPART, FORM)
 
 
+@pytest.mark.filterwarnings("ignore:Support for non-ascii encoding names:DeprecationWarning")  # Django looks them up
 @pytest.mark.parametrize("view", ["plain", "drf"])
 @given(body=BODIES, media_type=MEDIA_TYPES)
 @share(0.2)

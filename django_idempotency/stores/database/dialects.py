@@ -26,11 +26,19 @@ def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True, fold: 
             kind = FoldedPostgreSQL if fold and can_fold(connection) else PostgreSQL
             return kind(by_function=connect and has_functions(connection))
         case "mysql":
-            from django_idempotency.stores.database.mysql import MariaDB, MySQL, has_procedures
+            from django_idempotency.stores.database.innodb import has_procedures
+            from django_idempotency.stores.database.mariadb import MariaDB
+            from django_idempotency.stores.database.mysql import MySQL, has_slots
 
-            if connect and connection.mysql_is_mariadb:  # type: ignore[attr-defined]
-                return MariaDB(by_procedure=has_procedures(connection))
-            return MySQL()
+            if not connect:
+                return MySQL()
+            # Asked past Django's cursor, as these are no statements of a request.
+            with connection.wrap_database_errors, connection.connection.cursor() as cursor:
+                by_procedure = has_procedures(cursor)
+                if connection.mysql_is_mariadb:  # type: ignore[attr-defined]
+                    return MariaDB(by_procedure=by_procedure)
+                slots = has_slots(cursor)
+            return MySQL(by_procedure=by_procedure and slots, has_slots=slots)
         case "sqlite":
             from django_idempotency.stores.database.sqlite import SQLite
 
