@@ -42,6 +42,36 @@ def test_the_first_screen_protects_a_view():
     assert "@idempotent" in first.text
 
 
+def test_the_first_example_gives_no_warning():
+    """In a new project, with DRF's own defaults: neither `migrate` nor `check` complains of what a newcomer copies."""
+    code = f"""
+import sys, types
+import django
+from django.conf import settings
+from django.core.management import call_command
+from django.urls import path
+sys.path.insert(0, {str(ROOT / "tests" / "docs")!r})
+settings.configure(
+    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "rest_framework", "django_idempotency",
+                    "shop"],
+    DATABASES={{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:",
+                           "OPTIONS": {{"transaction_mode": "IMMEDIATE"}}}}}},
+    ROOT_URLCONF="page", DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+)
+django.setup()
+page = sys.modules["page"] = types.ModuleType("page")
+exec({next(block for block in blocks(ROOT / "README.md") if block.kind == "complete").text!r}, vars(page))
+page.urlpatterns = [path("payments/", page.create_payment)]
+call_command("migrate", run_syncdb=True, verbosity=0)
+call_command("check", fail_level="WARNING", databases=["default"])
+"""
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert result.stdout == "System check identified no issues (0 silenced).\n"
+
+
 def test_the_readme_is_short():
     """STYLE: 500 to 900 words, its code included."""
     assert 500 <= len(text(ROOT / "README.md").split()) <= 900
@@ -112,7 +142,10 @@ def test_the_generated_reference_has_each_public_module():
     expected = ["django_idempotency", *(f"django_idempotency.{module}" for module in public)]
 
     assert [code(heading) for heading in headings(REFERENCE / "api.md") if heading.startswith("`")] == expected
-    assert re.findall(r"^\.\. (?:auto|current)module:: (\S+)$", text(REFERENCE / "api.md"), re.MULTILINE) == expected
+    page = text(REFERENCE / "api.md")
+    assert re.findall(r"^\.\. (?:auto|current)module:: (\S+)$", page, re.MULTILINE) == expected
+    shown = re.findall(r"^\.\. auto(?:function|class):: (\S+)$", page, re.MULTILINE)
+    assert set(django_idempotency.__all__) <= set(shown)
 
 
 @pytest.mark.parametrize("name", PAGES)

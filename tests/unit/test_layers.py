@@ -136,4 +136,5 @@ def test_modules_and_classes_say_what_they_are_for():
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and not ast.get_docstring(node):
                 silent.append(f"{name}: {node.name}")
 
-    assert [entry for entry in silent if not entry.endswith((": Media", ": Meta", ": RecordQuerySet"))] == []
+    without = (": Media", ": Meta", ": RecordQuerySet", ": IdempotencyMixin")  # the last one's would be every view's
+    assert [entry for entry in silent if not entry.endswith(without)] == []
