@@ -4,5 +4,5 @@ from collections.abc import Iterable
 
 
 def texts(given: str | Iterable[str]) -> tuple[str, ...]:
-    """*given*, where one text stands for itself: its characters would be patterns that leave out everything."""
+    """*given*, or one string as a tuple: its characters would be patterns that leave out everything."""
     return (given,) if isinstance(given, str) else tuple(given)

@@ -1,5 +1,6 @@
 """
-What the kit sends: a `Call` describes one request, and any callable that takes a key and answers is a call too.
+What the kit sends: a `Call` describes one request, and any callable that takes a key and returns a response is a call
+too.
 
 A call knows nothing of the keys that it will be sent with, so one serves for duplicates, races and kills. A `Call` is
 plain data, and makes a client of its own for each request: a forked process can send it as well.
@@ -31,7 +32,7 @@ FORM = "application/x-www-form-urlencoded"
 LONGEST_BODY = 200  # characters of a body that are shown
 POLL = 0.01  # seconds between two tries of a client that is told to come again
 
-# Sends one request with the key, or without one where it is None, and returns the response (or what @once returns).
+# Sends one request with the key, or without one if it is None, and returns the response (or what @once returns).
 Sender = Callable[[str | None], Any]
 
 
@@ -40,11 +41,11 @@ class Call:
     """
     One request, to be sent with any key: `Call.post("/payments/", {"amount": 10}, user=user)`.
 
-    *data* is sent as *content_type* says: JSON by default, a form, or multipart with files; text and bytes as they are.
-    Where the key travels in the payload, *data* is a callable that takes it, and *header* is None.
+    *data* is sent as *content_type* says: JSON (the default), a form, or multipart with files; strings and bytes as is.
+    If the key travels in the payload, *data* is a callable that takes it, and *header* is None.
 
     *user* is who sends it. The kit needs neither password nor session for that, and reads the user anew for each
-    request (one who was deleted is nobody); DRF's authenticators do not run. Where they matter, send their *headers*
+    request (one who was deleted is nobody); DRF's authenticators do not run. If they matter, send their *headers*
     (`Authorization`), or give a *client* that is logged in, or a callable that makes one; it decides then who the user
     is.
     """
@@ -97,7 +98,7 @@ class Call:
         return f"{self.method} {self.path}"
 
     def __call__(self, key: str | None) -> HttpResponseBase:
-        """Send the request with *key*, or without one where it is None. What the view raises is an answer of 500."""
+        """Send the request with *key*, or without one if it is None. What the view raises is an answer of 500."""
         headers = dict(self.headers)
         if key is not None and self.header is not None:
             headers[self.header] = key
@@ -114,7 +115,7 @@ class Call:
         return replace(self, **changes)
 
     def with_other_payload(self) -> "Call":
-        """This call with a payload that differs by one member, or by its query where there is no payload to add to."""
+        """This call with a payload that differs by one member, or by its query if there is no payload to add to."""
         if isinstance(self.data, Mapping):
             return replace(self, data={**self.data, "of_another_request": "1"})
         mark = "&" if "?" in self.path else "?"
@@ -172,7 +173,7 @@ class _VisitorHandler(ClientHandler):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What a client got. *error* is what a server would have logged; *code* the refusal's, where it can be read."""
+    """What a client got. *error* is what a server would have logged; *code* that of a refusal, if it can be read."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)  # lower-case names
@@ -200,7 +201,7 @@ class Reply:
 
     @property
     def in_progress(self) -> bool:
-        """Is the client told to come again: another request with this key runs, or the store is away?"""
+        """Is the client told to retry: another request with this key runs, or the store is unavailable?"""
         return self.status in (409, 503) and (
             self.code in ("request-in-progress", "store-unavailable")
             or (not self.code and "retry-after" in self.headers)
@@ -208,7 +209,7 @@ class Reply:
 
 
 def new_key() -> str:
-    """A key that nobody has used: a random UUID."""
+    """An unused key: a random UUID."""
     return str(uuid.uuid4())
 
 
@@ -226,7 +227,7 @@ def send(call: Sender, key: str | None) -> Reply:
 
 
 def send_until_final(call: Sender, key: str | None, patience: float = 30) -> Reply:
-    """As `send`, by a client that comes again while it is told to, for *patience* seconds at most."""
+    """As `send`, by a client that retries while it is told to, for *patience* seconds at most."""
     tries_left = patience / POLL  # counted, because a test may have stopped the clock
     while True:
         reply = send(call, key)
@@ -267,7 +268,7 @@ def reply_of(response: Any) -> Reply:
 
 
 def _match(response: Any) -> Any:
-    """How the request was resolved; None where it was not."""
+    """How the request was resolved; None if it was not."""
     match = getattr(response, "resolver_match", None)
     try:
         return match if getattr(match, "func", None) is not None else None  # it resolves when it is asked
@@ -276,7 +277,7 @@ def _match(response: Any) -> Any:
 
 
 def _code(content_type: str, body: bytes) -> str:
-    """The code of a refusal, where its body is an object that has one, as problem details do."""
+    """The code of a refusal, if its body is an object that has one, as problem details do."""
     if "json" not in content_type:
         return ""
     try:

@@ -38,12 +38,12 @@ def expire(
     store: str = "default",
 ) -> int:
     """
-    Let the `records` expire, so that the next request with each key runs, and return how many they were.
+    Let the `records` expire, so that the next request with each key runs, and return their number.
 
     Of a *store* outside the database, which finds nothing by a key alone, *key*, *scope* and *operation* are needed
     (`TypeError` without), and the record is freed.
 
-    Raises `LookupError` where there is none: a test that expires nothing proves nothing.
+    Raises `LookupError` if there is none: a test that expires nothing proves nothing.
     """
     if not stores[store].commits_with_handler:
         count = int(_free(store, key, scope, operation))
@@ -69,7 +69,7 @@ def forget(
     store: str = "default",
 ) -> int:
     """
-    Delete the `records`, as if their requests had never been sent, and return how many they were. *store* is as
+    Delete the `records`, as if their requests had never been sent, and return their number. *store* is as
     `expire` has it.
     """
     if not stores[store].commits_with_handler:

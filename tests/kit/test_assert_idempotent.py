@@ -258,7 +258,7 @@ def test_a_client_of_ones_own(user, other_user):
 def test_an_event_is_a_call():
     """What `@once` protects takes no request, and refuses by its exceptions."""
 
-    @once("kit.paid", key=lambda event: event["id"])
+    @once("kit.paid", key=lambda event: event["id"], fingerprint=lambda event: b"%d" % event["amount"])
     def on_paid(event):
         payment = Payment.objects.create(amount=event["amount"])
         return {"payment": payment.pk}

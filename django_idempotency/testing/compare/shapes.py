@@ -1,6 +1,6 @@
 """
-What is known of a table's columns: which make its primary key, which refer to other rows, which are made anew by each
-run. Of a model's table its fields tell; of any other the database's catalogue.
+The columns of a table by purpose: its primary key, references to other rows, values that each run makes anew. A model's
+fields say so, or the database's catalogue if the table has no model.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from django.apps import apps
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-# Written by the way, and by nobody's handler.
+# Written by Django itself, not by a handler.
 # "sqlite_" is what ANALYZE notes there: no table of anybody's may be called so (sqlite.org, "Internal Schema Objects").
 UNSEEN = ("django_migrations", "django_content_type", "django_session", "sqlite_*")
 CONTAINERS = (dict, list, set, tuple, str, bytes, int, float, bool)  # as a default: a constant
@@ -21,7 +21,7 @@ CONTAINERS = (dict, list, set, tuple, str, bytes, int, float, bool)  # as a defa
 class Shape:
     """The columns of a table, by what they are for."""
 
-    key: tuple[str, ...] = ()  # the primary key's; none where the table has none
+    key: tuple[str, ...] = ()  # the primary key's; empty if the table has none
     references: dict[str, tuple[str, str]] = field(default_factory=dict)  # column: the table and column it refers to
     made: frozenset[str] = frozenset()  # another value in each run: numbers and random keys
     stamps: frozenset[str] = frozenset()  # auto_now and auto_now_add

@@ -1,7 +1,8 @@
 """
-What no transaction covers, seen while it happens: e-mails, connections to other servers, files, processes, threads.
+Effects that no transaction covers, recorded as they happen: e-mails, connections to other servers, files, processes,
+threads.
 
-Python's own audit events tell of all but e-mails and threads, whatever library is used. What Django's database and
+Python's audit events report all but e-mails and threads, for any library. What Django's database and
 cache layers do by themselves is left out, and so is what a library's C code does without Python.
 """
 
@@ -42,7 +43,7 @@ class ForeignEffect:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """What was seen in the block, in its order; all threads of the process counted."""
+    """What was recorded in the block, in order, by all threads of the process."""
 
     effects: list[ForeignEffect] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)  # started meanwhile; not those of a database's pool
@@ -155,7 +156,7 @@ EVENTS: dict[str, Callable[[tuple[Any, ...]], tuple[str, str] | None]] = {
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
-    # It stays for the life of the process: when nobody watches it costs a look at a list.
+    # It stays for the life of the process: without an observer it costs one look at a list.
     if not _observers or event not in EVENTS or getattr(_here, "busy", False):
         return
     _here.busy = True

@@ -1,5 +1,5 @@
 """
-What a request does to the world: the databases by content, e-mails and caches; and which line of the project did it.
+What a request changes (databases by content, e-mails, caches), and which line of the project did it.
 
 Inside a `TestCase` the `on_commit` hooks of the request are run as a commit would run them, so that their work is seen.
 """
@@ -40,7 +40,7 @@ UNSEEN_KEYS = ("*throttle_*", "*django.contrib.sessions.cache*")
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A statement that wrote, and the line of the project that it came from, where one did."""
+    """A statement that wrote, and the line of the project's code that sent it, if there is one."""
 
     using: str
     what: str  # the statement, as far as its table
@@ -58,20 +58,20 @@ class Write:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What a request did that outlived it. False where it left nothing behind."""
+    """What a request left behind; false if that is nothing."""
 
     changes: Changes
     mails: tuple[ForeignEffect, ...] = ()
     cached: tuple[str, ...] = ()  # keys, with their alias
     writes: tuple[Write, ...] = ()  # also those that were rolled back
     threads: tuple[str, ...] = ()
-    uncovered: tuple[ForeignEffect, ...] = ()  # connections and processes, which nobody can take back or look into
+    uncovered: tuple[ForeignEffect, ...] = ()  # connections and processes, whose effects the kit cannot inspect
 
     def __bool__(self) -> bool:
         return bool(self.changes or self.mails or self.cached)
 
     def places(self) -> set[str]:
-        """Where something was left: tables, "mail", keys of caches."""
+        """Where something was left: names of tables, "mail", keys of caches."""
         return {*map(str, self.changes.tables), *self.cached, *((MAIL,) if self.mails else ())}
 
     def lines(self) -> Iterator[str]:
@@ -99,7 +99,7 @@ class Observation:
 
 
 class Observer:
-    """Sends requests one after the other, and sees what each of them does."""
+    """Sends requests one after the other, and observes what each of them does."""
 
     def __init__(
         self, *, using: str | Iterable[str] | None = None, ignore: str | Iterable[str] = (), limit: int = LARGEST_TABLE
@@ -120,11 +120,11 @@ class Observer:
             raise
 
     def send(self, call: Sender, key: str | None) -> Observation:
-        """Send *call* with *key*; nobody else may have changed anything since the request before."""
+        """Send *call* with *key*; nothing else may have changed anything since the last request."""
         return self.watch(lambda: send(call, key))
 
     def watch(self, request: Callable[[], Reply]) -> Observation:
-        """Make *request*, and see what it does."""
+        """Make *request*, and observe what it does."""
         before, cached = self._last, _cached()
         writes: list[Write] = []
         with _recording(writes), noted_claims() as claims, guard() as foreign:
@@ -155,7 +155,7 @@ class Observer:
 
 
 def _cached() -> dict[tuple[str, str], Any]:
-    """What is in the caches that live in this process, which can be looked into without asking a server."""
+    """The contents of the caches in this process, which can be read without asking a server."""
     found: dict[tuple[str, str], Any] = {}
     for alias in caches:
         # One that nobody has asked for yet may be of a server that a test does not have.

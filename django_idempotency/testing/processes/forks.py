@@ -1,7 +1,7 @@
 """
-Forked processes on the test database: each has connections of its own, and its parent hears of it and can kill it.
+Forked processes on the test database: each has connections of its own, reports to its parent, and can be killed.
 
-A process that was forked shares its parent's memory as it was, so it can make any call that a test can.
+A fork has a copy of its parent's memory, so it can make any call that a test can.
 """
 
 import gc
@@ -27,7 +27,7 @@ from django_idempotency.stores import stores
 from django_idempotency.stores.database import DatabaseStore
 from django_idempotency.testing.observe.guards import load_backends
 
-TIMEOUT = 60.0  # seconds without a word, after which the other side is taken for hung
+TIMEOUT = 60.0  # seconds of silence after which the other side counts as hung
 
 
 class CannotFork(RuntimeError):
@@ -35,15 +35,15 @@ class CannotFork(RuntimeError):
 
 
 class ProcessFailed(RuntimeError):
-    """A process ended, or fell silent, before it had said what it was asked for."""
+    """A process ended or fell silent before it had sent its result."""
 
 
 def prepare(using: Iterable[str]) -> None:
     """
     Make this process ready to fork processes that use the databases *using*.
 
-    Raises `CannotFork` where another process would not see what this one sees: inside a transaction, or on a database
-    that lives in memory.
+    Raises `CannotFork` if another process would not see what this one sees: inside a transaction, or on a database in
+    memory.
     """
     if not hasattr(os, "fork"):
         raise CannotFork("This system cannot fork: race() and crash_points() need Linux, macOS or another Unix.")
@@ -75,7 +75,7 @@ def prepare(using: Iterable[str]) -> None:
 
 
 class Line:
-    """A process's end of the pipe to its parent. Its threads may speak by turns."""
+    """A process's end of the pipe to its parent, shared by its threads."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
@@ -95,7 +95,7 @@ class Line:
 
 
 class Process:
-    """A forked process that runs *work* and tells what it returns, which must be picklable."""
+    """A forked process that runs *work* and sends the parent what it returns, which must be picklable."""
 
     # Pipes to processes that live: a new process must not keep another's open.
     _pipes: set[Connection] = set()
@@ -163,7 +163,7 @@ class Process:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End it, however it is."""
+        """Kill it if it still runs."""
         self.kill()
         self._pipes.discard(self._pipe)
         self._pipe.close()
