@@ -12,7 +12,7 @@ from django.utils.translation import gettext_lazy as _
 
 from django_idempotency.core.keys import MAX_KEY
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.fields import DigestField, ExactField, KeyField
+from django_idempotency.fields import DigestField, ExactField, KeyField, Utf8Field
 
 Row = TypeVar("Row", bound=models.Model)
 
@@ -64,12 +64,12 @@ class IdempotencyRecord(models.Model):
     """The stored outcome of one execution; with status 0, the claim of an execution whose outcome is unsettled."""
 
     digest = DigestField(_("identity"), primary_key=True, max_length=32)
-    scope = models.CharField(_("scope"), max_length=COLUMN)
-    operation = models.CharField(_("operation"), max_length=COLUMN)
+    scope = Utf8Field(_("scope"), max_length=COLUMN)
+    operation = Utf8Field(_("operation"), max_length=COLUMN)
     key = KeyField(_("idempotency key"), max_length=MAX_KEY)
     fingerprint = DigestField(_("fingerprint"), max_length=32)
-    request = models.CharField(_("request"), max_length=COLUMN, default="", blank=True)  # method, host and route
-    request_id = models.CharField(_("request id"), max_length=COLUMN, default="", blank=True)
+    request = Utf8Field(_("request"), max_length=COLUMN, default="", blank=True)  # method, host and route
+    request_id = Utf8Field(_("request id"), max_length=COLUMN, default="", blank=True)
     status = models.PositiveSmallIntegerField(_("status"), default=UNSETTLED)
     head = models.BinaryField(_("reason and headers"), default=b"")
     body = models.BinaryField(_("body"), default=b"")
