@@ -1,9 +1,8 @@
 """The admin's page of counts: how many duplicates did no harm, when, and to which operations."""
 
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import reduce
 from itertools import zip_longest
 from operator import add
@@ -21,55 +20,35 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.formats import date_format, number_format
-from django.utils.functional import Promise
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, ngettext
+from django.utils.translation import ngettext
 
 from django_idempotency import conf
 from django_idempotency.admin.charts import Chart, Column, draw
+from django_idempotency.admin.history import (
+    PERIODS,
+    Filled,
+    Numbers,
+    Period,
+    Samples,
+    Slot,
+    fill,
+    find_samples,
+    make_slots,
+    moment,
+    sums,
+)
 from django_idempotency.core.keys import UNSTORABLE
 from django_idempotency.models import DecisionCount, HourQuerySet, IdempotencyRecord, StorageSample
 from django_idempotency.operations import table_size
-from django_idempotency.operations.counts import COLUMNS, HOUR, OTHER, hour_of
+from django_idempotency.operations.tally import COLUMNS, OTHER
 
 TEMPLATE = "admin/django_idempotency/dashboard.html"
 HARMLESS = ("replays", "conflicts", "mismatches")
 LISTED_COLUMNS = ("executions", *HARMLESS, "forgotten")
 LISTED = 100  # operations in the table, unless all are asked for
 ALL_LISTED = 1000  # even then: a callable may make up operations without end
-
-Numbers = dict[str, int]  # of each of COLUMNS
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Period:
-    """What a link of the page narrows it to."""
-
-    name: str
-    label: Promise
-    days: int
-    daily: bool = False  # a column for each day, not for each hour
-
-
-PERIODS = (
-    Period(name="24h", label=gettext_lazy("Last 24 hours"), days=1),
-    Period(name="7d", label=gettext_lazy("Last 7 days"), days=7),
-    Period(name="30d", label=gettext_lazy("Last 30 days"), days=30, daily=True),
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slot:
-    """A column of the charts: from *hour* to the next slot's."""
-
-    hour: int
-    title: str
-    label: str
-
-
-Filled = list[tuple[Slot, Numbers]]
-Samples = Sequence[StorageSample | None]  # one for each slot, or none at all
 
 
 def dashboard_view(model_admin: "ModelAdmin[Any]", request: HttpRequest) -> TemplateResponse:
@@ -162,10 +141,6 @@ def dashboard(asked: Mapping[str, str], now: datetime) -> dict[str, Any]:
 # --- queries ---
 
 
-def sums(columns: Iterable[str]) -> dict[str, Sum]:
-    return {name: Sum(name) for name in columns}
-
-
 def find_databases() -> list[str]:
     """The aliases that may hold counts; first the one where records are written by default."""
     first = router.db_for_write(DecisionCount)
@@ -203,61 +178,6 @@ def measure(database: str) -> dict[str, Any]:
     """How many records there are, and their size, in the reader's language."""
     now = table_size.measure(database)
     return {"count": number(now.records), "is_estimate": now.is_estimate, "size": size(now.size)}
-
-
-def find_samples(slots: Sequence[Slot], database: str) -> Samples:
-    """The last sample in each of *slots*; like counts, those of a clock that is ahead are in the last."""
-    begins = [slot.hour for slot in slots]
-    samples: list[StorageSample | None] = [None] * len(slots)
-    for sample in StorageSample.objects.using(database).since(begins[0]).order_by("hour"):
-        samples[bisect_right(begins, sample.hour) - 1] = sample
-    return samples
-
-
-def fill(slots: Sequence[Slot], counts: "HourQuerySet[DecisionCount]") -> Filled:
-    """Each slot with the sums of its hours. The last one takes later hours, too, which a clock ahead has counted."""
-    begins = [slot.hour for slot in slots]
-    filled: Filled = [(slot, dict.fromkeys(COLUMNS, 0)) for slot in slots]
-    by_hour: QuerySet[Any, Any] = counts.order_by().values("hour")
-    for row in by_hour.annotate(**sums(COLUMNS)):
-        numbers = filled[bisect_right(begins, row["hour"]) - 1][1]
-        for name in COLUMNS:
-            numbers[name] += int(row[name])
-    return filled
-
-
-# --- time ---
-
-
-def make_slots(period: Period, now: datetime) -> Iterator[Slot]:
-    """The hours, or the days of the current time zone, up to the one that *now* is in."""
-    if period.daily:
-        today = timezone.localtime(now).date()
-        for age in reversed(range(period.days)):
-            day = today - timedelta(days=age)
-            label = "" if age % 7 else date_format(day, "j M")
-            yield Slot(hour=first_hour(day), title=date_format(day, "DATE_FORMAT"), label=label)
-        return
-    last = hour_of(now.timestamp())
-    for hour in range(last - 24 * period.days + 1, last + 1):
-        begin = moment(hour)
-        label = ""
-        if period.days == 1 and begin.hour % 6 == 0:
-            label = date_format(begin, "TIME_FORMAT")
-        elif period.days > 1 and begin.hour == 0:
-            label = date_format(begin, "D")
-        yield Slot(hour=hour, title=date_format(begin, "DATETIME_FORMAT"), label=label)
-
-
-def first_hour(day: date) -> int:
-    """The first hour that begins on *day*: if the offset from UTC is not whole, midnight is within one."""
-    midnight = datetime(day.year, day.month, day.day, tzinfo=timezone.get_current_timezone())
-    return -(-int(midnight.timestamp()) // HOUR)
-
-
-def moment(hour: int) -> datetime:
-    """When *hour* begins, in the current time zone."""
-    return datetime.fromtimestamp(hour * HOUR, timezone.get_current_timezone())
 
 
 # --- words ---

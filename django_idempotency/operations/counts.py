@@ -33,32 +33,18 @@ from django.dispatch import receiver
 from django_idempotency import conf
 from django_idempotency.engine.announcements import Announcement
 from django_idempotency.engine.transactions import in_transaction
-from django_idempotency.models import COLUMN, DecisionCount, StorageSample
+from django_idempotency.models import DecisionCount, StorageSample
 from django_idempotency.operations import table_size
+from django_idempotency.operations.tally import COLUMNS, HOUR, Row, Rows, Table, Tally
 from django_idempotency.stores.schemas import in_schema, schema_of
 
 logger = logging.getLogger("django_idempotency")
 
 TABLE = "django_idempotency_count"
-HOUR = 3600  # seconds
 INTERVAL = 5.0  # seconds from one write of a process to its next
 PAUSE = 60.0  # seconds after a write that failed
-MAX_OPERATIONS = 256  # named by one process in one hour; a callable may make up a new one for each request
-MAX_ROWS = 1024  # kept in memory while they cannot be written
-OTHER = "(other)"  # the operation of what is counted past MAX_OPERATIONS
 KEEP = timedelta(days=400)  # so that a month can be compared with the same one a year ago
 
-COLUMNS = (
-    "executions",
-    "replays",
-    "conflicts",
-    "mismatches",
-    "unknown_outcomes",
-    "unavailable",
-    "other_refusals",
-    "forgotten",
-    "unsettled",
-)
 OF_DECISION = {
     "executed": "executions",
     "replayed": "replays",
@@ -72,10 +58,6 @@ OF_DECISION = {
 }
 POSITIONS = {decision: COLUMNS.index(column) for decision, column in OF_DECISION.items()}
 OTHER_REFUSALS = COLUMNS.index("other_refusals")
-
-Table = tuple[str, str | None]  # database alias, schema of a tenant
-Row = tuple[Table, int, str]  # table, hour, operation
-Rows = dict[Row, list[int]]  # the numbers in the order of COLUMNS
 
 
 def count(using: str, operation: str, decision: str, *, after_commit: bool = False) -> None:
@@ -156,62 +138,6 @@ def is_under_test() -> bool:
 def in_any_atomic_block() -> bool:
     """Is this thread in an atomic block of any database, perhaps in that of a handler?"""
     return any(connection.in_atomic_block for connection in connections.all(initialized_only=True))
-
-
-class Tally:
-    """Numbers in memory, for all threads. MAX_OPERATIONS and MAX_ROWS bound its size."""
-
-    def __init__(self) -> None:
-        self.rows: Rows = {}
-        self._lock = threading.Lock()
-        self._hour = 0
-        self._names: set[tuple[Table, str]] = set()  # with their operations, of this hour
-        self._dropped = 0
-
-    def add(self, table: Table, operation: str, position: int) -> None:
-        hour = int(time.time()) // HOUR
-        with self._lock:
-            row = self.rows.get((table, hour, operation))
-            if row is None:
-                row = self._new_row(table, hour, operation)
-            row[position] += 1
-
-    def _new_row(self, table: Table, hour: int, operation: str) -> list[int]:
-        if hour != self._hour:
-            self._hour = hour
-            self._names.clear()
-        operation = operation[:COLUMN]
-        if (table, operation) not in self._names:
-            if len(self._names) < MAX_OPERATIONS:
-                self._names.add((table, operation))
-            else:
-                operation = OTHER
-        return self._row((table, hour, operation))
-
-    def _row(self, key: Row, additions: int = 1) -> list[int]:
-        row = self.rows.get(key)
-        if row is not None:
-            return row
-        row = [0] * len(COLUMNS)
-        if len(self.rows) < MAX_ROWS:
-            self.rows[key] = row
-        else:
-            self._dropped += additions
-        return row
-
-    def take(self) -> tuple[Rows, int]:
-        """All numbers, and how many additions found no room. The tally starts afresh."""
-        with self._lock:
-            rows, self.rows = self.rows, {}
-            dropped, self._dropped = self._dropped, 0
-        return rows, dropped
-
-    def put_back(self, rows: Rows) -> None:
-        """Add *rows*, which could not be written, to what was counted since."""
-        with self._lock:
-            for key, numbers in rows.items():
-                row = self._row(key, sum(numbers))
-                row[:] = map(sum, zip(row, numbers, strict=True))
 
 
 class Counter:

@@ -23,7 +23,7 @@ from django_idempotency import conf, exceptions, once
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.models import DecisionCount, IdempotencyRecord, StorageSample
 from django_idempotency.operations import counts as statistics
-from django_idempotency.operations import table_size
+from django_idempotency.operations import table_size, tally
 from tests.app.models import Payment
 from tests.app.serving import TIMEOUT, VENDOR, plain, post
 from tests.app.views import answer, make_payment
@@ -439,7 +439,7 @@ def test_a_worker_that_is_told_to_end_keeps_the_counts_of_all_databases(counter,
 @pytest.mark.django_db(transaction=True)
 def test_without_autocommit_it_is_said_that_nothing_can_be_written(counter, monkeypatch, caplog):
     """Once: there a transaction is always open. What found room is kept, and nothing but that."""
-    monkeypatch.setattr(statistics, "MAX_ROWS", 1)
+    monkeypatch.setattr(tally, "MAX_ROWS", 1)
     with monkeypatch.context() as patch:
         patch.setitem(connection.settings_dict, "AUTOCOMMIT", False)
         connection.close()
@@ -460,7 +460,7 @@ def test_without_autocommit_it_is_said_that_nothing_can_be_written(counter, monk
 
 def test_memory_is_bounded(counter, monkeypatch, caplog):
     """Of what cannot be written, so many rows are kept; how much was dropped is said."""
-    monkeypatch.setattr(statistics, "MAX_ROWS", 3)
+    monkeypatch.setattr(tally, "MAX_ROWS", 3)
     monkeypatch.setattr(statistics, "write", lambda using, rows: False)
     for number in range(5):
         counter.tally.add(("default", None), f"operation {number}", 0)
@@ -480,7 +480,7 @@ def test_memory_is_bounded(counter, monkeypatch, caplog):
 
 def test_operations_without_end_are_counted_as_other(counter, monkeypatch):
     """A callable may name a new one for each request: the table must not grow by each. The next hour begins anew."""
-    monkeypatch.setattr(statistics, "MAX_OPERATIONS", 2)
+    monkeypatch.setattr(tally, "MAX_OPERATIONS", 2)
     now = [0]
     monkeypatch.setattr(statistics.time, "time", lambda: now[0])
     for operation in "abcda":
@@ -491,7 +491,7 @@ def test_operations_without_end_are_counted_as_other(counter, monkeypatch):
     assert {key: row[0] for key, row in counter.tally.rows.items()} == {
         (("default", None), 0, "a"): 2,
         (("default", None), 0, "b"): 1,
-        (("default", None), 0, statistics.OTHER): 2,
+        (("default", None), 0, tally.OTHER): 2,
         (("default", None), 1, "d"): 1,
     }
 
