@@ -1,8 +1,4 @@
-"""
-A repeated request produces the same result as a single one: `idempotent` for views, `once` for all other work.
-
-PYTEST_DONT_REWRITE: a process that has loaded this may start pytest, which would warn that it comes too late for that.
-"""
+"""A repeated request produces the same result as a single one: `idempotent` for views, `once` for all other work."""
 
 from django_idempotency.core.policy import Policy
 from django_idempotency.engine.execution import current_operation
