@@ -162,7 +162,7 @@ def version_of(product: str, url: str) -> str:
         version = cursor.fetchone()[0]
     found = "MariaDB" if "MariaDB" in version else "MySQL"
     if found != product:
-        raise ValueError(f"the server is a {found}")
+        raise ValueError(f"the server is a {found}, which {found.upper()}_URL names")
     return f"{product} {version.partition('-')[0]}"
 
 

@@ -74,7 +74,7 @@ def sqlite(path: str) -> dict[str, object]:
 if DATABASE_URL.startswith("sqlite"):
     DATABASES: dict[str, Any] = {"default": sqlite(DATABASE_URL.removeprefix("sqlite:///"))}
 else:
-    DATABASES = {"default": dj_database_url.parse(DATABASE_URL)}
+    DATABASES = {"default": dj_database_url.parse(DATABASE_URL, conn_max_age=600)}
     # With `POOLED=1`, DATABASE_URL is a pooler in transaction mode.
     DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = os.environ.get("POOLED") == "1"
 # A second database on another server, for requests that use both.

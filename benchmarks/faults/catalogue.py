@@ -137,7 +137,7 @@ FAULTS = (
         promise="409 while its transaction lives; once the database has ended it, the worker cannot commit",
         make=on_the_way.frozen,
         bug="short lease",
-        bug_on_sqlite="no claim",  # nobody takes anything over while a frozen writer holds the file
+        bug_on_sqlite="no claim",  # no claim can be taken over while a frozen writer holds the file
         caught=(MORE_EFFECTS,),
         rounds=8,
     ),

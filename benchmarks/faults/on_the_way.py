@@ -1,4 +1,4 @@
-"""Faults of the application and of the wires around it. Each function makes one on a stage, as often as it is told."""
+"""Faults of the application and of the wires around it. Each makes one of them, in the stage's number of rounds."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from benchmarks.faults.network import Losing, LosingCommits
 from benchmarks.faults.stage import WAIT, Stage
 from tests import servers
 
-SHARE = 0.15  # of the messages that a proxy loses, where it does not name them
+SHARE = 0.15  # of the messages that a proxy loses, if it does not choose among them
 ANSWERS = 8  # answers for each loss that is wanted: some need several attempts
 SLOW = 0.02  # seconds in a handler, so that most of a request's time is there
 FROZEN = (0.4, 1.6)  # seconds
@@ -167,7 +167,7 @@ def old_and_new(stage: Stage) -> None:
 
 
 def clock_jumps(stage: Stage) -> None:
-    """The clock of the application, and of nobody else, jumps back and forth by days."""
+    """The clock of the application alone jumps back and forth by days."""
     if not FAKETIME:
         raise LeftOut("libfaketime is not installed")
     # SQLite has no clock of its own: it is not promised that a record outlives a jump over its whole life.

@@ -227,7 +227,7 @@ def method(results: Results) -> list[str]:
 
 
 def lines(results: Results) -> Iterable[str]:
-    """What a terminal is told at the end."""
+    """The last lines that the terminal shows."""
     yield f"{results.violations()} violations"
     for missed in results.missed():
         yield f"a planted bug was not seen: {missed}"

@@ -142,7 +142,10 @@ def test_the_generated_reference_has_each_public_module():
     expected = ["django_idempotency", *(f"django_idempotency.{module}" for module in public)]
 
     assert [code(heading) for heading in headings(REFERENCE / "api.md") if heading.startswith("`")] == expected
-    assert re.findall(r"^\.\. (?:auto|current)module:: (\S+)$", text(REFERENCE / "api.md"), re.MULTILINE) == expected
+    page = text(REFERENCE / "api.md")
+    assert re.findall(r"^\.\. (?:auto|current)module:: (\S+)$", page, re.MULTILINE) == expected
+    shown = re.findall(r"^\.\. auto(?:function|class):: (\S+)$", page, re.MULTILINE)
+    assert set(django_idempotency.__all__) <= set(shown)
 
 
 @pytest.mark.parametrize("name", PAGES)

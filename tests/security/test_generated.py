@@ -44,7 +44,7 @@ def share(part: float) -> Callable[[Any], Any]:
 
 @idempotent
 def plain_unread(request: HttpRequest) -> HttpResponse:
-    """Leaves the body alone: whoever reads it is us."""
+    """Leaves the body unread, so that the package reads it."""
     return HttpResponse(str(next(numbers)), status=201)
 
 
@@ -245,7 +245,7 @@ HOSTS = st.one_of(st.sampled_from(django_settings.ALLOWED_HOSTS), LATIN_1.map(la
 )
 @share(0.2)
 def test_any_path_query_and_headers(rest, query, host, credential, if_match, request_id, media_type):
-    """They are digested or stored, whatever bytes they have."""
+    """They are digested or stored with any bytes."""
     response = ask(
         "/unread/",
         b"",

@@ -74,6 +74,15 @@ def test_this_run_takes_the_path_that_it_says(pytestconfig):
     assert by_routine(dialect_for(connection)) is not pytestconfig.getoption("nomigrations")
 
 
+@needs_postgresql
+@pytest.mark.parametrize(("max_age", "wanted"), [(0, False), (60, True), (None, True)])
+def test_a_connection_that_serves_one_request_gets_statements(routines, monkeypatch, max_age, wanted):
+    """The server would parse the functions anew for each request."""
+    monkeypatch.setitem(connection.settings_dict, "CONN_MAX_AGE", max_age)
+
+    assert by_routine(dialect_for(connection)) is wanted
+
+
 @needs_routines
 def test_the_question_is_no_statement_of_a_request(routines):
     """A project that counts its statements counts the same for a process's first request and for all that follow."""

@@ -11,7 +11,6 @@ from django_idempotency import conf
 from django_idempotency.core.decision import Claimed
 from django_idempotency.core.keys import Attempt
 from django_idempotency.stores import stores
-from django_idempotency.stores.base import TransactionalStore
 
 
 class Interrupted(Exception):
@@ -80,7 +79,7 @@ def _failing(store: Any, seen: Interruption) -> Callable[..., Any]:
         if seen.happened or seen.claims[:1] != [_digest(args)]:  # an operation inside the one that is to fail
             return complete(*args)
         seen.kept = True
-        if not isinstance(store, TransactionalStore):
+        if not store.commits_with_handler:
             return complete(*args)
         seen.happened = True
         raise Interrupted("The testing kit lets this request fail at its end: nothing of it may be left.")

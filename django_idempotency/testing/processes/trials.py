@@ -8,7 +8,6 @@ from django.db import Error, connections
 
 from django_idempotency import conf
 from django_idempotency.stores import stores
-from django_idempotency.stores.database import DatabaseStore
 from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.calls import Reply, Sender, new_key
 from django_idempotency.testing.compare.equivalence import Difference, contents, differences
@@ -51,7 +50,7 @@ class Trial:
         self.using = sorted({place.using for place in self._before.tables})
         prepare(self.using)
         # The same key again, so that what a handler derives from it is the same; its record is put back with the rest.
-        self._same_key = all(isinstance(stores[alias], DatabaseStore) for alias in conf.stores())
+        self._same_key = all(stores[alias].has_table for alias in conf.stores())
         self._wanted_key = key
         self.first_key = key if key and self._same_key else new_key()
         self._clean = Changes()
