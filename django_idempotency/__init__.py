@@ -1,4 +1,8 @@
-"""A repeated request produces the same result as a single one: `idempotent` for views, `once` for all other work."""
+"""
+Idempotency keys for Django: a request that is sent again takes effect once, and its retry gets the stored answer.
+
+`idempotent` protects views and `once` all other work; a `Policy` holds the options of either.
+"""
 
 from django_idempotency.core.policy import Policy
 from django_idempotency.engine.execution import current_operation
