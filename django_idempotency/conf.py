@@ -33,7 +33,7 @@ def project_options() -> Mapping[str, Any]:
 
 @lru_cache(maxsize=1)
 def stores() -> Mapping[str, Mapping[str, Any]]:
-    """The configured stores by alias. Raises `PolicyError` where the setting has another shape."""
+    """The configured stores by alias. Raises `PolicyError` if the setting has another shape."""
     configured = _setting().get("STORES", {})
     if not isinstance(configured, Mapping) or not all(isinstance(store, Mapping) for store in configured.values()):
         raise PolicyError(f"{SETTING}['STORES'] must be a dict of dicts, like {dict(DEFAULT_STORES)!r}.")
@@ -50,7 +50,7 @@ def counts() -> bool:
 
 
 def configured_stores() -> tuple[str, ...]:
-    """The aliases that the setting itself names: without the default, which is there anyhow."""
+    """The aliases in `IDEMPOTENCY["STORES"]`, without the implicit default."""
     return tuple(_setting().get("STORES", {}))
 
 
@@ -64,9 +64,9 @@ def _setting() -> Mapping[str, Any]:
 @lru_cache(maxsize=CACHED)
 def resolved(*policies: Policy) -> ResolvedPolicy:
     """
-    The setting and *policies* merged, the nearest last. Cached: the number of policies is that of a project's views.
+    The setting and *policies* merged, the nearest last. Cached: a project has as many policies as views.
 
-    Raises `PolicyError` for a dotted path that leads nowhere and for a store that is not configured.
+    Raises `PolicyError` for a dotted path that cannot be imported, and for a store or database that is not configured.
     """
     return _known(resolve((project_options(), *(policy.options for policy in policies)), import_string))
 
@@ -82,19 +82,19 @@ def _known(result: ResolvedPolicy) -> ResolvedPolicy:
 def database(policy: ResolvedPolicy, *args: Any, **kwargs: Any) -> str | None:
     """
     The database alias that the option `using` names, or None for the store's own choice. A callable gets the request,
-    or an event's arguments. Raises `PolicyError` where it gives an alias that is not configured.
+    or an event's arguments. Raises `PolicyError` if it returns an alias that is not configured.
     """
     if not callable(policy.using):
         return policy.using
     alias = policy.using(*args, **kwargs)
     if alias not in settings.DATABASES:
-        raise PolicyError(f"The option 'using' gave {alias!r}, which is not in DATABASES.")
+        raise PolicyError(f"The option 'using' returned {alias!r}, which is not in DATABASES.")
     return alias
 
 
 @lru_cache(maxsize=CACHED)
 def resolved_once(own: Policy) -> ResolvedPolicy:
-    """The setting, as far as it is not about requests, and *own* merged. Raises as `resolved` does."""
+    """Those options of the setting that are not about requests, merged with *own*. Raises as `resolved` does."""
     project = {
         name: value
         for name, value in project_options().items()

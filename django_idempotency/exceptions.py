@@ -17,7 +17,7 @@ Every error of the package, in one hierarchy:
     ├── BodyUnreadable          something read the request's body and kept nothing of it
     └── PolicyError             a mis-configuration; also an ImproperlyConfigured
 
-A refusal is data (status, code, title, detail, seconds until a retry), so that every edge formats it from one source.
+A refusal is data (status, code, title, detail, seconds until a retry), so that all adapters format it from one source.
 """
 
 from typing import Any, ClassVar
@@ -51,14 +51,14 @@ class Refusal(IdempotencyError):
     """
     A request that was not executed and gets no stored answer: nothing was done.
 
-    *detail* is for the client's developer and reveals nothing of another request. The class's docstring serves where
-    none is given.
+    *detail* is for the client's developer and reveals nothing of another request. Without it, the
+    class's docstring is the detail.
     """
 
     status: ClassVar[int]
     code: ClassVar[str]
     title: ClassVar[str]
-    retry_after: ClassVar[int | None] = None  # seconds, at least 1; None where a retry cannot help
+    retry_after: ClassVar[int | None] = None  # seconds, at least 1; None if a retry cannot help
 
     def __init__(self, detail: str | None = None) -> None:
         self.identity: object = None  # the identity that is refused, if its key could be read
@@ -127,7 +127,7 @@ class StoreUnavailable(Refusal):
 
 
 class HandlerError(IdempotencyError):
-    """The handler ran, and what it did cannot be remembered as the law asks."""
+    """The handler ran, and its work cannot be stored together with its answer."""
 
 
 class UnstorableResponse(HandlerError):
@@ -140,7 +140,8 @@ class TransactionBroken(HandlerError):
 
 class CommittedEarly(HandlerError):
     """
-    The handler ended the transaction by itself, so its effects may be committed without a record of the answer.
+    One of the two ways into an unsettled outcome: the handler ended the transaction by itself, so its effects may be
+    committed without a record of the answer.
 
     The claim stays, and a retry gets 409 `outcome-unknown` until an operator settles it or it expires.
     """
@@ -159,9 +160,10 @@ class CommittedEarly(HandlerError):
 
 class OutcomeUncertain(HandlerError):
     """
-    The handler ran outside of any transaction, and its answer is not stored, so nobody can promise what a retry gets.
+    One of the two ways into an unsettled outcome: the handler ran outside of any transaction, and its answer is not
+    stored.
 
-    By default that is 409 `outcome-unknown`, until an operator settles it or it expires.
+    By default a retry gets 409 `outcome-unknown`, until an operator settles it or it expires.
     """
 
     def __init__(self, reason: str) -> None:
@@ -175,4 +177,4 @@ class BodyUnreadable(IdempotencyError):
 
 
 class PolicyError(IdempotencyError, ImproperlyConfigured):
-    """An option, a setting or a place of a decorator is wrong. The message names it and shows what is right."""
+    """An option, a setting or the position of a decorator is wrong. The message names it and shows what is right."""

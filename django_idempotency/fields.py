@@ -25,7 +25,7 @@ class KeyField(models.CharField):  # type: ignore[type-arg]
 
 
 class ExactField(models.CharField):  # type: ignore[type-arg]
-    """Text of any kind in a primary key: MySQL's default collation takes `POST Pay/` for `POST pay/`."""
+    """A string of any characters in a primary key: MySQL's default collation takes `POST Pay/` for `POST pay/`."""
 
     def db_type(self, connection: BaseDatabaseWrapper) -> str | None:
         column = super().db_type(connection)

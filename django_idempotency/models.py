@@ -80,7 +80,7 @@ class IdempotencyRecord(models.Model):
 
     class Meta:
         db_table = "django_idempotency_record"
-        # Not db_index, which on PostgreSQL makes a second index of a text, for LIKE: every claim would pay for it.
+        # Not db_index, which on PostgreSQL makes a second index of a string, for LIKE, that every claim would pay for.
         indexes = (
             models.Index(fields=["key"], name="idempotency_record_key"),
             models.Index(fields=["expires_at"], name="idempotency_record_expires"),
@@ -106,7 +106,7 @@ class IdempotencyRecord(models.Model):
 
 
 class HourQuerySet(models.QuerySet[Row]):
-    """Rows by their hour, which is what they are found by."""
+    """Rows by their hour."""
 
     def since(self, hour: int) -> Self:
         """Rows of *hour* (as the models number them) and of all after it."""

@@ -1,4 +1,4 @@
-"""What to do with an attempt, and with what its handler answered: pure functions over values."""
+"""What to do with an attempt, and with its handler's answer: pure functions over values."""
 
 from dataclasses import dataclass
 from typing import Generic, TypeVar, assert_never
@@ -19,14 +19,14 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """Another request holds the claim and is alive. Its *fingerprint* is None where its transaction hides it."""
+    """Another request holds the claim and is alive. Its *fingerprint* is None if its transaction hides it."""
 
     fingerprint: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A completion record is there, made by a request of this *fingerprint*."""
+    """A completion record exists, made by a request of this *fingerprint*."""
 
     record: CompletionRecord
     fingerprint: bytes

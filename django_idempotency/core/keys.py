@@ -10,8 +10,8 @@ from django_idempotency.core.fingerprint import framed
 from django_idempotency.exceptions import KeyInvalid, PolicyError
 
 MAX_KEY = 255  # characters, after unquoting
-LONGEST_TEXT = 255  # characters of a scope or an operation that a project's callable gives
-UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # NUL and lone surrogates: some database refuses them as text
+LONGEST_TEXT = 255  # characters of a scope or an operation that a project's callable returns
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # NUL and lone surrogates: some databases refuse them
 
 # A bare token, as Stripe's and most clients send it: visible ASCII without comma, not opened by a quote.
 _TOKEN = re.compile(r"[!#-+\--~][!-+\--~]{0,254}", re.ASCII)
@@ -34,9 +34,9 @@ _PRINTABLE = re.compile(r"[ -~]{1,255}", re.ASCII)
 @dataclass(frozen=True, slots=True)
 class Identity:
     """
-    Whose key, sent to what: names at most one execution.
+    Scope, operation and key: together they name at most one execution.
 
-    `digest` (32 bytes) stands for it everywhere: a database compares it byte for byte, whatever its collation.
+    `digest` (32 bytes) stands for it everywhere, because every database compares bytes exactly, whatever its collation.
     """
 
     scope: str
@@ -55,7 +55,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One arrival of an identity: what was asked, and how its record is to be kept."""
+    """One arrival of an identity, with the fingerprint of what was asked and the lifetime of its record."""
 
     identity: Identity
     fingerprint: bytes  # 32 bytes
@@ -87,7 +87,7 @@ def parse_key(value: str) -> str:
 
 def check_key(key: object) -> str:
     """
-    A *key* that did not come in a header (a callable made it), as text. A number and a UUID are welcome too.
+    A *key* that a callable returned, as a string. An integer and a UUID are accepted as well.
 
     Raises `KeyInvalid` unless it has 1 to 255 printable ASCII characters.
     """
@@ -99,19 +99,21 @@ def check_key(key: object) -> str:
 
 
 def storable_text(option: str, value: object) -> str:
-    """What a project's callable returned, if every database can keep it as text."""
+    """The *value* that a project's callable returned for *option*, if every database can store it as a string.
+
+    Raises `PolicyError` otherwise, without printing the value: a scope is often made of a credential.
+    """
     if isinstance(value, str) and 1 <= len(value) <= LONGEST_TEXT and not UNSTORABLE.search(value):
         return value
-    # The value itself may be a secret: a credential is what a scope is often made of.
     given = f"one of {len(value)}" if isinstance(value, str) else f"a {type(value).__name__}"
     raise PolicyError(
-        f"The option {option!r} must give a text of 1 to {LONGEST_TEXT} characters without NUL or surrogates,"
+        f"The option {option!r} must return a string of 1 to {LONGEST_TEXT} characters without NUL or surrogates,"
         f" not {given}."
     )
 
 
 def is_uuid(key: str) -> bool:
-    """Is *key* a UUID in its canonical text form (RFC 9562, 4), in either case?"""
+    """Is *key* a UUID in its canonical form (RFC 9562, 4), in lower or upper case?"""
     try:
         return len(key) == 36 and str(uuid.UUID(key)) == key.lower()
     except ValueError:
@@ -119,7 +121,7 @@ def is_uuid(key: str) -> bool:
 
 
 def key_format(wanted: str | re.Pattern[str] | Callable[[str], object]) -> Callable[[str], bool]:
-    """The option `key_format` as a predicate over keys. Raises `re.error` for a pattern that is none."""
+    """The option `key_format` as a predicate over keys. Raises `re.error` for an invalid pattern."""
     if wanted == "uuid":
         return is_uuid
     if isinstance(wanted, (str, re.Pattern)):

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 CONTENT_LENGTH = "content-length"
-# json.loads and json.dumps look at their arguments anew for each call.
+# Made once: json.loads and json.dumps examine their arguments at each call.
 _decode = json.JSONDecoder().decode
 _encode = json.JSONEncoder(check_circular=False).encode
 
@@ -44,7 +44,7 @@ class CompletionRecord:
     request_id: str = ""  # of the request that was executed
 
     def head(self) -> bytes:
-        """Reason and headers as bytes: JSON, because a header's value may hold what a database's text cannot."""
+        """Reason and headers as JSON in bytes: a header may hold characters that some databases refuse."""
         return _encode([self.reason, self.headers]).encode()
 
     @classmethod
@@ -60,14 +60,14 @@ class CompletionRecord:
         """
         The record whose `head()` and body these are.
 
-        Raises `ValueError`, `TypeError` or `RecursionError` for what is none. What is there *to_send*, and not only to
-        be looked at, may not end a line of the answer either.
+        Raises `ValueError`, `TypeError` or `RecursionError` for anything else. A record *to_send*, and not only to
+        display, must not have a line break in its reason or headers.
         """
         text = str(head, "utf-8")
         reason, headers = _decode(text)
-        # JSON escapes every control character, so that there is something to look for in few records.
+        # JSON escapes every control character, so only a record with a backslash needs a closer look.
         if to_send and (not 100 <= status <= 599 or ("\\" in text and _ends_a_line(reason, headers))):
-            raise ValueError("its status is none of HTTP's, or its reason or headers end a line")
+            raise ValueError("its status is not an HTTP status, or its reason or headers contain a line break")
         return cls(
             status=status,
             reason=reason,

@@ -1,4 +1,4 @@
-"""What of the project's URLconf is protected, and by which options."""
+"""Which views of the project's URLconf are protected, and by which options."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,18 +19,18 @@ SAFE = DESCRIBING | {"GET"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handler:
-    """What is protected: a function, a decorated method, or one of a class that is protected as a whole."""
+    """A protected function, decorated method, or method of a class that is protected as a whole."""
 
-    name: str  # with its module; the class's where all of it is protected
+    name: str  # with its module; the name of the class if all of it is protected
     function: Any
     policies: tuple[Policy, ...]
-    methods: frozenset[str]  # HTTP's; empty where nobody can tell
+    methods: frozenset[str]  # HTTP's; empty if they are not known
     decorated: bool  # by @idempotent itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """One entry of the URLconf, and what of it is protected."""
+    """One entry of the URLconf, with its protected handlers."""
 
     name: str  # with its module
     route: str
@@ -59,7 +59,7 @@ def views() -> Iterator[View]:
     """Every view of the URLconf that is protected, or carries a `Policy`."""
     try:
         entries = list(_entries(get_resolver().url_patterns, ""))
-    except Exception:  # whatever a project's modules raise: Django's own check of the URLconf says so
+    except Exception:  # of the project's modules; Django's own check of the URLconf reports it
         return
     for pattern, route in entries:
         view = view_of(pattern.callback, route, str(pattern.name or ""))
@@ -124,7 +124,7 @@ def _around(callback: Any, view_class: type, name: str) -> Iterator[Handler]:
     policies = (own, policy) if isinstance(own, Policy) else (policy,)
     names = getattr(view_class, "http_method_names", ())
     methods = frozenset(name.upper() for name in names if hasattr(view_class, name)) - DESCRIBING
-    # Its order is `_check_dispatch`'s to judge, or was the decorator's.
+    # Its place is judged by the check of the dispatch, or was judged by the decorator.
     yield Handler(name=name, function=None, policies=policies, methods=methods, decorated=True)
 
 
@@ -158,5 +158,5 @@ def _of_class(callback: Any, view_class: type, options: Mapping[str, Any], name:
 
 def has_mixin(view_class: type) -> bool:
     """Is it protected as a whole, by `IdempotencyMixin`?"""
-    module = sys.modules.get("django_idempotency.rest_framework")  # not imported: nobody has its mixin
+    module = sys.modules.get("django_idempotency.rest_framework")  # if it is not imported, no class has its mixin
     return module is not None and issubclass(view_class, module.IdempotencyMixin)

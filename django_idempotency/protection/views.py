@@ -30,7 +30,7 @@ def idempotent(view: View | None = None, /, **options: Unpack[Options]) -> View 
     Let a view take effect once per idempotency key: `@idempotent`, or with options `@idempotent(required=True)`.
 
     It stands directly around the handler: inside `@api_view`, `@action` and `login_required`; around the method of a
-    class, through `method_decorator` where that is a plain Django view.
+    class, through `method_decorator` in a plain Django view.
 
     Raises `PolicyError` for an unknown option, a bad value, a wrong place and an `async def`.
     """
@@ -41,7 +41,7 @@ def idempotent(view: View | None = None, /, **options: Unpack[Options]) -> View 
 
 
 def protect(view: View, policy: Policy) -> View:
-    """*view*, protected by *policy* over its class's and the project's."""
+    """*view*, protected by *policy*, which wins over the policies of its class and of the project."""
     method: Any = getattr(view, "func", None)  # `method_decorator` passes a partial of the bound method
     bound: Any = getattr(method, "__self__", None)
     if bound is None:
@@ -72,7 +72,7 @@ def _owner_and_request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[A
 
 
 def _is_drf_request(candidate: object) -> bool:
-    module = sys.modules.get("rest_framework.request")  # where nobody has imported DRF, nobody has its request
+    module = sys.modules.get("rest_framework.request")  # if DRF is not imported, this is not its request
     return module is not None and isinstance(candidate, module.Request)
 
 

@@ -447,7 +447,7 @@ def test_using_that_names_no_database_is_an_error(client, protect, serve):
     response = post(client)
 
     assert response.status_code == 500
-    assert "'using' gave 'elsewhere'" in str(response.exc_info[1])
+    assert "'using' returned 'elsewhere'" in str(response.exc_info[1])
 
 
 def test_a_key_callable_may_give_numbers_and_nothing(client, protect, serve):

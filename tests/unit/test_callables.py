@@ -18,5 +18,5 @@ def test_any_text_of_characters_is_taken(text):
 @pytest.mark.parametrize("value", ["", "a" * 256, "a\0b", "\ud800", None, 5, b"a"], ids=spelt)
 def test_what_no_database_keeps_names_the_option(value):
     """NUL and lone surrogates among it: not a database's error in the middle of a request."""
-    with pytest.raises(PolicyError, match="The option 'scope' must give a text"):
+    with pytest.raises(PolicyError, match="The option 'scope' must return a string"):
         storable_text("scope", value)
