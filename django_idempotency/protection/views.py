@@ -9,6 +9,7 @@ from django.http import HttpRequest
 
 from django_idempotency import conf
 from django_idempotency.adapters import plain
+from django_idempotency.adapters.session import restore_session, session_key
 from django_idempotency.core.policy import NO_OPTIONS, POLICY, Options, Policy, ResolvedPolicy
 from django_idempotency.engine.execution import Executed, Joined, Refused, Replayed
 from django_idempotency.engine.handle import OperationHandle
@@ -104,9 +105,16 @@ def call(
         return view(*args, **kwargs)
     if isinstance(attempt, Refusal):
         return adapter.refuse(attempt, policy)
-    outcome = run(attempt, policy, conf.database(policy, request), execute, capture, guard)
+    session = session_key(django_request)
+    try:
+        outcome = run(attempt, policy, conf.database(policy, request), execute, capture, guard)
+    except Exception:
+        restore_session(django_request, session)
+        raise
     match outcome:
-        case Executed(response):
+        case Executed(response, record):
+            if record is None:
+                restore_session(django_request, session)
             return response
         case Joined(handle):
             django_request.idempotency = handle

@@ -17,6 +17,7 @@ from django_idempotency.stores.database.dialect import TABLE, Dialect, found, va
 # https://mariadb.com/kb/en/mariadb-error-code-reference/, https://dev.mysql.com/doc/mysql-errors/8.0/en/
 DUPLICATE = 1062
 NO_SUCH = 1305  # savepoint, procedure
+NOT_LOCKED = 1100  # ER_TABLE_NOT_LOCKED: LOCK TABLES of other tables is in effect
 NO_PROCEDURE = frozenset({NO_SUCH, 1370})  # none of this name, or not ours to execute
 LOCKED = frozenset({1205, 3572})  # lock wait timeout (MariaDB, without waiting), NOWAIT (MySQL)
 RACES = frozenset({1020, 1213})  # record has changed since last read, deadlock
@@ -132,6 +133,15 @@ class MySQL(Dialect):
         cursor.execute(f"RELEASE SAVEPOINT {savepoint(digest)}")
         cursor.execute(self.COMPLETE, (record.status, record.head(), record.body, digest))
         return bool(cursor.rowcount == 1)
+
+    def status(self, cursor: CursorWrapper, digest: bytes) -> int | None:
+        try:
+            return super().status(cursor, digest)
+        except DatabaseError as error:
+            if errno(error) != NOT_LOCKED:
+                raise
+            cursor.execute("UNLOCK TABLES")  # LOCK TABLES of the handler's has committed its work
+            return super().status(cursor, digest)
 
     def hold(self, cursor: CursorWrapper, digest: bytes) -> bool:
         cursor.execute(self.LOCK, (digest,))
