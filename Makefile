@@ -1,9 +1,9 @@
-# Each target sets up what it needs: Python 3.11 or newer on the PATH (or PYTHON=...) is enough, without a database
-# server or a compiler. Packages go into VENV; a second call finds them there.
+# Each target installs what it needs into VENV. Python 3.11 or newer on the PATH, or named by PYTHON=..., is enough:
+# no database server and no compiler is needed.
 
 PYTHON ?= python3
 VENV ?= .venv
-# More requirements for the packages to agree with, for example WITH="django~=5.2.0".
+# Further requirements that pip has to satisfy, for example WITH="django~=5.2.0".
 WITH ?=
 # Arguments for pytest, for example ARGS="-k replay", or --database sqlite.
 ARGS ?=
@@ -18,10 +18,10 @@ RUN = $(VENV)/bin/python
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/.sample ## a payment API under gunicorn, put through retries, races and kill -9
+demo: $(VENV)/.sample ## a payment API under gunicorn, driven through retries, races and kill -9
 	$(RUN) -m sample_project.demo
 
-run: $(VENV)/.sample ## the same API with a seeded user and a week of traffic in the admin, to try by hand
+run: $(VENV)/.sample ## the same API with a user and a week of traffic in the admin, to try by hand
 	$(RUN) manage.py migrate
 	$(RUN) manage.py seed
 	$(RUN) manage.py seed_traffic
@@ -49,7 +49,7 @@ lint: $(VENV)/.lint ## ruff: rules and format; codespell
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/codespell
 
-format: $(VENV)/.lint ## let ruff mend what it can
+format: $(VENV)/.lint ## let ruff fix what it can
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
@@ -65,7 +65,7 @@ docs: $(VENV)/.docs ## the manual as HTML in docs/_build/html
 screenshots: $(VENV)/.screenshots ## the pictures of the admin in docs/_static, drawn anew by chromium
 	$(RUN) -m docs.screenshots
 
-package: $(VENV)/.package ## wheel and sdist in dist/, each tried in an empty environment
+package: $(VENV)/.package ## wheel and sdist in dist/, each tested in an empty environment
 	rm -rf dist
 	$(RUN) -m build
 	$(RUN) -m twine check --strict dist/*
@@ -83,7 +83,7 @@ bench-scale: $(VENV)/.bench ## up to ten million records: speed, disk, purge and
 faults: $(VENV)/.test ## break network, workers and databases under load (KILLS=10000: so many kills on each database)
 	$(RUN) -m benchmarks.faults $(ARGS)
 
-clean: ## remove all that these targets made
+clean: ## remove everything that these targets made
 	rm -rf $(VENV) $(VENV)-rivals .coverage* build dist docs/_build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .tox
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

@@ -1,4 +1,4 @@
-"""gunicorn for the benchmark of many clients. It ends with whoever has started it."""
+"""gunicorn for the benchmark of many clients. It ends with the process that started it."""
 
 import os
 import signal

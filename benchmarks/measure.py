@@ -46,7 +46,7 @@ def main(rounds: int, names: Iterable[str]) -> dict[str, Any]:
         if port := os.environ.get("WIRE_PORT"):
             go_through(int(port))
         times = timed(cases, rounds)
-        if refused and connection.vendor != "sqlite":  # whose one writer lets nobody see a claim in flight
+        if refused and connection.vendor != "sqlite":  # its one writer hides claims in flight
             with caller.held():
                 held = timed({"atomic": caller.atomic, "refused": refused}, rounds // REFUSED_EVERY)
         else:

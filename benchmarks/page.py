@@ -363,7 +363,7 @@ def method(results: Results) -> list[str]:
             f"""{datetime.datetime.now(tz=datetime.UTC).date()}, Python {platform.python_version()}, Django
             {django.__version__}, Django REST framework {rest_framework.__version__},
             {", ".join([*drivers(), *([results.redis] if results.redis else [])])}.
-            Installing the app adds {results.start:.0f} ms to `django.setup()`. `make bench` makes this page anew;
+            Installing the app adds {results.start:.0f} ms to `django.setup()`. `make bench` makes this page again;
             `make bench-rivals` and `make bench-scale` make those [beside other packages](rivals.md) and
             [on scale](scale.md)."""
         ),

@@ -271,7 +271,7 @@ def main(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
 
 if __name__ == "__main__":
     result = main(int(os.environ["ROUNDS"]))
-    if sys.argv[1:] == ["--functions"]:  # for whoever looks for what could be cheaper
+    if sys.argv[1:] == ["--functions"]:  # to look for what could be cheaper
         for where, times in (result["parts"] | result["functions"]).items():
             print(f"{where:80}", *(f"{times[case]:8.1f}" for case in times))
     else:

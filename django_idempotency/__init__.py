@@ -1,12 +1,13 @@
 """
-A repeated request produces the same result as a single one: `idempotent` for views, `once` for all other work.
+Idempotency keys for Django: a request that is sent again takes effect once, and its retry gets the stored answer.
 
-PYTEST_DONT_REWRITE: a process that has loaded this may start pytest, which would warn that it comes too late for that.
+`idempotent` protects views and `once` all other work; a `Policy` holds the options of either.
 """
 
 from django_idempotency.core.policy import Policy
+from django_idempotency.engine.execution import current_operation
 from django_idempotency.protection.functions import once
 from django_idempotency.protection.views import idempotent
 
-__all__ = ["Policy", "idempotent", "once"]
+__all__ = ["Policy", "current_operation", "idempotent", "once"]
 __version__ = "0.1.0"

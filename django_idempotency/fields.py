@@ -30,3 +30,11 @@ class ExactField(models.CharField):  # type: ignore[type-arg]
     def db_type(self, connection: BaseDatabaseWrapper) -> str | None:
         column = super().db_type(connection)
         return f"{column} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin" if connection.vendor == "mysql" else column
+
+
+class Utf8Field(models.CharField):  # type: ignore[type-arg]
+    """Text of any kind, though the default of MySQL's database may be latin1."""
+
+    def db_type(self, connection: BaseDatabaseWrapper) -> str | None:
+        column = super().db_type(connection)
+        return f"{column} CHARACTER SET utf8mb4" if connection.vendor == "mysql" else column

@@ -12,7 +12,7 @@ from django.utils.translation import gettext_lazy as _
 
 from django_idempotency.core.keys import MAX_KEY
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.fields import DigestField, ExactField, KeyField
+from django_idempotency.fields import DigestField, ExactField, KeyField, Utf8Field
 
 Row = TypeVar("Row", bound=models.Model)
 
@@ -61,15 +61,15 @@ class RecordQuerySet(models.QuerySet["IdempotencyRecord"]):
 
 
 class IdempotencyRecord(models.Model):
-    """The stored outcome of one execution; if its status is 0, the claim of an execution whose outcome is unknown."""
+    """The stored outcome of one execution; with status 0, the claim of an execution whose outcome is unsettled."""
 
     digest = DigestField(_("identity"), primary_key=True, max_length=32)
-    scope = models.CharField(_("scope"), max_length=COLUMN)
-    operation = models.CharField(_("operation"), max_length=COLUMN)
+    scope = Utf8Field(_("scope"), max_length=COLUMN)
+    operation = Utf8Field(_("operation"), max_length=COLUMN)
     key = KeyField(_("idempotency key"), max_length=MAX_KEY)
     fingerprint = DigestField(_("fingerprint"), max_length=32)
-    request = models.CharField(_("request"), max_length=COLUMN, default="", blank=True)  # method, host and route
-    request_id = models.CharField(_("request id"), max_length=COLUMN, default="", blank=True)
+    request = Utf8Field(_("request"), max_length=COLUMN, default="", blank=True)  # method, host and route
+    request_id = Utf8Field(_("request id"), max_length=COLUMN, default="", blank=True)
     status = models.PositiveSmallIntegerField(_("status"), default=UNSETTLED)
     head = models.BinaryField(_("reason and headers"), default=b"")
     body = models.BinaryField(_("body"), default=b"")
@@ -99,7 +99,7 @@ class IdempotencyRecord(models.Model):
 
     @property
     def record(self) -> CompletionRecord | None:
-        """The completion record in this row, or None where the outcome is unknown."""
+        """The completion record in this row, or None if the outcome is unsettled."""
         if self.status == UNSETTLED:
             return None
         return CompletionRecord.from_stored(self.status, self.head, self.body, self.request_id)
@@ -141,7 +141,7 @@ class DecisionCount(models.Model):
 
     class Meta:
         db_table = "django_idempotency_count"
-        default_permissions = ("view",)  # counts are written by `statistics` alone
+        default_permissions = ("view",)  # counts are written by `operations.counts` alone
         verbose_name = _("count of decisions")
         verbose_name_plural = _("counts of decisions")
 
@@ -158,14 +158,14 @@ class StorageSample(models.Model):
     """How many records the database held in an hour, numbered as in `DecisionCount`, and how large their table was."""
 
     hour = models.PositiveIntegerField(_("hour"), primary_key=True, help_text=_("Hours since 1970-01-01 00:00 UTC."))
-    records = models.BigIntegerField(_("stored records"))  # an estimate, where they are many
-    size = models.BigIntegerField(_("size in bytes"), null=True)  # NULL where the database does not tell
+    records = models.BigIntegerField(_("stored records"))  # an estimate, if they are many
+    size = models.BigIntegerField(_("size in bytes"), null=True)  # NULL if the database does not know
 
     objects = HourQuerySet.as_manager()
 
     class Meta:
         db_table = "django_idempotency_storage"
-        default_permissions = ("view",)  # samples are written by `storage` alone
+        default_permissions = ("view",)  # samples are written by `operations.table_size` alone
         verbose_name = _("sample of storage")
         verbose_name_plural = _("samples of storage")
 

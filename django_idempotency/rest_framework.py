@@ -1,4 +1,16 @@
-"""`IdempotencyMixin`: every unsafe method of a DRF class, protected."""
+"""
+`IdempotencyMixin` protects the unsafe methods of a DRF view or viewset, actions included:
+
+    class PaymentViewSet(IdempotencyMixin, ModelViewSet):
+        idempotency = Policy(required=True)  # optional
+
+The attribute `idempotency`, a `Policy`, holds the class's options; those of `@idempotent(...)` on a method are nearer
+and win. The protection begins after `initial`, in which DRF negotiates, authenticates, checks permissions and
+throttles.
+
+A subclass that the mixin would leave unprotected is a `PolicyError` when it is made: one with its bases in another
+order, a plain Django view, one with an async handler, or with a handler that itself decides who may call it.
+"""
 
 from collections.abc import Iterator
 from functools import partial
@@ -31,15 +43,7 @@ else:
 
 
 class IdempotencyMixin(_Base):
-    """
-    Protects the unsafe methods of a DRF view or viewset, actions included: `class PaymentViewSet(IdempotencyMixin, …)`.
-
-    The attribute `idempotency`, a `Policy`, holds the class's options; `@idempotent(...)` on a method is nearer and
-    wins. It steps in after `initial`, in which DRF negotiates, authenticates, checks permissions and throttles.
-
-    Raises `PolicyError` when a subclass is made that it would leave unprotected: with its bases in another order, of a
-    plain Django view, with an async handler, or with a handler that itself decides who may call it.
-    """
+    # No docstring: drf-spectacular would make it the description of every operation of a view that has none of its own.
 
     idempotency: ClassVar[Policy] = NO_OPTIONS
 

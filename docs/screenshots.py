@@ -3,9 +3,9 @@ The pictures of the admin in this manual: `make screenshots` draws them anew.
 
     python -m docs.screenshots [FOLDER]    FOLDER is docs/_static where left out
 
-The sample project is served with made-up traffic and a clock that stands still, so that a picture changes when the
-page does. Each page is taken in light and in dark, and as a telephone shows it; one that is wider than its window or
-too large a picture is an error.
+The sample project is served with made-up traffic and a clock that stands still, so that a picture changes only when the
+page does. Each page is taken in light and in dark, and as a telephone shows it; a page that is wider than its window,
+and a picture that is too large, are errors.
 """
 
 import io
@@ -28,7 +28,7 @@ from unittest import mock
 PICTURES = Path(__file__).parent / "_static"
 NOW = datetime(2026, 11, 25, 9, 40, tzinfo=UTC)
 PASSWORD = "sample-password"  # noqa: S105 - of a user that is made up here
-COLORS = 128  # of a picture's palette: small files, in which nobody sees a difference
+COLORS = 128  # of a picture's palette: small files without a visible difference
 LARGEST = 120 * 1024  # bytes of one picture
 WIDE, NARROW = 1240, 390  # CSS pixels
 
@@ -38,7 +38,7 @@ class Look:
     name: str
     scheme: str
     width: int  # CSS pixels
-    height: int  # CSS pixels, at most: what is below is cut off. A page in HEIGHTS has its own
+    height: int  # CSS pixels: what is below is cut off. HEIGHTS has exceptions
     scale: float  # pixels of the picture for each of CSS
 
 
@@ -47,8 +47,7 @@ LOOKS = (
     Look(name="dark", scheme="dark", width=WIDE, height=1000, scale=1.25),
     Look(name="narrow", scheme="light", width=NARROW, height=1000, scale=1.5),
 )
-# Where more is to be seen, wide and narrow: the answer below the request, a form to its end, and charts below numbers.
-# A list shows the same again and again.
+# Pages whose interesting part is longer or shorter: the answer below the request, a whole form, charts below numbers.
 HEIGHTS = {
     "records": {WIDE: 720},
     "record": {WIDE: 1500, NARROW: 2200},

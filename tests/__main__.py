@@ -67,11 +67,17 @@ CORE = (
 # Without migrations there are no routines: each claim is a plain statement.
 STATEMENTS = ("--nomigrations",)
 
-LIGHT = ("-m", "not (browser or kill or race or slow)")
-SERVER = ("-m", "not (kill or slow)", *(f"--ignore=tests/{path}" for path in ("docs", "kit", "checks", "security")))
+# The choices of the short suite. Of the heavy tests it has kills on PostgreSQL, and races on each server. The model is
+# of the protocol, not of the code, so it is left out, and so are clusters of Redis.
+NOT_HEAVY = (
+    "-m",
+    "not (browser or kill or race or slow)",
+    *(f"--ignore=tests/{path}" for path in ("model", "redis/test_cluster.py", "redis/test_topologies.py")),
+)
+NO_KILLS = ("-m", "not (kill or slow)")
 
 RUNS = {
-    "sqlite": Run(service="SQLite", short=LIGHT),
+    "sqlite": Run(service="SQLite", short=NOT_HEAVY),
     "postgresql": Run(service="PostgreSQL", short=("-m", "not (browser or slow)")),
     # With the store's option FOLD off: see tests/app/apps.py.
     "unfolded": Run(
@@ -85,11 +91,11 @@ RUNS = {
     "pooled-plain": Run(
         service="pgbouncer", environment={"POOLED": "1", "FOLD": "0"}, arguments=STATEMENTS, paths=PROOF
     ),
-    "mariadb": Run(service="MariaDB", short=SERVER),
+    "mariadb": Run(service="MariaDB", short=(*NO_KILLS, *CORE, "tests/operations")),
     "mariadb-statements": Run(
         service="MariaDB", arguments=STATEMENTS, paths=(*PROOF, "tests/proof/test_wire.py", "tests/stores")
     ),
-    "mysql": Run(service="MySQL", short=SERVER),
+    "mysql": Run(service="MySQL", short=(*NO_KILLS, *CORE)),
     "mysql-statements": Run(
         service="MySQL", arguments=STATEMENTS, paths=(*PROOF, "tests/proof/test_wire.py", "tests/stores")
     ),
@@ -98,9 +104,9 @@ RUNS = {
 # What needs no particular database, below this folder.
 ONCE = (
     "browser",
+    "checks/test_setting.py",
     "docs",
     "kit/test_calls.py",
-    "kit/test_plugin.py",
     "leases",
     "model",
     "packaging",
@@ -112,14 +118,14 @@ ONCE = (
     "unit",
 )
 
-# pytest's own exit codes.
+# pytest's exit codes.
 PASSED = 0
 FAILED = 1
 INTERRUPTED = 2
 NO_TESTS = 5
 
 SHORT_MINUTES = 5  # of the short suite, with every server, on two idle cores
-CLOSE_TIMEOUT = 30  # seconds that pytest has to close its databases after it was interrupted
+CLOSE_TIMEOUT = 30  # seconds for an interrupted pytest to drop its databases
 
 
 class Terminated(KeyboardInterrupt):
@@ -139,7 +145,8 @@ def main() -> int:
     options, arguments = parser.parse_known_args()
     chosen = options.database or [name for name, run in RUNS.items() if options.all or run.short is not None]
     is_short = not (options.database or options.all or paths_among(arguments))
-    listed = {*PROOF, *CORE, *(f"tests/{path}" for path in ONCE)}
+    own = {each for run in RUNS.values() for each in (*run.paths, *(run.short or ())) if each.startswith("tests/")}
+    listed = own.union(f"tests/{path}" for path in ONCE)
     if gone := sorted(path for path in listed if not Path(path).exists()):
         parser.error(f"tests/__main__.py names what is not there: {', '.join(gone)}")
 
@@ -224,7 +231,7 @@ def plan(
 
 
 def find_servers(stack: ExitStack, wanted: set[str]) -> tuple[dict[str, servers.Server], dict[str, str]]:
-    """The servers that answer, and for each other one the reason why it does not."""
+    """The servers that answer, and why each other one does not."""
     services: dict[str, Callable[..., servers.Server]] = {
         "PostgreSQL": servers.postgresql,
         "pgbouncer": servers.pgbouncer,
@@ -264,7 +271,7 @@ def suites(arguments: list[str], run: Run, *, first: bool) -> dict[str, list[str
             each
             for argument in arguments
             if argument not in of_sample
-            for each in selected.get(argument, [argument])  # an option stays in front of its value
+            for each in selected.get(argument, [argument])  # in order, so that an option precedes its value
         ]
         if any(selected.values()) or not of_package:
             ignored = [f"--ignore={SAMPLE}", *(f"--ignore=tests/{path}" for path in ONCE if not first)]
@@ -295,7 +302,7 @@ def run_pytest(arguments: list[str], environment: dict[str, str]) -> int:
     """Run pytest and return its exit code."""
     command = [sys.executable, "-m", "pytest"]
     if (cores := os.cpu_count() or 1) > 1:
-        # A file's tests stay together, with what they share and sum up.
+        # Tests of one file share fixtures and sums, so they stay together.
         command += ["-n", str(min(cores, 8)), "--dist", "loadfile"]
     process = subprocess.Popen([*command, *arguments], env=environment)
     try:

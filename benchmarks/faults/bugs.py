@@ -52,11 +52,11 @@ class ShortLease(EarlyCommit):
         return InFlight() if isinstance(found, Unsettled) else found
 
     def look_up(self, using: str, attempt: Attempt) -> None:
-        """Nothing: what is found would be taken for an outcome that nobody knows."""
+        """Nothing: what is found would be taken for an unknown outcome."""
 
     def complete(self, using: str, attempt: Attempt, claim: Claimed, record: CompletionRecord) -> None:
         super().complete(using, attempt, claim, record)
-        insert(using, attempt, record)  # where somebody has taken the claim away
+        insert(using, attempt, record)  # the claim may have been taken away
 
 
 class OwnClock(DatabaseStore):
@@ -183,7 +183,7 @@ def around(protected: View, bare: View) -> View:
                     return bare(request)
                 except DatabaseError:
                     connections.close_all()
-                    time.sleep(0.05)  # somebody else may give up a connection
+                    time.sleep(0.05)  # another client may give up a connection
             return answer
 
         return open_

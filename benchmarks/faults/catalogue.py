@@ -8,9 +8,9 @@ from benchmarks.faults import in_the_database, on_the_way
 from benchmarks.faults.checker import LEFT, MORE_EFFECTS, NO_EFFECT, NO_RECORD, UNANSWERED, UNEXPECTED
 from benchmarks.faults.stage import Stage
 
-POSTGRESQL, MARIADB, SQLITE = "postgresql", "mariadb", "sqlite"
-ALL = (POSTGRESQL, MARIADB, SQLITE)
-SERVERS = (POSTGRESQL, MARIADB)
+POSTGRESQL, MARIADB, MYSQL, SQLITE = "postgresql", "mariadb", "mysql", "sqlite"
+ALL = (POSTGRESQL, MARIADB, MYSQL, SQLITE)
+SERVERS = (POSTGRESQL, MARIADB, MYSQL)
 
 NO_WIRE = "SQLite has no wire"
 NO_SERVER = "SQLite has no server"
@@ -137,7 +137,7 @@ FAULTS = (
         promise="409 while its transaction lives; once the database has ended it, the worker cannot commit",
         make=on_the_way.frozen,
         bug="short lease",
-        bug_on_sqlite="no claim",  # nobody takes anything over while a frozen writer holds the file
+        bug_on_sqlite="no claim",  # no claim can be taken over while a frozen writer holds the file
         caught=(MORE_EFFECTS,),
         rounds=8,
     ),

@@ -1,10 +1,10 @@
 """
-Decides from a database and from the logs of its clients whether the law held.
+Decide from a database and from the logs of its clients whether the law held.
 
 It shares no code with those who make the load: what it knows of them is the form of their logs. A log is a file of JSON
 lines. Each is an attempt: its `key`, the `status` of its answer (None where no answer came), the `digest` of the
 answer's body (SHA-256, hexadecimal), the `effect` that the body names (the payment's number), the refusal's `code`. A
-line with `"expired": true` says that somebody let the key's record expire, so that its next request is a new one.
+line with `"expired": true` notes that the key's record was made to expire, so that its next request is a new one.
 
     python -m benchmarks.faults.checker DATABASE_URL LOG...
 """

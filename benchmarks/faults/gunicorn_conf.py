@@ -1,4 +1,4 @@
-"""gunicorn for the fault suite: it ends with whoever has started it, and says where it listens."""
+"""gunicorn for the fault suite: it ends with the process that started it, and prints its address."""
 
 import os
 import select

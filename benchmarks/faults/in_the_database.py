@@ -1,4 +1,4 @@
-"""Faults of the database server. Each function makes one on a stage, as often as it is told."""
+"""Faults of the database server. Each function makes one of them on a stage, in the stage's number of rounds."""
 
 import random
 import time
@@ -76,7 +76,7 @@ def full(stage: Stage) -> None:
 
 
 def exhausted(stage: Stage) -> None:
-    """Somebody takes all of the server's connections, and gives them back a while later."""
+    """Take all of the server's connections, and give them back a while later."""
 
     def take() -> None:
         with ExitStack() as stack:

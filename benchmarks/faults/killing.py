@@ -234,7 +234,7 @@ def prepare_lane(config: dict[str, Any]) -> None:
 
     from django_idempotency.stores import stores
 
-    configure(**{"database": {}, "options": {}, "isolation": "", "mysql": False, "plain": False, "bug": "", **config})
+    configure(**{"database": {}, "options": {}, "isolation": "", "plain": False, "bug": "", **config})
     stores["default"].dialect("default")
     connections.close_all()
 

@@ -23,6 +23,7 @@ ATOMIC = {"database": {"ATOMIC_REQUESTS": True}}
 LANES: dict[str, list[dict[str, Any]]] = {
     "postgresql": [{}, {"fold": False}, {"plain": True}, ATOMIC],
     "mariadb": [{}, {"plain": True}, ATOMIC, {"plain": True, **ATOMIC}],
+    "mysql": [{}, {"plain": True}, ATOMIC, {"plain": True, **ATOMIC}],
     "sqlite": [{}, ATOMIC, {}, ATOMIC],
 }
 BUGS = ("record outside the transaction", "early commit")

@@ -47,7 +47,7 @@ class Losing(Proxy):
             server.sendall(message)
             server.settimeout(PATIENCE)
             with suppress(OSError):
-                server.recv(1 << 20)  # it has done it; nobody will hear of it
+                server.recv(1 << 20)  # the work is done; the client never hears of it
         return True
 
 

@@ -1,4 +1,4 @@
-"""Faults of the application and of the wires around it. Each function makes one on a stage, as often as it is told."""
+"""Faults of the application and of the wires around it. Each makes one of them, in the stage's number of rounds."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from benchmarks.faults.network import Losing, LosingCommits
 from benchmarks.faults.stage import WAIT, Stage
 from tests import servers
 
-SHARE = 0.15  # of the messages that a proxy loses, where it does not name them
+SHARE = 0.15  # of the messages that a proxy loses, if it does not choose among them
 ANSWERS = 8  # answers for each loss that is wanted: some need several attempts
 SLOW = 0.02  # seconds in a handler, so that most of a request's time is there
 FROZEN = (0.4, 1.6)  # seconds
@@ -67,10 +67,11 @@ def until_lost(stage: Stage, load: Load, proxy: Losing) -> None:
 def lost_by_servers(proxy_class: Callable[..., Losing], what: str, share: float, stage: Stage) -> None:
     """Lose what the application sends to its database, or the replies."""
     proxy = proxy_class(*stage.database.address, what, share)
+    options = {"ssl_disabled": True} if stage.kind == "mysql" else {}  # the proxy reads what passes
     url = urlsplit(stage.database.url)
     through = url._replace(netloc=f"{url.username}@127.0.0.1:{proxy.port}").geturl()
     try:
-        with stage.application(through) as app, stage.load(app.address) as load:
+        with stage.application(through, options=options) as app, stage.load(app.address) as load:
             until_lost(stage, load, proxy)
     finally:
         proxy.close()
@@ -113,6 +114,7 @@ def frozen(stage: Stage) -> None:
     options: dict[str, Any] = {
         "postgresql": {"options": "-c idle_in_transaction_session_timeout=700"},
         "mariadb": {"init_command": "SET idle_transaction_timeout = 1"},
+        "mysql": {"init_command": "SET wait_timeout = 1"},
         "sqlite": {"timeout": 0.3},
     }[stage.kind]
     # A lease is planted that is shorter than the database's own patience, which would undo the frozen one's work.
@@ -165,7 +167,7 @@ def old_and_new(stage: Stage) -> None:
 
 
 def clock_jumps(stage: Stage) -> None:
-    """The clock of the application, and of nobody else, jumps back and forth by days."""
+    """The clock of the application alone jumps back and forth by days."""
     if not FAKETIME:
         raise LeftOut("libfaketime is not installed")
     # SQLite has no clock of its own: it is not promised that a record outlives a jump over its whole life.

@@ -11,7 +11,7 @@ import django
 from benchmarks.faults.catalogue import ALL, FAULTS, Fault
 from benchmarks.page import bullets, paragraph, table
 
-TITLES = {"postgresql": "PostgreSQL", "mariadb": "MariaDB", "sqlite": "SQLite"}
+TITLES = {"postgresql": "PostgreSQL", "mariadb": "MariaDB", "mysql": "MySQL", "sqlite": "SQLite"}
 
 
 @dataclass(kw_only=True)
@@ -220,14 +220,14 @@ def method(results: Results) -> list[str]:
         ),
         paragraph(
             f"""{datetime.datetime.now(tz=datetime.UTC).date()}, Python {platform.python_version()}, Django
-            {django.__version__}, {", ".join(versions)}. `make faults` makes this page anew, `make faults KILLS=10000`
+            {django.__version__}, {", ".join(versions)}. `make faults` makes this page again, `make faults KILLS=10000`
             with so many kills on each database."""
         ),
     ]
 
 
 def lines(results: Results) -> Iterable[str]:
-    """What a terminal is told at the end."""
+    """The last lines that the terminal shows."""
     yield f"{results.violations()} violations"
     for missed in results.missed():
         yield f"a planted bug was not seen: {missed}"

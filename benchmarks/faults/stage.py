@@ -31,7 +31,7 @@ class Database:
         self.token = token
 
     def do(self, word: str) -> None:
-        """`stop`, `start`, `kill`, `fill` and whatever else the keeper knows. Raises `RuntimeError` where it cannot."""
+        """Send the keeper a *word*: `stop`, `start`, `kill`, `fill` or another. Raises `RuntimeError` if it fails."""
         self._process.stdin.write(f"{word}\n")
         self._process.stdin.flush()
         said = self._process.stdout.readline().strip()

@@ -13,7 +13,7 @@ from tests.app.models import Payment, Unique
 
 def pay(request: HttpRequest) -> JsonResponse:
     """
-    Make a payment. `X-Seconds` is how long the handler then waits for somebody else.
+    Make a payment. `X-Seconds` is how many seconds the handler then waits, as for a gateway.
 
     `rows` in the payload are rows that it changes, one after the other: two requests with another order may deadlock.
     `note` is text that the answer repeats.
@@ -21,7 +21,7 @@ def pay(request: HttpRequest) -> JsonResponse:
     data = data_in(request)
     payment = Payment.objects.create(amount=data["amount"], reference=data["reference"])
     answer = {"id": payment.pk, "amount": payment.amount, "note": data.get("note", "")}
-    request.made = answer  # type: ignore[attr-defined] for the bug that answers whatever happens
+    request.made = answer  # type: ignore[attr-defined] for the bug that always answers
     seconds = float(request.headers.get("X-Seconds", "0"))
     time.sleep(seconds)  # a gateway that answers when it likes
     for number in data.get("rows", ()):

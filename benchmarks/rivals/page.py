@@ -56,7 +56,7 @@ A handler that needs a transaction has to open one there, at these two round tri
 
 {configurations(entries)}
 
-`make bench-rivals` makes this page anew; after `make clean`, with the newest versions of the packages.
+`make bench-rivals` makes this page again; after `make clean`, with the newest versions of the packages.
 """
 
 

@@ -102,7 +102,7 @@ def main() -> dict[str, Any]:
 
 
 class Browser:
-    """Somebody who is logged in."""
+    """A user who is logged in."""
 
     def __init__(self, user: Any) -> None:
         from django.core.wsgi import WSGIHandler

@@ -36,7 +36,7 @@ def page(results: list[Result]) -> str:
     parts.append(
         _text(
             f"""Python {platform.python_version()}, Django {django.__version__}, Django REST framework
-            {rest_framework.__version__}. `make bench-scale` makes this page anew."""
+            {rest_framework.__version__}. `make bench-scale` makes this page again."""
         )
     )
     return "\n\n".join(parts) + "\n"

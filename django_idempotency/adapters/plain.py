@@ -18,7 +18,7 @@ from django.urls import Resolver404, resolve
 from django_idempotency.adapters.body import body_digest, receive
 from django_idempotency.adapters.scope import default_scope
 from django_idempotency.core.decision import Answer
-from django_idempotency.core.fingerprint import digest, parse_query
+from django_idempotency.core.fingerprint import check_fingerprint, digest, parse_query
 from django_idempotency.core.keys import Attempt, Identity, check_key, parse_key, storable_text
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord, storable_headers
@@ -75,7 +75,7 @@ def read(
     if policy.fingerprint is None:
         fingerprint = digest(b"request", *meaning(request), body_digest(request, parsed))
     else:
-        fingerprint = sha256(policy.fingerprint(seen)).digest()
+        fingerprint = sha256(check_fingerprint(policy.fingerprint(seen))).digest()
     return Attempt(
         identity=Identity(scope, operation, key),
         fingerprint=fingerprint,

@@ -1,4 +1,4 @@
-"""The admin of stored records: shows them, finds them by exact key, frees a key, settles an outcome; edits nothing."""
+"""The admin of records: shows them, finds them by exact key, frees a key, settles an outcome; edits nothing."""
 
 from django_idempotency.admin.records import IdempotencyRecordAdmin
 

@@ -47,7 +47,7 @@ class DatabaseFilter(SimpleListFilter):
 
 
 class StateFilter(SimpleListFilter):
-    """By what the next request with the key meets, by the database's clock."""
+    """By what the next request with the key meets, according to the database's clock."""
 
     title = _("state")
     parameter_name = "state"

@@ -1,4 +1,4 @@
-"""What an operator fills in to decide about a key."""
+"""The forms in which an operator decides about a key."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ Layout = Sequence[str | tuple[str, ...]]  # of fields, as in a fieldset of the a
 
 
 class Verdict(TextChoices):
-    """What becomes of a claim without an outcome."""
+    """The decision about an unsettled outcome."""
 
     RUN_AGAIN = "run-again", _("Run again: forget the claim, so that the next request with the key runs.")
     STORE_ANSWER = "store-answer", _("Store an answer: requests with the key get the answer below.")
@@ -30,7 +30,7 @@ class Verdict(TextChoices):
 
 
 class FreeForm(forms.Form):
-    """Asks for the reason. Knows which execution the operator has seen: a key may have been used again since."""
+    """Asks for a reason. Keeps which execution the operator has seen, as a key may have been used again since."""
 
     layout: Layout = ("reason",)
 
@@ -52,12 +52,12 @@ class FreeForm(forms.Form):
 
     @property
     def answer(self) -> CompletionRecord | None:
-        """The answer that is to be stored, where that is the verdict."""
+        """The answer to store, if that is the verdict."""
         return None
 
 
 class SettleForm(FreeForm):
-    """Asks for a decision as well, and for the answer where one is to be stored."""
+    """Asks for a decision as well, and for the answer if one is to be stored."""
 
     layout: Layout = ("choice", ("status", "content_type"), "body", "reason")
 
@@ -68,7 +68,7 @@ class SettleForm(FreeForm):
         min_value=LOWEST,
         max_value=HIGHEST,
         widget=AdminIntegerFieldWidget,
-        help_text=_("Of the answer that is to be stored, like 201."),
+        help_text=_("Of the answer to store, like 201."),
     )
     content_type = forms.CharField(
         label=_("Content type"), required=False, max_length=255, initial=JSON, widget=AdminTextInputWidget
@@ -78,7 +78,7 @@ class SettleForm(FreeForm):
         required=False,
         strip=False,
         widget=AdminTextareaWidget(attrs={"rows": 5, "spellcheck": "false"}),
-        help_text=_("As clients are to get it, in UTF-8. Empty for an answer without a body."),
+        help_text=_("Exactly as clients will get it, in UTF-8. Empty for an answer without a body."),
     )
 
     @property
@@ -99,7 +99,7 @@ class SettleForm(FreeForm):
             return cleaned
         if not {"content_type", "body"} <= cleaned.keys():
             return cleaned
-        body = cleaned["body"].replace("\r\n", "\n").encode()  # a browser ends the lines of a form in its own way
+        body = cleaned["body"].replace("\r\n", "\n").encode()  # browsers send line ends as CRLF
         try:
             cleaned["answer"] = written(
                 cleaned["status"],
@@ -114,7 +114,7 @@ class SettleForm(FreeForm):
 
 
 class SettleForeignForm(SettleForm):
-    """For what was not written by this package: there is nothing that an answer could be stored in."""
+    """For a record that was not written by this package, in which no answer can be stored."""
 
     layout: Layout = ("choice", "reason")
 

@@ -43,7 +43,7 @@ from django_idempotency.stores.database.store import DatabaseStore
 SUFFIXES = {BodyKind.JSON: "json", BodyKind.TEXT: "txt"}  # of a download; never one that opens in a browser
 
 
-def asked(name: str, label: Any) -> Callable[[Any, Page], str]:
+def request_field(name: str, label: Any) -> Callable[[Any, Page], str]:
     """A method that shows one string of the request."""
 
     @admin.display(description=label)
@@ -263,17 +263,17 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
             },
         )
 
-    # The methods behind the fields. None shows a column as it is: no string of a row is to be trusted.
+    # The methods behind the fields. None shows a column as it is: no string of a row is trusted.
 
-    asked_method = asked("method", _("method"))
-    asked_host = asked("host", _("host"))
-    asked_route = asked("route", _("route"))
-    asked_operation = asked("operation", _("operation"))
-    asked_scope = asked("scope", _("scope"))
-    asked_key = asked("key", _("idempotency key"))
-    asked_request_id = asked("request_id", _("request id"))
-    asked_fingerprint = asked("fingerprint", _("fingerprint"))
-    identity = asked("identity", _("identity"))
+    asked_method = request_field("method", _("method"))
+    asked_host = request_field("host", _("host"))
+    asked_route = request_field("route", _("route"))
+    asked_operation = request_field("operation", _("operation"))
+    asked_scope = request_field("scope", _("scope"))
+    asked_key = request_field("key", _("idempotency key"))
+    asked_request_id = request_field("request_id", _("request id"))
+    asked_fingerprint = request_field("fingerprint", _("fingerprint"))
+    identity = request_field("identity", _("identity"))
 
     @admin.display(description=_("store"))
     def kept_in(self, page: Page) -> str:
@@ -295,7 +295,7 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
     def answered_headers(self, page: Page) -> str:
         shown = page.shown
         if shown.headers is None:
-            return " ".join(shown.problems) or self._unseen(shown)
+            return " ".join(shown.problems) or self._explain_absence(shown)
         rows = [
             (name, gettext("(computed for each replay)") if value is None else value) for name, value in shown.headers
         ]
@@ -310,7 +310,7 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
     def answered_body(self, page: Page) -> str:
         body = page.shown.body
         if body is None:
-            return self._unseen(page.shown)
+            return self._explain_absence(page.shown)
         facts = ", ".join([text for text in (body.media_type, filesizeformat(body.size)) if text])
         if body.kind is BodyKind.EMPTY:
             return facts
@@ -321,7 +321,7 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
         cut = format_html("<p>{}</p>", _("This is the beginning; the rest is in the download.")) if body.cut else ""
         return format_html('{}<pre class="idempotency-body" tabindex="0">{}</pre>{}', download, body.text, cut)
 
-    def _unseen(self, shown: Presented) -> str:
+    def _explain_absence(self, shown: Presented) -> str:
         """Why no headers or body are shown."""
         if shown.status is None:
             return self.get_empty_value_display()

@@ -6,7 +6,6 @@ from django.core.checks import CheckMessage, Tags, register
 
 from django_idempotency.checks.settings import needs_setting
 from django_idempotency.operations.inventory import named_databases, own_database, stores_in_use
-from django_idempotency.stores.base import TransactionalStore
 
 
 @register
@@ -27,7 +26,7 @@ def check_databases(databases: Iterable[str] | None = None, **kwargs: object) ->
     wanted = set(databases)
     messages: list[CheckMessage] = []
     for store, policies in stores_in_use().items():
-        if isinstance(store, TransactionalStore):
+        if store.commits_with_handler:
             largest = max(policy.max_body for policy in policies)
             for using in sorted(wanted & {*named_databases(policies), *own_database(store)}):
                 messages += store.check_database(using, largest)

@@ -18,7 +18,6 @@ from django_idempotency.protection.order import check_dispatch, check_layers
 from django_idempotency.protection.routes import Handler, View, has_mixin, views
 from django_idempotency.protection.views import idempotent
 from django_idempotency.stores import stores
-from django_idempotency.stores.base import TransactionalStore
 
 OUR_DECORATORS = idempotent.__module__
 
@@ -115,7 +114,7 @@ def _check_database(view: View, handler: Handler, policy: ResolvedPolicy) -> Ite
     if model is None or callable(policy.using):
         return
     store = stores[policy.store]
-    if not isinstance(store, TransactionalStore):
+    if not store.commits_with_handler:
         yield Error(
             f"{handler.name} (route {view.route!r}) writes {model._meta.label} to a database, and store"
             f" {policy.store!r} keeps its record outside of it: the two do not commit together.",
@@ -135,7 +134,7 @@ def _check_database(view: View, handler: Handler, policy: ResolvedPolicy) -> Ite
 
 
 def _check_transaction(view: View, handler: Handler, policy: ResolvedPolicy) -> Iterator[CheckMessage]:
-    if isinstance(stores[policy.store], TransactionalStore):
+    if stores[policy.store].commits_with_handler:
         return
     excepted: Collection[str] = view.non_atomic_requests
     around = [alias for alias, options in settings.DATABASES.items() if options.get("ATOMIC_REQUESTS")]

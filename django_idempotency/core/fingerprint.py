@@ -7,6 +7,8 @@ from hashlib import sha256
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
+from django_idempotency.exceptions import PolicyError
+
 
 def framed(*parts: bytes) -> bytes:
     """*parts* with their lengths before them: ("ab", "c") and ("a", "bc") differ."""
@@ -18,9 +20,17 @@ def digest(kind: bytes, *parts: bytes) -> bytes:
     return sha256(kind + framed(*parts)).digest()
 
 
-def canonical_json(value: Any) -> bytes:
+def check_fingerprint(value: object) -> bytes:
+    """What the option `fingerprint` returned. Raises `PolicyError` unless it is bytes."""
+    if isinstance(value, bytes):
+        return value
+    raise PolicyError(f"The option 'fingerprint' must return bytes, not a {type(value).__name__}.")
+
+
+def canonical_json(value: Any, *, allow_nan: bool = True) -> bytes:
     """*value* as JSON in one spelling: keys sorted, no space. Raises `TypeError` or `ValueError` if it is not JSON."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(errors="surrogatepass")
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=allow_nan)
+    return text.encode(errors="surrogatepass")
 
 
 def parse_json(body: str | bytes) -> Any:

@@ -139,3 +139,8 @@ class Execution(Generic[Value]):
         finally:
             running.over = True
             _running.reset(token)
+
+
+def current_operation() -> OperationHandle | None:
+    """The handle of the innermost protected work that is running, a view's or an `@once` function's, or None."""
+    return next((running.handle for running in reversed(_running.get()) if not running.over), None)

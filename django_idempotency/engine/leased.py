@@ -165,7 +165,7 @@ class LeasedExecution(Execution[Value]):
     def _mark_unsettled(self, claim: Claimed, uncertain: OutcomeUncertain) -> None:
         keeper.drop(self.lease)  # a renewal would let it go on
         try:
-            self.store.doubt(self.attempt, claim)
+            self.store.mark_unsettled(self.attempt, claim)
         except Exception as error:  # whatever it is: if the store never answers, the lease runs out by itself
             logger.warning("The lease of %s is ended as soon as its store answers: %s", self.attempt.identity, error)
             keeper.mark_unsettled(self.lease)

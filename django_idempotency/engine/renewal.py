@@ -98,7 +98,7 @@ class LeaseKeeper:
 
     def mark_unsettled(self, lease: Lease) -> None:
         """Mark the outcome as unknown as soon as the store answers. The caller has announced it."""
-        self._end(lease, partial(lease.store.doubt, lease.attempt, lease.claim))
+        self._end(lease, partial(lease.store.mark_unsettled, lease.attempt, lease.claim))
 
     def _end(self, lease: Lease, send: Callable[[], None]) -> None:
         with self._changed:

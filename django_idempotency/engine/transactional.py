@@ -8,6 +8,7 @@ instant before COMMIT, nothing of the three is left; after it, all of them are.
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from django.db import Error, connections
 
@@ -164,14 +165,14 @@ class TransactionalExecution(Execution[Value]):
 
         None if the database does not answer: the retry finds out.
         """
-        connection = connections[self.using]
+        connection: Any = connections[self.using]  # `_rollback` is not in the stubs
         if connection.in_atomic_block if connection.closed_in_transaction else connection.connection is None:
             return False  # with the connection the server drops the transaction
         doomed = connection.in_atomic_block and connection.needs_rollback
         try:
             if doomed:
                 # The savepoint that we set is gone, and the outer transaction with it: Django rolls back what is left.
-                connection.connection.rollback()
+                connection._rollback()
             connection.needs_rollback = False
             return self._is_claim_committed()
         except Error:

@@ -8,7 +8,7 @@ from django_idempotency.exceptions import PolicyError
 from django_idempotency.protection.functions import protected_functions
 from django_idempotency.protection.routes import views
 from django_idempotency.stores import stores
-from django_idempotency.stores.base import Store, TransactionalStore
+from django_idempotency.stores.base import Store
 
 
 def stores_in_use() -> dict[Store, list[ResolvedPolicy]]:
@@ -42,11 +42,12 @@ def named_databases(policies: Iterable[ResolvedPolicy]) -> frozenset[str]:
 
 def own_database(store: Store) -> tuple[str, ...]:
     """The database that *store* itself chooses, if it keeps its records in databases."""
-    return (store.database(),) if isinstance(store, TransactionalStore) else ()
+    database = store.database()
+    return () if database is None else (database,)
 
 
 def _databases(store: Store, policies: Iterable[ResolvedPolicy]) -> frozenset[str]:
-    return named_databases(policies) | {*own_database(store)} if isinstance(store, TransactionalStore) else frozenset()
+    return named_databases(policies) | {*own_database(store)} if store.commits_with_handler else frozenset()
 
 
 def _resolved(resolve: Callable[..., ResolvedPolicy], *policies: Policy) -> ResolvedPolicy | None:

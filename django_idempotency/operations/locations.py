@@ -13,7 +13,6 @@ from django_idempotency import conf
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault
-from django_idempotency.stores.database import DatabaseStore
 from django_idempotency.stores.schemas import public_schema, schema_of, schemas_with
 from django_idempotency.stores.stored import STORE, Location, StoredRecord
 
@@ -87,7 +86,7 @@ def others() -> dict[str, Location]:
 
 
 def _is_table(alias: str) -> bool:
-    return isinstance(stores[alias], DatabaseStore)
+    return stores[alias].has_table
 
 
 def parse(pk: str) -> tuple[Location, bytes] | None:

@@ -47,7 +47,7 @@ class State(TextChoices):
 
 
 class BodyKind(Enum):
-    """How a body can be shown."""
+    """How a body is shown."""
 
     EMPTY = "empty"
     JSON = "json"
@@ -169,7 +169,7 @@ def _body(content: bytes, found: CompletionRecord | None, limit: int | None) -> 
         return Body(kind=BodyKind.EMPTY, media_type=shown, size=0)
     text = None
     if headers.get("content-encoding", "identity").lower() == "identity":
-        text = _decoded(content, media_type, charset)
+        text = _decode(content, media_type, charset)
     if text is None:
         return Body(kind=BodyKind.BINARY, media_type=shown, size=len(content))
     kind = BodyKind.TEXT
@@ -187,7 +187,7 @@ def _body(content: bytes, found: CompletionRecord | None, limit: int | None) -> 
 
 
 def _media_type(declared: str) -> tuple[str, str]:
-    """Media type and charset of a Content-Type header; UTF-8 where it names none that we decode by."""
+    """Media type and charset of a Content-Type header; UTF-8 if it names no charset that we decode."""
     try:
         media_type, parameters = parse_header_parameters(declared)
     except ValueError:
@@ -197,8 +197,8 @@ def _media_type(declared: str) -> tuple[str, str]:
     return media_type, charset if _CHARSET.fullmatch(charset) else "utf-8"
 
 
-def _decoded(content: bytes, media_type: str, charset: str) -> str | None:
-    """*content* as text, with bytes that are none spelled out; None if it is no text."""
+def _decode(content: bytes, media_type: str, charset: str) -> str | None:
+    """*content* as a string, with undecodable bytes spelled out; None if it is not text."""
     if _TEXT.fullmatch(media_type):
         try:
             return content.decode(charset, errors="backslashreplace")

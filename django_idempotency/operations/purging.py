@@ -105,7 +105,7 @@ def _refuse_inside_a_transaction(using: str) -> None:
 
 
 class _Run:
-    """One purge: from where on the next batch deletes, and up to when."""
+    """One purge: the times of expiry between which the next batch deletes."""
 
     def __init__(self, using: str, batch_size: int) -> None:
         self.using = using

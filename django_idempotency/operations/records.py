@@ -31,7 +31,7 @@ def free(record: Identified, *, using: str | None = None, store: str = "default"
     stored.
 
     *record* is the record as it was read, by a store or from the table, or the 32-byte digest of its identity. *store*
-    and *using* say where a digest or a row is; a `StoredRecord` knows.
+    and *using* locate a digest or a row; a `StoredRecord` has its location.
 
     Also evicts the identity from the replay cache of every store that shares the table, even if its row is already
     gone.

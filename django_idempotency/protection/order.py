@@ -1,7 +1,11 @@
-"""Where `@idempotent` may stand: directly around the handler, inside everything that decides who may call the view."""
+"""
+Where `@idempotent` may stand: directly around the handler, inside everything that decides who may call the view; and
+`@once`: directly around the function, inside the decorator of a queue.
+"""
 
 from collections.abc import Iterable
 from functools import cache
+from types import FunctionType
 from typing import Any, NoReturn
 
 from asgiref.sync import iscoroutinefunction
@@ -15,6 +19,9 @@ from django_idempotency.protection.introspection import (
     is_guarded,
     layers,
 )
+
+# Methods by which the objects of Celery, dramatiq, Django's tasks, RQ, procrastinate and others enqueue a call.
+ENQUEUE = ("apply_async", "defer", "delay", "enqueue", "send_with_options")
 
 
 def check_place(view: Any) -> None:
@@ -86,6 +93,25 @@ def check_layers(inside: Iterable[Any], handler: Any) -> None:
                 " those who may call the view:\n\n    @login_required\n    @idempotent\n"
                 f"    def {getattr(handler, '__name__', name)}(request): ..."
             )
+
+
+def check_function(function: Any, operation: str) -> None:
+    """Raise a `PolicyError` that shows the right order if @once must not stand directly around *function*."""
+    expect_app()
+    # dramatiq and Django's tasks keep the function as `fn` and `func`.
+    known: tuple[Any, ...] = (function, getattr(function, "fn", None), getattr(function, "func", None))
+    name = next((each.__name__ for each in known if hasattr(each, "__name__")), "on_event")
+    if iscoroutinefunction(function):
+        raise PolicyError(f"@once does not protect async functions yet, and {name} is one: make it a plain `def`.")
+    # Some queues return the function itself, with a method that enqueues what they were given.
+    if not isinstance(function, FunctionType) or any(hasattr(function, method) for method in ENQUEUE):
+        raise PolicyError(
+            f"@once can only decorate a plain function, and this one is of type {type(function).__name__}. Decorators"
+            " of queues, and others that make an object of a function, stand outside, so that the queue calls the"
+            " protected function:\n\n"
+            "    @shared_task  # or @app.task, @dramatiq.actor, @task, @staticmethod\n"
+            f'    @once("{operation}", key=...)\n    def {name}(...): ...'
+        )
 
 
 def _refuse_drf_view(view_class: type) -> NoReturn:

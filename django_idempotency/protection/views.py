@@ -9,7 +9,9 @@ from django.http import HttpRequest
 
 from django_idempotency import conf
 from django_idempotency.adapters import plain
+from django_idempotency.adapters.cookies import warn_of_cookies
 from django_idempotency.adapters.session import restore_session, session_key
+from django_idempotency.core.decision import Answer
 from django_idempotency.core.policy import NO_OPTIONS, POLICY, Options, Policy, ResolvedPolicy
 from django_idempotency.engine.execution import Executed, Joined, Refused, Replayed
 from django_idempotency.engine.handle import OperationHandle
@@ -98,13 +100,20 @@ def call(
         finally:
             django_request.idempotency = outer or handle
 
-    capture = partial(adapter.capture, policy=policy)
     guard = None if policy.replay_guard is None else partial(policy.replay_guard, request)
     attempt = adapter.read(policy)
     if attempt is None:
         return view(*args, **kwargs)
     if isinstance(attempt, Refusal):
         return adapter.refuse(attempt, policy)
+    operation = attempt.identity.operation
+
+    def capture(response: Any) -> Answer[Any]:
+        answer = adapter.capture(response, policy)
+        if answer.record is not None:
+            warn_of_cookies(operation, django_request, answer.value)
+        return answer
+
     session = session_key(django_request)
     try:
         outcome = run(attempt, policy, conf.database(policy, request), execute, capture, guard)

@@ -1,4 +1,10 @@
-"""`stores["default"]`: the configured stores, made at first use and kept."""
+"""
+`stores["default"]`: the configured stores, made at first use and kept.
+
+The room's rule: a store knows claims and records, neither HTTP nor handlers, and opens no transaction. To read: `base`,
+the contract; `database.store`, then `database.dialect` and one database, of which `sqlite` is the shortest;
+`redis.store` with its `scripts`.
+"""
 
 from django.apps import apps
 from django.core.signals import setting_changed
@@ -21,11 +27,9 @@ class StoreHandler:
         self._made: dict[str, Store] = {}
 
     def __getitem__(self, alias: str) -> Store:
-        """The store *alias*. Raises `PolicyError` where it is not configured or cannot be made."""
-        try:
-            return self._made[alias]
-        except KeyError:
-            return self._made.setdefault(alias, self._make(alias))
+        """The store *alias*. Raises `PolicyError` if it is not configured or cannot be made."""
+        made = self._made.get(alias)
+        return self._made.setdefault(alias, self._make(alias)) if made is None else made
 
     def _make(self, alias: str) -> Store:
         if not apps.is_installed("django_idempotency"):

@@ -12,7 +12,7 @@ leases, and an execution that does not answer leaves an uncertain outcome. A sto
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from enum import Enum, auto
-from typing import Any
+from typing import Any, ClassVar
 
 from django.core.checks import CheckMessage
 
@@ -46,6 +46,12 @@ class Store:
     *options* is the dict `OPTIONS` of the store's entry in the setting; a name that the store does not know is an
     error, and so is a bad value: `PolicyError`.
     """
+
+    commits_with_handler: ClassVar[bool] = False
+    """Do its claims and records commit in the transaction that the handler writes in?"""
+
+    has_table: ClassVar[bool] = False
+    """Are its records rows of `IdempotencyRecord`?"""
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         self.alias = alias
@@ -83,8 +89,16 @@ class Store:
         """What *error*, raised before the handler has run, means."""
         raise NotImplementedError
 
+    def database(self) -> str | None:
+        """The alias of the database that the store itself chooses; None for a store outside the databases."""
+        return None
+
     def check(self, databases: Collection[str] = ()) -> list[CheckMessage]:
         """What `manage.py check` says of this store, and of the *databases* that options `using` name for it."""
+        return []
+
+    def check_database(self, using: str, max_body: int) -> list[CheckMessage]:
+        """What `manage.py check --database` says of the server behind *using*, for responses of *max_body* bytes."""
         return []
 
     def check_servers(self) -> list[CheckMessage]:
@@ -99,6 +113,8 @@ class TransactionalStore(Store):
     It claims an identity inside the transaction there, and writes the record there last. It opens no transaction and
     commits none: the engine does. Where that transaction is the engine's own, its COMMIT may travel with the record.
     """
+
+    commits_with_handler = True
 
     def database(self) -> str:
         """The alias of the database in whose transaction all happens, where no option `using` names it."""
@@ -135,10 +151,6 @@ class TransactionalStore(Store):
     def executed_at(self, using: str, digest: bytes) -> datetime | None:
         """When what is stored for the identity *digest* was executed: it tells one execution from the next."""
         raise NotImplementedError
-
-    def check_database(self, using: str, max_body: int) -> list[CheckMessage]:
-        """What `manage.py check --database` says of the server behind *using*, for responses of *max_body* bytes."""
-        return []
 
 
 class LeasedStore(Store):
@@ -183,11 +195,11 @@ class LeasedStore(Store):
 
     def renew(self, attempt: Attempt, claim: Claimed, lease: float) -> bool:
         """
-        Let the claim last *lease* seconds from now on. Returns False where it is not its token's any more, or was
-        doubted: a renewal may arrive late.
+        Let the claim last *lease* seconds from now on. Returns False if it is not its token's any more, or was marked
+        unsettled: a renewal may arrive late.
         """
         raise NotImplementedError
 
-    def doubt(self, attempt: Attempt, claim: Claimed) -> None:
+    def mark_unsettled(self, attempt: Attempt, claim: Claimed) -> None:
         """Let the claim's lease end now, without an outcome, of which everybody has been told."""
         raise NotImplementedError

@@ -11,7 +11,7 @@ from django_idempotency.core.keys import Identity
 from django_idempotency.models import IdempotencyRecord, RecordQuerySet
 from django_idempotency.operations import records as maintenance
 from django_idempotency.stores import stores
-from django_idempotency.stores.base import LeasedStore
+from django_idempotency.stores.database.clock import as_django_writes
 from django_idempotency.stores.database.store import replay_caches
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
@@ -45,13 +45,13 @@ def expire(
 
     Raises `LookupError` where there is none: a test that expires nothing proves nothing.
     """
-    if isinstance(stores[store], LeasedStore):
+    if not stores[store].commits_with_handler:
         count = int(_free(store, key, scope, operation))
         kept = "not told by this store"
     else:
         found = records(key, scope=scope, operation=operation, using=using)
         _leave_caches(found)
-        count = found.update(expires_at=LONG_AGO)
+        count = found.update(expires_at=as_django_writes(found.db, LONG_AGO))
         kept = ", ".join(records(using=using).values_list("key", flat=True)[:5]) or "none"
     if not count:
         wanted = {"key": key, "scope": scope, "operation": operation}
@@ -72,7 +72,7 @@ def forget(
     Delete the `records`, as if their requests had never been sent, and return how many they were. *store* is as
     `expire` has it.
     """
-    if isinstance(stores[store], LeasedStore):
+    if not stores[store].commits_with_handler:
         return int(_free(store, key, scope, operation))
     found = records(key, scope=scope, operation=operation, using=using)
     _leave_caches(found)

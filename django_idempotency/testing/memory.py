@@ -36,7 +36,7 @@ class _Entry:
     expires: float
     taken_over: bool = False
     told: str = ""  # whose token it was told that the outcome is uncertain
-    doubted: bool = False
+    unsettled: bool = False
     record: CompletionRecord | None = None
 
 
@@ -141,20 +141,20 @@ class MemoryStore(LeasedStore):
     def renew(self, attempt: Attempt, claim: Claimed, lease: float) -> bool:
         with _lock:
             entry = self._owned(attempt, claim)
-            if entry is None or entry.doubted:
+            if entry is None or entry.unsettled:
                 return False
             entry.lease_ends = self._clock() + lease
             entry.expires = entry.lease_ends + attempt.ttl
             entry.told = ""
             return True
 
-    def doubt(self, attempt: Attempt, claim: Claimed) -> None:
+    def mark_unsettled(self, attempt: Attempt, claim: Claimed) -> None:
         with _lock:
             entry = self._owned(attempt, claim)
             if entry is not None:
                 entry.lease_ends = self._clock()
                 entry.expires = entry.lease_ends + attempt.ttl
-                entry.told, entry.doubted = claim.token, True
+                entry.told, entry.unsettled = claim.token, True
 
     def classify(self, using: str | None, error: Exception) -> Fault:
         return Fault.OTHER

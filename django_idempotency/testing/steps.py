@@ -14,6 +14,8 @@ from django_idempotency.testing.observe.interruptions import Interruption, inter
 from django_idempotency.testing.observe.requests import Observation, Observer
 
 DERIVED: Any = object()  # another payload than the call's own, which the kit makes
+PERMANENT = (301, 308)
+TURNED_AWAY = (401, 403)
 TOO_LONG = "k" * (MAX_KEY + 1)
 
 
@@ -82,7 +84,7 @@ class Steps:
         self.told = told
         if not told.happened:
             self.first = attempt
-            why = "its store is outside the database, and rolls nothing back" if told.claimed else "no store was asked"
+            why = "its store is outside the database, and rolls nothing back" if told.claims else "no store was asked"
             self.not_tried.append(f"a retry after an exception: {why}")
         else:
             self.attempt = attempt
@@ -134,7 +136,7 @@ class Steps:
             elif reply.status >= 500:
                 remedy = "let the handler succeed, and let its errors propagate."
             self._give_up(f"The request itself was answered {reply.status}.", remedy, [str(reply)])
-        if told.claimed and not told.kept:
+        if told.claims and not told.kept:
             self._give_up(
                 f"The request was answered {reply.status}, but that answer is not kept and the work was rolled back.",
                 "let `should_store` keep it, and do not call set_rollback(True) for a success.",
@@ -202,16 +204,17 @@ class Steps:
                 "the option `fingerprint` leaves out what differs. If that is meant, give an `other_payload` that means"
                 " something else.",
             )
-        elif run.reply.status != 422:
+        elif run.reply.status != 422 or run.claimed:
+            ran = " by the handler, which ran" if run.claimed else ""
             self.find(
-                f"The same key with another payload was answered {run.reply.status}, and not 422.", [str(run.reply)]
+                f"The same key with another payload was answered {run.reply.status}{ran}, and not refused with 422.",
+                [str(run.reply)],
             )
         self.find_changes(run, "The same key with another payload changed something.", OUTSIDE)
         self.prove("the same key with another payload is refused", before)
 
     def another_user(self, other: Any) -> None:
         """The same key, sent by somebody else; and, of a call that has a user, by nobody."""
-        before = len(self.findings)
         if isinstance(self.call, Call) and self.call.user is not None:
             self._judge_stranger("without credentials", self.call.changed(user=None))
         if other is None:
@@ -219,34 +222,40 @@ class Steps:
             return
         field = "client" if isinstance(other, Client) else "user"
         self._judge_stranger("sent by another user", self._variant("other_user", other, field))
-        self.prove("another user with the same key never gets the first one's answer", before)
 
     def _judge_stranger(self, who: str, call: Sender) -> None:
         run = self.send(call, self.key)
+        reply = run.reply
         # A function's result has no mark of a replay.
-        same = run.reply.is_result and run.reply.body == self.first.reply.body and not run.seen and self.effect
-        if run.reply.replayed or same:
+        same = reply.is_result and reply.body == self.first.reply.body and not run.seen and self.effect
+        if reply.replayed or same:
             self.find(
                 f"The same key {who} got the first user's answer.",
-                [str(run.reply)],
+                [str(reply)],
                 "tell callers apart by the option `scope`, and let permissions decide before the handler.",
             )
-        elif run.reply.status == 422 and (
-            run.reply.code == "key-reused" or (self.reused is not None and run.reply.body == self.reused.body)
+        elif reply.status == 422 and (
+            reply.code == "key-reused" or (self.reused is not None and reply.body == self.reused.body)
         ):
             self.find(
                 f"The same key {who} met the first user's record: 422 tells that the key is in use.",
-                [str(run.reply)],
+                [str(reply)],
                 "tell callers apart by the option `scope`.",
             )
+        elif reply.status in TURNED_AWAY or (reply.status < 500 and run.claimed) or _is_answer(reply):
+            self.proved.append(f"the same key {who} does not get the first user's answer")
+        else:
+            self.not_tried.append(f"the same key {who}: it was answered {reply}, which proves nothing")
 
     def bad_keys(self, required: bool | None) -> None:
         """No key, and one that cannot be a key."""
         before = len(self.findings)
         malformed = self.send(self.call, TOO_LONG)
-        if malformed.reply.status != 400:
+        if malformed.reply.status != 400 or malformed.claimed:
+            ran = " by the handler, which ran" if malformed.claimed else ""
             self.find(
-                f"A malformed key (of {len(TOO_LONG)} characters) was answered {malformed.reply.status}, and not 400.",
+                f"A malformed key (of {len(TOO_LONG)} characters) was answered {malformed.reply.status}{ran}, and not"
+                " refused with 400.",
                 [str(malformed.reply)],
             )
         self.find_changes(malformed, "A request with a malformed key changed something.", OUTSIDE)
@@ -264,6 +273,9 @@ class Steps:
                     [str(bare.reply)],
                     "set the option `required`.",
                 )
+            elif not self.first.reply.required and bare.reply.code != "key-missing":
+                self.not_tried.append(f"a request without a key: it was answered {bare.reply}, which proves nothing")
+                return
             self.find_changes(bare, "A request without a key changed something.", OUTSIDE)
             self.prove("a request without a key is refused", before)
         else:
@@ -289,6 +301,11 @@ class Steps:
         if not isinstance(self.call, Call):
             raise TypeError(f"`{option}` must be a callable that takes a key, like the call itself, not {value!r}.")
         return self.call.changed(**{field: value})
+
+
+def _is_answer(reply: Reply) -> bool:
+    """Is it an answer of its own, or a redirect to a login? A permanent redirect only corrects the URL."""
+    return reply.status < 400 and reply.status not in PERMANENT
 
 
 def _made(call: Call, value: Callable[[str | None], Any]) -> Sender:

@@ -114,7 +114,7 @@ def background() -> Iterator[Callable[..., Future]]:
 
 
 class Gate:
-    """A handler that has got there stops, and goes on when it is told to."""
+    """A handler stops there until the test opens it."""
 
     def __init__(self) -> None:
         self._reached = threading.Event()
@@ -123,11 +123,11 @@ class Gate:
     def wait(self) -> None:
         """In the handler: tell that we are here, and stop."""
         self._reached.set()
-        assert self._opened.wait(TIMEOUT), "nobody opened the gate"
+        assert self._opened.wait(TIMEOUT), "the gate was never opened"
 
     def reached(self) -> None:
         """In the test: wait for the handler."""
-        assert self._reached.wait(TIMEOUT), "nobody came to the gate"
+        assert self._reached.wait(TIMEOUT), "no handler reached the gate"
 
     def open(self) -> None:
         self._opened.set()

@@ -1,13 +1,13 @@
 """
-The pages of the manual, as a reader sees them: their blocks of code, headings, links and tables.
+The pages of the manual: their blocks of code, headings, links and tables.
 
-A comment directly before a block says what a Python block is:
+A comment directly before a Python block says how to run it:
 
-    <!-- settings -->          part of the project's settings; runs before Django is set up
-    <!-- raises NAME -->       shows a mistake: running it raises that exception
-    <!-- fragment: WHY -->     not complete: it is compiled, and what it imports from is imported
+    <!-- settings -->          part of the project's settings, executed before Django is set up
+    <!-- raises NAME -->       shows a mistake: executing it raises that exception
+    <!-- fragment: WHY -->     incomplete: it is compiled, and its imports are executed
 
-A Python block without a comment is complete: it runs, after the blocks before it on its page.
+A block without a comment is complete: it runs after the earlier blocks of its page.
 """
 
 import re
@@ -42,7 +42,8 @@ class Block:
 
 
 def pages() -> list[Path]:
-    return [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("**/*.md"))]
+    top = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
+    return [*top, *sorted(DOCS.glob("**/*.md"))]
 
 
 @cache

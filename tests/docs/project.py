@@ -1,9 +1,9 @@
 """
 Run the Python blocks of one page, in order, as one project: `python -m tests.docs.project docs/explanation/law.md`.
 
-It is a small project on SQLite in a folder of its own, with the app `shop` that the pages import from. What the page
-defines runs too: the system checks, each view in its
-`urlpatterns` with the same request twice, and its test cases.
+The project is small, on SQLite in a temporary folder, with the app `shop` that the pages import from. System checks run
+on what the page defines, and a warning is an error; each view in its `urlpatterns` gets the same request twice; its
+test cases run.
 """
 
 import ast
@@ -112,7 +112,7 @@ def fragment(block: Block, module: types.ModuleType) -> None:
 
 
 def routes(patterns: Any, prefix: str = "") -> list[str]:
-    """Every URL of *patterns*, with 1 for its primary keys; those of a router's other formats and pages left out."""
+    """Every URL of *patterns*, with 1 for primary keys, without a router's formats and root page."""
     found = []
     for pattern in patterns:
         if isinstance(pattern, URLResolver):

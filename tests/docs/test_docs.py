@@ -1,4 +1,4 @@
-"""What README and manual say is so: their code runs, their tables are the code's, their links lead somewhere."""
+"""README and manual are true: their code runs, their tables match the code, their links lead somewhere."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ CHECK_ID = re.compile(r"django_idempotency\.[EWI]\d{3}")
 
 
 def code(cell: str) -> str:
-    """What a cell says between backticks, or the cell."""
+    """The text of *cell* between backticks, or all of it."""
     found = re.search(r"`([^`]+)`", cell)
     return found[1] if found else cell
 
@@ -42,13 +42,43 @@ def test_the_first_screen_protects_a_view():
     assert "@idempotent" in first.text
 
 
+def test_the_first_example_gives_no_warning():
+    """In a new project, with DRF's own defaults: neither `migrate` nor `check` complains of what a newcomer copies."""
+    code = f"""
+import sys, types
+import django
+from django.conf import settings
+from django.core.management import call_command
+from django.urls import path
+sys.path.insert(0, {str(ROOT / "tests" / "docs")!r})
+settings.configure(
+    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "rest_framework", "django_idempotency",
+                    "shop"],
+    DATABASES={{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:",
+                           "OPTIONS": {{"transaction_mode": "IMMEDIATE"}}}}}},
+    ROOT_URLCONF="page", DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+)
+django.setup()
+page = sys.modules["page"] = types.ModuleType("page")
+exec({next(block for block in blocks(ROOT / "README.md") if block.kind == "complete").text!r}, vars(page))
+page.urlpatterns = [path("payments/", page.create_payment)]
+call_command("migrate", run_syncdb=True, verbosity=0)
+call_command("check", fail_level="WARNING", databases=["default"])
+"""
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert result.stdout == "System check identified no issues (0 silenced).\n"
+
+
 def test_the_readme_is_short():
     """STYLE: 500 to 900 words, its code included."""
     assert 500 <= len(text(ROOT / "README.md").split()) <= 900
 
 
 def test_the_option_table_is_the_policys():
-    """Names in their order, and defaults, are those of the code; the last column says what `@once` takes."""
+    """Names, their order and defaults are those of the code; a column says which options `@once` takes."""
     rows = table(REFERENCE / "options.md", "option", "default")
     shown = {code(row["option"]): eval(code(row["default"]), {"timedelta": timedelta}) for row in rows}  # noqa: S307
     shown["methods"] = frozenset(shown["methods"])
@@ -61,7 +91,7 @@ def test_the_option_table_is_the_policys():
 
 
 def test_each_option_has_a_heading():
-    """Every option is explained under a heading of its own, and no other is."""
+    """Every option has a heading, and there are no others."""
     assert set(DEFAULTS) == {
         heading.strip("`") for heading in headings(REFERENCE / "options.md") if heading.startswith("`")
     }
@@ -89,7 +119,7 @@ def test_each_refusal_has_a_heading():
 
 
 def test_each_other_error_has_a_heading():
-    """Every exception that is no refusal and no mere base has a heading with its cause and its remedy."""
+    """Every exception that is neither a refusal nor a base class has a heading with its cause and its remedy."""
     bases = {"IdempotencyError", "Refusal", "HandlerError"}
     names = set(exceptions.__all__) - bases - {refusal.__name__ for refusal in refusals()}
 
@@ -112,12 +142,15 @@ def test_the_generated_reference_has_each_public_module():
     expected = ["django_idempotency", *(f"django_idempotency.{module}" for module in public)]
 
     assert [code(heading) for heading in headings(REFERENCE / "api.md") if heading.startswith("`")] == expected
-    assert re.findall(r"^\.\. (?:auto|current)module:: (\S+)$", text(REFERENCE / "api.md"), re.MULTILINE) == expected
+    page = text(REFERENCE / "api.md")
+    assert re.findall(r"^\.\. (?:auto|current)module:: (\S+)$", page, re.MULTILINE) == expected
+    shown = re.findall(r"^\.\. auto(?:function|class):: (\S+)$", page, re.MULTILINE)
+    assert set(django_idempotency.__all__) <= set(shown)
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name):
-    """A link inside the repository leads to a file that is there, and to a heading that it has."""
+    """A link inside the repository leads to an existing file and, with an anchor, to a heading in it."""
     page = ROOT / name
     for shown, target in links(page):
         assert shown, f"{name} links to {target} without a text, which only Sphinx shows"
@@ -166,5 +199,5 @@ def test_the_changelog_has_this_version():
 
 @pytest.mark.parametrize("name", PAGES)
 def test_no_path_of_a_machine(name):
-    """What we write is for every machine."""
+    """No page names a folder of the machine that it was written on."""
     assert not re.search(r"(?<![\w.])/(work|home|tmp|root|Users)/", text(ROOT / name))

@@ -1,4 +1,4 @@
-"""The pictures of the manual: each is there, is shown with words for who cannot see it, and is small."""
+"""The pictures of the manual: each file exists, has an alternative text, and is small."""
 
 import os
 import re
@@ -20,7 +20,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 class Tags(HTMLParser):
-    """The pictures that a page shows as HTML: path and, where a browser without pictures would say it, its words."""
+    """The pictures that a page shows as HTML: path and alternative text, None for the sources of a picture."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Tags(HTMLParser):
 
 
 def shown(page: Path) -> Iterator[tuple[Path, str | None]]:
-    """File and alternative text of each picture on *page*; None for a source, which is its img's in another look."""
+    """File and alternative text of each picture on *page*; None for a source, which is its img in another look."""
     markdown = [(picture["path"], picture["alt"]) for picture in MARKDOWN.finditer(prose(page))]
     for path, words in markdown + Tags(prose(page)).found:
         yield (page.parent / path).resolve(), words
@@ -47,20 +47,20 @@ SHOWN = [(page, *picture) for page in pages() for picture in shown(page)]
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_picture_is_there_and_has_words(page):
-    assert not MYST.search(page.read_text(encoding="utf-8")), "a repository's page shows these as code"
+    assert not MYST.search(page.read_text(encoding="utf-8")), "the repository's pages show these as code"
     for path, words in shown(page):
         assert path.is_file(), f"{page.name} shows {path.name}"
         assert words is None or len(words.split()) > 3, f"{page.name} shows {path.name} without words"
 
 
 def test_each_picture_is_shown():
-    """None is left over from a page that has gone."""
+    """No picture is left over from a removed page."""
     assert {path for _, path, _ in SHOWN} == set(PICTURES.glob("*.png"))
     assert SHOWN
 
 
 def test_the_pictures_are_small():
-    """Whoever clones the repository gets them all."""
+    """Every clone of the repository has them all."""
     sizes = {path.name: path.stat().st_size for path in PICTURES.glob("*.png")}
 
     assert {name for name, size in sizes.items() if size > 120 * 1024} == set()
@@ -71,7 +71,7 @@ def test_the_pictures_are_small():
 @pytest.mark.browser
 @pytest.mark.slow
 def test_the_pictures_can_be_drawn_anew(tmp_path):
-    """Each page is still reached, is not wider than a telephone, and has a picture in the manual."""
+    """Each page can be reached, fits a telephone's width, and has a picture in the manual."""
     if not shutil.which("chromedriver") and os.environ.get("REQUIRE_SERVERS", "") in ("", "0"):
         pytest.skip("chromedriver: not found. Debian: apt-get install chromium chromium-driver")
     drawn = subprocess.run(

@@ -6,6 +6,8 @@ import secrets
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import Value
 from typing import Any
 
@@ -13,7 +15,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.mail import send_mail
 from django.db import DatabaseError, IntegrityError, connection, connections, transaction
-from django.db.models import F
+from django.db.models import F, Max
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import path
 from rest_framework.authtoken.models import Token
@@ -104,7 +106,55 @@ def idle(request: HttpRequest) -> JsonResponse:
     return JsonResponse({}, status=201)
 
 
+@contextmanager
+def session_lock() -> Iterator[None]:
+    """A lock of the connection's session, which is let go at the end of the block: before COMMIT, if there is one."""
+    take, give = {
+        "postgresql": ("SELECT pg_advisory_lock(8003)", "SELECT pg_advisory_unlock(8003)"),
+        "mysql": ("SELECT GET_LOCK('kit', 30)", "SELECT RELEASE_LOCK('kit')"),
+    }[connection.vendor]
+    with connection.cursor() as cursor:
+        cursor.execute(take)
+        try:
+            yield
+        finally:
+            cursor.execute(give)
+
+
+def next_number() -> JsonResponse:
+    """The next of the numbers that are given out. Two requests that do so at once get the same one."""
+    number = Payment.objects.aggregate(last=Max("amount"))["last"] or 0
+    Payment.objects.create(amount=number + 1, reference="number")
+    return JsonResponse({"number": number + 1}, status=201)
+
+
+@idempotent(required=True)
+def locks_until_commit(request: HttpRequest) -> JsonResponse:
+    """Holds its lock for as long as its transaction, or where there is none for as long as the connection lives."""
+    if connection.vendor == "postgresql":
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(8003)")
+            return next_number()
+    with transaction.atomic():
+        list(Unique.objects.select_for_update().filter(name="lock"))
+        return next_number()
+
+
 # --- wrong ---
+
+
+@idempotent(required=True)
+def locks_for_the_session(request: HttpRequest) -> JsonResponse:
+    with session_lock():
+        return next_number()
+
+
+@idempotent(required=True)
+def locks_nothing(request: HttpRequest) -> JsonResponse:
+    number = Payment.objects.aggregate(last=Max("amount"))["last"] or 0
+    time.sleep(0.05)
+    Payment.objects.create(amount=number + 1, reference="number")
+    return JsonResponse({"number": number + 1}, status=201)
 
 
 @idempotent(required=True)
@@ -304,4 +354,7 @@ urlpatterns = [
     path("look-first/", look_first),
     path("names-its-process/", names_its_process),
     path("before/", before),
+    path("locks-until-commit/", locks_until_commit),
+    path("locks-for-the-session/", locks_for_the_session),
+    path("locks-nothing/", locks_nothing),
 ]

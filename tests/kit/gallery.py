@@ -99,6 +99,29 @@ def right_count(request: HttpRequest) -> JsonResponse:
 right_page = cache_page(60)(right_count)
 
 
+@idempotent
+def right_forbidden(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(status=403) if request.user.get_username() == "other" else paid(request)
+
+
+@idempotent
+def right_hidden(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(status=404) if request.user.get_username() == "other" else paid(request)
+
+
+@idempotent
+def right_but_breaks(request: HttpRequest) -> HttpResponse:
+    if request.user.get_username() == "other":
+        raise RuntimeError("It was never tried with another user.")
+    return paid(request)
+
+
+@idempotent
+def signs_up(request: HttpRequest) -> JsonResponse:
+    _, created = Unique.objects.get_or_create(name="taken once")
+    return JsonResponse({}, status=201 if created else 400)
+
+
 class RightAccount(View):
     """DELETE deletes the user who sends it."""
 
@@ -394,6 +417,10 @@ RIGHT = {
 }
 urlpatterns = [
     *(path(f"{name}/", view) for name, view in (RIGHT | WRONG).items()),
+    path("right-forbidden/", right_forbidden),
+    path("right-hidden/", right_hidden),
+    path("right-but-breaks/", right_but_breaks),
+    path("signs-up/", signs_up),
     path("right-document/", RightDocument.as_view()),
     path("right-count/", right_count),
     path("right-page/", right_page),

@@ -112,15 +112,53 @@ def test_right_views_pass(user, other_user, committing):
     assert connection.in_atomic_block is not committing
     proof = assert_idempotent(call("right", user), other_user=other_user)
 
-    assert len(proof.proved) == 5
+    assert len(proof.proved) == 6
     assert [told.split(":")[0] for told in proof.not_tried] == ["a request without a key, which the view lets run"]
     assert "proved: a duplicate gets the same answer" in str(proof)
 
     proof = assert_idempotent(call("right-drf", user), other_user=other_user, required=True)
-    assert len(proof.proved) == 6
+    assert len(proof.proved) == 7
     assert not proof.not_tried
 
     assert_idempotent(call("right-class", user), other_user=other_user, other_payload={"amount": 11})
+
+
+@pytest.mark.django_db(databases=DATABASES)
+@pytest.mark.parametrize(
+    ("path", "tried"),
+    [
+        ("/right-forbidden/", True),
+        ("/right-hidden/", True),
+        ("/right-but-breaks/", False),
+        ("/nowhere/", False),
+        ("/right", False),
+    ],
+)
+def test_only_what_proves_something_is_called_a_proof(path, tried, user, other_user):
+    """A stranger's 500, and a 404 or a redirect from a wrong URL, say nothing about the stored answer."""
+    own = path if path.startswith("/right-") else "/right/"
+    proof = assert_idempotent(
+        Call.post(own, {"amount": 10}, user=user), other_user=Call.post(path, {"amount": 10}, user=other_user)
+    )
+
+    who = "the same key sent by another user"
+    assert (f"{who} does not get the first user's answer" in proof.proved) is tried
+    assert any(each.startswith(f"{who}: it was answered ") for each in proof.not_tried) is not tried
+
+
+@pytest.mark.django_db
+def test_a_refusal_by_the_handler_is_no_proof(user):
+    """The second sign-up with one name is the handler's own 400, with or without a key."""
+    proof = assert_idempotent(call("signs-up", user), required=True)
+
+    assert any(each.startswith("a request without a key: it was answered 400") for each in proof.not_tried)
+
+
+@pytest.mark.django_db
+def test_a_key_that_reaches_the_handler_was_not_refused(user):
+    """Whatever the handler answers then."""
+    with pytest.raises(NotProved, match=r"malformed key .* by the handler, which ran"):
+        assert_idempotent(call("key-taken-as-it-is", user))
 
 
 @both
@@ -128,7 +166,7 @@ def test_the_same_answer_is_no_leak(user, other_user, committing):
     """Another user's request may come to what the first one's came to; only a replay is the first one's answer."""
     proof = assert_idempotent(call("right-confirmation", user), other_user=other_user)
 
-    assert "another user with the same key never gets the first one's answer" in proof.proved
+    assert "the same key sent by another user does not get the first user's answer" in proof.proved
 
 
 @pytest.mark.django_db

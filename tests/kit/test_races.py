@@ -106,3 +106,54 @@ def test_a_transaction_of_the_test_is_told():
     """Where the test holds a transaction no other process sees its rows: the error says what to use."""
     with pytest.raises(CannotFork, match=r"django_db\(transaction=True\)"):
         race(post("right"))
+
+
+# --- a key each ---
+
+
+def test_requests_with_keys_of_their_own_leave_what_they_leave_without_protection():
+    """Each executes, and what they left is there to be looked at."""
+    report = race(post("right"), processes=3, keys="each")
+
+    assert report.executed == 3
+    assert Payment.objects.count() == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (
+            "locks-for-the-session",
+            ["leave without protection", "instead of once", "pg_advisory_lock"],
+        ),
+        ("locks-nothing", ["disturb each other, with and without protection"]),
+    ],
+)
+def test_a_lock_that_is_let_go_before_commit_is_told(name, told, vendor):
+    """Two requests get the same number; and a view that keeps nothing apart by itself is not blamed on protection."""
+    if vendor == "sqlite":
+        pytest.skip("SQLite has one writer, which the claim is")
+    with pytest.raises(NotProved) as caught:
+        race(post(name), processes=4, keys="each")
+
+    assert [words for words in told if words not in str(caught.value)] == [], caught.value
+    assert Payment.objects.count() == 0
+
+
+def test_a_lock_that_is_held_until_commit_is_right(vendor):
+    """All numbers are given out once."""
+    if vendor == "sqlite":
+        pytest.skip("SQLite has no such locks")
+    Unique.objects.create(name="lock")
+
+    race(post("locks-until-commit"), processes=4, keys="each")
+
+    assert sorted(Payment.objects.values_list("amount", flat=True)) == [1, 2, 3, 4]
+
+
+def test_keys_and_key_must_agree():
+    """One key cannot be each one's own."""
+    with pytest.raises(ValueError, match="is a callable that makes a key"):
+        race(post("right"), key="one", keys="each")
+    with pytest.raises(ValueError, match="'one' or 'each', not 'all'"):
+        race(post("right"), keys="all")

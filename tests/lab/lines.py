@@ -1,4 +1,4 @@
-"""JSON, a line for each message, over a socket: how a test and the processes that it kills talk."""
+"""JSON lines over a socket, between a test and the processes that it kills."""
 
 import json
 import select

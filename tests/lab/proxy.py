@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a database, which loses the message that it is told to lose."""
+"""A TCP proxy in front of a database that loses a chosen message."""
 
 import select
 import socket
@@ -17,7 +17,7 @@ HEADER = 5  # bytes before the text of a statement: PostgreSQL's type and length
 class Loss:
     """
     The message to lose, counted from 0 since `Proxy.lose`: the client's "request", or the server's "reply" to it, when
-    the server has done what was asked. The connection is cut, or held for somebody who kills the client.
+    the server has done what was asked. The connection is cut, or held until the client is killed.
     """
 
     number: int
@@ -102,7 +102,7 @@ class Proxy:
             return False
         if loss.what == "reply":
             server.sendall(message)
-            server.recv(1 << 20)  # the server has done it; nobody will hear of it
+            server.recv(1 << 20)  # the work is done; the client never hears of it
         loss.happened.set()
         if not loss.cut:
             with suppress(ConnectionError):

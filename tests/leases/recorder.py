@@ -41,8 +41,8 @@ class Recorder(LeasedStore):
     def abandon(self, attempt: Attempt, claim: Claimed, lease: float) -> None:
         self._asked("abandon", attempt)
 
-    def doubt(self, attempt: Attempt, claim: Claimed) -> None:
-        self._asked("doubt", attempt)
+    def mark_unsettled(self, attempt: Attempt, claim: Claimed) -> None:
+        self._asked("mark_unsettled", attempt)
 
     def lease(self, key: str, seconds: float) -> Lease:
         attempt = Attempt(identity=Identity("scope", "operation", key), fingerprint=b"f" * 32, ttl=60)

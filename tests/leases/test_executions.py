@@ -48,8 +48,8 @@ class Faulty(MemoryStore):
     def release(self, *arguments: Any) -> None:
         self._do("release", *arguments)
 
-    def doubt(self, *arguments: Any) -> None:
-        self._do("doubt", *arguments)
+    def mark_unsettled(self, *arguments: Any) -> None:
+        self._do("mark_unsettled", *arguments)
 
     def classify(self, using: str | None, error: Exception) -> Fault:
         return Fault.UNAVAILABLE if isinstance(error, ConnectionError) else Fault.OTHER
@@ -184,8 +184,8 @@ def test_a_doubted_claim_is_renewed_no_more(store, keeper):
     def work():
         raise SystemExit
 
-    original = store.doubt
-    store.doubt = lambda *arguments: (held.append(len(keeper._held)), original(*arguments))
+    original = store.mark_unsettled
+    store.mark_unsettled = lambda *arguments: (held.append(len(keeper._held)), original(*arguments))
     with pytest.raises(SystemExit):
         work()
 
@@ -196,7 +196,7 @@ def test_a_doubted_claim_is_renewed_no_more(store, keeper):
 
 def test_an_answer_that_was_not_stored_is_told_of_once(store, keeper, told):
     """Its outcome is unknown as soon as the store answers again, and who comes then is no second one to tell."""
-    store.raises = {"complete": ConnectionError("away"), "doubt": ConnectionError("away")}
+    store.raises = {"complete": ConnectionError("away"), "mark_unsettled": ConnectionError("away")}
     with pytest.raises(OutcomeUncertain):
         charge()
     with pytest.raises(RequestInProgress):
@@ -215,7 +215,7 @@ def test_a_doubt_that_the_store_did_not_hear_is_told_later(store, keeper, told):
     def work():
         raise SystemExit
 
-    store.raises = {"doubt": ConnectionError("away")}
+    store.raises = {"mark_unsettled": ConnectionError("away")}
     with pytest.raises(SystemExit):
         work()
     store.raises = {}
@@ -245,6 +245,7 @@ def test_a_worker_that_is_ended_with_its_answer_on_the_way(store, keeper, told):
     assert len(told) == 1
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # the keeper's thread
 @pytest.mark.parametrize("ending", ["exit", "error", "answer"])
 def test_a_process_that_a_handler_forks_ends_no_claim(store, keeper, told, ending):
     """It leaves the handler as its parent will: by an exception, or with an answer. The claim is the parent's."""

@@ -16,7 +16,7 @@ def impatient(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("end", "verb"), [("release", "release"), ("release_late", "abandon"), ("mark_unsettled", "doubt")]
+    ("end", "verb"), [("release", "release"), ("release_late", "abandon"), ("mark_unsettled", "mark_unsettled")]
 )
 def test_a_claim_is_ended_as_soon_as_the_store_answers(keeper, end, verb):
     """In the way that was asked for. After the answer it is over."""

@@ -37,7 +37,7 @@ class World(NamedTuple):
         return self._replace(clients=(*self.clients[:me], client, *self.clients[me + 1 :]))
 
     def pay(self, token: int) -> "World":
-        """One effect more. Of those that nobody speaks of one is kept: more are no worse, and would have no end."""
+        """One effect more. Of those that no record names one is kept: more are no worse, and would have no end."""
         spoken = self.effects & self.mentioned()
         return self._replace(effects=spoken | {token, *sorted(self.effects - spoken)[:1]})
 
@@ -46,7 +46,7 @@ class World(NamedTuple):
         return entries | {number for each in self.clients for number in (each.token, each.answer)}
 
     def unused(self) -> int:
-        """The least token that nobody speaks of: so the search comes to an end."""
+        """The least token that is not in use: so the search comes to an end."""
         taken = self.effects | self.mentioned()
         return next(number for number in range(len(taken) + 1) if number not in taken)
 
@@ -57,7 +57,7 @@ class Rules(NamedTuple):
     retry: bool = False  # the option uncertain="retry": a claim whose lease is over is taken over
     forgets: bool = False  # the server: it evicts, or it restarts without what was persisted
     outlived: bool = False  # a claim expires while its process stands still
-    trusts_any_token: bool = False  # a record is taken from whoever brings one
+    trusts_any_token: bool = False  # a record is accepted with any token
     records_early: bool = False  # the record is written before the work is done
 
 

@@ -1,10 +1,10 @@
 """
 The protocol of the DatabaseStore: the work and the record in one transaction.
 
-Two clients send one key, and again until they have an answer. A purge and an operator are about, and the clock. A
-process is a place in its protocol, which is a table: from the name of each place to the step that is taken there. A
-step is what the database does as one; between two steps anybody may take one. It yields each thing that can happen: in
-words, and as the world after it.
+Two clients send one key, and repeat it until they have an answer. A purge, an operator and the clock act beside them.
+A process is a place in its protocol, which is a table from the name of each place to its step. A step is what the
+database does atomically; between two steps any other process may take one. It yields each possible outcome, in words
+and as the world after it.
 """
 
 from collections.abc import Callable, Iterator
@@ -75,7 +75,7 @@ class World(NamedTuple):
         return self._replace(processes=processes, effects=frozenset())
 
     def unused(self) -> int:
-        """The least number of an execution that nobody speaks of: so the search comes to an end."""
+        """The least number of an execution that is not in use: so the search comes to an end."""
         rows = (self.row, *(row for each in self.processes for row in (each.seen, each.row)))
         taken = self.effects | {row.by for row in rows if row is not None}
         taken |= {number for each in self.processes for number in (each.expired, each.effect, each.answer)}
@@ -137,7 +137,7 @@ def read(w: World, me: int) -> Iterator[tuple[str, World]]:
 
 
 def free(w: World, me: int) -> Iterator[tuple[str, World]]:
-    """Only what was read, and only where nobody is in flight."""
+    """Only what was read, and only if no claim is in flight."""
     seen = w.processes[me].seen
     if w.lock is None and w.writer is None and w.row is not None and seen is not None and w.row.by == seen.by:
         yield "frees the key", w.end_of_record()._replace(row=None).put(me, "read", seen=None)

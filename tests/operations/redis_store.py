@@ -49,7 +49,7 @@ class Keys:
     def unsettle(self, attempt: Attempt) -> Claimed:
         """Let the outcome of *attempt* be unknown."""
         claim = self.claim(attempt)
-        self.store.doubt(attempt, claim)
+        self.store.mark_unsettled(attempt, claim)
         return claim
 
     def freeze(self, attempt: Attempt) -> Claimed:

@@ -1,4 +1,4 @@
-"""`maintenance.free`: the next request with the key runs; never while one is in flight."""
+"""`records.free`: its transaction, its log and its locks. What it does to a record is in the contract of stores."""
 
 from contextlib import nullcontext
 from datetime import timedelta
@@ -45,18 +45,11 @@ def test_a_freed_key_runs_again(caplog):
     caplog.clear()
 
     assert free(IDENTITY.digest) is True
+    assert free(IDENTITY.digest) is False
 
     assert [line.getMessage() for line in caplog.records] == [f"Freed {IDENTITY}"]
     assert "key-1" not in caplog.text
     assert pay("key-1") == 2
-
-
-def test_a_record_can_be_given():
-    """It is freed in the database that it was read from."""
-    pay("key-1")
-
-    assert free(IdempotencyRecord.objects.get()) is True
-    assert not IdempotencyRecord.objects.exists()
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "other"])
@@ -71,27 +64,9 @@ def test_a_database_can_be_named():
     assert IdempotencyRecord.objects.count() == 1
 
 
-def test_nothing_to_free(caplog):
-    """False, and no line."""
-    caplog.set_level("INFO", logger="django_idempotency")
-
-    assert free(IDENTITY.digest) is False
-    assert not caplog.records
-
-
-def test_an_unsettled_claim_is_freed():
-    """The operator says so: it runs again."""
-    save([record("key-1", scope="shop", operation="free.pay", answer=None)])
-
-    assert free(IDENTITY.digest) is True
-    assert pay("key-1") == 1
-
-
-@pytest.mark.parametrize("state", ["fresh", "expired"])
-def test_in_flight_it_is_refused(background, gate, state):
+def test_in_flight_on_an_expired_row_it_is_refused(background, gate):
     """Another connection holds the claim; nothing is changed, and its answer is stored."""
-    if state == "expired":
-        save([record("key-1", scope="shop", operation="free.pay", expires_in=-60)])
+    save([record("key-1", scope="shop", operation="free.pay", expires_in=-60)])
     WORK.append(gate.wait)
     first = background(pay, "key-1")
     gate.reached()
@@ -140,23 +115,6 @@ def test_a_file_that_cannot_be_opened(monkeypatch, tmp_path):
         patch.setitem(connection.settings_dict, "NAME", str(tmp_path / "none" / "db.sqlite3"))
         with pytest.raises(OperationalError, match="unable to open"):
             free(IDENTITY.digest)
-
-
-@pytest.mark.parametrize("use_tz", [True, False], ids=["aware", "naive"])
-def test_what_was_seen_is_what_is_freed(settings, use_tz):
-    """A record that has expired since, and whose key was used again, is another execution."""
-    settings.USE_TZ = use_tz
-    pay("key-1")
-    seen = IdempotencyRecord.objects.get()
-    IdempotencyRecord.objects.update(expires_at=seen.executed_at)
-    assert pay("key-1") == 2
-
-    with pytest.raises(RequestInProgress, match="meanwhile"):
-        free(seen)
-
-    assert pay("key-1") == 2
-    assert free(IdempotencyRecord.objects.get()) is True
-    assert free(seen) is False
 
 
 def test_another_microsecond_is_another_execution():

@@ -291,31 +291,55 @@ def test_at_every_isolation_level_of_the_connection(background, level):
     assert ran == ["a new key"]
 
 
-def test_a_batch_that_loses_a_race_is_tried_again(monkeypatch):
-    """A few times: then the error is the caller's."""
+@pytest.mark.skipif(VENDOR == "sqlite", reason="SQLite has one writer, and no deadlock")
+def test_a_batch_that_meets_a_deadlock_is_tried_again(monkeypatch):
+    """Nodes of a cluster that purge at once lose at COMMIT; after ten times the error is the caller's."""
     expired(1)
-    run = purging._Run("default", 1)
-    errors = [OperationalError("lost")] * (purging.TRIES - 1)
-    batch = type(run.statements).batch
+    waits, errors = [], []
+    monkeypatch.setattr(purging, "time", SimpleNamespace(monotonic=time.monotonic, sleep=waits.append))
+    atomic_phase = purging.atomic_phase
 
-    def lose(self, *args):
-        if errors:
+    def lose(using, work):
+        if not errors:
+            return atomic_phase(using, work)
+        with transaction.atomic(using):
+            work()
             raise errors.pop()
-        return batch(self, *args)
 
-    monkeypatch.setattr(type(run.statements), "batch", lose)
-    monkeypatch.setattr(
-        type(run.dialect), "classify", lambda *args: purging.Fault.RACE if errors else purging.Fault.OTHER
-    )
+    monkeypatch.setattr(purging, "atomic_phase", lose)
+    errors[:] = [deadlock() for _ in range(purging.TRIES)]
     with pytest.raises(OperationalError):
-        run.delete_batch()
-    monkeypatch.setattr(type(run.dialect), "classify", lambda *args: purging.Fault.RACE)
-    errors[:] = [OperationalError("lost")] * (purging.TRIES - 1)
+        purge()
+    assert left() == 1
+    errors[:] = [deadlock() for _ in range(purging.TRIES - 1)]
 
-    assert run.delete_batch() == 1
-    errors[:] = [OperationalError("lost")] * purging.TRIES
-    with pytest.raises(OperationalError):
-        run.delete_batch()
+    assert purge().count == 1
+    assert left() == 0
+    assert max(waits) <= 2 * purging.LONGEST_WAIT
+
+
+def deadlock():
+    if VENDOR != "postgresql":
+        return OperationalError(1213, "Deadlock found when trying to get lock; try restarting transaction")
+    from psycopg.errors import DeadlockDetected
+
+    error = OperationalError("deadlock detected")
+    error.__cause__ = DeadlockDetected("deadlock detected")
+    return error
+
+
+def test_any_other_error_is_the_callers_at_once(monkeypatch):
+    expired(1)
+    tries = []
+
+    def fail(*arguments):
+        tries.append(arguments)
+        raise OperationalError("gone")
+
+    monkeypatch.setattr(purging, "atomic_phase", fail)
+    with pytest.raises(OperationalError, match="gone"):
+        purge()
+    assert len(tries) == 1
 
 
 def test_the_expiry_index_serves():

@@ -14,6 +14,7 @@ from django_idempotency.operations import records
 from django_idempotency.operations.counts import hour_of
 from django_idempotency.operations.purging import purge
 from django_idempotency.stores import stores
+from django_idempotency.testing import expire
 from tests.operations.pages import page, text
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.urls("tests.operations.admin_urls")]
@@ -104,6 +105,14 @@ def test_a_purge(zone):
     assert purge().count == 0
     IdempotencyRecord.objects.update(expires_at=timezone.now() - timedelta(days=2))
 
+    assert purge().count == 1
+
+
+def test_a_record_expires_for_a_test(zone):
+    """`expire` of the testing kit, which moves the record."""
+    pay("key-1")
+
+    assert expire("key-1") == 1
     assert purge().count == 1
 
 

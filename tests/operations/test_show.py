@@ -191,7 +191,7 @@ def test_what_can_be_no_key(key):
     """Nothing is asked of a database that would refuse it, and a terminal shows the words as they are."""
     said = refusal(key)
 
-    assert "can be no idempotency key: one has 1 to 255 printable ASCII characters" in said
+    assert "cannot be an idempotency key, which has 1 to 255 printable ASCII characters" in said
     assert said.isprintable()
 
 
@@ -337,6 +337,6 @@ def test_invalid_utf_8_on_the_command_line():
     )
 
     assert process.returncode == 1
-    assert rb"'a\udce9b' can be no idempotency key" in process.stderr
+    assert rb"'a\udce9b' cannot be an idempotency key" in process.stderr
     assert b"Traceback" not in process.stderr
     assert not IdempotencyRecord.objects.exists()

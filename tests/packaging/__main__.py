@@ -1,8 +1,8 @@
 """
-Try what `python -m build` made: `python -m tests.packaging FOLDER [requirements]`.
+Test what `python -m build` made: `python -m tests.packaging FOLDER [requirements]`.
 
-Wheel and sdist are looked through, then each is installed into an empty environment, with the *requirements* beside it,
-where `smoke.py` runs away from this folder.
+The contents of wheel and sdist are checked. Then each is installed into an empty environment, together with the
+*requirements*, and `smoke.py` runs there, in a folder of its own.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ IN_WHEEL = {
 }
 IN_SDIST = {
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "LICENSE",
     "Makefile",
     "PKG-INFO",
     "README.md",
+    "SECURITY.md",
     f"{PACKAGE}/py.typed",
     "docs/conf.py",
     "manage.py",
@@ -44,18 +46,18 @@ GENERATED = ("__pycache__", ".pyc", ".sqlite3", "_build")
 def main(folder: Path, requirements: list[str]) -> None:
     (wheel,) = folder.glob("*.whl")
     (sdist,) = folder.glob("*.tar.gz")
-    look_through_wheel(wheel)
-    look_through_sdist(sdist)
+    check_wheel(wheel)
+    check_sdist(sdist)
     for artifact in (wheel, sdist):
         print(f"{artifact.name}:", flush=True)
-        try_out(artifact, requirements)
+        run_smoke_test(artifact, requirements)
 
 
-def look_through_wheel(wheel: Path) -> None:
+def check_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     report(wheel, "missing", IN_WHEEL - names)
-    report(wheel, "of no use there", {name for name in names if name.split("/")[0] not in top_levels(wheel)})
+    report(wheel, "not expected there", {name for name in names if name.split("/")[0] not in top_levels(wheel)})
     report(wheel, "generated", {name for name in names if any(part in name for part in GENERATED)})
 
 
@@ -64,7 +66,7 @@ def top_levels(wheel: Path) -> set[str]:
     return {PACKAGE, f"{name}-{version}.dist-info"}
 
 
-def look_through_sdist(sdist: Path) -> None:
+def check_sdist(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     report(sdist, "missing", IN_SDIST - names)
@@ -76,7 +78,7 @@ def report(artifact: Path, what: str, names: set[str]) -> None:
         raise SystemExit(f"{artifact.name}: {what}: {', '.join(sorted(names))}")
 
 
-def try_out(artifact: Path, requirements: list[str]) -> None:
+def run_smoke_test(artifact: Path, requirements: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="idempotency-") as name:
         folder = Path(name)
         venv.create(folder / "venv", with_pip=True)

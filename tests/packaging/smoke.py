@@ -1,7 +1,7 @@
 """
-One protected view, and nothing but what `pip install django-idempotency` brought: a retry is replayed.
+One protected view, with `pip install django-idempotency` alone: a retry is replayed.
 
-The file is run as it stands in an environment and a folder of its own, so it imports nothing of ours but the package.
+The file runs in an environment and a folder of its own, so it imports nothing from this repository but the package.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ urlpatterns: list[object] = []
 
 
 def define_view() -> None:
-    # Importing these reads the settings.
+    # These imports read the settings.
     from rest_framework.decorators import api_view
     from rest_framework.response import Response
 
@@ -82,7 +82,7 @@ def main(folder: Path) -> None:
 
 
 def expect(seen: object, expected: object) -> None:
-    """Not assert: -O would take it away."""
+    """Like assert, which -O removes."""
     if seen != expected:
         raise SystemExit(f"expected {expected!r}, saw {seen!r}")
 

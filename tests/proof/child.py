@@ -131,12 +131,10 @@ def without_routines(dialect: Any) -> None:
         dialect.statements = dialect.PLAIN
 
 
-def configure(
-    database: dict[str, Any], options: dict[str, Any], isolation: str, mysql: bool, plain: bool, bug: str
-) -> None:
+def configure(database: dict[str, Any], options: dict[str, Any], isolation: str, plain: bool, bug: str) -> None:
     """
-    The database's settings, as a project would have them; the dialect of MySQL, a store that finds no routines, and a
-    planted bug, as only we do.
+    The database's settings, as a project would have them; a store that finds no routines, and a planted bug, as only we
+    do.
     """
     from django.db import connections
 
@@ -147,10 +145,6 @@ def configure(
     settings["OPTIONS"] = settings.get("OPTIONS", {}) | options
     if isolation:
         settings["OPTIONS"]["isolation_level"] = isolation_level(settings["ENGINE"], isolation)
-    if mysql:
-        from django_idempotency.stores.database.mysql import MySQL
-
-        stores["default"]._dialects["default"] = MySQL()
     if plain:
         connections["default"].close()
         without_routines(stores["default"].dialect("default"))

@@ -31,7 +31,7 @@ class Child(forks.Process):
     def __init__(self, lines: Lines, config: dict[str, Any]) -> None:
         super().__init__(
             lines,
-            {"database": {}, "options": {}, "isolation": "", "mysql": False, "plain": False, "bug": "", **config},
+            {"database": {}, "options": {}, "isolation": "", "plain": False, "bug": "", **config},
         )
 
     def do(self, job: str, **what: Any) -> None:

@@ -112,6 +112,7 @@ def assert_rolled_back(child: Child, retrier: Child, request: Request, reply: An
 LOSING = {
     "postgresql": "SELECT pg_terminate_backend(pg_backend_pid())",
     "mariadb": "KILL CONNECTION_ID()",
+    "mysql": "KILL CONNECTION_ID()",
     "sqlite": "INSERT OR ROLLBACK INTO app_unique (id, name) VALUES (1, 'a'), (1, 'a')",
 }
 
@@ -170,7 +171,7 @@ def test_an_error_that_aborts_the_transaction_of_postgresql(lab, token, vendor, 
 @pytest.fixture
 def rival(vendor: str) -> Iterator[Any]:
     """A transaction that holds a row, and more than a request does, whom InnoDB therefore makes a deadlock's victim."""
-    if vendor != "mariadb":
+    if vendor not in ("mariadb", "mysql"):
         pytest.skip("elsewhere a deadlock's victim can do nothing more in its transaction")
     Unique.objects.bulk_create([Unique(id=1, name="the request's"), Unique(id=2, name="the rival's")])
     other = connection.copy()
@@ -216,8 +217,8 @@ def wait_until_busy(number: int) -> None:
     deadline = time.monotonic() + PATIENCE
     with connection.cursor() as cursor:
         while time.monotonic() < deadline:
-            cursor.execute("SELECT state FROM information_schema.processlist WHERE id = %s", (number,))
-            if cursor.fetchone() == ("Updating",):
+            cursor.execute("SELECT LOWER(state) FROM information_schema.processlist WHERE id = %s", (number,))
+            if cursor.fetchone() == ("updating",):
                 return
             time.sleep(0.005)
     raise AssertionError("the rival waits for nothing")
@@ -232,6 +233,7 @@ def test_a_frozen_process_that_comes_back_too_late(lab, token, vendor, atomic_re
     options = {
         "postgresql": {"options": "-c idle_in_transaction_session_timeout=200"},
         "mariadb": {"init_command": "SET idle_transaction_timeout = 1"},
+        "mysql": {"init_command": "SET wait_timeout = 1"},
     }
     if vendor not in options:
         pytest.skip("no server")
@@ -251,8 +253,9 @@ def test_a_frozen_process_that_comes_back_too_late(lab, token, vendor, atomic_re
     assert amounts("frozen") == [10]
 
 
-SLOW = {"postgresql": "SELECT pg_sleep(0.5)", "mariadb": "SELECT SLEEP(0.5)"}
+SLOW = {"postgresql": "SELECT pg_sleep(0.5)", "mariadb": "SELECT SLEEP(0.5)", "mysql": "SELECT SLEEP(0.5)"}
 BUSY = {
+    "mysql": "SELECT 1 FROM performance_schema.processlist WHERE state = 'User sleep' AND info = %s",
     "postgresql": "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query = %s",
     "mariadb": "SELECT 1 FROM information_schema.processlist WHERE state = 'User sleep' AND info = %s",
 }
@@ -293,12 +296,12 @@ def test_a_request_killed_while_the_server_works_for_it(lab, token, vendor, atom
 @pytest.mark.parametrize("script", ["commit", "ddl"])
 def test_a_request_killed_around_its_handlers_own_commit(lab, token, count, vendor, atomic_requests, script):
     """Killed before it, the retry executes; after it, the outcome is unknown: 409, never a second execution."""
-    if script == "ddl" and vendor != "mariadb":
+    if script == "ddl" and vendor not in ("mariadb", "mysql"):
         pytest.skip("DDL is a part of the transaction here")
     config = {"database": {"ATOMIC_REQUESTS": atomic_requests}}
     killing = Killing(lab, token, Path(script, script=script), f"own-{script}", **config)
     points = killing.enumerate()
-    committed_at = points.index({"commit": "after COMMIT", "ddl": "after CREATE proof_ddl"}[script])
+    committed_at = points.index({"commit": "after COMMIT", "ddl": "after ALTER app_unique"}[script])
     violations = []
     for number, point in enumerate(points):
         request = killing.request(number)
@@ -356,8 +359,8 @@ def test_an_unrelated_key_is_not_held_up(lab, token, vendor, atomic_requests, le
 
 def test_nobody_replays_what_is_not_committed(lab, token, vendor):
     """A duplicate that can see a rival's uncommitted rows must not take them for a record: the rival may still fail."""
-    if vendor != "mariadb":
-        pytest.skip("no other database here shows uncommitted rows")
+    if vendor not in ("mariadb", "mysql"):
+        pytest.skip("no other database shows uncommitted rows")
     first, second = lab.child().connect(), lab.child(isolation="read uncommitted").connect()
     request = Request(key="dirty", token=token)
     first.send(request, halts=True)

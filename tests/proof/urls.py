@@ -48,7 +48,7 @@ def work(script: str, data: dict[str, Any]) -> tuple[dict[str, Any], int]:
             Payment.objects.create(amount=data["amount"] + 1, reference=reference)
         case "ddl":
             with connection.cursor() as cursor:
-                cursor.execute("CREATE OR REPLACE TABLE proof_ddl (id int)")
+                cursor.execute("ALTER TABLE app_unique COMMENT = 'altered'")
             Payment.objects.create(amount=data["amount"] + 1, reference=reference)
         case "swallow in cursor" | "swallow in atomic":
             if "first" in data:

@@ -1,5 +1,5 @@
 """
-Redis servers that a test may stop, kill, restart and fill: on loopback, on free ports, each in a folder of its own.
+Redis servers that a test can stop, kill, restart and fill: on loopback, on free ports, each in a folder of its own.
 
     with keeper() as keep:
         server = keep.redis(appendonly="yes")
@@ -33,7 +33,7 @@ from redis.retry import Retry
 PATIENCE = 90  # seconds, for what happens at once unless a test fails
 POLL = 0.005  # seconds between two questions to a server that does not tell by itself
 
-# A test's server keeps nothing unless it is told to, serves replicas at once, and is not slowed down by the disk.
+# By default a test's server keeps nothing, serves replicas at once, and is not slowed down by the disk.
 OPTIONS = {
     "appendonly": "no",
     "bind": "127.0.0.1",
@@ -158,7 +158,7 @@ class Keeper:
         return self._ask({"start": command, "folder": str(folder), "environment": environment})
 
     def reap(self, pid: int) -> None:
-        """Wait for a server's end. Until then its process id is nobody else's."""
+        """Wait for a server's end. Until then its process id is not reused."""
         self._ask({"reap": pid})
 
     def end(self, servers: list[Server]) -> None:
@@ -180,7 +180,7 @@ class Keeper:
 
 @contextmanager
 def keeper() -> Iterator[Keeper]:
-    """Raises `Missing` where there is no server to be had."""
+    """Raises `Missing` if no server program is installed."""
     binary()
     process = subprocess.Popen(
         [sys.executable, "-P", __file__],  # -P: our folder has names of libraries
@@ -198,7 +198,7 @@ def keeper() -> Iterator[Keeper]:
 
 
 def keep() -> None:
-    """What a keeper does: start what it is told to, and end all of it when its standard input ends."""
+    """Start the processes that the test asks for, and end them when standard input ends."""
     children: dict[int, subprocess.Popen[bytes]] = {}
     with tempfile.TemporaryDirectory(prefix="redis-tests-", ignore_cleanup_errors=True) as folder:
         try:

@@ -64,7 +64,7 @@ def test_a_slot_moves_while_a_request_is_in_flight(lab, emptied, gate, key, when
 
 
 def test_a_slot_that_has_moved_by_half_is_a_503(lab, emptied, gate, key):
-    """Two keys that are in two places serve nobody: nothing is claimed, and a request in flight ends uncertain."""
+    """Two keys in two places serve no request: nothing is claimed, and a request in flight ends uncertain."""
     one, other = (lab.child(cluster_cache(emptied), lease=LASTING) for _ in range(2))
     one.halt(key)
     with emptied.moving(record_key(emptied), half=True):

@@ -61,7 +61,7 @@ def client(lasting):
 @pytest.mark.parametrize("uncertain", ["refuse", "retry"])
 @pytest.mark.parametrize("plant", [*FOREIGN, *TRUNCATED])
 def test_garbage_is_an_unknown_outcome(lab, lasting, client, gate, key, plant, uncertain):
-    """Whatever stands in a record's place, the work is not run again, and the log says why."""
+    """If a foreign value stands in a record's place, the work is not run again, and the log says why."""
     child = lab.child(cache(lasting.url), UNCERTAIN=uncertain)
     assert child.ask(key).status == 201
     found = record_key(client)
@@ -80,7 +80,7 @@ def test_garbage_is_an_unknown_outcome(lab, lasting, client, gate, key, plant, u
 
 @pytest.mark.parametrize("plant", FOREIGN)
 def test_garbage_in_a_claims_place_at_the_completion_is_uncertain(lab, lasting, client, gate, key, plant):
-    """Somebody overwrote the claim while the handler ran: 500, told, and nothing of theirs is touched."""
+    """If the claim is overwritten while the handler runs: 500, a line in the log, and the foreign value stays."""
     child = lab.child(cache(lasting.url))
     child.halt(key)
     found = record_key(client)

@@ -82,7 +82,7 @@ def test_with_retry_a_stale_answer_is_not_stored(pair, gate, key):
 @pytest.mark.kill
 @pytest.mark.parametrize("steps", ["effect halt", "halt"], ids=["after its work", "before its work"])
 def test_a_process_that_is_killed_leaves_an_unknown_outcome(pair, gate, key, steps):
-    """Nobody can know whether it had done its work: when its lease has ended the key is refused, and never run."""
+    """Its outcome is unknown: when its lease has ended the key is refused, and never run."""
     one, other = pair(lease=SHORT)
     one.halt(key, steps)
     one.kill()
@@ -110,7 +110,7 @@ def test_a_process_that_is_killed_is_in_flight_until_its_lease_ends(pair, gate, 
 
 @pytest.mark.kill
 def test_with_retry_a_process_that_is_killed_has_a_successor(pair, gate, key):
-    """Its work is run again as soon as its lease has ended: by whoever comes first."""
+    """Its work is run again as soon as its lease has ended, by the first request."""
     one, other = pair(lease=SHORT, UNCERTAIN="retry")
     one.halt(key)
     one.kill()
@@ -163,7 +163,7 @@ def test_an_answer_that_cannot_be_stored_leaves_an_unknown_outcome(pair, gate, k
 
 @pytest.mark.parametrize(("steps", "status"), [("effect raise", 500), ("effect refuse", 400), ("effect fail", 503)])
 def test_an_answer_of_the_handlers_own_frees_the_key(pair, gate, key, steps, status):
-    """It says that the work was not done, and is believed: the next request runs, whatever the lease."""
+    """It says that the work was not done, and is believed: the next request runs before the lease has ended."""
     one, other = pair(lease=LASTING)
 
     assert one.ask(key, steps).status == status

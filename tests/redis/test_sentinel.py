@@ -10,7 +10,7 @@ pytestmark = pytest.mark.kill
 
 def cut_off(pair):
     """
-    Freeze the replica and end its connection: what the primary is told from now on, it will not be told.
+    Freeze the replica and end its connection: it misses what the primary is sent from now on.
 
     Frozen alone it would find all of it in its socket when it goes on.
     """

@@ -19,7 +19,7 @@ def assert_nothing_was_done(gate, key, reply):
 
 
 def assert_uncertain(reply):
-    """The caller was told that the outcome is not known, and so was whoever listens."""
+    """The caller gets an unknown outcome, and the signal's receivers hear of it."""
     assert reply.status == 500
     assert "OutcomeUncertain" in reply.error
     assert reply.told("ERROR", "Unsettled")
@@ -44,7 +44,7 @@ def test_a_server_that_is_away_at_the_claim_is_a_503(lab, own, gate, key):
 
 
 def test_a_server_that_is_away_at_the_completion_leaves_an_unknown_outcome(lab, own, gate, key):
-    """The caller gets a 500; soon after the server is back with its data, a retry is refused, whatever the lease."""
+    """The caller gets a 500; soon after the server is back with its data, a retry is refused, in its lease too."""
     server = own.redis(**KEPT)
     one, other = (lab.child(cache(server.url), lease=LASTING) for _ in range(2))
     one.halt(key)
@@ -60,7 +60,7 @@ def test_a_server_that_is_away_at_the_completion_leaves_an_unknown_outcome(lab, 
 
 
 def test_a_server_that_is_away_when_the_handler_refuses_frees_the_key_later(lab, own, gate, key):
-    """The answer is the handler's own, and the key is freed when the server is back, whatever the lease."""
+    """The answer is the handler's own, and the key is freed when the server is back, before the lease has ended."""
     server = own.redis(**KEPT)
     one, other = (lab.child(cache(server.url), lease=LASTING) for _ in range(2))
     one.halt(key, "halt refuse")
@@ -93,7 +93,7 @@ def test_a_frozen_server_at_the_claim_is_a_503(lab, own, gate, key):
 
 
 def test_a_frozen_server_at_the_completion_has_the_answer_when_it_goes_on(lab, own, gate, key):
-    """The caller gets a 500, as nobody has said that its answer is stored; it is, and a retry gets it."""
+    """The caller gets a 500, as no reply confirmed that its answer is stored; it is, and a retry gets it."""
     server = own.redis()
     one, other = (lab.child(cache(server.url), lease=LASTING) for _ in range(2))
     assert one.ask(f"{key}-before").status == 201  # so that the server knows the script
@@ -141,7 +141,7 @@ def test_a_persistent_server_that_is_killed_still_has_the_answer(lab, own, gate,
 
 @pytest.mark.kill
 def test_a_forgetful_server_takes_the_answer_of_a_claim_that_it_lost(lab, own, gate, key):
-    """Where nobody came meanwhile, the answer is stored, and the log says what happened."""
+    """If no other request came meanwhile, the answer is stored, and the log says what happened."""
     server = own.redis(**LOST)
     one, other = (lab.child(cache(server.url)) for _ in range(2))
     one.halt(key)
@@ -264,7 +264,7 @@ def test_a_claim_that_was_lost_is_sent_again(proxied, gate, key):
 
 
 def test_a_completion_whose_reply_was_lost_is_stored(proxied, lab, lasting, gate, key):
-    """The first caller is told that the outcome is uncertain; a retry gets the answer."""
+    """The first caller gets an unknown outcome; a retry gets the answer."""
     proxy, one = proxied
     one.halt(key)
     loss = proxy.lose(0, "reply", cut=True)
@@ -279,7 +279,7 @@ def test_a_completion_whose_reply_was_lost_is_stored(proxied, lab, lasting, gate
 
 
 def test_a_completion_that_was_lost_is_an_unknown_outcome(proxied, lab, lasting, gate, key):
-    """The first caller is told so; a retry is refused."""
+    """The first caller gets an unknown outcome; a retry is refused."""
     proxy, one = proxied
     one.halt(key)
     loss = proxy.lose(0, "request", cut=True)

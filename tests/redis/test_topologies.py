@@ -40,7 +40,7 @@ def test_a_run_that_is_killed_leaves_no_server_behind():
 
 
 def is_away(port):
-    """Is nobody at *port*? A frozen server would let us connect."""
+    """Does no server listen on *port*? A frozen one would let us connect."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except ConnectionRefusedError:

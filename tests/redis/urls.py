@@ -1,6 +1,6 @@
 """
-A protected view whose work is outside of every database: it appends a line to a file, so that whoever reads the file
-knows how often it ran.
+A protected view whose work is outside of every database: it appends a line to a file, which
+shows how often it ran.
 
 The header `X-Steps` says what the handler does, one word after the other.
 """
@@ -33,13 +33,13 @@ def halt() -> None:
     go = folder() / f"go-{os.getpid()}"
     deadline = time.monotonic() + TIMEOUT
     while not go.exists():
-        assert time.monotonic() < deadline, "nobody let the handler go on"
+        assert time.monotonic() < deadline, "the test did not let the handler go on"
         time.sleep(0.002)
 
 
 @idempotent(store="redis")
 def act(request: HttpRequest) -> HttpResponse:
-    """Does as it is told, and answers who has done it."""
+    """Take the steps that the header names, and answer which process did."""
     for step in request.headers.get("X-Steps", "effect").split():
         match step:
             case "effect":

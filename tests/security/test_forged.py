@@ -18,7 +18,7 @@ LINES = {
     "one and an empty one": (b"Idempotency-Key: k-6\r\nIdempotency-Key:\r\n", 400, None),
     "an empty one and one": (b"Idempotency-Key:\r\nIdempotency-Key: k-6\r\n", 400, None),
     "empty": (b"Idempotency-Key:\r\n", 400, None),
-    # Servers make one name of both, so an underscore is for whoever wants to pass by a proxy.
+    # Servers make one name of both, so an underscore can get a header past a proxy.
     "underscore": (b"Idempotency_Key: k-7\r\n", 201, None),
     "underscore beside one": (b"Idempotency_Key: k-7\r\nIdempotency-Key: k-8\r\n", 201, "k-8"),
     "one that says that it is a replay": (b"Idempotency-Key: k-9\r\nIdempotency-Replayed: true\r\n", 201, "k-9"),
@@ -27,7 +27,7 @@ LINES = {
 
 @pytest.mark.django_db(transaction=True)
 def test_repeated_headers_name_one_key_or_none(serve, send):
-    """Sent to a real server: two keys are an error, whatever their order, and never the first or the last of them."""
+    """Sent to a real server: two keys are an error in any order, and never the first or the last of them."""
     serve(plain(make_payment))
 
     found = {}
@@ -72,7 +72,7 @@ CLAIMS = {
 
 @pytest.mark.django_db
 def test_a_header_that_claims_something_changes_nothing(api, other_api):
-    """It brings nobody to another's answer, and keeps nobody from one's own."""
+    """It leads no client to another's answer, and keeps none from its own."""
     for name, value in CLAIMS.items():
         first = post(api, url="/pay/", key=name, headers={"X-Request-Id": "the-first-request"})
         theirs = post(other_api, url="/pay/", key=name, headers={name: value})

@@ -1,4 +1,4 @@
-"""What is stored cannot end a line of an answer: neither by a handler's road nor by a row that somebody has changed."""
+"""What is stored cannot end a line of an answer: through a handler or a row that was changed."""
 
 import json
 from typing import Any

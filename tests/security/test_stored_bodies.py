@@ -1,4 +1,4 @@
-"""A body that somebody had stored for an operator to open: on the page it is text, as a download it is a file."""
+"""A stored body that attacks the operator who opens it: on the page it is text, as a download it is a file."""
 
 import base64
 from html.parser import HTMLParser
@@ -44,7 +44,7 @@ HEADERS = {
 
 @idempotent
 def store(request: HttpRequest) -> HttpResponse:
-    """Whatever the client likes."""
+    """Answers with what the client sends."""
     response = HttpResponse(
         base64.b64decode(request.headers["X-Body"]), status=201, content_type=request.headers["X-Type"] or None
     )
@@ -98,7 +98,7 @@ def client_with_urls(settings, admin_client):
 def test_a_stored_body_does_nothing(admin_client, stored, kind):
     """
     Each page of its record is built as that of a harmless one: no element and no handler more. Its download is a file,
-    whatever the headers of the stored answer say: no browser opens or sniffs it.
+    even if the stored answer's headers say otherwise: no browser opens or sniffs it.
     """
     content_type, body = BODIES[kind]
     harmless = stored(content_type if kind != "a type that is markup" else "text/html", b"x")

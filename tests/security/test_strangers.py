@@ -91,7 +91,7 @@ def test_an_account_that_was_closed(edge, user, client, serve):
 
 @pytest.mark.django_db
 def test_a_session_that_was_ended(browser, serve):
-    """Whoever has the browser after the logout has no answer."""
+    """After the logout the same browser gets no answer."""
     serve(login_required(idempotent(make_payment)))
     assert post(browser).status_code == 201
 
@@ -113,7 +113,7 @@ def seen(client: Client, key: str, amount: int = 10) -> tuple[Any, ...]:
 
 @pytest.mark.django_db
 def test_a_key_of_somebody_elses_is_as_good_as_new(edge, user, other_user, client, serve, request):
-    """The same status, headers, body and statements: nobody learns which keys others have used, or for what."""
+    """The same status, headers, body and statements: a client cannot learn which keys others have used, or for what."""
     serve(Pay.as_view() if edge == "drf" else idempotent(make_payment))
     theirs = request.getfixturevalue("other_api") if edge == "drf" else Client()
     if edge == "plain":

@@ -24,7 +24,9 @@ from tests.app.models import Payment
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-MIGRATION = import_module("django_idempotency.migrations.0002_claim_function")
+FIRST = import_module("django_idempotency.migrations.0002_claim_function")
+MYSQL = import_module("django_idempotency.migrations.0004_mysql_claim")
+OPERATIONS = [*FIRST.Migration.operations, *MYSQL.Migration.operations]
 IS_POSTGRESQL = connection.vendor == "postgresql"
 needs_routines = pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has no routines")
 needs_postgresql = pytest.mark.skipif(not IS_POSTGRESQL, reason="roles and schemas as PostgreSQL has them")
@@ -42,7 +44,7 @@ def by_routine(dialect: Any) -> bool:
 
 def change(*, create: bool) -> None:
     """What the migration does forwards, and backwards."""
-    for operation in MIGRATION.Migration.operations:
+    for operation in OPERATIONS if create else reversed(OPERATIONS):
         with connection.schema_editor(atomic=connection.features.can_rollback_ddl) as editor:
             way = operation.database_forwards if create else operation.database_backwards
             way("django_idempotency", editor, None, None)
@@ -51,8 +53,6 @@ def change(*, create: bool) -> None:
 @pytest.fixture
 def routines(pytestconfig: pytest.Config) -> Iterator[None]:
     """The routines are there, and the store has not looked for them yet."""
-    if connection.vendor == "mysql" and not connection.mysql_is_mariadb:
-        pytest.skip("MySQL has no routines of ours")
     store: Any = stores["default"]
     store._dialects.clear()
     change(create=False)  # a function that is replaced keeps what was granted and revoked
@@ -72,6 +72,15 @@ def attempt(key: str = "one", ttl: float = 60) -> Attempt:
 def test_this_run_takes_the_path_that_it_says(pytestconfig):
     """The suite runs with the migration, and once more without: each on its own path."""
     assert by_routine(dialect_for(connection)) is not pytestconfig.getoption("nomigrations")
+
+
+@needs_postgresql
+@pytest.mark.parametrize(("max_age", "wanted"), [(0, False), (60, True), (None, True)])
+def test_a_connection_that_serves_one_request_gets_statements(routines, monkeypatch, max_age, wanted):
+    """The server would parse the functions anew for each request."""
+    monkeypatch.setitem(connection.settings_dict, "CONN_MAX_AGE", max_age)
+
+    assert by_routine(dialect_for(connection)) is wanted
 
 
 @needs_routines
@@ -108,7 +117,7 @@ def test_routines_that_go_away_while_a_process_runs_cost_a_retry_at_most(routine
 def test_a_record_routine_that_goes_away_alone_costs_a_retry_at_most(routines):
     """On PostgreSQL the execution under way fails and is rolled back; MariaDB's goes on with the statement."""
     name = "django_idempotency_complete_v1"
-    drop = next(each for each in (*MIGRATION.DROP_POSTGRESQL, *MIGRATION.DROP_MARIADB) if name in each)
+    drop = next(each for each in (*FIRST.DROP_POSTGRESQL, *FIRST.DROP_MARIADB) if name in each)
     assert pay("before") == 5
     with connection.cursor() as cursor:
         cursor.execute(drop if IS_POSTGRESQL else f"DROP PROCEDURE {name}")
@@ -188,7 +197,8 @@ def test_the_migration_shows_its_sql_and_can_be_taken_back(routines, pytestconfi
     """`sqlmigrate` shows the DBA what will run; backwards, nothing of it is left."""
     if not pytestconfig.getoption("nomigrations"):
         out = StringIO()
-        call_command("sqlmigrate", "django_idempotency", "0002", stdout=out)
+        is_mysql = not IS_POSTGRESQL and not connection.mysql_is_mariadb
+        call_command("sqlmigrate", "django_idempotency", "0004" if is_mysql else "0002", stdout=out)
         assert "django_idempotency_claim_v1" in out.getvalue()
     assert by_routine(dialect_for(connection))
     change(create=False)
@@ -237,7 +247,7 @@ def test_who_may_not_create_functions_is_told_and_served_by_statements(role, cap
 @needs_postgresql
 def test_who_may_not_execute_the_functions_is_served_by_statements(role, routines):
     """A function that is there but not ours to call is as good as none."""
-    functions = [statement.partition("EXISTS ")[2] for statement in MIGRATION.DROP_POSTGRESQL]
+    functions = [statement.partition("EXISTS ")[2] for statement in FIRST.DROP_POSTGRESQL]
     with connection.cursor() as cursor:
         for function in functions:
             cursor.execute(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
@@ -251,7 +261,7 @@ def test_who_may_not_execute_the_functions_is_served_by_statements(role, routine
 @needs_postgresql
 def test_the_right_to_execute_may_be_taken_back_while_a_process_runs(role, routines):
     """Found out at the next claim, which starts again with the statement."""
-    functions = [statement.partition("EXISTS ")[2] for statement in MIGRATION.DROP_POSTGRESQL]
+    functions = [statement.partition("EXISTS ")[2] for statement in FIRST.DROP_POSTGRESQL]
     with connection.cursor() as cursor:
         cursor.execute(f'SET ROLE "{role}"')
         assert pay("before") == 5

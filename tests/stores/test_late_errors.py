@@ -18,7 +18,8 @@ pytestmark = [
     pytest.mark.skipif(connection.vendor != "mysql", reason="procedures and compound statements have several results"),
 ]
 
-MIGRATION = import_module("django_idempotency.migrations.0002_claim_function")
+MARIADB = import_module("django_idempotency.migrations.0002_claim_function").MARIADB
+MYSQL = import_module("django_idempotency.migrations.0004_mysql_claim").PROCEDURES
 
 # As a cluster aborts a transaction: the result has been sent, then comes the error, and the transaction is gone.
 ABORT = "ROLLBACK; SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, MESSAGE_TEXT = 'Deadlock';"
@@ -46,11 +47,13 @@ def spoil(request: pytest.FixtureRequest) -> Iterator[Any]:
     dialect = store.dialect("default")
     if by_procedure and not dialect.by_procedure:
         pytest.skip("the procedures are not there")
+    if not by_procedure and not connection.mysql_is_mariadb:
+        pytest.skip("MySQL's statements have one result each")
+    procedures = MARIADB if connection.mysql_is_mariadb else MYSQL
 
     def spoil(select: str) -> None:
         if by_procedure:
-            spoilt = [text.replace(select, f"{select} {ABORT}") for text in MIGRATION.MARIADB]
-            execute(text for text in spoilt if ABORT in text)
+            execute(text.replace(select, f"{select} {ABORT}") for text in procedures)
             return
         dialect.by_procedure = False
         for name in ("CLAIM", "COMPLETE"):
@@ -59,7 +62,7 @@ def spoil(request: pytest.FixtureRequest) -> Iterator[Any]:
     yield spoil
     store._dialects.clear()
     if by_procedure:
-        execute(MIGRATION.MARIADB)
+        execute(procedures)
 
 
 def test_an_abort_behind_the_records_result_is_no_success(spoil):

@@ -19,10 +19,11 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
-from django_idempotency import Policy, fingerprints, idempotent, once
+from django_idempotency import Policy, current_operation, fingerprints, idempotent, once
 from django_idempotency.core.keys import Identity
 from django_idempotency.engine.handle import IdempotentRequest, OperationHandle
 from django_idempotency.exceptions import Refusal, RequestInProgress
+from django_idempotency.protection.functions import Outcome
 from django_idempotency.rest_framework import IdempotencyMixin
 
 # --- views keep their types ---
@@ -193,6 +194,25 @@ def functions_keep_their_types() -> None:
     except RequestInProgress as refusal:
         assert_type(refusal.status, int)
     on_invoice_paid(5)  # type: ignore[arg-type]
+    outcome = on_invoice_paid.run({"id": "1"})
+    assert_type(outcome, Outcome[dict[str, str]])
+    assert_type(outcome.value, dict[str, str])
+    assert_type(outcome.replayed, bool)
+    on_invoice_paid.run(5)  # type: ignore[arg-type]
+    assert_type(on_invoice_paid.__name__, str)
+
+
+class Consumer:
+    @once("invoice.refunded", key=lambda self, event: event["id"])
+    def handle(self, event: dict[str, str]) -> str:
+        operation = current_operation()
+        assert_type(operation, OperationHandle | None)
+        return event["id"]
+
+
+def methods_keep_their_results(consumer: Consumer) -> None:
+    assert_type(consumer.handle({"id": "1"}), str)
+    assert_type(Consumer.handle.run(consumer, {"id": "1"}), Outcome[str])
 
 
 once(on_invoice_paid)  # type: ignore[arg-type]

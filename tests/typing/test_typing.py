@@ -1,4 +1,4 @@
-"""Users' code is checked by their type checkers: what is right passes, what is wrong is found."""
+"""Type checkers accept correct user code and find the mistakes in wrong user code."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def test_mypy_reads_the_api_as_users_write_it():
 
 
 def test_pyright_reads_it_too():
-    """Without a plugin. What it must find is marked for both checkers."""
+    """Pyright, which has no plugin for Django, agrees. The mistakes are marked for both checkers."""
     pytest.importorskip("basedpyright")
     result = subprocess.run(
         [

@@ -28,9 +28,9 @@ def modules_after(code: str, **environment: str) -> set[str]:
     return set(json.loads(result.stdout.splitlines()[-1]))
 
 
-def test_three_names():
-    """The root exports what a view needs, and nothing else."""
-    assert django_idempotency.__all__ == ["Policy", "idempotent", "once"]
+def test_the_roots_names():
+    """The root exports what protected code needs, and nothing else."""
+    assert django_idempotency.__all__ == ["Policy", "current_operation", "idempotent", "once"]
 
 
 def test_exported_names_exist():
@@ -48,10 +48,11 @@ def test_the_package_is_typed():
 def test_the_root_needs_no_settings():
     """A client in another process imports it, too; no model and nothing of DRF or Redis comes along."""
     loaded = modules_after(
-        "from django_idempotency import Policy, idempotent, once\n"
+        "from django_idempotency import Policy, current_operation, idempotent, once\n"
         "from django_idempotency import exceptions, fingerprints\n"
         "idempotent(required=True)(lambda request: None)\n"
-        "once('event', key=str)(lambda event: None)"
+        "once('event', key=str)(lambda event: None)\n"
+        "assert current_operation() is None"
     )
 
     assert "django_idempotency.models" not in loaded

@@ -38,6 +38,19 @@ def test_what_belongs_to_one_connection_is_never_stored(headers):
         assert value == (None if name.lower() == "content-length" else original)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authentication-Info", "Proxy-Authorization"),
+        *("Proxy-Connection", "TE", "Trailer", "Transfer-Encoding", "Upgrade"),
+        *("Set-Cookie", "Date", "Server"),
+    ],
+)
+def test_a_header_that_is_never_stored(name):
+    """By name, whatever the package's own list has: those of one connection, one client and one moment."""
+    assert storable_headers([(name, "1"), ("X-Kept", "2")]) == (("X-Kept", "2"),)
+
+
 @pytest.mark.parametrize("value", ["X-Hop, close", "x-hop", " X-HOP "])
 def test_headers_that_connection_names_are_hop_by_hop(value):
     """RFC 9110, 7.6.1."""

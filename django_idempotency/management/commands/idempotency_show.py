@@ -1,4 +1,4 @@
-"""`manage.py idempotency_show`: what was asked with a key, and what was answered."""
+"""`manage.py idempotency_show`: shows what was asked with a key, and what was answered."""
 
 import json
 from typing import Any
@@ -22,7 +22,7 @@ class Command(RecordCommand):
 
     help = (
         "Show every record of an idempotency key: what was asked, and what was answered. Stores outside the databases"
-        " are asked for an identity, or for a key with its --scope and --operation. Exit codes: 0 shown; 1 nothing"
+        " are searched for an identity, or for a key with its --scope and --operation. Exit codes: 0 shown; 1 nothing"
         " found, or an error; 2 a bad argument. Stored headers are shown; stored bodies only with --body."
     )
 
@@ -65,12 +65,12 @@ class Command(RecordCommand):
 
 
 def _key(text: str) -> str:
-    """The key, as requests may have it. Raises `CommandError` for what no request can have used."""
+    """The key. Raises `CommandError` for a string that no request can have used."""
     try:
         return check_key(text)
     except KeyInvalid:
         raise CommandError(
-            f"'{visible(text)}' can be no idempotency key: one has 1 to {MAX_KEY} printable ASCII characters."
+            f"'{visible(text)}' cannot be an idempotency key, which has 1 to {MAX_KEY} printable ASCII characters."
         ) from None
 
 

@@ -61,7 +61,7 @@ class Command(RecordCommand):
             type=whole_number(1, MOST),
             default=LISTED,
             metavar="NUMBER",
-            help="How many are listed at most. Default: %(default)s.",
+            help="The largest number to list. Default: %(default)s.",
         )
         parser.add_argument("--json", action="store_true", help="Write the list as JSON.")
         add_locations(parser)

@@ -1,6 +1,6 @@
 """
-Times as the server has them, whatever `USE_TZ` says. Without it Django reads and writes naive times, which are UTC on
-MariaDB, MySQL and SQLite, where our statements write them so, and those of `TIME_ZONE` on PostgreSQL.
+Times as the server has them, with `USE_TZ` and without. If it is False, Django reads and writes naive times: in UTC on
+MariaDB, MySQL and SQLite, as our statements write them, and in `TIME_ZONE` on PostgreSQL.
 """
 
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ def in_utc(using: str, moment: datetime) -> datetime:
 
 
 def as_django_writes(using: str, moment: datetime | None) -> datetime | None:
-    """*moment* as a parameter of a statement on *using*: aware times are refused there where `USE_TZ` is False."""
+    """*moment* as a parameter of a statement on *using*: Django refuses aware times if `USE_TZ` is False."""
     if moment is None or settings.USE_TZ or timezone.is_naive(moment) or connections[using].vendor == "postgresql":
         return moment
     return moment.astimezone(UTC).replace(tzinfo=None)

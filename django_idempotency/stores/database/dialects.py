@@ -1,4 +1,4 @@
-"""The statements of the DatabaseStore: one module for each family of databases, one class for each claim protocol."""
+"""Chooses the statements for a connection's server."""
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -24,13 +24,21 @@ def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True, fold: 
             from django_idempotency.stores.database.postgresql import PostgreSQL, has_functions
 
             kind = FoldedPostgreSQL if fold and can_fold(connection) else PostgreSQL
-            return kind(by_function=connect and has_functions(connection))
+            return kind(by_function=connect and _outlives_requests(connection) and has_functions(connection))
         case "mysql":
-            from django_idempotency.stores.database.mysql import MariaDB, MySQL, has_procedures
+            from django_idempotency.stores.database.innodb import has_procedures
+            from django_idempotency.stores.database.mariadb import MariaDB
+            from django_idempotency.stores.database.mysql import MySQL, has_slots
 
-            if connect and connection.mysql_is_mariadb:  # type: ignore[attr-defined]
-                return MariaDB(by_procedure=has_procedures(connection))
-            return MySQL()
+            if not connect:
+                return MySQL()
+            # Asked past Django's cursor, as these are no statements of a request.
+            with connection.wrap_database_errors, connection.connection.cursor() as cursor:
+                by_procedure = has_procedures(cursor)
+                if connection.mysql_is_mariadb:  # type: ignore[attr-defined]
+                    return MariaDB(by_procedure=by_procedure)
+                slots = has_slots(cursor)
+            return MySQL(by_procedure=by_procedure and slots, has_slots=slots)
         case "sqlite":
             from django_idempotency.stores.database.sqlite import SQLite
 
@@ -40,3 +48,13 @@ def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True, fold: 
                 f"The DatabaseStore does not support {vendor!r} (database {connection.alias!r}):"
                 " it knows PostgreSQL, MariaDB, MySQL and SQLite."
             )
+
+
+def _outlives_requests(connection: BaseDatabaseWrapper) -> bool:
+    """
+    Does the connection serve more than one request, so that what the server parses for it is parsed once?
+
+    On one that is new for each request, PostgreSQL's functions take longer than the statements that they contain.
+    """
+    settings = connection.settings_dict
+    return settings["CONN_MAX_AGE"] != 0 or bool(settings["OPTIONS"].get("pool"))

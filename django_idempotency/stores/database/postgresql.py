@@ -18,17 +18,21 @@ from django_idempotency.stores.database.dialect import TABLE, Dialect, found, va
 RACES = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
 UNAVAILABLE = frozenset(
     {
+        "25006",  # read_only_sql_transaction: a standby, or a primary that has become one
+        "25P03",  # idle_in_transaction_session_timeout
+        "25P04",  # transaction_timeout
         "55P03",  # lock_not_available: the project's lock_timeout
-        "57014",  # query_canceled: the project's statement_timeout
-        "57P01",  # admin_shutdown
+        "57014",  # query_canceled: the project's statement_timeout, or an operator
+        "57P01",  # admin_shutdown: the server's, or an operator's pg_terminate_backend
         "57P02",  # crash_shutdown
-        "57P03",  # cannot_connect_now
+        "57P03",  # cannot_connect_now: starting up, shutting down, in recovery
         "57P04",  # database_dropped
         "57P05",  # idle_session_timeout
     }
 )
-# connection_exception; insufficient_resources: the disk, memory, connections, or the table of locks is full
-UNAVAILABLE_CLASSES = ("08", "53")
+# connection_exception; insufficient_resources: the disk, memory, connections, or the table of locks is full;
+# system_error: input or output
+UNAVAILABLE_CLASSES = ("08", "53", "58")
 NO_FUNCTION = frozenset({"42883", "42501"})  # undefined_function; insufficient_privilege: not ours to execute
 ABORTED = frozenset({"25P02", "25P01", "3B001"})  # aborted, none active, no such savepoint
 

@@ -6,7 +6,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
 from django_idempotency.stores.database.dialect import TABLE
-from django_idempotency.stores.database.mysql import MySQL
+from django_idempotency.stores.database.innodb import InnoDB
 from django_idempotency.stores.database.postgresql import PostgreSQL
 from django_idempotency.stores.database.sqlite import SQLite
 
@@ -91,7 +91,7 @@ class MySQLPurge(Purge):
     may prefer to read, and then lock, the whole table where most of it has expired.
     """
 
-    NOW = MySQL.NOW
+    NOW = InnoDB.NOW
     PREPARE = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"  # of the next transaction alone
 
     def __init__(self) -> None:

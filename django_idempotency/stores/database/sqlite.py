@@ -10,7 +10,18 @@ from django_idempotency.stores.base import Fault, LostRace
 from django_idempotency.stores.database.dialect import TABLE, Dialect, values
 
 # https://www.sqlite.org/rescode.html; extended codes keep the primary one in their low byte
-BUSY, LOCKED, CANTOPEN = 5, 6, 14
+UNAVAILABLE = frozenset(
+    {
+        5,  # BUSY
+        6,  # LOCKED
+        7,  # NOMEM
+        8,  # READONLY: the file, its folder or the disk
+        10,  # IOERR
+        13,  # FULL: the disk
+        14,  # CANTOPEN
+        15,  # PROTOCOL: the locks of the write-ahead log are not free
+    }
+)
 
 
 class SQLite(Dialect):
@@ -73,4 +84,4 @@ class SQLite(Dialect):
 
     def classify(self, connection: BaseDatabaseWrapper, error: Exception) -> Fault:
         code = getattr(error.__cause__ or error, "sqlite_errorcode", None)
-        return Fault.UNAVAILABLE if code is not None and code & 0xFF in (BUSY, LOCKED, CANTOPEN) else Fault.OTHER
+        return Fault.UNAVAILABLE if code is not None and code & 0xFF in UNAVAILABLE else Fault.OTHER

@@ -46,6 +46,8 @@ class DatabaseStore(TransactionalStore):
     The option `REPLAY_CACHE` (None) names a django-redis alias from which replays are answered without a statement.
     """
 
+    has_table = True
+
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         super().__init__(alias, options)
         for name in options:
@@ -67,10 +69,10 @@ class DatabaseStore(TransactionalStore):
 
     def dialect(self, using: str) -> Dialect:
         """The statements for the server behind *using*, found out once."""
-        try:
-            return self._dialects[using]
-        except KeyError:
-            return self._dialects.setdefault(using, dialect_for(connections[using], fold=self.fold))
+        dialect = self._dialects.get(using)
+        if dialect is None:
+            dialect = self._dialects.setdefault(using, dialect_for(connections[using], fold=self.fold))
+        return dialect
 
     def database(self) -> str:
         return router.db_for_write(IdempotencyRecord)

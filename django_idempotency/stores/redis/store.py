@@ -172,7 +172,7 @@ class RedisStore(LeasedStore):
     def renew(self, attempt: Attempt, claim: Claimed, lease: float) -> bool:
         return self._lease(attempt, claim, _milliseconds(lease), announced=False)
 
-    def doubt(self, attempt: Attempt, claim: Claimed) -> None:
+    def mark_unsettled(self, attempt: Attempt, claim: Claimed) -> None:
         self._lease(attempt, claim, 0, announced=True)
 
     def _lease(self, attempt: Attempt, claim: Claimed, milliseconds: int, *, announced: bool) -> bool:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
@@ -11,7 +11,6 @@ from django_idempotency import conf
 from django_idempotency.core.decision import Claimed
 from django_idempotency.core.keys import Attempt
 from django_idempotency.stores import stores
-from django_idempotency.stores.base import TransactionalStore
 
 
 class Interrupted(Exception):
@@ -22,14 +21,9 @@ class Interrupted(Exception):
 class Interruption:
     """What became of the request that was to be interrupted."""
 
-    identity: bytes | None = None  # the digest of the first claim
+    claims: list[bytes] = field(default_factory=list)  # digests, the first one of the operation that is to fail
     kept: bool = False  # was there an answer to store?
     happened: bool = False
-
-    @property
-    def claimed(self) -> bool:
-        """Did a store grant a claim?"""
-        return self.identity is not None
 
 
 @contextmanager
@@ -40,27 +34,39 @@ def interruption() -> Iterator[Interruption]:
     The methods of every configured store are wrapped, so it does not matter how a view reaches the engine. The error is
     not logged. A store outside the database rolls nothing back, so its operation is left alone.
     """
-    seen = Interruption()
     logger = logging.getLogger("django.request")
     logger.addFilter(_is_not_ours)
     try:
-        with ExitStack() as stack:
-            for alias in conf.stores():
-                store = stores[alias]
-                stack.enter_context(patch.object(store, "claim", _noting_claims(store, seen)))
+        with noted_claims() as claims, ExitStack() as stack:
+            seen = Interruption(claims)
+            for store in _stores():
                 stack.enter_context(patch.object(store, "complete", _failing(store, seen)))
             yield seen
     finally:
         logger.removeFilter(_is_not_ours)
 
 
-def _noting_claims(store: Any, seen: Interruption) -> Callable[..., Any]:
+@contextmanager
+def noted_claims() -> Iterator[list[bytes]]:
+    """The digests of the identities that are claimed meanwhile, in any store: their handlers run."""
+    claims: list[bytes] = []
+    with ExitStack() as stack:
+        for store in _stores():
+            stack.enter_context(patch.object(store, "claim", _noting(store, claims)))
+        yield claims
+
+
+def _stores() -> list[Any]:
+    return [stores[alias] for alias in conf.stores()]
+
+
+def _noting(store: Any, claims: list[bytes]) -> Callable[..., Any]:
     claim = store.claim
 
     def claim_and_note(*args: Any, **kwargs: Any) -> Any:
         found = claim(*args, **kwargs)
-        if isinstance(found, Claimed) and seen.identity is None:
-            seen.identity = _digest(args)
+        if isinstance(found, Claimed):
+            claims.append(_digest(args))
         return found
 
     return claim_and_note
@@ -70,10 +76,10 @@ def _failing(store: Any, seen: Interruption) -> Callable[..., Any]:
     complete = store.complete
 
     def fail_or_complete(*args: Any) -> Any:
-        if seen.identity != _digest(args) or seen.happened:  # an operation inside the one that is to fail
+        if seen.happened or seen.claims[:1] != [_digest(args)]:  # an operation inside the one that is to fail
             return complete(*args)
         seen.kept = True
-        if not isinstance(store, TransactionalStore):
+        if not store.commits_with_handler:
             return complete(*args)
         seen.happened = True
         raise Interrupted("The testing kit lets this request fail at its end: nothing of it may be left.")

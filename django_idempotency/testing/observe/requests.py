@@ -23,6 +23,7 @@ from django_idempotency.testing.calls import Reply, Sender, send, spelt
 from django_idempotency.testing.compare.shapes import own_tables
 from django_idempotency.testing.compare.snapshots import LARGEST_TABLE, Changes, Snapshot, TableName, snapshot
 from django_idempotency.testing.observe.guards import CONNECTION, E_MAIL, PROCESS, ForeignEffect, guard
+from django_idempotency.testing.observe.interruptions import noted_claims
 from django_idempotency.testing.observe.tracer import Origin, find_origin
 
 PATIENCE = 1.0  # seconds for threads that the request has started, all together
@@ -94,6 +95,7 @@ class Observation:
 
     reply: Reply
     seen: Seen
+    claimed: bool  # did a store let it claim, so that the handler ran?
 
 
 class Observer:
@@ -125,7 +127,7 @@ class Observer:
         """Make *request*, and see what it does."""
         before, cached = self._last, _cached()
         writes: list[Write] = []
-        with _recording(writes), guard() as foreign:
+        with _recording(writes), noted_claims() as claims, guard() as foreign:
             hooks = {each: len(each.run_on_commit) for each in connections.all(initialized_only=True)}
             reply = request()
             error = run_test_hooks(hooks)
@@ -142,7 +144,7 @@ class Observer:
             threads=tuple(thread.name for thread in foreign.threads),
             uncovered=tuple(effect for effect in foreign.effects if effect.kind in (CONNECTION, PROCESS)),
         )
-        return Observation(reply, seen)
+        return Observation(reply, seen, bool(claims))
 
     def _changed_keys(self, before: dict[tuple[str, str], Any], after: dict[tuple[str, str], Any]) -> Iterator[str]:
         ignored = [*UNSEEN_KEYS, *(f"*{each.removeprefix(CACHE)}" for each in self._ignore if each.startswith(CACHE))]

@@ -1,12 +1,20 @@
-"""The same call with the same key from many processes at once: one takes effect, and all get its answer."""
+"""
+The same call from many processes at once. With one key, one takes effect and all get its answer; with a key each, they
+leave what the same calls leave without protection.
+"""
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
-from django_idempotency.testing.calls import POLL, Reply, Sender, send
+from django_idempotency import conf
+from django_idempotency.core.policy import ResolvedPolicy
+from django_idempotency.stores import stores
+from django_idempotency.testing.calls import POLL, Reply, Sender, new_key, send, send_until_final
 from django_idempotency.testing.compare.equivalence import format_times
 from django_idempotency.testing.compare.snapshots import LARGEST_TABLE
 from django_idempotency.testing.findings import Finding, NotProved
@@ -18,6 +26,12 @@ REMEDY = (
     "Do all of it inside the handler, on its own connection. What is done before the claim (a middleware, a decorator"
     " around the protected view), or by another connection or thread, is done by each of them."
 )
+OWN_KEYS_REMEDY = (
+    "Something that the handler relies on ends before COMMIT, which now comes after the handler: a lock of the session"
+    " (pg_advisory_lock, GET_LOCK), of a cache or of a file that is let go inside it. Hold it until COMMIT: lock a row"
+    " (select_for_update), use pg_advisory_xact_lock, or let go in an on_commit hook."
+)
+LINGER = 0.05  # seconds by which each COMMIT is put off, for what ends before it to be seen
 PATIENCE = 45.0  # seconds in which each client must get its final answer
 
 
@@ -57,8 +71,9 @@ class RaceReport:
 def race(
     call: Sender,
     processes: int = 8,
-    key: str | None = None,
+    key: str | Callable[[], str] | None = None,
     *,
+    keys: Literal["one", "each"] = "one",
     using: str | Iterable[str] | None = None,
     ignore: str | Iterable[str] = (),
     limit: int = LARGEST_TABLE,
@@ -68,6 +83,10 @@ def race(
 ) -> RaceReport:
     """
     Let as many *processes*, behind a barrier, make *call* at once with one *key*, each until it has a final answer.
+
+    With *keys* "each", every process has a key of its own (made by *key*, if it is a callable), and what they change
+    together is compared with what the same requests change without protection: a lock that the handler lets go before
+    COMMIT no longer keeps them apart. Each COMMIT is put off for a moment, for that to be seen.
     What they change together has to be what a single run changes, and all their final answers the same, byte for byte.
 
     What the race has changed is left for the test to look at; a single run, which comes first, is put back. *using*,
@@ -77,8 +96,13 @@ def race(
 
     Raises `NotProved`, an `AssertionError` that says what was done more than once; `CannotFork` inside a `TestCase`.
     """
+    if keys not in ("one", "each"):
+        raise ValueError(f"`keys` is 'one' or 'each', not {keys!r}.")
+    if keys == "each" and isinstance(key, str):
+        raise ValueError("With keys='each', `key` is a callable that makes a key, and not one key.")
     started = time.monotonic()
-    trial = Trial(call, using, ignore, reset, limit, effect, key)
+    first_key = key() if callable(key) else key
+    trial = Trial(call, using, ignore, reset, limit, effect, first_key)
 
     def alone(key: str) -> tuple[Reply, list[ForeignEffect]]:
         def work(line: Line) -> tuple[Reply, list[ForeignEffect]]:
@@ -91,28 +115,97 @@ def race(
             return result
 
     alone_reply = trial.rehearse(alone)
-    key = trial.key()
-
-    def work(line: Line) -> list[Reply]:
-        trial.connect()
-        line.tell("ready")
-        line.wait()
-        return _until_final(call, key, patience)
-
-    with ExitStack() as stack:
-        runners = [stack.enter_context(Process(work)) for _ in range(processes)]
-        for runner in runners:
-            runner.hear()
-        for runner in runners:
-            runner.send("go")
-        answers = tuple(tuple(runner.result(patience * 2)) for runner in runners)
-    report = RaceReport(call=str(trial), key=key, answers=answers, seconds=time.monotonic() - started)
-    if problems := [*map(str, trial.differences(key)), *_problems(report, alone_reply)]:
+    if keys == "each":
+        own_keys = [key() if callable(key) else new_key() for _ in range(processes)]
+        answers = _race_with_own_keys(trial, own_keys, patience)
+        return RaceReport(call=str(trial), key="", answers=answers, seconds=time.monotonic() - started)
+    one_key = trial.key()
+    answers = _run_at_once(trial, [partial(_until_final, call, one_key, patience)] * processes, patience)
+    report = RaceReport(call=str(trial), key=one_key, answers=answers, seconds=time.monotonic() - started)
+    if problems := [*map(str, trial.differences(one_key)), *_problems(report, alone_reply)]:
         raise NotProved(
             f"{trial}, {processes} times at once with one key",
             [Finding(f"They are not one: {report}.", tuple(problems), REMEDY)],
         )
     return report
+
+
+def _run_at_once(
+    trial: Trial, works: Sequence[Callable[[], Sequence[Reply]]], patience: float
+) -> tuple[tuple[Reply, ...], ...]:
+    """What each of *works* returns, begun at once behind a barrier, each in a process of its own."""
+
+    def wait_for_all(work: Callable[[], Sequence[Reply]], line: Line) -> Sequence[Reply]:
+        trial.connect()
+        line.tell("ready")
+        line.wait()
+        return work()
+
+    with ExitStack() as stack:
+        runners = [stack.enter_context(Process(partial(wait_for_all, work))) for work in works]
+        for runner in runners:
+            runner.hear()
+        for runner in runners:
+            runner.send("go")
+        return tuple(tuple(runner.result(patience * 2)) for runner in runners)
+
+
+# --- a key each ---
+
+
+def _race_with_own_keys(trial: Trial, keys: list[str], patience: float) -> tuple[tuple[Reply, ...], ...]:
+    """
+    The answers to requests with *keys*, sent at once. What they change must be what the same requests change one after
+    the other without protection.
+    """
+    (in_a_row,) = _run_at_once(trial, [partial(_send_unprotected, trial.call, keys)], patience * len(keys))
+    broken = next((reply for reply in in_a_row if reply.status >= 500), None)
+    if broken is not None:
+        trial.refuse(
+            f"Without protection, {len(keys)} requests in a row failed, so that there is nothing to compare with.",
+            [briefly(broken)],
+            "Let the handler run without request.idempotency, and as often as it is sent.",
+        )
+    expected = trial.changes()
+    trial.put_back()
+    answers = _run_at_once(
+        trial, [partial(_send_with_slow_commit, trial.call, key, patience) for key in keys], patience
+    )
+    problems = [*map(str, trial.compare(expected, keys))]
+    problems += [briefly(reply) for (*_, reply) in answers if reply.status >= 500]
+    if problems:
+        trial.put_back()
+        _run_at_once(trial, [partial(_send_unprotected, trial.call, [key]) for key in keys], patience)
+        own = trial.compare(expected, keys)
+        what = f"{len(keys)} requests at once, with a key each, do not leave what they leave without protection."
+        remedy = OWN_KEYS_REMEDY
+        if own:
+            what = f"{len(keys)} requests at once disturb each other, with and without protection."
+            remedy = "Make the handler safe for requests at once, or name in `ignore` what may depend on their order."
+        trial.refuse(what, problems, remedy)
+    return answers
+
+
+def _send_unprotected(call: Sender, keys: Iterable[str]) -> list[Reply]:
+    """In a process that ends afterwards: no policy protects any method there."""
+    nothing = property(lambda policy: frozenset(), lambda policy, methods: None)
+    setattr(ResolvedPolicy, "methods", nothing)  # noqa: B010 a field, to mypy
+    return [send(call, key) for key in keys]
+
+
+def _send_with_slow_commit(call: Sender, key: str, patience: float) -> list[Reply]:
+    """In a process that ends afterwards: between each handler and its COMMIT some time passes."""
+    for store in [stores[alias] for alias in conf.stores()]:
+
+        def complete_later(*args: Any, complete: Callable[..., Any] = store.complete) -> Any:  # type: ignore[attr-defined]
+            time.sleep(LINGER)
+            return complete(*args)
+
+        setattr(store, "complete", complete_later)  # noqa: B010 a method, to mypy
+    return [send_until_final(call, key, patience)]
+
+
+# --- one key ---
 
 
 def _until_final(call: Sender, key: str, patience: float) -> list[Reply]:

@@ -8,10 +8,9 @@ from django.db import Error, connections
 
 from django_idempotency import conf
 from django_idempotency.stores import stores
-from django_idempotency.stores.database import DatabaseStore
 from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.calls import Reply, Sender, new_key
-from django_idempotency.testing.compare.equivalence import Difference, contents
+from django_idempotency.testing.compare.equivalence import Difference, contents, differences
 from django_idempotency.testing.compare.restoring import restore
 from django_idempotency.testing.compare.shapes import own_tables
 from django_idempotency.testing.compare.snapshots import Changes, Snapshot, TableTooLarge, snapshot
@@ -51,7 +50,7 @@ class Trial:
         self.using = sorted({place.using for place in self._before.tables})
         prepare(self.using)
         # The same key again, so that what a handler derives from it is the same; its record is put back with the rest.
-        self._same_key = all(isinstance(stores[alias], DatabaseStore) for alias in conf.stores())
+        self._same_key = all(stores[alias].has_table for alias in conf.stores())
         self._wanted_key = key
         self.first_key = key if key and self._same_key else new_key()
         self._clean = Changes()
@@ -96,35 +95,35 @@ class Trial:
         """
         first, effects = make(self.first_key)
         if first.in_progress or first.status >= 500:
-            self._refuse(
+            self.refuse(
                 f"A single request, with nothing in its way, was answered {briefly(first)}.",
                 remedy="It has to succeed before it can be tried: mend the view, or the call.",
             )
         if first.replayed:
-            self._refuse(
+            self.refuse(
                 "The first request was answered by a replay: its key was used before.", remedy="Use a key of its own."
             )
         self._clean = self.changes()
         again, _ = make(self.first_key)
         if first.status >= 400 and not again.replayed:
-            self._refuse(
+            self.refuse(
                 f"A single request was refused: {first}. A refusal is not stored, so there is nothing to try.",
                 remedy="Give the call the user, the permissions and the payload that it needs.",
             )
         if found := self.differences(self.first_key):
-            self._refuse(
+            self.refuse(
                 "A duplicate with the same key is done again.",
                 map(str, found),
                 "Protect the view (@idempotent, IdempotencyMixin), and do all of this inside its handler.",
             )
         if first.method in UNSAFE and not again.replayed:
-            self._refuse(
+            self.refuse(
                 "It is not protected: a duplicate with the same key was not answered from a record.",
                 [f"first {briefly(first)}", f"then {briefly(again)}"],
                 "Put @idempotent or IdempotencyMixin on its view.",
             )
         if self._effect and not effects and not contents(self._clean, ignore=self._ignore):
-            self._refuse(
+            self.refuse(
                 "The request changed nothing that can be seen, so that nothing can be told of a second effect.",
                 [briefly(first)],
                 "Give a call that does something; or name its database in `using`; or say effect=False where its work"
@@ -143,7 +142,7 @@ class Trial:
         second, _ = make(key)
         self._varying = varying(self._clean, self.changes(), keys={key, self.first_key}, ignore=self._ignore)
         if found := self.differences(key):
-            self._refuse(
+            self.refuse(
                 "Two single runs, each from the same state, did not change the same.",
                 [*map(str, found), f"the second was answered {briefly(second)}"],
                 "Let it do the same each time, or name in `ignore` what may differ. What is in no database (a cache, a"
@@ -151,7 +150,8 @@ class Trial:
             )
         self.put_back()
 
-    def _refuse(self, what: str, details: Iterable[str] = (), remedy: str = "") -> NoReturn:
+    def refuse(self, what: str, details: Iterable[str] = (), remedy: str = "") -> NoReturn:
+        """Put everything back, and raise `NotProved`."""
         refusal = NotProved(str(self), [Finding(what, tuple(details), remedy)])
         self.changes()
         try:
@@ -170,6 +170,11 @@ class Trial:
         """What the last run, with *key*, has changed otherwise than the clean one."""
         found, clean = masked(self.changes(), self._varying), masked(self._clean, self._varying)
         return explain_differences(found, clean, keys={key, self.first_key}, ignore=self._ignore)
+
+    def compare(self, expected: Changes, keys: Iterable[str]) -> list[Difference]:
+        """What requests with *keys* have changed otherwise than *expected*, apart from what differs in every run."""
+        found = masked(self.changes(), self._varying)
+        return differences(found, masked(expected, self._varying), keys=keys, ignore=self._ignore)
 
     def put_back(self) -> None:
         """Undo what `changes` saw last: all that has changed since the trial began, or since `reset` was called."""

@@ -100,7 +100,7 @@ class LeasedRunTests(RunTests, LeaseTests):
 
         def handler() -> str:
             self.store.claim = claim
-            self.store.doubt(first, Claimed(tokens[0]))
+            self.store.mark_unsettled(first, Claimed(tokens[0]))
             successor = expect_claimed(self.claim(first, take_over=True), TAKES_OVER)
             self.store.complete(first, successor, RECORD)
             return "late"

@@ -76,7 +76,7 @@ class LeaseTests(RecordTests, OperatorTests):
         expect(kept is record, "complete: Returns the record that answers from now on: this one itself.", kept)
 
     def leave_unsettled(self, first: Attempt) -> None:
-        self.store.doubt(first, self.claimed(first))
+        self.store.mark_unsettled(first, self.claimed(first))
 
     def while_in_flight(self, first: Attempt, call: Callable[[], Outcome]) -> Outcome:
         claim = self.claimed(first)
@@ -341,11 +341,11 @@ class LeaseTests(RecordTests, OperatorTests):
 
     def test_what_is_stored_is_freed_whichever_execution_it_is(self) -> None:
         """With None as its time, which the caller does not know."""
-        completed, doubted = attempt(), attempt()
+        completed, unsettled = attempt(), attempt()
         self.keep(completed)
-        self.leave_unsettled(doubted)
+        self.leave_unsettled(unsettled)
 
-        for each in (completed, doubted):
+        for each in (completed, unsettled):
             freed = self.store.free(None, each.identity.digest, None)
             expect(freed, "free: the execution that is stored, where `executed_at` is None whichever it is.", freed)
             expect_claimed(self.ask(each), "free: the next request runs again.")

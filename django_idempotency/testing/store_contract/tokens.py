@@ -30,7 +30,7 @@ ANSWERS = (
 )
 RELEASE = "release: Free the key, if the claim is still its token's."
 ABANDON = "abandon: Release a claim that may still be on its way to the store, and is not let in then."
-DOUBT = "doubt: Let the claim's lease end now, without an outcome, of which everybody has been told."
+MARK_UNSETTLED = "mark_unsettled: Let the claim's lease end now, without an outcome, of which everybody has been told."
 
 
 class TokenTests(LeaseTests):
@@ -41,7 +41,7 @@ class TokenTests(LeaseTests):
         return {
             "complete": lambda: self.store.complete(first, claim, OTHER_RECORD),
             "renew": lambda: self.store.renew(first, claim, SHORT),
-            "doubt": lambda: self.store.doubt(first, claim),
+            "mark_unsettled": lambda: self.store.mark_unsettled(first, claim),
             "release": lambda: self.store.release(first, claim),
             "abandon": lambda: self.store.abandon(first, claim, LONG),
         }
@@ -111,7 +111,7 @@ class TokenTests(LeaseTests):
 
     def test_a_stale_token_changes_nothing_of_a_claim(self) -> None:
         """It was taken over: its successor's claim lasts, and is completed."""
-        for name in ("complete", "renew", "doubt", "release", "abandon"):
+        for name in ("complete", "renew", "mark_unsettled", "release", "abandon"):
             first, late, successor = self._taken_over()
 
             result = self.changes(first, late)[name]()
@@ -124,7 +124,7 @@ class TokenTests(LeaseTests):
 
     def test_a_stale_token_changes_nothing_of_a_record(self) -> None:
         """Neither that of who took over, nor the owner's own: what is stored is stored."""
-        for name in ("complete", "renew", "doubt", "release", "abandon"):
+        for name in ("complete", "renew", "mark_unsettled", "release", "abandon"):
             first, late, successor = self._taken_over()
             self.store.complete(first, successor, RECORD)
 
@@ -134,8 +134,8 @@ class TokenTests(LeaseTests):
             expect(found == Completed(RECORD, FINGERPRINT), f"{name}: {STALE}", found)
 
     def test_an_owner_cannot_take_its_record_back(self) -> None:
-        """A release, a doubt or a renewal that was on its way arrives after the record."""
-        for name in ("renew", "doubt", "release", "abandon"):
+        """A release, an end or a renewal that was on its way arrives after the record."""
+        for name in ("renew", "mark_unsettled", "release", "abandon"):
             first = attempt()
             claim = self.claimed(first)
             self.store.complete(first, claim, RECORD)
@@ -147,7 +147,7 @@ class TokenTests(LeaseTests):
 
     def test_an_owner_is_stale_once_its_key_is_freed(self) -> None:
         """An operator has decided that the request runs again: the first one's late word is not heard."""
-        for name in ("complete", "renew", "doubt", "release"):
+        for name in ("complete", "renew", "mark_unsettled", "release"):
             first = attempt()
             late = self.overdue(first)
             self.free(self.found(first))
@@ -159,7 +159,7 @@ class TokenTests(LeaseTests):
 
     def test_an_owner_is_stale_once_its_outcome_is_settled(self) -> None:
         """The operator's answer answers."""
-        for name in ("complete", "renew", "doubt", "release", "abandon"):
+        for name in ("complete", "renew", "mark_unsettled", "release", "abandon"):
             first = attempt()
             late = self.overdue(first)
             settled = self.store.settle(None, first.identity.digest, self.found(first).executed_at, RECORD)
@@ -171,7 +171,7 @@ class TokenTests(LeaseTests):
             found = self.claim(first)
             expect(found == Completed(RECORD, FINGERPRINT), f"{name}: settle: Store the record as the answer.", found)
 
-    # --- release, abandon, doubt ---
+    # --- release, abandon, mark_unsettled ---
 
     def test_a_released_key_is_new(self) -> None:
         """For whoever comes, another request included."""
@@ -195,7 +195,7 @@ class TokenTests(LeaseTests):
     def test_nothing_to_release(self) -> None:
         """No error, and nothing is left of it."""
         first = attempt()
-        for name in ("release", "doubt"):
+        for name in ("release", "mark_unsettled"):
             self.changes(first, Claimed(new_token()))[name]()
 
         found = self.claim(first)
@@ -280,36 +280,36 @@ class TokenTests(LeaseTests):
             found = self.ask(first)
             expect(isinstance(found, Claimed), "free: The next request runs again.", found)
 
-    def test_a_doubted_claim_ends_at_once(self) -> None:
+    def test_an_unsettled_claim_ends_at_once(self) -> None:
         """Its outcome is unknown from now on, and nobody is told why a second time."""
         first = attempt()
-        self.store.doubt(first, self.claimed(first))
+        self.store.mark_unsettled(first, self.claimed(first))
 
         found = self.claim(first)
 
-        expect(found == Unsettled(FINGERPRINT), DOUBT, found)
-        expect(len(self.unsettled(first)) == 1, DOUBT, "It is not listed as unsettled.")
+        expect(found == Unsettled(FINGERPRINT), MARK_UNSETTLED, found)
+        expect(len(self.unsettled(first)) == 1, MARK_UNSETTLED, "It is not listed as unsettled.")
 
-    def test_a_renewal_after_a_doubt_changes_nothing(self) -> None:
+    def test_a_renewal_after_it_was_marked_unsettled_changes_nothing(self) -> None:
         """It was on its way when the claim was given up: the outcome stays unknown, and was told."""
         first = attempt()
         claim = self.claimed(first)
-        self.store.doubt(first, claim)
+        self.store.mark_unsettled(first, claim)
 
         renewed = self.store.renew(first, claim, LONG)
 
-        expect(renewed is False, "renew: Returns False where the claim was doubted.", renewed)
+        expect(renewed is False, "renew: Returns False where the claim was marked unsettled.", renewed)
         found = self.claim(first)
-        expect(found == Unsettled(FINGERPRINT), DOUBT, found)
+        expect(found == Unsettled(FINGERPRINT), MARK_UNSETTLED, found)
 
-    def test_a_doubted_claim_is_taken_over(self) -> None:
+    def test_an_unsettled_claim_is_taken_over(self) -> None:
         """As one whose lease has run out."""
         first = attempt()
-        self.store.doubt(first, self.claimed(first))
+        self.store.mark_unsettled(first, self.claimed(first))
 
         found = self.claim(first, take_over=True)
 
-        expect(isinstance(found, Claimed) and found.taken_over, DOUBT, found)
+        expect(isinstance(found, Claimed) and found.taken_over, MARK_UNSETTLED, found)
 
     def _taken_over(self) -> tuple[Attempt, Claimed, Claimed]:
         """An identity, its first owner, and the one that has taken it over."""

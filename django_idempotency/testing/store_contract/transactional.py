@@ -313,11 +313,11 @@ class TransactionalStoreTests(RecordTests, OperatorTests, RunTests):
         kept, uncertain = attempt(), attempt()
         self.keep(kept)
         self.leave_unsettled(uncertain)
-        shown, doubted = self.found(kept), self.found(uncertain)
+        shown, unsettled = self.found(kept), self.found(uncertain)
 
         def both() -> None:
             self.store.free(self.using, kept.identity.digest, shown.executed_at)
-            self.store.settle(self.using, uncertain.identity.digest, doubted.executed_at, OTHER_RECORD)
+            self.store.settle(self.using, uncertain.identity.digest, unsettled.executed_at, OTHER_RECORD)
             roll_back(self.using)
 
         atomic_phase(self.using, both)

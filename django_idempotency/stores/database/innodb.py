@@ -1,0 +1,215 @@
+"""What MariaDB and MySQL have in common: InnoDB's row locks show a claim in flight, if nobody queues on them."""
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from django.db import DatabaseError
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
+
+from django_idempotency.core.decision import Claimed, ClaimResult, InFlight
+from django_idempotency.core.keys import Attempt
+from django_idempotency.core.record import CompletionRecord
+from django_idempotency.exceptions import RequestInProgress
+from django_idempotency.stores.base import Fault, LostRace
+from django_idempotency.stores.database.dialect import TABLE, Dialect, found, values
+
+# https://mariadb.com/kb/en/mariadb-error-code-reference/, https://dev.mysql.com/doc/mysql-errors/9.7/en/
+DUPLICATE = 1062
+NO_SUCH = 1305  # savepoint, procedure
+NOT_LOCKED = 1100  # LOCK TABLES of other tables is in effect
+NO_PROCEDURE = frozenset({NO_SUCH, 1370})  # none of this name, or not ours to execute
+LOCKED = frozenset({1205, 3572})  # lock wait timeout (MariaDB, without waiting), NOWAIT (MySQL)
+RACES = frozenset({1020, 1213, 3101})  # record has changed since last read, deadlock, a cluster's certification failed
+# "Got error N from storage engine", "Got error N during COMMIT": a cluster rolled the transaction back; no savepoint
+ENGINE_ERRORS, ROLLED_BACK, NO_SAVEPOINT, DISK_FULL = frozenset({1030, 1180}), "error 149", "error 153", "error 28"
+UNAVAILABLE = frozenset(
+    {
+        0,  # the driver's own: the connection is closed
+        3,  # error writing a file: the disk is full
+        1021,  # disk full
+        1026,  # error writing a file: the disk is full
+        1037,  # out of memory
+        1038,  # out of sort memory
+        1040,  # too many connections
+        1041,  # out of memory
+        1047,  # the node is not in the cluster's quorum, or is starting (Galera)
+        1053,  # server shutdown in progress
+        1080,  # the server forces the connection to close
+        1114,  # the table is full
+        1203,  # too many connections of this user
+        1205,  # lock wait timeout: the server's own, where the claim itself does not wait
+        1206,  # the number of locks exceeds the size of their table
+        1226,  # a limit of this user is reached
+        1290,  # the server is read-only: a replica, or a node that has left its group
+        1317,  # the statement was killed
+        1792,  # the transaction is read-only
+        1836,  # the server is read-only
+        1927,  # connection was killed
+        1969,  # max_statement_time exceeded (MariaDB)
+        2002,  # cannot connect through the socket
+        2003,  # cannot connect
+        2006,  # server has gone away
+        2013,  # lost connection during query
+        2055,  # lost connection to the server, system error
+        3019,  # InnoDB is read-only
+        3024,  # maximum statement execution time exceeded (MySQL)
+        3032,  # the server is in offline mode (MySQL)
+        3100,  # a hook of the group refused: no quorum (MySQL)
+        3168,  # the server is not available (MySQL)
+        3169,  # the session was killed (MySQL)
+        4031,  # disconnected for inactivity (MySQL)
+    }
+)
+
+CLAIM_PROCEDURE, COMPLETE_PROCEDURE = "django_idempotency_claim_v1", "django_idempotency_complete_v1"
+COLUMNS = (
+    "digest, fingerprint, scope, operation, `key`, request, request_id, status, head, body, executed_at, expires_at"
+)
+
+
+class InnoDB(Dialect):
+    """
+    The claim and the record, each as one call of a procedure of the migrations, or as plain statements.
+
+    A savepoint, set with the claim and released with the record, is gone if the handler ended the transaction (DDL
+    does).
+
+    The procedures do what the statements do, in one round trip and parsed once per connection. If they are missing,
+    nothing but time is lost.
+    """
+
+    NOW: ClassVar[str] = "UTC_TIMESTAMP(6)"  # now(6) is in the session's time zone
+    LATER: ClassVar[str] = "UTC_TIMESTAMP(6) + INTERVAL %s MICROSECOND"
+    EXPIRES: ClassVar[str] = (
+        "IF(TIMESTAMPDIFF(MICROSECOND, executed_at, UTC_TIMESTAMP(6)) * 100"
+        " > TIMESTAMPDIFF(MICROSECOND, executed_at, expires_at),"
+        " expires_at + INTERVAL TIMESTAMPDIFF(MICROSECOND, executed_at, UTC_TIMESTAMP(6)) MICROSECOND, expires_at)"
+    )
+    CALL_CLAIM = f"CALL {CLAIM_PROCEDURE}(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    CALL_COMPLETE = f"CALL {COMPLETE_PROCEDURE}(%s, %s, %s, %s, %s)"
+
+    def __init__(self, *, by_procedure: bool = False) -> None:
+        super().__init__()
+        self.by_procedure = by_procedure
+        self.LOCK = f"SELECT 1 FROM {TABLE} WHERE digest = %s FOR UPDATE NOWAIT"  # noqa: S608
+        self.COMPLETE = (
+            f"UPDATE {TABLE} SET status = %s, head = %s, body = %s, expires_at = {self.EXPIRES}"  # noqa: S608
+            " WHERE digest = %s AND status = 0"
+        )
+
+    def ttl(self, attempt: Attempt) -> int:
+        return round(attempt.ttl * 1_000_000)
+
+    def savepoint_name(self, cursor: CursorWrapper, digest: bytes) -> str:
+        """The name of the claim's savepoint, its own: a claim made inside another's handler must not replace it."""
+        raise NotImplementedError
+
+    def claim_by_statements(self, cursor: CursorWrapper, attempt: Attempt, savepoint: str) -> Any:
+        """What the claim's procedure returns: its row, or None where this transaction cannot tell."""
+        raise NotImplementedError
+
+    def complete_by_statements(self, cursor: CursorWrapper, savepoint: str, written: tuple[Any, ...]) -> bool:
+        """Release the *savepoint* and write the record. False if there is no claim to write on."""
+        raise NotImplementedError
+
+    def fetch_row(self, cursor: CursorWrapper) -> Any:
+        # A procedure can fail behind its row. The driver reads that error with the next result; left unread, it is
+        # raised by close(), and swallowed there.
+        row = cursor.fetchone()
+        while cursor.nextset():
+            pass
+        return row
+
+    def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
+        savepoint = self.savepoint_name(cursor, attempt.identity.digest)
+        try:
+            if self._called(cursor, self.CALL_CLAIM, (savepoint, *values(attempt), self.ttl(attempt))):
+                row = self.fetch_row(cursor)
+            else:
+                row = self.claim_by_statements(cursor, attempt, savepoint)
+        except DatabaseError as error:
+            if errno(error) in LOCKED:  # now and then one passes by the handler that is declared for it
+                return InFlight()
+            raise
+        if row is None:  # older than the rival's commit, or purged between two of our statements
+            raise LostRace
+        match row[0]:
+            case "claimed":
+                return Claimed(savepoint)
+            case "in flight":
+                return InFlight()
+            case _:
+                return found(row[1:], attempt)
+
+    def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
+        written = (record.status, record.head(), record.body, digest)
+        if self._called(cursor, self.CALL_COMPLETE, (claim.token, *written)):
+            return bool(self.fetch_row(cursor)[0] == 1)
+        return self.complete_by_statements(cursor, claim.token, written)
+
+    def _called(self, cursor: CursorWrapper, call: str, parameters: tuple[Any, ...]) -> bool:
+        """Execute *call*. False if there is no procedure to be called: a migration may have taken it back."""
+        if not self.by_procedure:
+            return False
+        try:
+            cursor.execute(call, parameters)
+        except DatabaseError as error:
+            if errno(error) not in NO_PROCEDURE or "SAVEPOINT" in str(error):
+                raise
+            self.by_procedure = False
+            return False
+        return True
+
+    def status(self, cursor: CursorWrapper, digest: bytes) -> int | None:
+        try:
+            return super().status(cursor, digest)
+        except DatabaseError as error:
+            if errno(error) != NOT_LOCKED:
+                raise
+            cursor.execute("UNLOCK TABLES")  # LOCK TABLES of the handler's has committed its work
+            return super().status(cursor, digest)
+
+    def hold(self, cursor: CursorWrapper, digest: bytes) -> bool:
+        cursor.execute(self.LOCK, (digest,))
+        # Without a row nothing is locked, and a DELETE would wait for a rival that inserts one now.
+        return self.fetch_row(cursor) is not None
+
+    def _change(
+        self, cursor: CursorWrapper, statement: str, digest: bytes, executed_at: datetime | None, *values: Any
+    ) -> bool:
+        try:
+            return super()._change(cursor, statement, digest, executed_at, *values)
+        except DatabaseError as error:
+            if errno(error) in LOCKED:
+                raise RequestInProgress from error
+            raise
+
+    def is_aborted(self, error: Exception) -> bool:
+        number, text = errno(error), str(error)
+        return (number == NO_SUCH and "SAVEPOINT" in text) or (number in ENGINE_ERRORS and NO_SAVEPOINT in text)
+
+    def classify(self, connection: BaseDatabaseWrapper, error: Exception) -> Fault:
+        number = errno(error)
+        if number in RACES or (number in ENGINE_ERRORS and ROLLED_BACK in str(error)):
+            return Fault.RACE
+        if number in UNAVAILABLE or (number in ENGINE_ERRORS and DISK_FULL in str(error)):
+            return Fault.UNAVAILABLE
+        return Fault.OTHER
+
+
+def has_procedures(cursor: Any) -> bool:
+    """Are the procedures of the migrations there? *cursor* is the driver's: it is no statement of a request."""
+    cursor.execute(
+        "SELECT COUNT(*) FROM information_schema.routines"
+        " WHERE routine_schema = DATABASE() AND routine_name IN (%s, %s)",
+        (CLAIM_PROCEDURE, COMPLETE_PROCEDURE),
+    )
+    return bool(cursor.fetchone()[0] == 2)
+
+
+def errno(error: Exception) -> int | None:
+    """The server's or the driver's number: the first argument of every error of PyMySQL and mysqlclient."""
+    cause = error.__cause__ or error
+    number = cause.args[0] if cause.args else None
+    return number if isinstance(number, int) else None
