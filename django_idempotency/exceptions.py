@@ -5,6 +5,8 @@ Every error of the package, in one hierarchy:
     ├── Refusal                 an answer to the client; nothing was done
     │   ├── KeyMissing          400 key-missing
     │   ├── KeyInvalid          400 key-invalid
+    │   ├── BodyIncomplete      400 body-incomplete
+    │   ├── LengthRequired      411 length-required
     │   ├── KeyReused           422 key-reused
     │   ├── RequestInProgress   409 request-in-progress
     │   ├── OutcomeUnknown      409 outcome-unknown
@@ -25,6 +27,7 @@ from typing import Any, ClassVar
 from django.core.exceptions import ImproperlyConfigured
 
 __all__ = [
+    "BodyIncomplete",
     "BodyUnreadable",
     "CommittedEarly",
     "HandlerError",
@@ -32,6 +35,7 @@ __all__ = [
     "KeyInvalid",
     "KeyMissing",
     "KeyReused",
+    "LengthRequired",
     "OutcomeUncertain",
     "OutcomeUnknown",
     "PolicyError",
@@ -90,6 +94,22 @@ class KeyInvalid(Refusal):
     status = 400
     code = "key-invalid"
     title = "The idempotency key is malformed."
+
+
+class BodyIncomplete(Refusal):
+    """The request's body is shorter than its Content-Length: the connection was cut. Send the same request again."""
+
+    status = 400
+    code = "body-incomplete"
+    title = "The request's body did not arrive whole."
+
+
+class LengthRequired(Refusal):
+    """This server does not mark the end of a body without a length: send the request with a Content-Length."""
+
+    status = 411
+    code = "length-required"
+    title = "The request needs a Content-Length."
 
 
 class KeyReused(Refusal):

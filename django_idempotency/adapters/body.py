@@ -9,27 +9,94 @@ this module, and no other, handles a request's `_stream`, `_body`, `_post` and `
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from hashlib import sha256
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any
+from typing import IO, Any, cast
 from weakref import finalize
 
 from django.conf import settings
 from django.core.exceptions import SuspiciousOperation
 from django.core.files.uploadedfile import UploadedFile
 from django.core.files.uploadhandler import FileUploadHandler
+from django.core.handlers.wsgi import LimitedStream
 from django.http import HttpRequest, QueryDict, UnreadablePostError
 from django.http.multipartparser import MultiPartParser, MultiPartParserError
 from django.utils.datastructures import MultiValueDict
 
 from django_idempotency.core.fingerprint import canonical_json, digest, without_field, without_gzip_times
-from django_idempotency.exceptions import BodyUnreadable
+from django_idempotency.exceptions import BodyIncomplete, BodyUnreadable, LengthRequired, Refusal
 
 CHUNK = 64 * 1024  # bytes read at once
 IN_MEMORY = 1024 * 1024  # bytes of a body that are kept in memory; a larger one goes through a file
 MULTIPART = "multipart/form-data"
 URLENCODED = "application/x-www-form-urlencoded"
 CSRF_FIELD = "csrfmiddlewaretoken"  # masked anew for every page
+
+
+def receive(request: HttpRequest) -> Refusal | None:
+    """
+    Read the body of *request* to its end, so that nothing runs for one that did not arrive whole.
+
+    Returns a refusal for a body that is shorter than `Content-Length` announced, and for one without a length whose end
+    the server does not mark.
+    """
+    state: Any = request
+    if not hasattr(request, "_stream"):
+        return None  # an HttpRequest of a test's
+    try:
+        if _is_chunked(request):
+            return _receive_chunked(request)
+        if not hasattr(request, "_body") and not state._read_started:
+            if _is_small(request) and (request.content_type == URLENCODED or not state._stream.seekable()):
+                request.body  # noqa: B018 Django keeps it
+            else:
+                _kept(request)
+        missing = _received(request) < _length(request)
+    except OSError:  # the client or the server in front has hung up
+        missing = True
+    return BodyIncomplete() if missing else None
+
+
+def _is_chunked(request: HttpRequest) -> bool:
+    """Whether the body has no length, so that Django takes it for an empty one (WSGI alone: ASGI hands over all)."""
+    return hasattr(request, "environ") and "HTTP_TRANSFER_ENCODING" in request.META and not _length(request)
+
+
+def _receive_chunked(request: Any) -> Refusal | None:
+    """Keep the body where a handler looks for it, which is past Django."""
+    stream = request.environ["wsgi.input"]
+    if isinstance(stream, SpooledTemporaryFile):
+        return None  # kept already
+    if not request.environ.get("wsgi.input_terminated"):
+        return LengthRequired()
+    request.environ["wsgi.input"] = _spool(request, stream)
+    return None
+
+
+def _length(request: HttpRequest) -> int:
+    """The bytes that `Content-Length` announces, as Django reads it."""
+    try:
+        return int(request.META.get("CONTENT_LENGTH") or 0)
+    except ValueError:
+        return 0
+
+
+def _received(request: HttpRequest) -> int:
+    """The bytes of the body that arrived, by whomever they were read."""
+    state: Any = request
+    if hasattr(request, "_body"):
+        return len(state._body)
+    stream: Any = state._stream
+    if isinstance(state._stream, LimitedStream):
+        for _ in _chunks(stream):  # what its reader has left
+            pass
+        return int(stream._pos)
+    if not stream.seekable():
+        return _length(request)  # a stream of somebody else's, consumed: nothing is known of it
+    position = stream.tell()
+    size: int = stream.seek(0, SEEK_END)
+    stream.seek(position)
+    return size
 
 
 def body_digest(request: HttpRequest, parsed: Callable[[], bytes | None] | None = None) -> bytes:
@@ -42,7 +109,7 @@ def body_digest(request: HttpRequest, parsed: Callable[[], bytes | None] | None 
     Raises `BodyUnreadable` where neither bytes nor data are left.
     """
     state: Any = request  # the private names below
-    if not hasattr(request, "_body") and state._read_started:
+    if not hasattr(request, "_body") and state._read_started and not _is_chunked(request):
         if request.content_type == MULTIPART and hasattr(request, "_files"):
             return _form_digest(state._post, state._files)
         data = parsed() if parsed else None
@@ -53,14 +120,12 @@ def body_digest(request: HttpRequest, parsed: Callable[[], bytes | None] | None 
                 " `fingerprint`."
             )
         return digest(b"parsed", data)
-    if hasattr(request, "_body") or (
-        _is_small(request) and (request.content_type == URLENCODED or not state._stream.seekable())
-    ):
+    if hasattr(request, "_body") and not _is_chunked(request):
         if request.content_type != MULTIPART:
             return _raw_digest(request, [request.body])
         source: IO[bytes] = BytesIO(request.body)
     else:
-        source = _kept(request)
+        source = request.META["wsgi.input"] if _is_chunked(request) else _kept(request)
     result = _multipart_digest(request, source) if request.content_type == MULTIPART else None
     if result is None:
         source.seek(0)
@@ -72,10 +137,7 @@ def body_digest(request: HttpRequest, parsed: Callable[[], bytes | None] | None 
 def _is_small(request: HttpRequest) -> bool:
     """Would `request.body` take it, and without a large copy in memory?"""
     limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-    try:
-        length = int(request.META.get("CONTENT_LENGTH") or 0)
-    except ValueError:
-        return False
+    length = _length(request)
     return length <= IN_MEMORY and (limit is None or length <= limit)
 
 
@@ -84,13 +146,19 @@ def _kept(request: HttpRequest) -> IO[bytes]:
     state: Any = request
     stream: IO[bytes] = state._stream
     if not stream.seekable():
-        kept: Any = SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 it lives as long as the request
-        state.close = partial(_close, finalize(request, kept.close), state.close)
-        for chunk in _chunks(stream):
-            kept.write(chunk)
-        stream = state._stream = kept
+        stream = state._stream = _spool(request, stream)
     stream.seek(0)
     return stream
+
+
+def _spool(request: Any, stream: IO[bytes]) -> IO[bytes]:
+    """A file of what *stream* held, which lives as long as *request*."""
+    kept: Any = SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115
+    request.close = partial(_close, finalize(request, kept.close), request.close)
+    for chunk in _chunks(stream):
+        kept.write(chunk)
+    kept.seek(0)
+    return cast(IO[bytes], kept)
 
 
 def _close(close_body: Callable[[], object], close: Callable[[], object]) -> None:
@@ -132,8 +200,12 @@ def _multipart_digest(request: HttpRequest, source: IO[bytes]) -> bytes | None:
     """The digest of the form in *source*, or None where it is not one that Django would parse."""
     source.seek(0)
     stream: Any = source  # the stubs want a request; a parser only reads
+    meta = request.META
+    if _is_chunked(request):
+        meta = meta | {"CONTENT_LENGTH": str(source.seek(0, SEEK_END))}
+        source.seek(0)
     try:
-        fields, files = MultiPartParser(request.META, stream, [HashingHandler()], request.encoding).parse()
+        fields, files = MultiPartParser(meta, stream, [HashingHandler()], request.encoding).parse()
     except (MultiPartParserError, SuspiciousOperation):
         return None
     return _form_digest(fields, files)

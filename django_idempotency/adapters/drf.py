@@ -48,13 +48,20 @@ def _parsed(request: Request) -> bytes | None:
 
 
 def capture(view: APIView, request: Request, response: Any, policy: ResolvedPolicy) -> Answer[Any]:
-    """What becomes of the handler's *response*, finalised and rendered here and now. Raises as `plain.capture` does."""
-    if isinstance(response, HttpResponseBase):
+    """
+    What becomes of the handler's *response*. Raises as `plain.capture` does.
+
+    An answer that may be kept is finalised and rendered here, in the transaction. One that is not is left to the view's
+    dispatch, so that what the project's `finalize_response` writes about a refusal is not rolled back with it.
+    """
+    if isinstance(response, HttpResponseBase) and (
+        policy.should_store is not None or plain.is_answer(response.status_code)
+    ):
         context = request.parser_context
         finalize: Any = view.finalize_response  # the stubs want a Response; DRF takes any
         response = plain.rendered(finalize(request, response, *context["args"], **context["kwargs"]))
         _leave_alone(view, response)
-    return plain.capture(response, policy)
+    return plain.capture(response, policy, request._request)
 
 
 def _leave_alone(view: APIView, final: HttpResponseBase) -> None:
@@ -132,6 +139,8 @@ _API_EXCEPTIONS: dict[type[Refusal], type[APIException]] = {
     for refusal in (
         exceptions.KeyMissing,
         exceptions.KeyInvalid,
+        exceptions.BodyIncomplete,
+        exceptions.LengthRequired,
         exceptions.KeyReused,
         exceptions.RequestInProgress,
         exceptions.OutcomeUnknown,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from hashlib import sha256
 from http import HTTPStatus
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from django.conf import settings
 from django.db import connections
@@ -15,7 +15,7 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import resolve_url
 from django.urls import Resolver404, resolve
 
-from django_idempotency.adapters.body import body_digest
+from django_idempotency.adapters.body import body_digest, receive
 from django_idempotency.adapters.scope import default_scope
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.fingerprint import check_fingerprint, digest, parse_query
@@ -35,6 +35,9 @@ logger = logging.getLogger("django_idempotency")
 PROBLEM = "application/problem+json"  # RFC 9457
 # The 4xx that are answers: a decline that was written down, and a thing that is not there.
 STORED_4XX = frozenset({HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
+# Why an answer is not kept, as a warning says it.
+REFUSED = "a refusal is not kept; if it is the answer to keep, the option `should_store` says so"
+NOT_ACCEPTED = "the option `should_store` does not accept that answer"
 PRECONDITIONS = ("HTTP_IF_MATCH", "HTTP_IF_UNMODIFIED_SINCE")
 
 # --- read ---
@@ -49,7 +52,7 @@ def read(
     """
     The attempt that *request* makes, or None if it carries no key and needs none.
 
-    A key that is malformed, or missing although the policy requires one, is a refusal.
+    A refusal if the key is malformed, or missing although the policy requires one, or if the body is incomplete.
 
     *seen* is the request as the view sees it (DRF's, in a DRF view): the project's callables get that one. *parsed* is
     for `body_digest`.
@@ -58,6 +61,9 @@ def read(
     key = _key(request, policy, seen)
     if key is None or isinstance(key, Refusal):
         return key
+    incomplete = receive(request)
+    if incomplete is not None:
+        return incomplete
     scope = default_scope(seen) if policy.scope is None else storable_text("scope", policy.scope(seen))
     host = host_name(request)
     path = route(request)
@@ -149,9 +155,9 @@ def rendered(response: Any) -> Any:
     return response
 
 
-def capture(response: Any, policy: ResolvedPolicy) -> Answer[Any]:
+def capture(response: Any, policy: ResolvedPolicy, request: HttpRequest) -> Answer[Any]:
     """
-    What becomes of the handler's *response*: itself for this caller, and its record for the next.
+    What becomes of the handler's *response* to *request*: itself for this caller, and its record for the next.
 
     Raises `UnstorableResponse` for one that cannot be stored.
     """
@@ -162,8 +168,12 @@ def capture(response: Any, policy: ResolvedPolicy) -> Answer[Any]:
             f"An idempotent view must return an HttpResponse, not {type(response).__name__}: its work was rolled back."
         )
     status = response.status_code
-    if not (is_answer(response) if policy.should_store is None else policy.should_store(response)):
-        return Answer(response, None, refused=400 <= status < 500)
+    summary = f"status {status}"
+    if policy.should_store is None:
+        if not is_answer(status):
+            return Answer(response, None, summary, REFUSED if status < 500 else "")
+    elif not policy.should_store(response):
+        return Answer(response, None, summary, NOT_ACCEPTED if status < 500 else "")
     try:
         body = _content(response, policy.max_body)
         if len(body) > policy.max_body:
@@ -180,16 +190,31 @@ def capture(response: Any, policy: ResolvedPolicy) -> Answer[Any]:
         headers=storable_headers(response.headers.items()),
         body=body,
     )
-    return Answer(response, record)
+    return Answer(
+        response,
+        record,
+        summary,
+        only_if_written=policy.should_store is None and 300 <= status < 400 and _leads_to_login(request, response),
+        is_promise=not 400 <= status < 500 or status == HTTPStatus.PAYMENT_REQUIRED,
+    )
 
 
-def is_answer(response: HttpResponseBase) -> bool:
-    """The default of `should_store`: 2xx; 3xx but not to `LOGIN_URL`; 402, 404, 410."""
-    status = response.status_code
-    if 300 <= status < 400:
-        location = response.headers.get("Location")
-        return location is None or urlsplit(location).path != urlsplit(resolve_url(settings.LOGIN_URL)).path
-    return 200 <= status < 300 or status in STORED_4XX
+def is_answer(status: int) -> bool:
+    """The default of `should_store`: 2xx, 3xx, 402, 404, 410."""
+    return 200 <= status < 400 or status in STORED_4XX
+
+
+def _leads_to_login(request: HttpRequest, response: HttpResponseBase) -> bool:
+    """Whether *response* redirects to `LOGIN_URL`, host and path alike."""
+    try:
+        login, target = (
+            urlsplit(urljoin(request.build_absolute_uri(), url))[1:3]
+            for url in (resolve_url(settings.LOGIN_URL), response.headers["Location"])
+        )
+    except Exception as error:  # a setting of the project's breaks no request that does not need it
+        logger.warning("Cannot compare a redirect with LOGIN_URL (%r): %s", settings.LOGIN_URL, error)
+        return False
+    return login == target
 
 
 def _release(response: HttpResponseBase) -> None:
@@ -285,7 +310,7 @@ class PlainAdapter:
         return read(self.request, policy)
 
     def capture(self, response: Any, policy: ResolvedPolicy) -> Answer[Any]:
-        return capture(rendered(response), policy)
+        return capture(rendered(response), policy, self.request)
 
     def replay(self, record: CompletionRecord, policy: ResolvedPolicy) -> HttpResponse:
         return replay(record, policy)

@@ -97,11 +97,14 @@ Value = TypeVar("Value", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[Value]):
-    """What a handler answered: the *value* for this caller; the record for the next, None if it is not to be kept."""
+    """What a handler answered: the *value* for this caller, the *record* for the next; None if it is not to be kept."""
 
     value: Value
     record: CompletionRecord | None
-    refused: bool = False  # the handler itself said no (a 4xx): its writes, if any, were likely not meant to vanish
+    summary: str = "a result"  # as logs name it: "status 201"
+    rule: str = ""  # why there is no record, if the handler may not have expected that its writes vanish
+    only_if_written: bool = False  # without a write it is a refusal
+    is_promise: bool = True  # False: it may be sent although the work is lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +116,17 @@ class Remember:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Roll the work back and free the key."""
+    """Roll the work back and free the key, by this *rule*."""
+
+    rule: str = ""
 
 
-def settle(answer: "Answer[object]", rollback_requested: bool) -> Remember | Forget:
+def settle(answer: Answer[object], *, rollback_requested: bool, has_written: bool) -> Remember | Forget:
     """The work and the record commit together, or neither does."""
-    if answer.record is None or rollback_requested:
+    if answer.record is None:
+        return Forget(answer.rule)
+    if rollback_requested:
+        return Forget("the handler called `transaction.set_rollback(True)`")
+    if answer.only_if_written and not has_written:
         return Forget()
     return Remember(answer.record)

@@ -43,6 +43,11 @@ class Announcement:
 observers: list[Callable[[Announcement], None]] = []
 
 
+def name(identity: Identity) -> str:
+    """*identity* as log lines name it: its digest, and the operation, because a forgotten digest is stored nowhere."""
+    return f"{identity} ({identity.operation})"
+
+
 def executed(using: str | None, identity: Identity, record: CompletionRecord) -> None:
     """The handler ran, and its answer is stored: once the transaction around it, if there is one, has committed."""
     logger.info("Executed %s", identity)
@@ -62,15 +67,16 @@ def refused(using: str | None, identity: Identity, refusal: Refusal) -> None:
     _announce(using, identity, refusal.code, signals.operation_refused, refusal=refusal)
 
 
-def forgotten(using: str | None, identity: Identity) -> None:
-    """The handler ran, and nothing of it is left."""
-    logger.info("Forgot %s: %s", identity, "its work was rolled back" if using is not None else "its key is free")
+def forgotten(using: str | None, identity: Identity, summary: str) -> None:
+    """The handler ran, ended with what *summary* names, and nothing is stored."""
+    consequence = "its work was rolled back" if using is not None else "its key is free"
+    logger.info("Forgot %s, which ended with %s: %s", name(identity), summary, consequence)
     _announce(using, identity, "forgotten", signals.operation_forgotten)
 
 
 def unsettled(using: str | None, identity: Identity, error: CommittedEarly | OutcomeUncertain) -> None:
     """A claim is left without an outcome: its handler ended the transaction by itself, or has not answered."""
-    logger.error("Unsettled %s: %s", identity, error.reason)
+    logger.error("Unsettled %s: %s", name(identity), error.reason)
     _announce(using, identity, "unsettled", signals.operation_unsettled, error=error)
 
 

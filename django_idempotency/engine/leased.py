@@ -32,7 +32,7 @@ logger = logging.getLogger("django_idempotency")
 class LeasedExecution(Execution[Value]):
     """One attempt's way through a store beside the databases."""
 
-    __slots__ = ("is_uncertain", "lease", "pid", "policy", "store", "token")
+    __slots__ = ("is_uncertain", "lease", "pid", "policy", "store", "summary", "token")
 
     using: None
 
@@ -51,6 +51,7 @@ class LeasedExecution(Execution[Value]):
         self.token = secrets.token_hex(16)
         self.pid = os.getpid()
         self.is_uncertain = False  # as was announced
+        self.summary = ""  # for logs: what the handler answered
 
     def try_once(self) -> Executed[Value] | Replayed | Refused | None:
         policy = self.policy
@@ -105,7 +106,9 @@ class LeasedExecution(Execution[Value]):
         except BaseException as error:
             self._mark_unsettled(claim, OutcomeUncertain(f"its handler's answer cannot be stored: {error}"))
             raise
-        match settle(answer, rollback_requested=False):
+        self.summary = answer.summary
+        # Work outside the database cannot be observed, so that it counts as done.
+        match settle(answer, rollback_requested=False, has_written=True):
             case Forget():
                 self._release(claim)
                 return Executed(answer.value, None)
@@ -175,8 +178,9 @@ class LeasedExecution(Execution[Value]):
 
     def announce_error(self, error: Exception) -> None:
         if not self.is_uncertain:
+            self.summary = type(error).__name__
             self.announce_forgotten()
 
     def announce_forgotten(self) -> None:
         if not self._is_in_fork():
-            announcements.forgotten(None, self.attempt.identity)
+            announcements.forgotten(None, self.attempt.identity, self.summary)

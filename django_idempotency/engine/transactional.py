@@ -8,25 +8,34 @@ instant before COMMIT, nothing of the three is left; after it, all of them are.
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from django.db import Error, connections
 
 from django_idempotency.core.decision import Answer, Claimed, Forget, Remember, decide, settle
 from django_idempotency.core.keys import Attempt
+from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine import announcements
 from django_idempotency.engine.execution import Executed, Execution, Refused, Replayed, Value
 from django_idempotency.engine.handle import OperationHandle
-from django_idempotency.engine.transactions import Watch, atomic_phase, in_transaction, roll_back
-from django_idempotency.exceptions import CommittedEarly, HandlerError, StoreUnavailable
+from django_idempotency.engine.transactions import atomic_phase, in_transaction, roll_back
+from django_idempotency.engine.watch import TransactionWatch
+from django_idempotency.exceptions import CommittedEarly, HandlerError, StoreUnavailable, TransactionBroken
 from django_idempotency.stores.base import Fault, LostRace, TransactionalStore
 
 logger = logging.getLogger("django_idempotency")
+
+DURABLE = (
+    "An idempotent handler already runs in a transaction, which commits its work together with the stored answer. Leave"
+    " durable=True out inside it, or protect the code around the durable block instead."
+)
+_warned: set[str] = set()  # operations whose released locks were logged
 
 
 class TransactionalExecution(Execution[Value]):
     """One attempt's way through a store in the database *using*."""
 
-    __slots__ = ("is_recording", "store", "watch")
+    __slots__ = ("is_recording", "rule", "store", "summary", "watch")
 
     using: str
 
@@ -43,7 +52,9 @@ class TransactionalExecution(Execution[Value]):
         self.place = connections[using]
         self.store = store
         self.is_recording = False  # set when the record is sent, perhaps together with COMMIT
-        self.watch: Watch | None = None
+        self.watch: TransactionWatch | None = None
+        # For logs: what the handler answered, and the rule by which its work is rolled back.
+        self.summary = self.rule = ""
 
     def try_once(self) -> Executed[Value] | Replayed | Refused | None:
         """The outcome, or None while a rival is in flight. Our own transaction, or savepoint, is over then."""
@@ -65,74 +76,113 @@ class TransactionalExecution(Execution[Value]):
         return self.act(decide(self.store.claim(self.using, self.attempt), self.attempt.fingerprint))
 
     def carry_out(self, claim: Claimed) -> Executed[Value]:
-        identity = self.attempt.identity
-        watch = self.watch = Watch(self.using)
+        watch = self.watch = TransactionWatch(self.using, self._is_claim_committed)
         try:
             with watch:
                 answer = self.capture(self.run_handler())
         except RuntimeError as error:
             if "durable atomic block" in str(error):
-                error.add_note(
-                    "An idempotent handler already runs in a transaction, which commits its work together with the"
-                    " stored answer. Leave durable=True out inside it, or protect the code around the durable block"
-                    " instead."
-                )
+                error.add_note(DURABLE)
             raise
+        self.summary = answer.summary
+        self._warn(watch)
+        try:
+            # Asked only for an answer to keep: a handler may swallow a database error and refuse for it.
+            requested = answer.record is not None and watch.rollback_requested()
+            match settle(answer, rollback_requested=requested, has_written=watch.wrote):
+                case Remember(record):
+                    return self._remember(claim, answer.value, record)
+                case Forget(rule):
+                    self.rule = rule
+        except TransactionBroken as error:
+            if answer.is_promise:
+                raise
+            self.rule = str(error)
+        roll_back(self.using)
+        return Executed(answer.value, None)
+
+    def _remember(self, claim: Claimed, value: Value, record: CompletionRecord) -> Executed[Value]:
+        if self.attempt.request_id:
+            record = replace(record, request_id=self.attempt.request_id)  # as a replay has it from the store
+        self.is_recording = True
+        self.store.complete(self.using, self.attempt, claim, record)
+        self.record = record
+        return Executed(value, record)
+
+    def _warn(self, watch: TransactionWatch) -> None:
+        """Log what the handler has done that the transaction does not cover."""
+        identity = self.attempt.identity
         for alias in watch.strangers:
             logger.warning(
                 "%s wrote to database %r while its record is in %r: the two do not commit together. The option `using`"
-                " names the database that the handler writes to.", identity, alias, self.using
+                " names the database that the handler writes to.", announcements.name(identity), alias, self.using
             )  # fmt: skip
-        # Asked only where there is an answer to keep: a handler may swallow a database error and refuse for it.
-        match settle(answer, answer.record is not None and watch.rollback_requested()):
-            case Remember(record):
-                if self.attempt.request_id:
-                    record = replace(record, request_id=self.attempt.request_id)  # as a replay has it from the store
-                self.is_recording = True
-                self.store.complete(self.using, self.attempt, claim, record)
-                self.record = record
-                return Executed(answer.value, record)
-            case Forget():
-                roll_back(self.using)
-                if answer.refused and watch.wrote and not watch.may_have_committed():
-                    logger.warning(
-                        "%s had written before its handler refused, and its work was rolled back. If the refusal is the"
-                        " answer to keep, the option `should_store` says so.", identity
-                    )  # fmt: skip
-                return Executed(answer.value, None)
+        if watch.released_lock and identity.operation not in _warned:
+            _warned.add(identity.operation)
+            logger.warning(
+                "%s released a lock of its database session before COMMIT, which comes after the handler: another"
+                " request can take the lock and not see this one's work. Use a lock that lasts until COMMIT"
+                " (select_for_update(), pg_advisory_xact_lock()), or take it around the protected view.",
+                announcements.name(identity),
+            )
 
     def announce_error(self, error: Exception) -> None:
         if self.record is not None:
-            # From COMMIT on a database's error says nothing; any other is a hook's, and hooks run when it has
-            # succeeded.
+            # From COMMIT on, a database's error says nothing. Any other is a hook's, and hooks run after COMMIT.
             if not isinstance(error, Error):
                 announcements.executed(self.using, self.attempt.identity, self.record)
-        elif isinstance(error, CommittedEarly) and error.identity is None:
-            error.identity = self.attempt.identity
-            announcements.unsettled(self.using, self.attempt.identity, error)
         elif self.is_recording and not isinstance(error, HandlerError):
             pass  # COMMIT may have travelled with the record: the retry finds out
         else:
-            self.announce_forgotten()
+            self.summary = type(error).__name__
+            self._announce_end(error if isinstance(error, CommittedEarly) else None)
 
     def announce_forgotten(self) -> None:
-        """Nothing is left of an execution; or its claim is, because the handler committed it."""
-        if self._left_a_claim():
-            announcements.unsettled(self.using, self.attempt.identity, CommittedEarly())
-        else:
-            announcements.forgotten(self.using, self.attempt.identity)
+        self._announce_end(None)
 
-    def _left_a_claim(self) -> bool:
-        """Is the claim there although the work was rolled back? Asked where the handler may have committed it."""
-        if self.watch is None or not self.watch.may_have_committed():
-            return False
-        if connections[self.using].needs_rollback:
-            return True  # the savepoint that we set is gone, and with it the transaction that it was in
+    def _announce_end(self, error: CommittedEarly | None) -> None:
+        """Announce that nothing is left of the work; or that it is committed, and its claim without an outcome."""
+        identity = self.attempt.identity
+        watch = self.watch
+        left = watch is not None and (error is not None or watch.may_have_ended()) and self._is_claim_left()
+        if left is None:
+            return
+        if left:
+            error = error or CommittedEarly()
+            error.identity = identity
+            announcements.unsettled(self.using, identity, error)
+            return
+        if self.rule and watch is not None and watch.wrote:
+            logger.warning(
+                "%s had written before it answered with %s, and its work was rolled back: %s.",
+                announcements.name(identity), self.summary, self.rule,
+            )  # fmt: skip
+        announcements.forgotten(self.using, identity, self.summary)
+
+    def _is_claim_left(self) -> bool | None:
+        """
+        Whether the claim is there although the work was to be rolled back: then the handler has committed it.
+
+        None if the database does not answer: the retry finds out.
+        """
+        connection: Any = connections[self.using]  # `_rollback` is not in the stubs
+        if connection.in_atomic_block if connection.closed_in_transaction else connection.connection is None:
+            return False  # with the connection the server drops the transaction
+        doomed = connection.in_atomic_block and connection.needs_rollback
         try:
-            return self.store.is_unsettled(self.using, self.attempt)
-        except Error:  # a server that is away: the retry finds out
-            logger.exception("Whether %s left a claim behind could not be asked", self.attempt.identity)
-            return False
+            if doomed:
+                # The savepoint that we set is gone, and the outer transaction with it: Django rolls back what is left.
+                connection._rollback()
+            connection.needs_rollback = False
+            return self._is_claim_committed()
+        except Error:
+            logger.exception("Cannot ask whether %s has left a claim", announcements.name(self.attempt.identity))
+            return None
+        finally:
+            connection.needs_rollback = doomed
+
+    def _is_claim_committed(self) -> bool:
+        return self.store.is_unsettled(self.using, self.attempt)
 
     def _explain(self, error: Error) -> None:
         """Tell a lost race and a store that is away from each other and from all else, which is left to propagate."""

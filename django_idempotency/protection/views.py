@@ -10,6 +10,7 @@ from django.http import HttpRequest
 from django_idempotency import conf
 from django_idempotency.adapters import plain
 from django_idempotency.adapters.cookies import warn_of_cookies
+from django_idempotency.adapters.session import restore_session, session_key
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.policy import NO_OPTIONS, POLICY, Options, Policy, ResolvedPolicy
 from django_idempotency.engine.execution import Executed, Joined, Refused, Replayed
@@ -113,9 +114,16 @@ def call(
             warn_of_cookies(operation, django_request, answer.value)
         return answer
 
-    outcome = run(attempt, policy, conf.database(policy, request), execute, capture, guard)
+    session = session_key(django_request)
+    try:
+        outcome = run(attempt, policy, conf.database(policy, request), execute, capture, guard)
+    except Exception:
+        restore_session(django_request, session)
+        raise
     match outcome:
-        case Executed(response):
+        case Executed(response, record):
+            if record is None:
+                restore_session(django_request, session)
             return response
         case Joined(handle):
             django_request.idempotency = handle

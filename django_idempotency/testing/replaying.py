@@ -131,7 +131,7 @@ class Replaying(ContextDecorator):
 
         response = request()
         first = reply_of(response)
-        if response.status_code >= 400 or first.replayed or not is_answer(response):
+        if response.status_code >= 400 or first.replayed or not is_answer(response.status_code):
             return response  # it was not kept, or is a copy already
         self.count += 1
         observer = Observer(using=self.options["using"], ignore=self.options["ignore"], limit=self.options["limit"])

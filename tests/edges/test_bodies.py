@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -596,6 +597,12 @@ def test_large_json_is_the_views_to_take_or_refuse(edge, client, serve):
         assert is_replay(send(client, body))
 
 
+MULTIPART_BODY = (
+    b'--b\r\nContent-Disposition: form-data; name="amount"\r\n\r\n10\r\n'
+    b'--b\r\nContent-Disposition: form-data; name="file"; filename="f.txt"\r\n\r\ncontent\r\n--b--\r\n'
+)
+
+
 class HangsUp:
     """A client that is gone in the middle of its upload."""
 
@@ -622,8 +629,84 @@ def test_a_client_that_hangs_up_while_it_sends(protect, client, serve, content_t
         **{"wsgi.input": HangsUp()},
     )
 
-    assert response.status_code in (400, 500)
+    assert (response.status_code, response.json()["code"]) == (400, "body-incomplete")
     assert not IdempotencyRecord.objects.exists()
+
+
+CUT_OFF = {
+    "json": ("application/json", b'{"amount": 10}'),
+    "csv": ("text/csv", b"a,1\n" * 500),
+    "form": ("application/x-www-form-urlencoded", b"amount=10&note=x"),
+    "multipart": ("multipart/form-data; boundary=b", MULTIPART_BODY),
+    "large csv": ("text/csv", b"a,1\n" * LARGE),
+    "large multipart": ("multipart/form-data; boundary=b", MULTIPART_BODY.replace(b"content", b"x" * LARGE)),
+}
+
+
+@pytest.mark.parametrize("reader", [None, reads_body, reads_form, reads_stream])
+@pytest.mark.parametrize("own_fingerprint", [False, True])
+@pytest.mark.parametrize("body", CUT_OFF.values(), ids=CUT_OFF)
+def test_a_body_that_did_not_arrive_whole(protect, client, serve, settings, body, own_fingerprint, reader):
+    """gunicorn hands a view the half of a body. Nothing runs, and the honest retry is not another request."""
+    if reader is not None:
+        settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.{reader.__name__}"]
+    content_type, content = body
+    options = {"fingerprint": lambda request: b"own"} if own_fingerprint else {}
+    serve(protect(lambda request: answer(request, {}), **options))
+
+    def act(sent):
+        return client.generic(
+            "POST",
+            "/act/",
+            sent,
+            content_type,
+            headers={"Idempotency-Key": "k", "X-Read": "1"},
+            CONTENT_TYPE=content_type,
+            CONTENT_LENGTH=str(len(content)),
+            **{"wsgi.input": BytesIO(sent)},
+        )
+
+    half = act(content[: len(content) // 2])
+
+    assert half.status_code == 400
+    assert not IdempotencyRecord.objects.exists()
+    if reader is None:
+        assert half.json()["code"] == "body-incomplete"
+        assert act(content).status_code == 201
+        assert is_replay(act(content))
+
+
+@pytest.mark.parametrize("size", [1, LARGE])
+@pytest.mark.parametrize("content_type", ["text/csv", "multipart/form-data; boundary=b"])
+def test_a_body_without_a_length(protect, client, serve, content_type, size):
+    """Django takes it for an empty one, so that a handler reads it past Django; another one is another request."""
+
+    def handler(request):
+        return answer(request, {"bytes": len(request.META["wsgi.input"].read())})
+
+    serve(protect(handler))
+
+    def act(sent, **extra):
+        return client.generic(
+            "POST",
+            "/act/",
+            b"",
+            content_type,
+            headers={"Idempotency-Key": "k"},
+            CONTENT_TYPE=content_type,
+            HTTP_TRANSFER_ENCODING="chunked",
+            **{"wsgi.input": BytesIO(sent), "wsgi.input_terminated": True, **extra},
+        )
+
+    content = MULTIPART_BODY.replace(b"content", b"x" * size) if "multipart" in content_type else b"x" * size
+
+    refused = act(content, **{"wsgi.input_terminated": False})
+    first, second, other = act(content), act(content), act(content.replace(b"x", b"y", 1))
+
+    assert (refused.status_code, refused.json()["code"]) == (411, "length-required")
+    assert (first.status_code, first.json()) == (201, {"bytes": len(content)})
+    assert is_replay(second)
+    assert (other.status_code, other.json()["code"]) == (422, "key-reused")
 
 
 OTHER_BODIES = {

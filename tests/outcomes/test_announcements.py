@@ -222,7 +222,7 @@ def test_a_hooks_own_commit_is_not_blamed_on_the_operation(client, protect, serv
     unsettled = IdempotencyRecord.objects.unsettled().get()
     assert unsettled.operation == "announcements.hook"
     messages = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Unsettled")]
-    assert messages == [f"Unsettled {unsettled}: its handler ended the transaction by itself"]
+    assert messages == [f"Unsettled {unsettled} (announcements.hook): its handler ended the transaction by itself"]
     assert is_replay(post(client))
 
 

@@ -3,10 +3,11 @@
 import logging
 
 import pytest
-from django.contrib.auth import login
+from django.contrib.auth import login, logout
+from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
 from django.db.models.signals import post_save
-from django.http import HttpResponse
+from django.http import Http404, HttpResponse
 from django.test import Client
 
 from django_idempotency.models import IdempotencyRecord
@@ -47,19 +48,59 @@ def test_a_handler_that_logs_in(user, serve, atomic_requests):
     assert {record.scope for record in IdempotencyRecord.objects.all()} == {"anonymous", f"auth.user:{user.pk}"}
 
 
-def test_a_handler_that_logs_in_and_refuses(user, serve):
-    """Rolling back takes the session's row: Django's own middleware says so with 400, and nobody is logged in."""
+def log_in(request):
+    login(request, User.objects.get(), backend="django.contrib.auth.backends.ModelBackend")
+
+
+def begin_a_basket(request):
+    request.session["basket"] = 1
+    request.session.save()
+
+
+@pytest.mark.parametrize("ends", ["returns", "raises"])
+@pytest.mark.parametrize("engine", ["db", "cached_db", "cache", "signed_cookies"])
+@pytest.mark.parametrize("begins", [log_in, begin_a_basket])
+def test_a_handler_that_begins_a_session_and_refuses(user, serve, settings, atomic_requests, begins, engine, ends):
+    """The client gets the handler's own answer; a session whose row was rolled back is forgotten with the rest."""
+    settings.SESSION_ENGINE = f"django.contrib.sessions.backends.{engine}"
 
     def handler(request):
-        login(request, user, backend="django.contrib.auth.backends.ModelBackend")
-        return answer(request, {}, 422)
+        begins(request)
+        if ends == "raises":
+            raise Http404
+        return answer(request, {"why": "sold out"}, 422)
 
     serve(plain(handler))
     client = Client(raise_request_exception=False)
 
-    assert post(client).status_code == 400
+    response = post(client)
+
+    if ends == "returns":
+        assert (response.status_code, response.json()) == (422, {"why": "sold out"})
+    elif engine in ("db", "cached_db") and atomic_requests and begins is begin_a_basket:
+        assert response.status_code in (400, 404)  # the outer transaction is Django's to roll back
+    else:
+        assert response.status_code == 404
     assert not IdempotencyRecord.objects.exists()
     assert not Session.objects.exists()
+    assert ("sessionid" in client.cookies) == (engine in ("cache", "signed_cookies"))
+
+
+@pytest.mark.parametrize("changes", [logout, log_in, begin_a_basket])
+def test_a_refusal_leaves_the_callers_session(user, serve, browser, atomic_requests, changes):
+    """What the handler did to a session that was there is rolled back with it: the caller stays who they were."""
+
+    def handler(request):
+        changes(request)
+        return answer(request, {}, 422)
+
+    serve(plain(handler))
+    before = browser.cookies["sessionid"].value
+
+    assert post(browser).status_code == 422
+
+    assert Session.objects.get().session_key == before
+    assert browser.cookies["sessionid"].value == before
 
 
 def test_a_handler_that_changes_its_input(api, serve, atomic_requests):

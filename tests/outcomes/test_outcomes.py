@@ -137,6 +137,11 @@ STORED_CASES = (
     stored(variant="202 of bytes", handler=lambda request: HttpResponse(b"\0\xff", status=202), first=202),
     stored(variant="204 without a body", handler=lambda request: HttpResponse(status=204), first=204),
     stored(variant="redirect", handler=lambda request: HttpResponseRedirect("/receipt/"), first=302),
+    stored(
+        variant="redirect to LOGIN_URL, as a sign-up answers",
+        handler=lambda request: HttpResponseRedirect("/accounts/login/"),
+        first=302,
+    ),
     stored(variant="402, a decline", handler=returns(402, {"code": "declined"}), first=402),
     stored(variant="404, returned", handler=returns(404), first=404),
     stored(variant="410", handler=returns(410), first=410),
@@ -162,7 +167,7 @@ def close_connection() -> None:
     connection.close()
 
 
-refusal = partial(Case, row=REFUSAL, first=400, warning="had written before its handler refused")
+refusal = partial(Case, row=REFUSAL, first=400, warning="had written before it answered with status 4")
 REFUSAL_CASES = (
     *(
         refusal(variant=str(status), handler=returns(status), first=status)
@@ -216,17 +221,14 @@ FORGOTTEN_CASES = (
         handler=returns(201),
         options={"should_store": lambda response: False},
         first=201,
+        warning="the option `should_store` does not accept",
     ),
-    forgotten(variant="set_rollback", handler=does(request_rollback), first=201),
+    forgotten(variant="set_rollback", handler=does(request_rollback), first=201, warning="called `transaction.set"),
     forgotten(
         variant="set_rollback after a block that failed",
         handler=does(request_rollback_after_a_failed_block),
         first=201,
-    ),
-    forgotten(
-        variant="redirect to LOGIN_URL",
-        handler=lambda request: HttpResponseRedirect("/accounts/login/?next=/act/"),
-        first=302,
+        warning="called `transaction.set_rollback(True)`",
     ),
 )
 
@@ -408,6 +410,10 @@ def roll_back_and_go_on() -> None:
     Unique.objects.create(name="later")
 
 
+def find_no_row() -> None:
+    Payment(pk=1_000_001, amount=1).save(force_update=True)
+
+
 broken = partial(Case, row=BROKEN, first=500, error=TransactionBroken)
 BROKEN_CASES = (
     broken(
@@ -430,6 +436,26 @@ BROKEN_CASES = (
         handler=does(swallowing(sql("SELECT nothing FROM nowhere"))),
         message="A database error was swallowed",
         vendors=("postgresql",),  # the others undo the failed statement alone
+    ),
+    broken(
+        variant="swallows that a row is gone, and answers 201",
+        handler=does(swallowing(find_no_row)),
+        message="swallowed a database error",
+    ),
+    *(
+        broken(
+            variant=f"swallows that a row is gone, and answers {status}",
+            handler=does(swallowing(find_no_row), status),
+            first=status,
+            error=None,
+            warning="swallowed a database error",
+        )
+        for status in (404, 410)
+    ),
+    broken(
+        variant="swallows that a row is gone, and answers 402, which says that a decline was written down",
+        handler=does(swallowing(find_no_row), 402),
+        message="swallowed a database error",
     ),
     broken(
         variant="swallows a deadlock",

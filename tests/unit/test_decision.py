@@ -78,13 +78,18 @@ def test_the_table(found, same, decision):
 
 
 @pytest.mark.parametrize(
-    ("record", "rollback", "refused"), list(product([RECORD, None], [False, True], [False, True])), ids=spelt
+    ("record", "rollback", "only_if_written", "written"),
+    list(product([RECORD, None], *[[False, True]] * 3)),
+    ids=spelt,
 )
-def test_an_answer_is_kept_only_where_all_commits(record, rollback, refused):
-    """Work and record commit together, or neither does."""
-    settled = settle(Answer("value", record, refused), rollback)
+def test_an_answer_is_kept_only_if_all_commits(record, rollback, only_if_written, written):
+    """Work and record commit together, or neither does; a refusal by redirect is one only if nothing was written."""
+    answer = Answer("value", record, only_if_written=only_if_written)
 
-    assert settled == (Remember(RECORD) if record is not None and not rollback else Forget())
+    settled = settle(answer, rollback_requested=rollback, has_written=written)
+
+    kept = record is not None and not rollback and (written or not only_if_written)
+    assert settled == Remember(RECORD) if kept else isinstance(settled, Forget)
 
 
 def test_an_unknown_finding_is_no_silent_execution():

@@ -17,6 +17,7 @@ from django_idempotency.stores.database.dialect import TABLE, Dialect, found, va
 # https://mariadb.com/kb/en/mariadb-error-code-reference/, https://dev.mysql.com/doc/mysql-errors/9.7/en/
 DUPLICATE = 1062
 NO_SUCH = 1305  # savepoint, procedure
+NOT_LOCKED = 1100  # LOCK TABLES of other tables is in effect
 NO_PROCEDURE = frozenset({NO_SUCH, 1370})  # none of this name, or not ours to execute
 LOCKED = frozenset({1205, 3572})  # lock wait timeout (MariaDB, without waiting), NOWAIT (MySQL)
 RACES = frozenset({1020, 1213, 3101})  # record has changed since last read, deadlock, a cluster's certification failed
@@ -100,7 +101,7 @@ class InnoDB(Dialect):
     def ttl(self, attempt: Attempt) -> int:
         return round(attempt.ttl * 1_000_000)
 
-    def savepoint(self, cursor: CursorWrapper, digest: bytes) -> str:
+    def savepoint_name(self, cursor: CursorWrapper, digest: bytes) -> str:
         """The name of the claim's savepoint, its own: a claim made inside another's handler must not replace it."""
         raise NotImplementedError
 
@@ -121,7 +122,7 @@ class InnoDB(Dialect):
         return row
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
-        savepoint = self.savepoint(cursor, attempt.identity.digest)
+        savepoint = self.savepoint_name(cursor, attempt.identity.digest)
         try:
             if self._called(cursor, self.CALL_CLAIM, (savepoint, *values(attempt), self.ttl(attempt))):
                 row = self.fetch_row(cursor)
@@ -159,6 +160,15 @@ class InnoDB(Dialect):
             self.by_procedure = False
             return False
         return True
+
+    def status(self, cursor: CursorWrapper, digest: bytes) -> int | None:
+        try:
+            return super().status(cursor, digest)
+        except DatabaseError as error:
+            if errno(error) != NOT_LOCKED:
+                raise
+            cursor.execute("UNLOCK TABLES")  # LOCK TABLES of the handler's has committed its work
+            return super().status(cursor, digest)
 
     def hold(self, cursor: CursorWrapper, digest: bytes) -> bool:
         cursor.execute(self.LOCK, (digest,))

@@ -64,7 +64,7 @@ class MariaDB(InnoDB):
         """  # noqa: S608
         self.COMPLETE = f"BEGIN NOT ATOMIC RELEASE SAVEPOINT %%s; {self.COMPLETE}; SELECT ROW_COUNT(); END"
 
-    def savepoint(self, cursor: CursorWrapper, digest: bytes) -> str:
+    def savepoint_name(self, cursor: CursorWrapper, digest: bytes) -> str:
         return f"idempotency_{digest[:8].hex()}"
 
     def claim_by_statements(self, cursor: CursorWrapper, attempt: Attempt, savepoint: str) -> Any:

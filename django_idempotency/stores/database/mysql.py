@@ -50,7 +50,7 @@ class MySQL(InnoDB):
         )
         self.has_slots = has_slots
 
-    def savepoint(self, cursor: CursorWrapper, digest: bytes) -> str:
+    def savepoint_name(self, cursor: CursorWrapper, digest: bytes) -> str:
         # By the depth of Django's blocks, as a claim inside another's handler is in a deeper one: the procedures know
         # few names.
         return f"idempotency_{len(cursor.db.savepoint_ids)}"

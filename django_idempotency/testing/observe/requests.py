@@ -18,7 +18,6 @@ from django.core.cache.backends.locmem import LocMemCache
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
-from django_idempotency.engine.transactions import is_write
 from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.calls import Reply, Sender, send, spelt
 from django_idempotency.testing.compare.shapes import own_tables
@@ -28,6 +27,7 @@ from django_idempotency.testing.observe.interruptions import noted_claims
 from django_idempotency.testing.observe.tracer import Origin, find_origin
 
 PATIENCE = 1.0  # seconds for threads that the request has started, all together
+WRITES = re.compile(r"\s*(INSERT|UPDATE|DELETE|REPLACE|MERGE)\b", re.IGNORECASE)
 # As far as the table's name.
 BEGINNING = re.compile(
     r"\w+ (?:(?:ABORT|FAIL|FROM|IGNORE|INTO|LOW_PRIORITY|ONLY|OR|REPLACE|ROLLBACK) )*([\w.]+)", re.IGNORECASE
@@ -197,7 +197,7 @@ def _recording(writes: list[Write]) -> Iterator[None]:
     own = own_tables()
 
     def note(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
-        if is_write(sql) and not any(table in sql for table in own):
+        if isinstance(sql, str) and WRITES.match(sql) and not any(table in sql for table in own):
             text = " ".join(sql.replace('"', "").replace("`", "").split())
             head = BEGINNING.match(text)
             what, table = (head[0], head[1]) if head else (text[:40], "")

@@ -76,7 +76,7 @@ class RunTests(StoreTests):
         runs = Runs("no")
         first = attempt()
 
-        seen = [self.run_once(first, runs, lambda value: Answer(value, None, refused=True)) for _ in range(2)]
+        seen = [self.run_once(first, runs, lambda value: Answer(value, None)) for _ in range(2)]
 
         expect(seen == [Executed("no", None)] * 2, "An answer that is not to be kept is its caller's alone.", seen)
         expect(runs.number == 2, "release: Free the key. A retry runs again.", runs.number)

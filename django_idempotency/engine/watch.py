@@ -1,0 +1,234 @@
+"""What a handler does to its transaction, observed from outside; nothing is added to its statements."""
+
+import re
+import threading
+from collections.abc import Callable
+from typing import Any, cast
+from weakref import WeakSet
+
+from django.db import Error, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
+from django.dispatch import receiver
+
+from django_idempotency.exceptions import CommittedEarly, TransactionBroken
+
+SQLITE = "sqlite"  # which has no other transaction left if its own has ended
+# Every statement that is not plainly one of these counts as a write, and as one that may end a transaction.
+_HARMLESS = re.compile(
+    r"\s*(?:SELECT\b(?!.*\bINTO\b)|SAVEPOINT\s|RELEASE\s+SAVEPOINT\s|ROLLBACK\s+TO\s+SAVEPOINT\s)[^;]*;?\s*",
+    re.IGNORECASE | re.DOTALL,
+)
+_BEGINS = re.compile(r"\s*BEGIN\b[^;]*", re.IGNORECASE)  # how an atomic block on SQLite begins
+_RELEASES_LOCK = re.compile(r"\b(?:pg_advisory_unlock|release_lock|release_all_locks)", re.IGNORECASE)
+_SETS_TRANSACTION = re.compile(r"\bSET\b.*\bTRANSACTION\b", re.IGNORECASE | re.DOTALL)
+SET_TRANSACTION = (
+    "An idempotent handler already runs in a transaction, whose first statement was the claim of its key, and SET"
+    " TRANSACTION must come before any other. Set the level for the connection (OPTIONS in DATABASES), or protect the"
+    " code inside the transaction instead."
+)
+
+
+class _Thread(threading.local):
+    """The connections that this thread has opened, and the watches that it is inside of."""
+
+    def __init__(self) -> None:
+        self.opened: WeakSet[BaseDatabaseWrapper] = WeakSet()
+        self.watches: list[TransactionWatch] = []
+
+
+_thread = _Thread()
+
+
+@receiver(connection_created)
+def _note_connection(*, connection: BaseDatabaseWrapper, **kwargs: object) -> None:
+    _thread.opened.add(connection)
+    for watch in _thread.watches:
+        watch.add(connection)
+
+
+class TransactionWatch:
+    """
+    Made before the handler runs, read after it.
+
+    *is_committed* asks the database whether the claim is committed. `wrote` is true if the handler sent a statement
+    that is not plainly a read.
+    """
+
+    __slots__ = (
+        "_blocks",
+        "_committed",
+        "_connection",
+        "_depth",
+        "_earlier",
+        "_is_committed",
+        "_left_open",
+        "_lost",
+        "_others",
+        "_outer",
+        "_requested",
+        "_savepoint_ids",
+        "_stayed_open",
+        "released_lock",
+        "strangers",
+        "wrote",
+    )
+
+    def __init__(self, using: str, is_committed: Callable[[], bool]) -> None:
+        self._connection = cast(Any, connections[using])  # rollback_exc is not in the stubs
+        self._is_committed = is_committed
+        self._earlier = self._connection.rollback_exc
+        self._depth = self._savepoints()
+        self._requested = False  # a rollback, and not in an atomic block of the handler's own
+        self._left_open = False  # an atomic block of the handler's
+        self._lost = False  # SQLite's transaction was rolled back while the handler ran
+        self._committed = False  # SQLite's transaction was committed while the handler ran
+        self._stayed_open: bool | None = True  # the transaction, as far as the driver knows; None if it does not
+        self.wrote = False
+        self.released_lock = False  # one of the session, which should have been held until COMMIT
+        self.strangers: set[str] = set()  # aliases of other databases that were written to
+
+    def __enter__(self) -> None:
+        """Watch this thread's statements, on every connection that it has or opens, and calls of `set_rollback`."""
+        connection = self._connection
+        # By hand: `execute_wrapper` would make a generator for each connection of each request.
+        self._others: list[BaseDatabaseWrapper] = []
+        for other in list(_thread.opened):
+            self.add(other)
+        _thread.watches.append(self)
+        connection.execute_wrappers.append(self._own)
+        # The flag does not say who set it: Django sets it as well if an atomic block of the handler's own could not be
+        # rolled back because the transaction around it is gone.
+        state = vars(connection)
+        self._outer = state.get("set_rollback")  # of an operation whose handler runs this one
+        state["set_rollback"] = self._set_rollback
+        self._blocks, self._savepoint_ids = len(connection.atomic_blocks), len(connection.savepoint_ids)
+
+    def add(self, other: BaseDatabaseWrapper) -> None:
+        """Watch *other*, if it is a connection to another database."""
+        if other.alias != self._connection.alias and other not in self._others:
+            self._others.append(other)
+            other.execute_wrappers.append(self._strange)
+
+    def __exit__(self, *error: object) -> None:
+        connection = self._connection
+        if self._stayed_open:
+            self._stayed_open = is_open(connection)
+        if len(connection.savepoint_ids) != self._savepoint_ids:
+            # Leaving that block later would end ours: ours ends first, and takes it along.
+            self._left_open = True
+            del connection.atomic_blocks[self._blocks :], connection.savepoint_ids[self._savepoint_ids :]
+        if self._outer is None:
+            del vars(connection)["set_rollback"]
+        else:
+            vars(connection)["set_rollback"] = self._outer
+        # By name: the handler may have installed wrappers of its own that stay.
+        connection.execute_wrappers.remove(self._own)
+        _thread.watches.remove(self)
+        for other in self._others:
+            other.execute_wrappers.remove(self._strange)
+
+    def may_have_ended(self) -> bool:
+        """
+        Whether the handler may have ended its transaction, so that only the claim's row tells what became of it.
+
+        False if it sent plain reads alone and the driver saw a transaction throughout. What no wrapper and no driver
+        shows, a COMMIT and a BEGIN in one call of a raw cursor, is found by the record, or by the retry.
+        """
+        return self.wrote or self._stayed_open is not True
+
+    def _look(self) -> None:
+        """Notice that the transaction has ended. On SQLite each later statement would be committed by itself."""
+        if self._stayed_open:
+            self._stayed_open = is_open(self._connection)
+            if not self._stayed_open and self._connection.vendor == SQLITE:
+                self._committed = self._is_committed()
+                if not self._committed:
+                    # By a statement of the handler's, or by SQLite itself (a full disk, ON CONFLICT ROLLBACK). A server
+                    # undoes at the end what follows; here Django has to let nothing follow.
+                    self._lost = self._connection.needs_rollback = True
+
+    def _set_rollback(self, rollback: bool) -> None:
+        if self._savepoints() == self._depth:
+            self._requested = rollback
+        type(self._connection).set_rollback(self._connection, rollback)
+
+    def _savepoints(self) -> int:
+        """How many are open: an atomic block without one shares the fate of the block around it."""
+        return sum(savepoint is not None for savepoint in self._connection.savepoint_ids)
+
+    def _own(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
+        self._look()  # what passes by Django's cursor, too: executescript(), commit() of the driver's
+        if self._lost:
+            self._connection.validate_no_broken_transaction()
+        if not self.wrote and not is_harmless(sql):
+            self.wrote = True
+        if not self.released_lock and isinstance(sql, str) and _RELEASES_LOCK.search(sql):
+            self.released_lock = True
+        try:
+            return execute(sql, params, many, context)
+        except Error as error:
+            if isinstance(sql, str) and _SETS_TRANSACTION.search(sql):
+                error.add_note(SET_TRANSACTION)
+            raise
+        finally:
+            self._look()
+
+    def _strange(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
+        if not is_harmless(sql) and not _BEGINS.fullmatch(str(sql)):
+            self.strangers.add(context["connection"].alias)
+        return execute(sql, params, many, context)
+
+    def rollback_requested(self) -> bool:
+        """
+        Whether the handler asked for a rollback (`set_rollback(True)`).
+
+        Raises `TransactionBroken` if the transaction is beyond use for another reason, which the message names, and
+        `CommittedEarly` if it is known to be committed.
+        """
+        connection = self._connection
+        if connection.closed_in_transaction or connection.connection is None:
+            raise TransactionBroken(
+                "The handler closed the database connection inside its transaction, so its work was rolled back."
+                " Leave the connection open."
+            )
+        if self._committed:
+            raise CommittedEarly
+        if self._left_open:
+            raise TransactionBroken(
+                "The handler left an atomic block open (a generator that was not read to its end, an __enter__ without"
+                " its __exit__), so its work was rolled back. Leave the block before you return."
+            )
+        if self._lost:
+            raise TransactionBroken(
+                "The handler's transaction was rolled back, by a statement of its own or by SQLite after an error, and"
+                " the handler went on. Let the error propagate."
+            )
+        if connection.needs_rollback and not self._requested:
+            raise TransactionBroken(
+                "The handler swallowed a database error that broke its transaction, so its work was rolled back."
+                " Let the error propagate, or put the statement that may fail into its own atomic block."
+            ) from (connection.rollback_exc if connection.rollback_exc is not self._earlier else None)
+        return bool(connection.needs_rollback)
+
+
+def is_harmless(sql: object) -> bool:
+    """Whether *sql* is plainly a read or a savepoint: it writes nothing and ends no transaction."""
+    return isinstance(sql, str) and _HARMLESS.fullmatch(sql) is not None
+
+
+def is_open(connection: Any) -> bool | None:
+    """Whether the driver of *connection* sees an open transaction, without a question to the server; None: unknown."""
+    raw = connection.connection
+    if raw is None or connection.closed_in_transaction:
+        return False
+    if connection.vendor == SQLITE:
+        try:
+            return bool(raw.in_transaction)
+        except connection.Database.ProgrammingError:  # closed past Django
+            return False
+    if connection.vendor == "postgresql":
+        # psycopg 3, psycopg 2; 0 is libpq's PQTRANS_IDLE
+        return bool((getattr(raw, "pgconn", None) or raw.info).transaction_status)
+    status = getattr(raw, "server_status", None)  # PyMySQL; mysqlclient has none
+    return None if status is None else bool(status & 1)  # SERVER_STATUS_IN_TRANS
