@@ -8,8 +8,17 @@ from django.db import connection, connections
 from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
 
+from django_idempotency.adapters import cookies
+from django_idempotency.engine import transactional
 from tests.app.serving import POOLED
 from tests.proof.report import pytest_terminal_summary  # noqa: F401 a hook, which pytest finds here
+
+
+@pytest.fixture(autouse=True)
+def warn_anew() -> None:
+    """What is logged once per operation and process is logged once per test."""
+    cookies._warned.clear()
+    transactional._warned.clear()
 
 
 @pytest.fixture(scope="session")

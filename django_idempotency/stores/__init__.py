@@ -54,6 +54,8 @@ class StoreHandler:
             raise PolicyError(f"{where}['BACKEND']: {path!r} cannot be imported: {error}") from error
         if not (isinstance(backend, type) and issubclass(backend, (LeasedStore, TransactionalStore))):
             raise PolicyError(f"{where}['BACKEND'] must be the dotted path of a store class, not {path!r}.")
+        if missing := getattr(backend, "__abstractmethods__", None):
+            raise PolicyError(f"{where}['BACKEND']: {path!r} does not implement {', '.join(sorted(missing))}.")
         return backend(alias, options)
 
     def forget(self) -> None:

@@ -9,6 +9,7 @@ leases, and an execution that does not answer leaves an uncertain outcome. A sto
 `django_idempotency.testing.store_contract` has the tests that any store has to pass.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from enum import Enum, auto
@@ -39,7 +40,7 @@ class Fault(Enum):
     OTHER = auto()  # a defect or a mis-configuration: it propagates
 
 
-class Store:
+class Store(ABC):
     """
     Where claims and completion records live: what both kinds have, most of it for operators.
 
@@ -57,14 +58,15 @@ class Store:
         self.alias = alias
         self.options = options
 
+    @abstractmethod
     def find(self, using: str | None, digest: bytes) -> StoredRecord | None:
         """What is stored for the identity *digest*, a claim in flight excepted."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unsettled(self, using: str | None, limit: int) -> list[StoredRecord]:
         """At most *limit* unsettled outcomes, the oldest first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def free(self, using: str | None, digest: bytes, executed_at: datetime | None, *, unsettled: bool = False) -> bool:
         """
         Forget the execution of *executed_at* (as it was read) that is stored for the identity *digest*: the next
@@ -76,18 +78,17 @@ class Store:
         for *executed_at* is, beside the databases, whichever execution is stored. The freed execution's own claim
         changes nothing any more.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def settle(self, using: str | None, digest: bytes, executed_at: datetime | None, record: CompletionRecord) -> bool:
         """
         Store *record* as the answer of the execution of *executed_at* whose outcome is not known; its lifetime begins
         anew. Returns False where no such execution is stored. Raises as `free` does, and where it has a record by now.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def classify(self, using: str | None, error: Exception) -> Fault:
         """What *error*, raised before the handler has run, means."""
-        raise NotImplementedError
 
     def database(self) -> str | None:
         """The alias of the database that the store itself chooses; None for a store outside the databases."""
@@ -116,41 +117,41 @@ class TransactionalStore(Store):
 
     commits_with_handler = True
 
+    @abstractmethod
     def database(self) -> str:
         """The alias of the database in whose transaction all happens, where no option `using` names it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def look_up(self, using: str, attempt: Attempt) -> ClaimResult | None:
         """
         What can be known before the transaction begins, or None where the claim itself finds out as cheaply.
 
         Never `Claimed`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def claim(self, using: str, attempt: Attempt) -> ClaimResult:
         """
         Claim the identity for the open transaction, without waiting for a rival where the database allows it.
 
         Raises `LostRace` where only a new transaction can tell.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def complete(self, using: str, attempt: Attempt, claim: Claimed, record: CompletionRecord) -> None:
         """
         Write the record on the claim's own row, in the claim's own transaction.
 
         Raises `TransactionBroken` where the claim is gone, `CommittedEarly` where the handler committed it.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def is_unsettled(self, using: str, attempt: Attempt) -> bool:
         """Is the identity's claim committed without an outcome? Asked when the transaction is over."""
-        raise NotImplementedError
 
+    @abstractmethod
     def executed_at(self, using: str, digest: bytes) -> datetime | None:
         """When what is stored for the identity *digest* was executed: it tells one execution from the next."""
-        raise NotImplementedError
 
 
 class LeasedStore(Store):
@@ -161,6 +162,7 @@ class LeasedStore(Store):
     change asks for the token first: what comes with another one changes nothing.
     """
 
+    @abstractmethod
     def claim(self, attempt: Attempt, token: str, lease: float, *, take_over: bool) -> ClaimResult:
         """
         Claim the identity for *token*, for *lease* seconds, in one atomic step.
@@ -173,8 +175,8 @@ class LeasedStore(Store):
 
         A token that was abandoned is not let in any more: that is `InFlight`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def complete(self, attempt: Attempt, claim: Claimed, record: CompletionRecord) -> CompletionRecord | None:
         """
         Write *record*, to be kept for `attempt.ttl` seconds, if the claim is still its token's, whether or not its
@@ -183,23 +185,22 @@ class LeasedStore(Store):
         Returns the record that answers from now on: *record* itself, the same object; or that of another request with
         the same fingerprint which has taken the claim over; or None where there is no such record.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def release(self, attempt: Attempt, claim: Claimed) -> None:
         """Free the key, if the claim is still its token's."""
-        raise NotImplementedError
 
+    @abstractmethod
     def abandon(self, attempt: Attempt, claim: Claimed, lease: float) -> None:
         """`release` a claim of *lease* seconds that may still be on its way to the store, and is not let in then."""
-        raise NotImplementedError
 
+    @abstractmethod
     def renew(self, attempt: Attempt, claim: Claimed, lease: float) -> bool:
         """
         Let the claim last *lease* seconds from now on. Returns False if it is not its token's any more, or was marked
         unsettled: a renewal may arrive late.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def mark_unsettled(self, attempt: Attempt, claim: Claimed) -> None:
         """Let the claim's lease end now, without an outcome, of which everybody has been told."""
-        raise NotImplementedError

@@ -6,18 +6,11 @@ from django.contrib.auth.models import User
 from django.http import HttpResponse
 from django.test import Client
 
-from django_idempotency.adapters import cookies
 from tests.app.models import Payment
 from tests.app.serving import post
 from tests.app.views import answer, make_payment
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def warned(monkeypatch):
-    """Nothing was said before."""
-    monkeypatch.setattr(cookies, "_warned", set())
 
 
 @pytest.fixture

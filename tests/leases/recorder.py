@@ -8,7 +8,7 @@ from typing import NamedTuple
 from django_idempotency.core.decision import Claimed
 from django_idempotency.core.keys import Attempt, Identity
 from django_idempotency.engine.renewal import Lease
-from django_idempotency.stores.base import LeasedStore
+from django_idempotency.testing.memory import MemoryStore
 
 TIMEOUT = 30.0  # seconds, for what happens at once unless a test fails
 
@@ -20,7 +20,7 @@ class Call(NamedTuple):
     thread: int
 
 
-class Recorder(LeasedStore):
+class Recorder(MemoryStore):
     """Each verb is noted, then *answer* is called: it may raise, wait, or return what renew answers."""
 
     def __init__(self, answer: Callable[[str, str], object] = lambda verb, key: True, calls: "Calls | None" = None):

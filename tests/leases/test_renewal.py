@@ -142,7 +142,7 @@ def test_a_claim_that_is_lost_is_given_up(keeper, caplog):
     store.calls.more(3, "other")
 
     assert len(store.calls.of("lost")) == 1
-    assert "is not this process's any more" in caplog.text
+    assert "does not belong to this process any more" in caplog.text
 
 
 def test_a_lease_that_is_dropped_while_it_is_renewed_is_no_loss(keeper, caplog):

@@ -82,7 +82,9 @@ def test_each_column_is_in_the_table_and_each_refusal_has_a_column():
     codes = {error.code for error in vars(exceptions).values() if isinstance(getattr(error, "code", None), str)}
 
     assert fields == set(statistics.COLUMNS)
-    assert codes - {"key-missing", "key-invalid"} == set(statistics.OF_DECISION) - {
+    assert codes - {"body-incomplete", "key-invalid", "key-missing", "length-required"} == set(
+        statistics.OF_DECISION
+    ) - {
         "executed",
         "replayed",
         "forgotten",

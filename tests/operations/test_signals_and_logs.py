@@ -40,7 +40,7 @@ def heard():
         getattr(signals, f"operation_{name}").disconnect(receiver)
 
 
-@once("secrets.event", key=lambda event: event["id"])
+@once("secrets.event", key=lambda event: event["id"], fingerprint=lambda event: event["card"].encode())
 def consume(event):
     return Payment.objects.create(amount=1).pk
 

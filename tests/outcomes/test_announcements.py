@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 COMMIT = {"postgresql": "COMMIT", "mariadb": "COMMIT", "sqlite": "COMMIT"}[VENDOR]
 
 
-@once("announcements.inner", key=lambda event: event["id"])
+@once("announcements.inner", key=lambda event: event["id"], fingerprint=lambda event: bytes([event["amount"]]))
 def inner(event):
     return event["amount"]
 

@@ -535,7 +535,16 @@ def with_cookies(request: Any) -> Any:
     return response
 
 
-COOKIES_CASES = (Case(row=COOKIES, variant="both", handler=with_cookies, first=201, retry=REPLAYED),)
+COOKIES_CASES = (
+    Case(
+        row=COOKIES,
+        variant="both",
+        handler=with_cookies,
+        first=201,
+        retry=REPLAYED,
+        warning="answers with cookies",
+    ),
+)
 
 CASES = [
     case

@@ -183,7 +183,7 @@ def test_once_inside_a_view_that_refuses_is_rolled_back_with_it(protect, client,
 def test_an_error_of_an_inner_once_can_be_caught(protect, client, serve, atomic_requests):
     """What the inner operation refuses is rolled back in its own savepoint; the outer one goes on."""
 
-    @once("invoice.paid", key=lambda event: event["id"])
+    @once("invoice.paid", key=lambda event: event["id"], fingerprint=lambda event: bytes([event["amount"]]))
     def on_invoice_paid(event):
         return {"payment": Payment.objects.create(amount=event["amount"]).pk}
 

@@ -302,7 +302,7 @@ def test_a_request_killed_around_its_handlers_own_commit(lab, token, count, vend
     config = {"database": {"ATOMIC_REQUESTS": atomic_requests}}
     killing = Killing(lab, token, Path(script, script=script), f"own-{script}", **config)
     points = killing.enumerate()
-    committed_at = points.index({"commit": "after COMMIT", "ddl": "after ALTER app_unique"}[script])
+    committed_at = 1 + points.index({"commit": "before COMMIT", "ddl": "before ALTER app_unique"}[script])
     violations = []
     for number, point in enumerate(points):
         request = killing.request(number)

@@ -25,8 +25,8 @@ def test_a_request_killed_at_any_point_takes_effect_once(lab, token, count, vend
 # ROLLBACK and return to autocommit, and before the answer is sent.
 POINTS = {
     "success": (15, 19),
-    "refusal": (13, 19),
-    "exception": (13, 19),
+    "refusal": (15, 21),  # the claim's row is asked for at the end
+    "exception": (15, 21),
     "expired-record": (15, 19),
     "savepoints": (31, 35),
     "replay": (11, 15),

@@ -76,7 +76,7 @@ def swallow(script: str, statement: str) -> None:
         pass  # this is the mistake that is tested
 
 
-@once("proof.other", key=lambda event: event["id"])
+@once("proof.other", key=lambda event: event["id"], fingerprint=lambda event: bytes([event["number"]]))
 def other_work(event: dict[str, Any]) -> None:
     """Another operation, which a handler's hook starts."""
     with connection.cursor() as cursor:

@@ -15,8 +15,16 @@ from tests.ids import spelt
 OTHER = {"BACKEND": "django_idempotency.stores.database.DatabaseStore"}
 
 
-class CustomStore(TransactionalStore):
-    """A third party's store."""
+class CustomStore(DatabaseStore):
+    """A third party's store, which has an option of its own."""
+
+    def __init__(self, alias, options):
+        super().__init__(alias, {})
+        self.options = options
+
+
+class HalfStore(TransactionalStore):
+    """A third party's store that is not finished."""
 
 
 def test_no_setting_is_needed():
@@ -66,6 +74,7 @@ def test_a_bad_setting_is_named(setting, says):
         ({"BACKEND": "tests.missing.Store"}, "'tests.missing.Store' cannot be imported"),
         ({"BACKEND": "datetime.timedelta"}, "must be the dotted path of a store class, not 'datetime.timedelta'"),
         ({"BACKEND": 5}, "must be the dotted path of a store class, not 5"),
+        ({"BACKEND": f"{__name__}.HalfStore"}, "HalfStore. does not implement claim, classify, complete, "),
         ({**OTHER, "OPTION": {}}, "has no 'OPTION': it takes 'BACKEND' and 'OPTIONS'"),
         ({**OTHER, "OPTIONS": {"CACHE": "x"}}, "has no option 'CACHE'"),
     ],
