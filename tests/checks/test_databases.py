@@ -139,7 +139,10 @@ def test_only_databases_that_hold_records_are_looked_at(check, monkeypatch):
 
 def test_a_store_that_nothing_uses_is_not_looked_at(check, settings, monkeypatch):
     """A project that keeps all its records elsewhere may have any database."""
-    settings.IDEMPOTENCY = {"STORE": "mine", "STORES": {"mine": {"BACKEND": "tests.unit.test_conf.CustomStore"}}}
+    settings.IDEMPOTENCY = {
+        "STORE": "mine",
+        "STORES": {"mine": {"BACKEND": "django_idempotency.testing.memory.MemoryStore"}},
+    }
     monkeypatch.setattr(connections["default"], "vendor", "oracle")
 
     assert check(Protected.as_view()) == []
