@@ -137,15 +137,21 @@ def test_only_databases_that_hold_records_are_looked_at(check, monkeypatch):
     assert check(Protected.as_view()) == []
 
 
-def test_a_store_that_nothing_uses_is_not_looked_at(check, settings, monkeypatch):
+def test_a_store_that_nothing_uses_is_not_looked_at(ids, settings, monkeypatch):
     """A project that keeps all its records elsewhere may have any database."""
-    settings.IDEMPOTENCY = {
-        "STORE": "mine",
-        "STORES": {"mine": {"BACKEND": "django_idempotency.testing.memory.MemoryStore"}},
-    }
+    memory = {"BACKEND": "django_idempotency.testing.memory.MemoryStore"}
+    settings.IDEMPOTENCY = {"STORE": "mine", "STORES": {"mine": memory}}
     monkeypatch.setattr(connections["default"], "vendor", "oracle")
 
-    assert check(Protected.as_view()) == []
+    assert "E006" not in ids(Protected.as_view())
+
+
+def test_a_store_derived_from_the_database_store_is_looked_at(ids, settings, monkeypatch):
+    """It keeps its records in the same databases."""
+    settings.IDEMPOTENCY = {"STORE": "mine", "STORES": {"mine": {"BACKEND": "tests.unit.test_conf.CustomStore"}}}
+    monkeypatch.setattr(connections["default"], "vendor", "oracle")
+
+    assert "E006" in ids(Protected.as_view())
 
 
 # --- by what their servers say ---

@@ -79,8 +79,8 @@ def site(request, keep, gate, lasting):
 
 @pytest.fixture
 def impatient(keep, gate, lasting):
-    """A site that ends a worker which takes longer than a second."""
-    site = Site(keep, gate, lasting.url, "sync", "--timeout", "1", lease=LASTING)
+    """A site that ends a worker which takes longer than a few seconds: busy machines need one to start a worker."""
+    site = Site(keep, gate, lasting.url, "sync", "--timeout", "5", lease=LASTING)
     yield site
     site.end()
 
