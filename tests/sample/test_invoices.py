@@ -6,7 +6,9 @@ from io import StringIO
 import pytest
 from django.core.management import CommandError, call_command
 
+from django_idempotency.exceptions import RequestInProgress
 from sample_project.payments.invoices import on_invoice_paid
+from sample_project.payments.management.commands.consume_events import CONSUMERS
 from sample_project.payments.models import Account, Deposit
 
 
@@ -74,9 +76,15 @@ def test_the_command_feeds_a_file(event, tmp_path):
     assert "evt-9: no consumer for other" in outputs[0]
 
 
-def test_the_command_tells_what_must_be_delivered_again(event, tmp_path):
+def test_the_command_tells_what_must_be_delivered_again(event, tmp_path, monkeypatch):
+    """An event that another worker has in hand is not booked here; the queue keeps it."""
+
+    def in_hand(event):
+        raise RequestInProgress
+
+    monkeypatch.setitem(CONSUMERS, "invoice.paid", in_hand)
     file = tmp_path / "events.jsonl"
-    file.write_text(json.dumps({**event, "account": event["account"] + 1}))
+    file.write_text(json.dumps(event))
 
     with pytest.raises(CommandError, match="evt-1"):
         call_command("consume_events", str(file), stderr=StringIO())

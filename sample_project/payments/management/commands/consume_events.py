@@ -38,7 +38,7 @@ class Command(BaseCommand):
             try:
                 result = consumer(event)
             except Refusal as refusal:
-                # Another worker has it in hand, or its id came with other content: neither is done here.
+                # Another worker has it in hand.
                 undelivered.append(event["id"])
                 self.stderr.write(f"{event['id']}: {refusal}")
             else:
