@@ -101,10 +101,11 @@ class Pool:
 
 
 @pytest.fixture
-def pool(fold: bool, caplog: pytest.LogCaptureFixture) -> Iterator[Pool]:
+def pool(fold: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
     """Two connections for all threads."""
     configured = connection.settings_dict
     connection.close()
+    monkeypatch.setitem(configured, "CONN_MAX_AGE", 0)  # Django refuses a pool of persistent connections
     configured["OPTIONS"]["pool"] = {"min_size": SIZE, "max_size": SIZE, "timeout": TIMEOUT}
     try:
         yield Pool(caplog)
