@@ -5,12 +5,10 @@ Requests are read by the package's own functions, so one that is sent again is r
 `tests/sample/test_traffic.py` holds the rest to what the API leaves.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from hashlib import sha256
 from http import HTTPStatus
 from itertools import accumulate
 from typing import Any
@@ -20,7 +18,7 @@ from django.test import RequestFactory
 
 from django_idempotency import Policy, conf
 from django_idempotency.adapters import plain
-from django_idempotency.core.fingerprint import framed
+from django_idempotency.core.fingerprint import digest
 from django_idempotency.core.keys import Attempt, Identity
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.models import UNSETTLED, DecisionCount, IdempotencyRecord, StorageSample
@@ -46,10 +44,9 @@ def request_attempt(
 
 def event_attempt(operation: str, event: dict[str, Any]) -> Attempt:
     """What `@once` reads of *event*."""
-    meaning = json.dumps({"event": event}, sort_keys=True).encode()
     return Attempt(
         identity=Identity("-", operation, event["id"]),
-        fingerprint=sha256(b"event" + framed(meaning)).digest(),
+        fingerprint=digest(b"event", b""),
         ttl=conf.resolved(FOR_A_DAY).ttl,
     )
 

@@ -31,7 +31,7 @@ def test_a_post_is_idempotent(path, user, other_user):
     """Decorated functions and methods, mixins, actions, versions."""
     proof = assert_idempotent(Call.post(path, {"amount": 10}, user=user), other_user=other_user)
 
-    assert len(proof.proved) + len(proof.not_tried) == 6
+    assert len(proof.proved) + len(proof.not_tried) == 7
     assert proof.proved[0].startswith("a retry after an exception")
 
 

@@ -274,8 +274,9 @@ def test_not_more_often_than_the_interval(counter, anonymous, serve, monkeypatch
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_connection_that_was_opened_to_write_is_closed(counter):
+def test_a_connection_that_was_opened_to_write_is_closed(counter, monkeypatch):
     """Django closes a request's connection before: one that we open has nobody else to close it."""
+    monkeypatch.setitem(connection.settings_dict, "CONN_MAX_AGE", 0)
     counter.serves_requests = True
     statistics.count("default", OPERATION, "executed")
     connection.close()

@@ -256,28 +256,28 @@ def test_a_frozen_process_that_comes_back_too_late(lab, token, vendor, atomic_re
     assert amounts("frozen") == [10]
 
 
-BUSY = {
+BLOCKED = {
     "postgresql": "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query = %s",
-    "mariadb": "SELECT 1 FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT' AND trx_query = %s",
-    "mysql": "SELECT 1 FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT' AND trx_query = %s",
+    "mariadb": "SELECT 1 FROM information_schema.processlist WHERE LOWER(state) = 'updating' AND info = %s",
+    "mysql": "SELECT 1 FROM information_schema.processlist WHERE LOWER(state) = 'updating' AND info = %s",
 }
 
 
 @pytest.mark.kill
 def test_a_request_killed_while_the_server_works_for_it(lab, token, vendor, atomic_requests):
     """The server works on for a client that is dead: the retry gets 409 until it has noticed, and then executes."""
-    if vendor not in BUSY:
+    if vendor not in BLOCKED:
         pytest.skip("no server")
     Unique.objects.create(id=1, name="held")
     config = {"database": {"ATOMIC_REQUESTS": atomic_requests}}
     child, retrier = lab.child(**config).connect(), lab.child(**config).connect()
-    statement = f"SELECT id FROM app_unique WHERE id = 1 FOR UPDATE -- {connection.settings_dict['NAME']}"
+    statement = f"UPDATE app_unique SET name = 'mine' WHERE id = 1 -- {connection.settings_dict['NAME']}"
     request = Request(key="busy", token=token, script="swallow in cursor", more={"statement": statement})
     with closing(connection.copy()) as holder, holder.cursor() as held:
         held.execute("BEGIN")
         held.execute("SELECT id FROM app_unique WHERE id = 1 FOR UPDATE")
         child.send(request)
-        wait_for_row(BUSY[vendor], statement)
+        wait_for_row(BLOCKED[vendor], statement)
         child.kill()
         at_once = retrier.ask(request, "")
         held.execute("ROLLBACK")
