@@ -1,4 +1,4 @@
-"""Any sequence of requests against a model of what SPEC's sections 4 and 5 promise, in real transactions."""
+"""Any sequence of requests against a model of the decisions and outcomes that are promised, in real transactions."""
 
 import itertools
 import json

@@ -67,7 +67,7 @@ def test_the_strategy_knows_every_finding():
     ids=spelt,
 )
 def test_the_table(found, same, decision):
-    """SPEC section 4, row by row."""
+    """The table of decisions, row by row."""
     decided = decide(found, b"a" if same else b"b")
 
     if isinstance(decision, type):

@@ -48,7 +48,7 @@ def test_every_refusal_is_listed_here():
 
 @pytest.mark.parametrize("name", REFUSALS)
 def test_a_refusal_has_status_code_title_and_retry(name):
-    """SPEC section 4: these are the contract with clients."""
+    """These are the contract with clients."""
     error = getattr(exceptions, name)
     status, code, retry_after = REFUSALS[name]
 
