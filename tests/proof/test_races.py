@@ -149,11 +149,15 @@ def test_a_key_raced_for_by_two_payloads_has_one_effect(lab, token, vendor):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_clients_with_keys_of_their_own_do_not_disturb_each_other(lab, token, count, vendor, atomic_requests, level):
+def test_clients_with_keys_of_their_own_do_not_disturb_each_other(
+    lab, token, count, vendor, atomic_requests, level, pytestconfig
+):
     """
     Eight clients, eight keys, at once: each executes, at every isolation level.
 
-    But for PostgreSQL's SERIALIZABLE: a transaction that it suspects is a 500, rolled back, and its retry executes.
+    Except at SERIALIZABLE: a transaction that PostgreSQL suspects is a 500, rolled back, and its retry executes. Inside
+    an outer transaction, MySQL without the procedures may refuse a claim (409), whose retry executes; with them it
+    does not.
     """
     if vendor == "sqlite" and level != LEVELS[-1]:
         pytest.skip("SQLite has one isolation level")
@@ -167,7 +171,10 @@ def test_clients_with_keys_of_their_own_do_not_disturb_each_other(lab, token, co
             child.send(request)
         for child, request in zip(children, requests, strict=True):
             reply = child.reply()
-            if suspicious(vendor, level) and reply.is_suspicion:
+            lost = (
+                vendor == "mysql" and level == "serializable" and atomic_requests and pytestconfig.option.nomigrations
+            )
+            if (suspicious(vendor, level) and reply.is_suspicion) or (lost and reply.status == 409):
                 suspected.append((child, request))
             else:
                 replies.append(reply)
