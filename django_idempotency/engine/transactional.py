@@ -29,6 +29,7 @@ DURABLE = (
     "An idempotent handler already runs in a transaction, which commits its work together with the stored answer. Leave"
     " durable=True out inside it, or protect the code around the durable block instead."
 )
+REMEMBERED = 1000  # operations: a callable `operation` may name any number of them
 _warned: set[str] = set()  # operations whose released locks were logged
 
 
@@ -118,7 +119,8 @@ class TransactionalExecution(Execution[Value]):
                 " names the database that the handler writes to.", announcements.name(identity), alias, self.using
             )  # fmt: skip
         if watch.released_lock and identity.operation not in _warned:
-            _warned.add(identity.operation)
+            if len(_warned) < REMEMBERED:
+                _warned.add(identity.operation)
             logger.warning(
                 "%s released a lock of its database session before COMMIT, which comes after the handler: another"
                 " request can take the lock and not see this one's work. Use a lock that lasts until COMMIT"
