@@ -17,8 +17,8 @@ from tests.proof.report import pytest_terminal_summary  # noqa: F401 a hook, whi
 @pytest.fixture(autouse=True)
 def warn_anew() -> None:
     """What is logged once per operation and process is logged once per test."""
-    cookies._warned.clear()
-    transactional._warned.clear()
+    cookies.warned.clear()
+    transactional.warned.clear()
 
 
 @pytest.fixture(scope="session")
