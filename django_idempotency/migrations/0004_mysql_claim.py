@@ -1,13 +1,13 @@
 """
-The claim and the record as procedures of MySQL, and the table of slots: the same protocol as the plain statements of
-`stores/database/mysql.py`, under the same locks, so that processes with the one and with the other meet.
+The claim and the record as procedures of MySQL, and the table of slots. Protocol and locks are those of the plain
+statements in `stores/database/mysql.py`, so that processes with and without procedures see each other's claims.
 """
 
 from django.db import migrations
 
-from django_idempotency.migrations._routines import CreateRoutines
+from django_idempotency.migrations._routines import DROP_PROCEDURES, CreateRoutines
 
-# Its rows are only locked, never written: see `MySQL`.
+# Its rows are only locked, never written (see `MySQL`).
 SLOTS = (
     "CREATE TABLE IF NOT EXISTS django_idempotency_slot (slot BINARY(2) PRIMARY KEY) ENGINE = InnoDB",
     """
@@ -104,10 +104,6 @@ BEGIN
     SELECT ROW_COUNT();
 END
 """,  # noqa: S608
-)
-DROP_PROCEDURES = (
-    "DROP PROCEDURE IF EXISTS django_idempotency_claim_v1",
-    "DROP PROCEDURE IF EXISTS django_idempotency_complete_v1",
 )
 
 
