@@ -158,7 +158,7 @@ class Policy:
 
     @classmethod
     def at(cls, where: str, options: Mapping[str, Any], allowed: Iterable[str] = tuple(OPTIONS)) -> "Policy":
-        """Make a policy of *options*, of which some are *allowed*; errors say *where* they were given."""
+        """Make a policy of *options*, each of which must be *allowed*; errors say *where* they were given."""
         policy = cls.__new__(cls)
         policy._set(check_options(options, where, allowed))
         return policy

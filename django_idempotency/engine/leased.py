@@ -132,8 +132,8 @@ class LeasedExecution(Execution[Value]):
             return Executed(value, record)
         if kept is not None:
             logger.warning(
-                "%s took longer than its lease, and another request with its key has answered meanwhile: so does this"
-                " one, though its handler ran too", self.attempt.identity
+                "%s took longer than its lease, and another request with its key has answered: this one gets the same"
+                " answer, although its handler ran, too", self.attempt.identity
             )  # fmt: skip
             return Replayed(kept)
         unknown = OutcomeUncertain("its claim was lost while the handler ran, to another request or to an operator")
@@ -158,7 +158,7 @@ class LeasedExecution(Execution[Value]):
         try:
             self.store.release(self.attempt, claim)
         except Exception as error:  # the caller gets the handler's answer all the same
-            logger.warning("The key of %s is freed as soon as its store answers: %s", self.attempt.identity, error)
+            logger.warning("The key of %s will be freed when its store answers: %s", self.attempt.identity, error)
             keeper.release(self.lease)
 
     def _mark_unsettled(self, claim: Claimed, error: OutcomeUncertain) -> None:
@@ -166,7 +166,7 @@ class LeasedExecution(Execution[Value]):
         try:
             self.store.mark_unsettled(self.attempt, claim)
         except Exception as failure:  # if the store never answers, the lease runs out by itself
-            logger.warning("The lease of %s is ended as soon as its store answers: %s", self.attempt.identity, failure)
+            logger.warning("The lease of %s will be ended when its store answers: %s", self.attempt.identity, failure)
             keeper.mark_unsettled(self.lease)
         self._announce_unsettled(error)
 

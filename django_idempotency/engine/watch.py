@@ -180,7 +180,7 @@ class TransactionWatch:
         if self._lost:
             raise TransactionBroken(
                 "The handler's transaction was rolled back, by a statement of its own or by SQLite after an error, and"
-                " the handler went on. Let the error propagate."
+                " the handler continued. Let the error propagate."
             )
         if connection.needs_rollback and not self._requested:
             raise TransactionBroken(

@@ -8,7 +8,7 @@ later, when no process calls it any more.
 
 from django.db import migrations
 
-from django_idempotency.migrations._routines import DROP_PROCEDURES, CreateRoutines
+from django_idempotency.migrations._routines import COMPLETE, DROP_PROCEDURES, CreateRoutines
 
 # At READ COMMITTED each statement of a volatile function has a snapshot of its own, so the second look sees what a rival
 # committed between the first one and the lock. Names are resolved by the caller's search_path, as the table's are.
@@ -138,22 +138,7 @@ BEGIN
     END IF;
 END
 """,
-    """
-CREATE OR REPLACE PROCEDURE django_idempotency_complete_v1(
-    savepoint_name VARCHAR(64), new_status INT, new_head LONGBLOB, new_body LONGBLOB, this_digest BINARY(32)
-) MODIFIES SQL DATA SQL SECURITY INVOKER
-BEGIN
-    EXECUTE IMMEDIATE CONCAT('RELEASE SAVEPOINT ', savepoint_name);
-    UPDATE django_idempotency_record SET
-        status = new_status, head = new_head, body = new_body,
-        expires_at = IF(
-            TIMESTAMPDIFF(MICROSECOND, executed_at, UTC_TIMESTAMP(6)) * 100
-            > TIMESTAMPDIFF(MICROSECOND, executed_at, expires_at),
-            expires_at + INTERVAL TIMESTAMPDIFF(MICROSECOND, executed_at, UTC_TIMESTAMP(6)) MICROSECOND, expires_at)
-    WHERE digest = this_digest AND status = 0;
-    SELECT ROW_COUNT();
-END
-""",
+    "CREATE OR REPLACE " + COMPLETE.format(release="EXECUTE IMMEDIATE CONCAT('RELEASE SAVEPOINT ', savepoint_name)"),
 )
 
 

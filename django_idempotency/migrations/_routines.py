@@ -18,6 +18,22 @@ DROP_PROCEDURES = (
     "DROP PROCEDURE IF EXISTS django_idempotency_claim_v1",
     "DROP PROCEDURE IF EXISTS django_idempotency_complete_v1",
 )
+# The record as a procedure of MariaDB and of MySQL, which release the savepoint of the claim in different ways.
+COMPLETE = """PROCEDURE django_idempotency_complete_v1(
+    savepoint_name VARCHAR(64), new_status INT, new_head LONGBLOB, new_body LONGBLOB, this_digest BINARY(32)
+) MODIFIES SQL DATA SQL SECURITY INVOKER
+BEGIN
+    {release};
+    UPDATE django_idempotency_record SET
+        status = new_status, head = new_head, body = new_body,
+        expires_at = IF(
+            TIMESTAMPDIFF(MICROSECOND, executed_at, UTC_TIMESTAMP(6)) * 100
+            > TIMESTAMPDIFF(MICROSECOND, executed_at, expires_at),
+            expires_at + INTERVAL TIMESTAMPDIFF(MICROSECOND, executed_at, UTC_TIMESTAMP(6)) MICROSECOND, expires_at)
+    WHERE digest = this_digest AND status = 0;
+    SELECT ROW_COUNT();
+END
+"""
 
 
 class CreateRoutines(Operation):

@@ -93,27 +93,7 @@ def once(
         once_functions[f"{function.__module__}.{function.__qualname__}"] = (operation, policy)
 
         def run_once(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Outcome[Result]:
-            resolved = conf.resolved_once(policy)
-
-            def execute(handle: OperationHandle) -> Result:
-                return function(*args, **kwargs)
-
-            def capture(value: Result) -> Answer[Result]:
-                return Answer(value, _result_record(value, resolved, operation))
-
-            attempt = _event_attempt(operation, resolved, args, kwargs)
-            outcome = run(attempt, resolved, conf.database(resolved, *args, **kwargs), execute, capture)
-            match outcome:
-                case Executed(value):
-                    return Outcome(value, replayed=False)
-                case Joined():
-                    return Outcome(function(*args, **kwargs), replayed=False)
-                case Replayed(record):
-                    return Outcome(json.loads(record.body), replayed=True)
-                case Refused(refusal):
-                    raise refusal
-                case _:
-                    assert_never(outcome)
+            return _run(function, operation, conf.resolved_once(policy), args, kwargs)
 
         @wraps(function)
         def protected(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -123,6 +103,36 @@ def once(
         return cast(OnceFunction[Arguments, Result], protected)
 
     return decorate
+
+
+def _run(
+    function: Callable[..., Result],
+    operation: str,
+    policy: ResolvedPolicy,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Outcome[Result]:
+    """Call *function* once for the event in its arguments."""
+
+    def execute(handle: OperationHandle) -> Result:
+        return function(*args, **kwargs)
+
+    def capture(value: Result) -> Answer[Result]:
+        return Answer(value, _result_record(value, policy, operation))
+
+    attempt = _event_attempt(operation, policy, args, kwargs)
+    outcome = run(attempt, policy, conf.database(policy, *args, **kwargs), execute, capture)
+    match outcome:
+        case Executed(value):
+            return Outcome(value, replayed=False)
+        case Joined():
+            return Outcome(function(*args, **kwargs), replayed=False)
+        case Replayed(record):
+            return Outcome(json.loads(record.body), replayed=True)
+        case Refused(refusal):
+            raise refusal
+        case _:
+            assert_never(outcome)
 
 
 def _event_attempt(operation: str, policy: ResolvedPolicy, args: Any, kwargs: Any) -> Attempt:

@@ -89,7 +89,7 @@ class RedisStore(LeasedStore):
     def _log_garbage(self, attempt: Attempt, reason: object) -> Unsettled:
         """Log a value that this package did not write, or only in part. Returns an unknown outcome."""
         identity = attempt.identity
-        logger.error("Store %r has something for %s that it has not written: %s", self.alias, identity, reason)
+        logger.error("Store %r found a value for %s that it did not write: %s", self.alias, identity, reason)
         return Unsettled(attempt.fingerprint)
 
     def complete(self, attempt: Attempt, claim: Claimed, record: CompletionRecord) -> CompletionRecord | None:
@@ -99,7 +99,7 @@ class RedisStore(LeasedStore):
         answer = self._run(scripts.COMPLETE, digest, *arguments)
         if answer == [b"gone"]:
             # Evicted, or the server was restarted. No other request has claimed it, or there would be a claim.
-            logger.warning("Store %r has forgotten the claim of %s, and takes it anew", self.alias, attempt.identity)
+            logger.warning("Store %r has forgotten the claim of %s, and claims it again", self.alias, attempt.identity)
             if not isinstance(self.claim(attempt, claim.token, 1.0, take_over=False), Claimed):
                 return None
             answer = self._run(scripts.COMPLETE, digest, *arguments)
@@ -158,7 +158,7 @@ class RedisStore(LeasedStore):
             except Exception as error:  # of the driver
                 if "WRONGTYPE" not in str(error):
                     raise
-                logger.error("Store %r has something at %s that it has not written: %s", self.alias, claims, error)
+                logger.error("Store %r found a value at %s that it did not write: %s", self.alias, claims, error)
                 return []
             found, forgotten = [], 0
             for name in filter(DIGEST.fullmatch, members):
