@@ -4,10 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar, assert_never
+from typing import Any, Generic, TypeVar, assert_never
 
 from django_idempotency.core.decision import Answer, Claimed, Decision, Execute, Refuse, Replay, Wait
 from django_idempotency.core.keys import Attempt
+from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.exceptions import Refusal
@@ -59,23 +60,27 @@ _running: ContextVar[tuple[_Running, ...]] = ContextVar("django_idempotency_runn
 
 class Execution(ABC, Generic[Value]):
     """
-    One attempt and its way through a store. *execute* calls the handler, and *capture* turns the result into an answer.
+    One attempt and its way through *store*. *execute* calls the handler, and *capture* turns the result into an answer.
 
     *using* is the database of the store; None for a store outside the databases.
     """
 
-    __slots__ = ("attempt", "capture", "execute", "has_run", "place", "record", "summary", "using")
+    __slots__ = ("attempt", "capture", "execute", "has_run", "place", "policy", "record", "store", "summary", "using")
 
     # Two operations of one identity are the same operation if they share it: a connection, or a store.
     place: object
 
     def __init__(
         self,
+        store: Any,
+        policy: ResolvedPolicy,
         using: str | None,
         attempt: Attempt,
         execute: Callable[[OperationHandle], Value],
         capture: Callable[[Value], Answer[Value]],
     ) -> None:
+        self.store = store
+        self.policy = policy
         self.using = using
         self.attempt = attempt
         self.execute = execute
@@ -95,9 +100,9 @@ class Execution(ABC, Generic[Value]):
         claim.
         """
 
-    @abstractmethod
     def can_start_again(self) -> bool:
         """Would a new start see more?"""
+        return True
 
     @abstractmethod
     def announce_error(self, error: Exception) -> None:

@@ -12,15 +12,13 @@ is unknown as soon as the lease has run out. If it is killed later, a retry gets
 import logging
 import os
 import secrets
-from collections.abc import Callable
+from typing import Any
 
-from django_idempotency.core.decision import Answer, Claimed, ClaimResult, Forget, Remember, Unsettled, decide, settle
-from django_idempotency.core.keys import Attempt
+from django_idempotency.core.decision import Claimed, ClaimResult, Forget, Remember, Unsettled, decide, settle
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine import announcements
 from django_idempotency.engine.execution import Executed, Execution, Refused, Replayed, Value
-from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.renewal import Lease, keeper
 from django_idempotency.exceptions import OutcomeUncertain, PolicyError, StoreUnavailable
 from django_idempotency.stores.base import Fault, LeasedStore
@@ -31,21 +29,14 @@ logger = logging.getLogger("django_idempotency")
 class LeasedExecution(Execution[Value]):
     """One attempt and its way through a store outside the databases."""
 
-    __slots__ = ("is_unsettled", "lease", "pid", "policy", "store", "token")
+    __slots__ = ("is_unsettled", "lease", "pid", "token")
 
+    store: LeasedStore
     using: None
 
-    def __init__(
-        self,
-        store: LeasedStore,
-        policy: ResolvedPolicy,
-        attempt: Attempt,
-        execute: Callable[[OperationHandle], Value],
-        capture: Callable[[Value], Answer[Value]],
-    ) -> None:
-        super().__init__(None, attempt, execute, capture)
-        self.place = self.store = store
-        self.policy = policy
+    def __init__(self, store: LeasedStore, policy: ResolvedPolicy, using: str | None, *call: Any) -> None:
+        super().__init__(store, policy, None, *call)
+        self.place = store
         self.token = secrets.token_hex(16)
         self.pid = os.getpid()
         self.is_unsettled = False  # was announced as such
@@ -89,9 +80,6 @@ class LeasedExecution(Execution[Value]):
             case _:
                 pass
         return found
-
-    def can_start_again(self) -> bool:
-        return True
 
     def carry_out(self, claim: Claimed) -> Executed[Value] | Replayed:
         try:

@@ -46,11 +46,8 @@ def run(
     database is rolled back then.
     """
     store: Any = stores[policy.store]
-    execution: Execution[Value]
-    if store.commits_with_handler:
-        execution = TransactionalExecution(store, using, attempt, execute, capture)
-    else:
-        execution = LeasedExecution(store, policy, attempt, execute, capture)
+    kind: type[Execution[Value]] = TransactionalExecution if store.commits_with_handler else LeasedExecution
+    execution = kind(store, policy, using, attempt, execute, capture)
     joined = execution.joined()
     if joined is not None:
         return joined

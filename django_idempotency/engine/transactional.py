@@ -6,17 +6,15 @@ is killed before COMMIT, nothing of the three is left; if it is killed later, al
 """
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 from django.db import Error, connections
 
-from django_idempotency.core.decision import Answer, Claimed, Forget, Remember, decide, settle
-from django_idempotency.core.keys import Attempt
+from django_idempotency.core.decision import Claimed, Forget, Remember, decide, settle
+from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.seen import SeenNames
 from django_idempotency.engine import announcements
 from django_idempotency.engine.execution import Executed, Execution, Refused, Replayed, Value
-from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.transactions import atomic_phase, in_transaction, roll_back
 from django_idempotency.engine.watch import TransactionWatch
 from django_idempotency.exceptions import CommittedEarly, HandlerError, StoreUnavailable, TransactionBroken
@@ -34,22 +32,14 @@ warned = SeenNames()  # operations whose released locks were logged
 class TransactionalExecution(Execution[Value]):
     """One attempt and its way through a store in the database *using*."""
 
-    __slots__ = ("is_recording", "rule", "store", "watch")
+    __slots__ = ("is_recording", "rule", "watch")
 
+    store: TransactionalStore
     using: str
 
-    def __init__(
-        self,
-        store: TransactionalStore,
-        using: str | None,
-        attempt: Attempt,
-        execute: Callable[[OperationHandle], Value],
-        capture: Callable[[Value], Answer[Value]],
-    ) -> None:
-        using = using or store.database()
-        super().__init__(using, attempt, execute, capture)
-        self.place = connections[using]
-        self.store = store
+    def __init__(self, store: TransactionalStore, policy: ResolvedPolicy, using: str | None, *call: Any) -> None:
+        super().__init__(store, policy, using or store.database(), *call)
+        self.place = connections[self.using]
         self.is_recording = False  # set when the record is sent, perhaps together with COMMIT
         self.watch: TransactionWatch | None = None
         self.rule = ""  # by which the work is rolled back, for logs

@@ -46,11 +46,14 @@ class RedisStore(LeasedStore):
         self.check_options("CACHE")
         self.redis = RedisAlias(check_alias(self, "CACHE", options.get("CACHE", "default")), str(self))
 
+    def _keys(self, digest: str) -> tuple[str, str]:
+        """The keys of the record and of the set of claims, of an identity's hexadecimal *digest*."""
+        make_key, prefix = self.redis.make_key, f"idempotency:{{{digest[:2]}}}"
+        return make_key(f"{prefix}:{digest}"), make_key(f"{prefix}:claims")
+
     def _run(self, script: str, digest: bytes, *arguments: Any) -> Any:
-        """Run *script* on the record of the identity *digest* and on the set of claims that it belongs to."""
-        name = digest.hex()
-        make_key, prefix = self.redis.make_key, f"idempotency:{{{name[:2]}}}"
-        return self.redis.run(script, (make_key(f"{prefix}:{name}"), make_key(f"{prefix}:claims")), arguments)
+        """Run *script* for the identity *digest*."""
+        return self.redis.run(script, self._keys(digest.hex()), arguments)
 
     # --- for requests ---
 
