@@ -16,10 +16,10 @@ def schema_of(using: str) -> str | None:
 @contextmanager
 def in_schema(using: str, schema: str | None) -> Iterator[None]:
     """Let the connection to *using* work in *schema*, and afterwards in its own again. None changes nothing."""
-    connection: Any = connections[using]
-    if schema in (None, schema_of(using)):
+    if schema is None or schema == schema_of(using):
         yield
         return
+    connection: Any = connections[using]
     tenant = connection.tenant
     connection.set_schema(schema)
     try:

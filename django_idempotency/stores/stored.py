@@ -1,7 +1,6 @@
 """Values that a store returns to operators: a stored record, and its location."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -32,14 +31,9 @@ class Location:
         schema = "" if self.schema is None else f", schema {self.schema!r}"
         return f"database {self.using!r}{schema}"
 
-    @contextmanager
-    def selected(self) -> Iterator[None]:
+    def selected(self) -> AbstractContextManager[None]:
         """Let the connection work in the location's schema."""
-        if self.using is None:
-            yield
-        else:
-            with in_schema(self.using, self.schema):
-                yield
+        return in_schema(self.using or "", self.schema)
 
     def find(self, digest: bytes) -> "StoredRecord | None":
         """Find what is stored for the identity *digest*; None for a claim in flight."""
