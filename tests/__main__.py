@@ -79,11 +79,7 @@ RUNS = {
     "sqlite": Run(service="SQLite", short=NOT_HEAVY),
     "postgresql": Run(service="PostgreSQL", short=("-m", "not (browser or slow)")),
     # With the store's option FOLD off: see tests/app/apps.py.
-    "unfolded": Run(
-        service="PostgreSQL",
-        environment={"FOLD": "0"},
-        paths=("tests/edges", "tests/outcomes", "tests/proof", "tests/stores"),
-    ),
+    "unfolded": Run(service="PostgreSQL", environment={"FOLD": "0"}, paths=CORE),
     "statements": Run(service="PostgreSQL", environment=STATEMENTS, paths=CORE),
     # Behind a pooler each transaction may be on another of the server's connections.
     "pooled": Run(service="pgbouncer", environment={"POOLED": "1"}, paths=CORE),
