@@ -31,9 +31,10 @@ BROKEN = (
     " own atomic block."
 )
 
+
 # Columns of a record, for operators.
-REQUEST = ("digest", "scope", "operation", "key", "fingerprint", "request", "request_id", "status")
-RESPONSE = ("head", "body")
+ASKED = ("digest", "scope", "operation", "key", "fingerprint", "request", "request_id", "status")
+ANSWERED = ("head", "body")
 TIMES = ("executed_at", "expires_at")
 
 
@@ -125,10 +126,10 @@ class DatabaseStore(TransactionalStore):
         return IdempotencyRecord.objects.using(using or self.database())
 
     def read(self, records: RecordQuerySet, *, response: bool = True) -> list[StoredRecord]:
-        """Read *records*. Without *response*, headers and bodies are left out."""
+        """*records*, in their order. Without *response* their answers are not read: headers and bodies are empty."""
         using = records.db
         location = Location(store=self, using=using, schema=schema_of(using))
-        columns = [*REQUEST, *(RESPONSE if response else ())]
+        columns = [*ASKED, *(ANSWERED if response else ())]
         rows: list[dict[str, Any]] = list(records.annotate(now=DatabaseNow()).values(*columns, *TIMES, "now"))
         for row in rows:
             row |= {name: in_utc(using, row[name]) for name in (*TIMES, "now")}
