@@ -13,9 +13,10 @@ class IdempotencyConfig(AppConfig):
 
     def ready(self) -> None:
         """
-        Register the system checks and the counts, and validate the setting, because a server runs no checks.
+        Register the system checks and the counts, and validate the setting: a server does not run `manage.py check`.
 
-        Raises `PolicyError` for a bad setting, except under `manage.py check`, which reports it (E001, E002).
+        Raises `PolicyError` for a bad setting, except under `manage.py check`, which reports it with everything else
+        (E001, E002).
         """
         from django_idempotency import checks, conf  # noqa: F401 importing the checks registers them
         from django_idempotency.engine import announcements

@@ -43,7 +43,7 @@ def _members(seen: Any, request: HttpRequest, paths: list[tuple[str, ...]]) -> b
         try:
             return b"json" + canonical_json(without(parse_json(request.body), paths))
         except RawPostDataException:
-            data = getattr(seen, "data", None)  # DRF before 3.17 keeps no bytes after parsing
+            data = getattr(seen, "data", None)  # DRF before 3.17 keeps no bytes of what it has parsed
             if isinstance(data, (dict, list)) and not isinstance(data, QueryDict):
                 return b"json" + canonical_json(without(parse_json(canonical_json(data)), paths))
         except (ValueError, RecursionError, RequestDataTooBig):

@@ -1,9 +1,9 @@
 """
-The digest of a request's body, which stays readable.
+The digest of a request's body, taken without taking the body away.
 
-Code that runs later (a parser, an upload handler, the view) finds the body unread, and code that ran earlier (the CSRF
-check, an authenticator) does not change the digest. Django has no public way to give a stream back, so this module
-handles a request's `_stream`, `_body`, `_post` and `_files`; no other module does.
+Whoever comes after (a parser, an upload handler, the view) finds the body as if nobody had read it; whoever came before
+(the CSRF check, an authenticator) has changed nothing in the digest. Django has no public way to give a stream back, so
+this module, and no other, handles a request's `_stream`, `_body`, `_post` and `_files`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -27,22 +27,22 @@ from django_idempotency.core.fingerprint import canonical_json, digest, without_
 from django_idempotency.exceptions import BodyIncomplete, BodyUnreadable, LengthRequired, Refusal
 
 CHUNK = 64 * 1024  # bytes read at once
-IN_MEMORY = 1024 * 1024  # bytes; a larger body is kept in a file
+IN_MEMORY = 1024 * 1024  # bytes of a body that are kept in memory; a larger one goes through a file
 MULTIPART = "multipart/form-data"
 URLENCODED = "application/x-www-form-urlencoded"
-CSRF_FIELD = "csrfmiddlewaretoken"  # has another value on every page
+CSRF_FIELD = "csrfmiddlewaretoken"  # masked anew for every page
 
 
 def receive(request: HttpRequest) -> Refusal | None:
     """
-    Read the body of *request* to its end, so that nothing runs if it did not arrive whole.
+    Read the body of *request* to its end, so that nothing runs for one that did not arrive whole.
 
-    Returns a refusal if the body is shorter than its `Content-Length`, or if it has no length and the server does not
-    mark its end.
+    Returns a refusal for a body that is shorter than `Content-Length` announced, and for one without a length whose end
+    the server does not mark.
     """
     state: Any = request
     if not hasattr(request, "_stream"):
-        return None  # a bare HttpRequest, made by a test
+        return None  # an HttpRequest of a test's
     try:
         if _is_chunked(request):
             return _receive_chunked(request)
@@ -50,7 +50,7 @@ def receive(request: HttpRequest) -> Refusal | None:
             if _is_small(request) and (request.content_type == URLENCODED or not state._stream.seekable()):
                 request.body  # noqa: B018 Django keeps it
             else:
-                _rewound(request)
+                _kept(request)
         missing = _received(request) < _length(request)
     except OSError:  # the client or the server in front has hung up
         missing = True
@@ -58,15 +58,15 @@ def receive(request: HttpRequest) -> Refusal | None:
 
 
 def _is_chunked(request: HttpRequest) -> bool:
-    """Does the body have no length, so that Django takes it for an empty one? Only under WSGI."""
+    """Whether the body has no length, so that Django takes it for an empty one (WSGI alone: ASGI hands over all)."""
     return hasattr(request, "environ") and "HTTP_TRANSFER_ENCODING" in request.META and not _length(request)
 
 
 def _receive_chunked(request: Any) -> Refusal | None:
-    """Keep the body in `wsgi.input`, where a handler has to look for it, because Django shows none."""
+    """Keep the body where a handler looks for it, which is past Django."""
     stream = request.environ["wsgi.input"]
     if isinstance(stream, SpooledTemporaryFile):
-        return None  # was kept by an earlier call
+        return None  # kept already
     if not request.environ.get("wsgi.input_terminated"):
         return LengthRequired()
     request.environ["wsgi.input"] = _spool(request, stream)
@@ -82,37 +82,37 @@ def _length(request: HttpRequest) -> int:
 
 
 def _received(request: HttpRequest) -> int:
-    """The number of bytes that arrived, no matter who has read them."""
+    """The bytes of the body that arrived, by whomever they were read."""
     state: Any = request
     if hasattr(request, "_body"):
         return len(state._body)
     stream: Any = state._stream
     if isinstance(state._stream, LimitedStream):
-        for _ in _chunks(stream):  # the rest, if a reader stopped early
+        for _ in _chunks(stream):  # what its reader has left
             pass
         return int(stream._pos)
     if not stream.seekable():
-        return _length(request)  # a consumed stream of other code: assume that it was complete
+        return _length(request)  # a stream of somebody else's, consumed: nothing is known of it
     position = stream.tell()
     size: int = stream.seek(0, SEEK_END)
     stream.seek(position)
     return size
 
 
-def body_digest(request: HttpRequest, encode_parsed: Callable[[], bytes | None]) -> bytes:
+def body_digest(request: HttpRequest, parsed: Callable[[], bytes | None] | None = None) -> bytes:
     """
-    Hash the body to 32 bytes: its raw bytes, or the fields and then the files of multipart/form-data, whose boundary
-    differs at each attempt.
+    32 bytes that stand for the body: for its raw bytes or, where it is multipart/form-data, whose boundary clients draw
+    anew for each attempt, for its fields in their order and then its files.
 
-    *encode_parsed* encodes the data that a parser made of a body whose bytes are gone, or returns None.
+    *parsed* gives, in one spelling, the data that a parser made of a body whose bytes are gone, or None.
 
-    Raises `BodyUnreadable` if neither bytes nor data are left.
+    Raises `BodyUnreadable` where neither bytes nor data are left.
     """
-    state: Any = request  # for its private names
+    state: Any = request  # the private names below
     if not hasattr(request, "_body") and state._read_started and not _is_chunked(request):
         if request.content_type == MULTIPART and hasattr(request, "_files"):
             return _form_digest(state._post, state._files)
-        data = encode_parsed()
+        data = parsed() if parsed else None
         if data is None:
             raise BodyUnreadable(
                 "The request's body was consumed before its fingerprint could be taken. Let the code that reads it"
@@ -125,7 +125,7 @@ def body_digest(request: HttpRequest, encode_parsed: Callable[[], bytes | None])
             return _raw_digest(request, [request.body])
         source: IO[bytes] = BytesIO(request.body)
     else:
-        source = request.META["wsgi.input"] if _is_chunked(request) else _rewound(request)
+        source = request.META["wsgi.input"] if _is_chunked(request) else _kept(request)
     result = _multipart_digest(request, source) if request.content_type == MULTIPART else None
     if result is None:
         source.seek(0)
@@ -135,14 +135,14 @@ def body_digest(request: HttpRequest, encode_parsed: Callable[[], bytes | None])
 
 
 def _is_small(request: HttpRequest) -> bool:
-    """Does `request.body` accept the body, without a large copy in memory?"""
+    """Would `request.body` take it, and without a large copy in memory?"""
     limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     length = _length(request)
     return length <= IN_MEMORY and (limit is None or length <= limit)
 
 
-def _rewound(request: HttpRequest) -> IO[bytes]:
-    """The body's stream at its beginning. If it cannot be rewound, a copy in a file takes its place."""
+def _kept(request: HttpRequest) -> IO[bytes]:
+    """The body's stream, where it can be rewound; else a file of what it held, which takes its place."""
     state: Any = request
     stream: IO[bytes] = state._stream
     if not stream.seekable():
@@ -152,7 +152,7 @@ def _rewound(request: HttpRequest) -> IO[bytes]:
 
 
 def _spool(request: Any, stream: IO[bytes]) -> IO[bytes]:
-    """Copy *stream* to a file that lives as long as *request*."""
+    """A file of what *stream* held, which lives as long as *request*."""
     kept: Any = SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115
     request.close = partial(_close, finalize(request, kept.close), request.close)
     for chunk in _chunks(stream):
@@ -162,7 +162,7 @@ def _spool(request: Any, stream: IO[bytes]) -> IO[bytes]:
 
 
 def _close(close_body: Callable[[], object], close: Callable[[], object]) -> None:
-    """`HttpRequest.close` for a body in a file. Django calls it when the response has been sent."""
+    """The `close` of a request whose body is kept in a file. Django calls it when the response has been sent."""
     close_body()
     close()
 
@@ -171,19 +171,19 @@ def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
     try:
         while chunk := stream.read(CHUNK):
             yield chunk
-    except OSError as error:  # the client hung up; `HttpRequest.read` raises the same
+    except OSError as error:  # the client hung up: as `HttpRequest.read` says it
         raise UnreadablePostError(*error.args) from error
 
 
 def _raw_digest(request: HttpRequest, chunks: Iterable[bytes]) -> bytes:
     content = sha256()
     for position, chunk in enumerate(chunks):
-        content.update(chunk if position else _stable(request, chunk))
+        content.update(chunk if position else _significant(request, chunk))
     return digest(b"raw", content.digest())
 
 
-def _stable(request: HttpRequest, start: bytes) -> bytes:
-    """Remove from the *start* of the body what differs at each attempt."""
+def _significant(request: HttpRequest, start: bytes) -> bytes:
+    """The *start* of the body without what a client writes anew for each attempt."""
     if request.content_type == URLENCODED:
         start = without_field(start, CSRF_FIELD.encode())
     if "gzip" in request.META.get("HTTP_CONTENT_ENCODING", "").lower():
@@ -192,12 +192,12 @@ def _stable(request: HttpRequest, start: bytes) -> bytes:
 
 
 def form_as_json(data: QueryDict) -> bytes:
-    """Encode the fields that a parser made of a form."""
+    """The fields that a parser made of a form, in one spelling."""
     return canonical_json([[name, values] for name, values in data.lists() if name != CSRF_FIELD])
 
 
 def _multipart_digest(request: HttpRequest, source: IO[bytes]) -> bytes | None:
-    """Hash the form in *source*; None if Django cannot parse it."""
+    """The digest of the form in *source*, or None where it is not one that Django would parse."""
     source.seek(0)
     stream: Any = source  # the stubs want a request; a parser only reads
     meta = request.META
@@ -223,8 +223,8 @@ def _form_digest(fields: MultiValueDict[str, Any], files: MultiValueDict[str, An
     return digest(b"form", *parts)
 
 
-def _bytes(part: str | None) -> bytes:
-    return (part or "").encode(errors="surrogatepass")
+def _bytes(text: str | None) -> bytes:
+    return (text or "").encode(errors="surrogatepass")
 
 
 def _file_digest(upload: "UploadedFile[Any]") -> bytes:
@@ -236,13 +236,13 @@ def _file_digest(upload: "UploadedFile[Any]") -> bytes:
 
 
 class HashedFile(UploadedFile):  # type: ignore[type-arg]
-    """A file that was hashed as it arrived, without its content."""
+    """What is left of a file that was hashed as it arrived."""
 
     digest: bytes
 
 
 class HashingHandler(FileUploadHandler):
-    """Hashes each file's chunks and keeps none of them."""
+    """Hash each file's chunks and keep none of them."""
 
     def new_file(self, *args: Any, **kwargs: Any) -> None:
         super().new_file(*args, **kwargs)
