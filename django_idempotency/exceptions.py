@@ -14,9 +14,9 @@ Every error of the package, in one hierarchy:
     ├── HandlerError            the handler ran and broke the law; a 500 that names the remedy
     │   ├── UnstorableResponse      rolled back
     │   ├── TransactionBroken       rolled back
-    │   ├── CommittedEarly          committed past our reach
-    │   └── OutcomeUncertain        outside the database: it may have taken effect, and its answer is not stored
-    ├── BodyUnreadable          something read the request's body and kept nothing of it
+    │   ├── CommittedEarly          committed by the handler itself
+    │   └── OutcomeUncertain        outside the databases: it may have taken effect, and its answer is not stored
+    ├── BodyUnreadable          other code read the request's body and kept nothing of it
     └── PolicyError             a mis-configuration; also an ImproperlyConfigured
 
 A refusal is data (status, code, title, detail, seconds until a retry), which each adapter formats.
@@ -160,10 +160,8 @@ class TransactionBroken(HandlerError):
 
 class CommittedEarly(HandlerError):
     """
-    One of the two ways into an unsettled outcome: the handler ended the transaction by itself, so its effects may be
-    committed without a record of the answer.
-
-    The claim stays, and a retry gets 409 `outcome-unknown` until an operator settles it or it expires.
+    One of the two ways into an unsettled outcome: the handler ended the transaction by itself. The claim stays, and a
+    retry gets 409 `outcome-unknown` until an operator settles it or it expires.
     """
 
     reason = "its handler ended the transaction by itself"
@@ -179,9 +177,7 @@ class CommittedEarly(HandlerError):
 class OutcomeUncertain(HandlerError):
     """
     One of the two ways into an unsettled outcome: the handler ran outside of any transaction, and its answer is not
-    stored.
-
-    By default a retry gets 409 `outcome-unknown`, until an operator settles it or it expires.
+    stored. By default a retry gets 409 `outcome-unknown` until an operator settles it or it expires.
     """
 
     def __init__(self, reason: str) -> None:
