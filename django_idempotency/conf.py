@@ -13,7 +13,7 @@ from django_idempotency.core.policy import OPTIONS, Policy, ResolvedPolicy, chec
 from django_idempotency.exceptions import PolicyError
 
 SETTING = "IDEMPOTENCY"
-CACHED = 4096  # policies, more than a project has views
+CACHED = 4096  # policies: more than a project has views
 DEFAULT_STORES: Mapping[str, Mapping[str, Any]] = {
     "default": {"BACKEND": "django_idempotency.stores.database.DatabaseStore"},
 }
@@ -23,11 +23,11 @@ DEFAULT_STORES: Mapping[str, Mapping[str, Any]] = {
 def project_options() -> Mapping[str, Any]:
     """The project's own options. Raises `PolicyError` for an unknown name or a bad value in the setting."""
     value = _setting()
-    counts()  # is checked with the rest
+    counts()  # checked with the rest
+    options = {name.lower(): option for name, option in value.items() if name not in ("COUNTS", "STORES")}
     for name in value:
         if name != name.upper():
             raise PolicyError(f"{SETTING}: write option {name!r} in capitals, like {name.upper()!r}.")
-    options = {name.lower(): option for name, option in value.items() if name not in ("COUNTS", "STORES")}
     return check_options(options, SETTING)
 
 
@@ -106,5 +106,8 @@ def resolved_once(own: Policy) -> ResolvedPolicy:
 @receiver(setting_changed)
 def _forget(*, setting: str, **kwargs: object) -> None:
     if setting in (SETTING, "DATABASES"):
-        for cached in (project_options, stores, counts, resolved, resolved_once):
-            cached.cache_clear()
+        project_options.cache_clear()
+        stores.cache_clear()
+        counts.cache_clear()
+        resolved.cache_clear()
+        resolved_once.cache_clear()

@@ -1,4 +1,4 @@
-"""The protected views of the project's URLconf, and their options."""
+"""Which views of the project's URLconf are protected, and by which options."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +13,7 @@ from django_idempotency.core.policy import POLICY, Policy
 from django_idempotency.protection.introspection import api_view_function
 
 DESCRIBING = frozenset({"HEAD", "OPTIONS", "TRACE"})  # methods that Django and DRF answer by themselves
-SILENCED = "idempotency_silenced_checks"  # an attribute of views: ids of warnings, as in SILENCED_SYSTEM_CHECKS
+SILENCED = "idempotency_silenced_checks"  # a view's attribute: ids of warnings, as in SILENCED_SYSTEM_CHECKS
 SAFE = DESCRIBING | {"GET"}
 
 
@@ -56,10 +56,10 @@ class View:
 
 
 def views() -> Iterator[View]:
-    """Yield every view of the URLconf that is protected or has a `Policy`."""
+    """Every view of the URLconf that is protected, or carries a `Policy`."""
     try:
         entries = list(_entries(get_resolver().url_patterns, ""))
-    except Exception:  # raised by the project's modules; Django's own check of the URLconf reports it
+    except Exception:  # of the project's modules; Django's own check of the URLconf reports it
         return
     for pattern, route in entries:
         view = view_of(pattern.callback, route, str(pattern.name or ""))
@@ -157,6 +157,6 @@ def _of_class(callback: Any, view_class: type, options: Mapping[str, Any], name:
 
 
 def has_mixin(view_class: type) -> bool:
-    """Does `IdempotencyMixin` protect the whole class?"""
-    module = sys.modules.get("django_idempotency.rest_framework")  # if it is not imported, no class has the mixin
+    """Is it protected as a whole, by `IdempotencyMixin`?"""
+    module = sys.modules.get("django_idempotency.rest_framework")  # if it is not imported, no class has its mixin
     return module is not None and issubclass(view_class, module.IdempotencyMixin)
