@@ -20,7 +20,6 @@ from django_idempotency.stores.base import Fault, TransactionalStore
 from django_idempotency.stores.database.clock import as_django_writes, in_utc
 from django_idempotency.stores.database.dialect import Dialect
 from django_idempotency.stores.database.dialects import dialect_for
-from django_idempotency.stores.redis.client import check_alias
 from django_idempotency.stores.redis.replay_cache import ReplayCache, table_of
 from django_idempotency.stores.schemas import schema_of
 from django_idempotency.stores.stored import Location, StoredRecord
@@ -57,7 +56,7 @@ class DatabaseStore(TransactionalStore):
         if not isinstance(self.fold, bool):
             raise PolicyError(f"{self}: option 'FOLD' must be True or False, not {self.fold!r}.")
         cache = options.get("REPLAY_CACHE")
-        self.replay_cache = None if cache is None else ReplayCache(check_alias(self, "REPLAY_CACHE", cache), str(self))
+        self.replay_cache = None if cache is None else ReplayCache(cache, str(self))
         self._dialects: dict[str, Dialect] = {}
 
     def dialect(self, using: str) -> Dialect:

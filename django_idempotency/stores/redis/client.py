@@ -27,11 +27,13 @@ NOTHING_DONE = ("BUSY ", "MISCONF", "NOREPLICAS")
 
 class RedisAlias:
     """
-    The *alias* of a django-redis cache; *owner* stands in its errors. It connects at first use, and one client serves
-    all threads of a process.
+    The *alias* of a django-redis cache; errors name *owner* and its *option*. It connects at first use, and one client
+    serves all threads of a process.
     """
 
-    def __init__(self, alias: str, owner: str) -> None:
+    def __init__(self, alias: str, owner: str, option: str) -> None:
+        if not isinstance(alias, str) or not alias:
+            raise PolicyError(f"{owner}: option {option!r} must be the alias of a django-redis cache, not {alias!r}.")
         self.alias = alias
         self.owner = owner
         self._scripts: dict[str, Any] = {}
@@ -79,13 +81,6 @@ class RedisAlias:
         if registered is None:
             registered = self._scripts.setdefault(script, self.client.register_script(script))
         return registered(keys, arguments)
-
-
-def check_alias(owner: object, option: str, value: object) -> str:
-    """Return *value*, the alias that *option* of the store *owner* names. Raises `PolicyError` if it is none."""
-    if not isinstance(value, str) or not value:
-        raise PolicyError(f"{owner}: option {option!r} must be the alias of a django-redis cache, not {value!r}.")
-    return value
 
 
 def _is_utf_8(encoding: str) -> bool:

@@ -60,7 +60,7 @@ class ReplayCache:
     """
 
     def __init__(self, alias: str, owner: str) -> None:
-        self.redis = RedisAlias(alias, owner)
+        self.redis = RedisAlias(alias, owner, "REPLAY_CACHE")
         self.back_at = 0.0  # monotonic
 
     @cached_property

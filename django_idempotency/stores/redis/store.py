@@ -21,7 +21,7 @@ from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.stores.base import Fault, LeasedStore
 from django_idempotency.stores.redis import scripts
-from django_idempotency.stores.redis.client import RedisAlias, check_alias, classify
+from django_idempotency.stores.redis.client import RedisAlias, classify
 from django_idempotency.stores.stored import Location, StoredRecord
 
 logger = logging.getLogger("django_idempotency")
@@ -44,7 +44,7 @@ class RedisStore(LeasedStore):
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         super().__init__(alias, options)
         self.check_options("CACHE")
-        self.redis = RedisAlias(check_alias(self, "CACHE", options.get("CACHE", "default")), str(self))
+        self.redis = RedisAlias(options.get("CACHE", "default"), str(self), "CACHE")
 
     def _keys(self, digest: str) -> tuple[str, str]:
         """The keys of the record and of the set of claims, of an identity's hexadecimal *digest*."""
