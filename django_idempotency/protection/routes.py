@@ -39,7 +39,7 @@ class View:
     view_class: type | None
     options: Mapping[str, Any]  # of as_view(), which override attributes of the class
     handlers: tuple[Handler, ...]
-    non_atomic_requests: frozenset[str]  # databases whose ATOMIC_REQUESTS does not apply to it
+    non_atomic_requests: frozenset[str]  # databases whose ATOMIC_REQUESTS it is excepted from
 
     def __str__(self) -> str:
         return f"{self.name} (route {self.route!r})"
