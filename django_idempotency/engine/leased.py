@@ -121,7 +121,7 @@ class LeasedExecution(Execution[Value]):
         if kept is not None:
             logger.warning(
                 "%s took longer than its lease, and another request with its key has answered: this one gets the same"
-                " answer, although its handler ran, too", self.attempt.identity
+                " answer, although its handler ran too", self.attempt.identity
             )  # fmt: skip
             return Replayed(kept)
         unknown = OutcomeUncertain("its claim was lost while the handler ran, to another request or to an operator")
