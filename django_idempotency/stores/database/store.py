@@ -26,8 +26,8 @@ from django_idempotency.stores.stored import Location, StoredRecord
 
 BROKEN = (
     "The claim is gone: the handler's transaction was rolled back, or its connection was replaced, and the handler"
-    " continued, because a database error was swallowed. Let it propagate, or put the statement that may fail into its"
-    " own atomic block."
+    " continued. A database error was swallowed. Let it propagate, or put the statement that may fail into its own"
+    " atomic block."
 )
 
 
