@@ -31,6 +31,7 @@ def heard():
     for name in ("executed", "replayed", "refused", "forgotten", "unsettled"):
 
         def receiver(sender, *, name=name, signal=None, **about):
+            assert connection.needs_rollback or not connection.in_atomic_block  # the decision stands
             heard.append((name, sender, about))
 
         receivers[name] = receiver
