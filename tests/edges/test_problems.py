@@ -55,17 +55,6 @@ def test_a_refusal_is_problem_details(edge, client, serve, code):
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_both_kinds_of_views_refuse_alike(api, browser, serve, code):
-    """One source formats both."""
-    bodies = []
-    for client, protect in ((api, drf), (browser, plain)):
-        serve(protect(make_payment, required=True))
-        bodies.append(refused(client, code).json())
-
-    assert bodies[0] == bodies[1]
-
-
-@pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("docs_url", ["https://docs.example/keys", "/docs/keys/"])
 def test_docs_url_is_in_type_and_link(edge, client, serve, code, docs_url):
     """The API's own page explains the code, and a `Link` leads there with every refusal."""
