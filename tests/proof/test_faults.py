@@ -134,16 +134,6 @@ def test_a_handler_that_swallows_the_loss_of_its_transaction(lab, token, vendor,
     assert_rolled_back(child, retrier, request, child.ask(request))
 
 
-@pytest.mark.parametrize("more", [{}, {"more": True}], ids=["answers", "works on"])
-def test_a_handler_that_rolls_its_transaction_back(lab, token, atomic_requests, more):
-    """After a raw ROLLBACK the claim is gone, and nothing that the handler does then is left: a 500."""
-    config = {"database": {"ATOMIC_REQUESTS": atomic_requests}}
-    child, retrier = lab.child(**config).connect(), lab.child(**config).connect()
-    request = Request(key="raw", token=token, script="swallow in cursor", more={"statement": "ROLLBACK", **more})
-
-    assert_rolled_back(child, retrier, request, child.ask(request))
-
-
 @pytest.mark.parametrize(
     "statement",
     [

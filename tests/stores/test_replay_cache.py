@@ -11,7 +11,7 @@ from django.db import connection, transaction
 from django.http import HttpResponse
 from django.test.utils import CaptureQueriesContext
 
-from django_idempotency import idempotent, once
+from django_idempotency import once
 from django_idempotency.exceptions import StoreUnavailable
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.operations.records import free
@@ -423,18 +423,4 @@ def test_a_view_under_atomic_requests(cache, api, serve, atomic_requests):
     serve(drf(make_payment))
 
     assert [is_replay(post(api)) for _ in range(2)] == [False, True]
-    assert Payment.objects.count() == 1
-
-
-@idempotent(in_flight="wait")
-def waits(request):
-    make_payment(request)
-    return HttpResponse()
-
-
-def test_a_wait_ends_with_the_record(cache, api, serve):
-    """The option is asked as ever."""
-    serve(waits)
-
-    assert [post(api).status_code for _ in range(2)] == [200, 200]
     assert Payment.objects.count() == 1
