@@ -14,7 +14,6 @@ from django_idempotency.core.decision import Claimed, Unsettled
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.operations import records
 from django_idempotency.stores.database import DatabaseStore
-from tests.app.serving import is_replay
 from tests.operations.pages import make_record, make_unsettled, page, text
 from tests.operations.redis_store import identity
 
@@ -307,19 +306,6 @@ def test_an_answer_is_stored(admin_client, admin_user, made):
     assert "status 201" in entry.change_message
     assert entry.change_message.endswith("Reason: Paid, ticket 18.")
     assert "Paid, ticket 18." in text(admin_client.get(page("history", of)))
-
-
-def test_retries_get_the_stored_answer(admin_client, api):
-    """The whole way: 409, the operator's form, and the answer as a replay."""
-    headers = {"Idempotency-Key": "key-1"}
-    api.post("/pay/", {"amount": 10}, headers=headers)
-    IdempotencyRecord.objects.update(status=0, head=b"", body=b"")
-    assert api.post("/pay/", {"amount": 10}, headers=headers).status_code == 409
-
-    decide(admin_client, "settle", IdempotencyRecord.objects.get(), **ANSWER)
-
-    answered = api.post("/pay/", {"amount": 10}, headers=headers)
-    assert (answered.status_code, answered.content, is_replay(answered)) == (201, b'{"id":7}', True)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import os
-import threading
 from datetime import timedelta
 
 import pytest
@@ -13,9 +12,7 @@ from rest_framework.response import Response
 
 from django_idempotency import once
 from django_idempotency.core.keys import Identity
-from django_idempotency.core.record import CompletionRecord
-from django_idempotency.exceptions import OutcomeUncertain, OutcomeUnknown, UnstorableResponse
-from django_idempotency.operations.records import free, settle
+from django_idempotency.exceptions import OutcomeUncertain, OutcomeUnknown
 from django_idempotency.signals import operation_unsettled
 from django_idempotency.stores import stores
 from tests.app.serving import drf, is_replay, plain, post
@@ -193,39 +190,6 @@ def test_an_exception_of_its_own_leaves_the_key_free():
     assert send("a") == {"sent": "a"}
 
 
-def test_an_answer_that_cannot_be_stored_is_uncertain(heard, caplog):
-    """The work was done: it is not run again by itself."""
-
-    @once("unstorable", key=str, store="redis")
-    def unstorable(key):
-        RUNS.append(key)
-        return object()
-
-    with pytest.raises(UnstorableResponse):
-        unstorable("a")
-    with pytest.raises(OutcomeUnknown):
-        unstorable("a")
-
-    assert RUNS == ["a"]
-    [error] = heard
-    assert isinstance(error, OutcomeUncertain)
-    assert "cannot be stored" in error.reason
-    assert "Unsettled" in caplog.text
-
-
-def test_a_handler_that_is_ended_is_uncertain(heard):
-    """SystemExit is how gunicorn ends a worker that takes too long."""
-    WORK.append(lambda: (_ for _ in ()).throw(SystemExit(1)))
-    with pytest.raises(SystemExit):
-        send("a")
-    WORK.clear()
-
-    with pytest.raises(OutcomeUnknown):
-        send("a")
-    assert RUNS == ["a"]
-    assert len(heard) == 1
-
-
 def test_a_handler_may_say_that_it_does_not_know(heard):
     """A gateway without keys of its own did not answer in time."""
     WORK.append(lambda: (_ for _ in ()).throw(OutcomeUncertain("the gateway did not answer")))
@@ -256,36 +220,6 @@ def test_another_operations_doubt_is_its_own(heard):
     assert len(heard) == 1
 
 
-def test_uncertain_retry_runs_again(heard):
-    """Where the work is harmless to repeat."""
-
-    @once("harmless", key=str, store="redis", uncertain="retry")
-    def harmless(key):
-        RUNS.append(key)
-        if len(RUNS) == 1:
-            raise SystemExit
-        return len(RUNS)
-
-    with pytest.raises(SystemExit):
-        harmless("a")
-
-    assert [harmless("a"), harmless("a")] == [2, 2]
-
-
-def test_an_operator_lets_it_run_again():
-    WORK.append(lambda: (_ for _ in ()).throw(SystemExit(1)))
-    with pytest.raises(SystemExit):
-        send("a")
-    WORK.clear()
-    [record] = stores["redis"].unsettled(None, 10)
-    assert (record.key, record.scope, record.operation) == ("a", "shop", "send")
-
-    assert free(record, store="redis")
-
-    assert send("a") == {"sent": "a"}
-    assert stores["redis"].unsettled(None, 10) == []
-
-
 def test_entries_whose_records_are_gone_hide_none(redis, monkeypatch):
     """They are the oldest, and fill the list: it goes on to those that are there."""
     monkeypatch.setattr("django_idempotency.stores.redis.store.TAGS", ["ab"])
@@ -303,20 +237,6 @@ def test_entries_whose_records_are_gone_hide_none(redis, monkeypatch):
     assert redis.zrange(claims, 0, -1) == [digest.hex().encode()]
 
 
-def test_an_operator_stores_an_answer():
-    """From then on retries get that."""
-    WORK.append(lambda: (_ for _ in ()).throw(SystemExit(1)))
-    with pytest.raises(SystemExit):
-        send("a")
-    [record] = stores["redis"].unsettled(None, 10)
-
-    assert settle(record, CompletionRecord(status=200, body=b'{"sent":"by hand"}'), store="redis")
-
-    assert send("a") == {"sent": "by hand"}
-    assert RUNS == ["a"]
-    assert stores["redis"].unsettled(None, 10) == []
-
-
 def test_a_call_inside_itself_joins():
     """The same identity from its own handler runs, and the outer call records."""
     WORK.append(lambda: WORK.clear() or send("a"))
@@ -330,29 +250,6 @@ def test_a_call_inside_itself_joins():
 def test_it_runs_without_a_database():
     """No connection is asked for: this test has no access to one."""
     assert send("a") == send("a")
-
-
-def test_eight_threads_execute_once():
-    """The others are told to come again."""
-    barrier = threading.Barrier(8)
-    WORK.append(lambda: threading.Event().wait(0.05))
-    answers = []
-
-    def race():
-        barrier.wait()
-        try:
-            answers.append(send("a"))
-        except Exception as error:
-            answers.append(type(error).__name__)
-
-    threads = [threading.Thread(target=race) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert RUNS == ["a"]
-    assert {str(answer) for answer in answers} <= {"{'sent': 'a'}", "RequestInProgress"}
 
 
 def test_the_driver_is_imported_where_it_is_used():
