@@ -370,20 +370,6 @@ def test_on_a_method():
     assert Consumer.handle.run(Consumer(), EVENT).replayed
 
 
-def test_hooks_run_for_the_execution_alone():
-    """`on_commit`, once."""
-    hooks = []
-
-    @once("event", key=of_event)
-    def work(event):
-        transaction.on_commit(lambda: hooks.append(1))
-
-    work(EVENT)
-    work(EVENT)
-
-    assert hooks == [1]
-
-
 def test_inside_an_outer_block():
     """The record commits with whatever the consumer does around it."""
     with pytest.raises(LookupError), transaction.atomic():  # noqa: PT012

@@ -84,21 +84,6 @@ def test_an_inner_store_that_is_away_does_not_say_that_nothing_was_done(client, 
     assert not Payment.objects.exists()
 
 
-def test_a_handler_can_answer_for_an_inner_refusal(client, protect, serve, atomic_requests):
-    """Caught, it is the handler's to speak of."""
-    inner({"id": "e1", "amount": 1})
-
-    def handler(request):
-        try:
-            inner({"id": "e1", "amount": 2})
-        except KeyReused:
-            return answer(request, {"error": "seen before"}, 409)
-
-    serve(protect(handler))
-
-    assert post(client).status_code == 409
-
-
 # --- receivers ---
 
 
@@ -146,18 +131,6 @@ def test_a_replay_that_the_guard_refuses_is_not_announced(client, protect, serve
     assert [name for name, _ in heard] == ["executed"]
 
 
-def test_a_handler_that_raises_is_announced_as_forgotten(client, protect, serve, heard):
-    """Most refusals of DRF are raised: they count like those that are returned."""
-
-    def handler(request):
-        raise Http404
-
-    serve(protect(handler))
-    post(client)
-
-    assert [name for name, _ in heard] == ["forgotten"]
-
-
 # --- handlers that commit by themselves ---
 
 
@@ -186,22 +159,6 @@ def test_what_was_committed_before_a_refusal_is_unsettled(client, protect, serve
     retry = post(client)
     assert (retry.status_code, retry.json()["code"]) == (409, "outcome-unknown")
     assert Payment.objects.count() == 1
-
-
-@pytest.mark.parametrize("begin", ["BEGIN", "BEGIN IMMEDIATE" if VENDOR == "sqlite" else "START TRANSACTION"])
-def test_a_commit_is_noticed_though_the_handler_begins_anew(client, protect, serve, heard, begin):
-    """`COMMIT; BEGIN` leaves a transaction open that is not the claim's."""
-
-    def handler(request):
-        make_payment(request)
-        run_sql(COMMIT, begin)
-        return make_payment(request)
-
-    serve(protect(handler))
-
-    assert post(client).status_code == 500
-    assert [name for name, _ in heard] == ["unsettled"]
-    assert post(client).status_code == 409
 
 
 def test_a_hooks_own_commit_is_not_blamed_on_the_operation(client, protect, serve, caplog):
@@ -408,18 +365,3 @@ def test_a_hook_that_raises_does_not_hide_the_execution(client, protect, serve, 
     assert post(client).status_code == 500
     assert [name for name, _ in heard] == ["executed"]
     assert is_replay(post(client))
-
-
-def test_a_commit_inside_a_longer_text_is_told_as_well(client, protect, serve, heard, atomic_requests):
-    """Several statements in one, and a rollback of the outer transaction that finds none."""
-
-    def handler(request):
-        make_payment(request)
-        run_sql(*(["SELECT 1; COMMIT"] if VENDOR == "postgresql" else [COMMIT]))
-        raise Http404
-
-    serve(protect(handler))
-    post(client)
-
-    assert [name for name, _ in heard] == ["unsettled"]
-    assert Payment.objects.count() == IdempotencyRecord.objects.unsettled().count() == 1

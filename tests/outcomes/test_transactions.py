@@ -248,36 +248,6 @@ def test_a_refusal_rolls_back_in_the_named_database(protect, client, serve):
 
 
 @both
-def test_using_may_be_a_callable(protect, client, serve):
-    """A sharded project names the shard by the request; one key in two shards is two keys."""
-    serve(protect(make_payment, using=lambda request: request.headers["X-Shard"]))
-
-    for shard in ("default", "other", "default", "other"):
-        assert post(client, headers={"X-Shard": shard}).status_code == 201
-
-    assert IdempotencyRecord.objects.count() == IdempotencyRecord.objects.using("other").count() == 1
-
-
-@both
-def test_writes_to_another_database_are_warned_of(protect, client, serve, caplog):
-    """Two databases do not commit together: the log names both, and the option that helps."""
-
-    def handler(request):
-        Payment.objects.using("other").create(amount=1)
-        return make_payment(request)
-
-    serve(protect(handler))
-
-    with caplog.at_level(logging.WARNING, "django_idempotency"):
-        assert post(client).status_code == 201
-        assert is_replay(post(client))
-
-    [warning] = [record.getMessage() for record in caplog.records if record.name == "django_idempotency"]
-    assert "wrote to database 'other' while its record is in 'default'" in warning
-    assert "`using`" in warning
-
-
-@both
 def test_reads_of_another_database_are_not_warned_of(protect, client, serve, caplog):
     """A look-up elsewhere breaks nothing."""
     serve(protect(lambda request: (Payment.objects.using("other").count(), make_payment(request))[1]))

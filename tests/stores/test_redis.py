@@ -8,7 +8,6 @@ from datetime import timedelta
 import pytest
 from django.core.cache import caches
 from django.http import HttpResponse
-from rest_framework.response import Response
 
 from django_idempotency import once
 from django_idempotency.core.keys import Identity
@@ -163,31 +162,6 @@ def test_a_view(api, serve, browser, make):
     assert [is_replay(first), is_replay(second)] == [False, True]
     assert len(runs) == 1
     assert post(client, {"amount": 99}).status_code == 422
-
-
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("status", [400, 403, 409, 422, 429, 500, 503])
-def test_an_answer_of_its_own_leaves_the_key_free(api, serve, status):
-    """The handler said no, or that it failed: it has answered by itself, and a retry runs."""
-    runs = []
-
-    def handler(request):
-        runs.append(request)
-        return Response({"run": len(runs)}, status=status)
-
-    serve(drf(handler, store="redis"))
-
-    assert [post(api).status_code for _ in range(2)] == [status, status]
-    assert len(runs) == 2
-
-
-def test_an_exception_of_its_own_leaves_the_key_free():
-    WORK.append(lambda: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        send("a")
-    WORK.clear()
-
-    assert send("a") == {"sent": "a"}
 
 
 def test_a_handler_may_say_that_it_does_not_know(heard):
