@@ -9,22 +9,21 @@ import pytest
 from django.db import OperationalError, connection, connections
 from django.test import Client
 from rest_framework.permissions import BasePermission
-from rest_framework.views import APIView
 
-from django_idempotency import idempotent
 from django_idempotency.engine import run as engine
-from django_idempotency.models import IdempotencyRecord
 from tests.app.models import Payment
 from tests.app.serving import (
     POOLED,
     TIMEOUT,
     VENDOR,
     drf,
+    drf_class,
     end_own_connection,
     expire,
     is_replay,
     plain,
     post,
+    without_table,
 )
 from tests.app.views import make_payment
 from tests.conftest import authenticated
@@ -49,7 +48,6 @@ def test_a_key_for_another_request_is_refused(edge, client, serve, other):
     serve({"drf": drf, "plain": plain}[edge](make_payment))
 
     def send(url="/act/?a=1&b=2", content=b'{"amount": 10}', content_type="application/json", data=None, headers=None):
-
         return client.generic(
             "POST",
             url,
@@ -104,17 +102,14 @@ def impatient():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_duplicate_in_flight_is_refused_with_retry_after(edge, user, serve, background, gate, impatient, request):
+def test_a_duplicate_in_flight_is_refused_with_retry_after(
+    edge, user, serve, background, gate, slow_payment, impatient, request
+):
     """
     409 at once, and never a second execution. On SQLite, which has one writer, a duplicate waits for it as long as the
     busy timeout says, and then gets 503.
     """
-
-    def handler(request):
-        gate.wait()
-        return make_payment(request)
-
-    serve({"drf": drf, "plain": plain}[edge](handler))
+    serve({"drf": drf, "plain": plain}[edge](slow_payment))
     client, rival = request.getfixturevalue("api" if edge == "drf" else "browser"), None
     rival = authenticated(user) if edge == "drf" else Client()
     if edge == "plain":
@@ -138,14 +133,9 @@ def test_a_duplicate_in_flight_is_refused_with_retry_after(edge, user, serve, ba
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_duplicate_in_flight_with_another_payload(user, serve, background, gate, impatient):
+def test_a_duplicate_in_flight_with_another_payload(user, serve, background, gate, slow_payment, impatient):
     """Its fingerprint cannot be compared yet: in flight, and 422 when the first has committed."""
-
-    def handler(request):
-        gate.wait()
-        return make_payment(request)
-
-    serve(drf(handler))
+    serve(drf(slow_payment))
     first = background(post, authenticated(user))
     gate.reached()
 
@@ -221,14 +211,9 @@ def test_wait_waits_for_the_first_and_then_replays(edge, user, browser, serve, b
 
 
 @pytest.mark.django_db(transaction=True)
-def test_wait_gives_up_after_wait_timeout(user, serve, background, gate, impatient):
+def test_wait_gives_up_after_wait_timeout(user, serve, background, gate, slow_payment, impatient):
     """Then it is 409 like everywhere else (503 on SQLite, whose busy timeout is its own)."""
-
-    def handler(request):
-        gate.wait()
-        return make_payment(request)
-
-    serve(drf(handler, in_flight="wait", wait_timeout=timedelta(milliseconds=50)))
+    serve(drf(slow_payment, in_flight="wait", wait_timeout=timedelta(milliseconds=50)))
     first = background(post, authenticated(user))
     gate.reached()
 
@@ -258,14 +243,7 @@ if VENDOR != "sqlite":  # which has no server to lose
                     end_own_connection()
                 return True
 
-        class View(APIView):
-            permission_classes = [LosesItsConnection]
-
-            @idempotent
-            def post(self, request):
-                return make_payment(request)
-
-        serve(View.as_view())
+        serve(drf_class(make_payment, permission_classes=[LosesItsConnection]))
 
         response = post(authenticated(user))
         connection.close()
@@ -292,14 +270,9 @@ def test_an_error_of_the_handlers_database_is_no_503(protect, client, serve):
 def test_a_missing_table_names_the_remedy(client, protect, serve):
     """A 500 that says `manage.py migrate`: a defect is no outage."""
     serve(protect(make_payment))
-    table = IdempotencyRecord._meta.db_table
-    with connection.cursor() as cursor:
-        cursor.execute(f"ALTER TABLE {table} RENAME TO away")
-    try:
+
+    with without_table():
         response = post(client)
-    finally:
-        with connection.cursor() as cursor:
-            cursor.execute(f"ALTER TABLE away RENAME TO {table}")
 
     assert response.status_code == 500
     assert "manage.py migrate" in "".join(response.exc_info[1].__notes__)

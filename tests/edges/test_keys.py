@@ -104,7 +104,6 @@ def test_idempotent_methods_pass_through(edge, client, serve, method):
         return make_payment_of(1, request)
 
     def make_payment_of(amount, request):
-
         return answer(request, {"id": Payment.objects.create(amount=amount).pk})
 
     if edge == "plain":

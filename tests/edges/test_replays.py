@@ -15,7 +15,7 @@ from rest_framework.views import APIView
 from django_idempotency import idempotent
 from django_idempotency.rest_framework import IdempotencyMixin
 from tests.app.models import Payment
-from tests.app.serving import PATH, drf, is_replay, plain, post
+from tests.app.serving import PATH, drf, drf_class, is_replay, plain, post
 from tests.app.views import PaymentSerializer, answer, make_payment
 
 pytestmark = pytest.mark.django_db
@@ -118,7 +118,6 @@ def test_a_response_that_cannot_be_stored_is_closed(protect, client, serve, tmp_
     opened = []
 
     def handler(request):
-
         opened.append(Path(path).open("rb"))  # noqa: SIM115 the response's to close
         return FileResponse(opened[0]) if what == "file" else StreamingHttpResponse(opened[0])
 
@@ -265,15 +264,7 @@ def test_a_retry_may_accept_less_or_more(protect, client, serve):
 
 def test_an_accept_that_the_view_cannot_serve_is_drfs_406(api, serve):
     """Negotiation comes before the handler, and before a replay."""
-
-    class View(APIView):
-        renderer_classes = [renderers.JSONRenderer]
-
-        @idempotent
-        def post(self, request):
-            return make_payment(request)
-
-    serve(View.as_view())
+    serve(drf_class(make_payment, renderer_classes=[renderers.JSONRenderer]))
 
     assert post(api).status_code == 201
     assert post(api, headers={"Accept": "image/png"}).status_code == 406
@@ -354,17 +345,12 @@ def test_a_finalize_response_is_applied_once(api, serve, finalize, by):
 def test_an_error_in_finalize_response_rolls_back(api, serve):
     """It belongs to the answer: what cannot be answered is not done."""
 
-    class View(APIView):
-        def finalize_response(self, request, response, *args, **kwargs):
-            if response.status_code == 201:
-                raise LookupError
-            return super().finalize_response(request, response, *args, **kwargs)
+    def finalize_response(self, request, response, *args, **kwargs):
+        if response.status_code == 201:
+            raise LookupError
+        return APIView.finalize_response(self, request, response, *args, **kwargs)
 
-        @idempotent
-        def post(self, request):
-            return make_payment(request)
-
-    serve(View.as_view())
+    serve(drf_class(make_payment, finalize_response=finalize_response))
 
     assert post(api).status_code == 500
     assert not Payment.objects.exists()
@@ -413,14 +399,7 @@ def test_a_replay_runs_nothing_of_the_view(api, serve):
             rendered.append(1)
             return super().render(*args, **kwargs)
 
-    class View(APIView):
-        renderer_classes = [Renderer]
-
-        @idempotent
-        def post(self, request):
-            return make_payment(request)
-
-    serve(View.as_view())
+    serve(drf_class(make_payment, renderer_classes=[Renderer]))
 
     for _ in range(3):
         assert post(api).status_code == 201

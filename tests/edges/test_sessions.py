@@ -7,11 +7,9 @@ from django.core.cache import cache
 from django.test import Client
 from django.views import View
 from rest_framework.throttling import UserRateThrottle
-from rest_framework.views import APIView
 
-from django_idempotency import idempotent
 from tests.app.models import Payment
-from tests.app.serving import drf, is_replay, plain, post
+from tests.app.serving import drf, drf_class, is_replay, plain, post
 from tests.app.views import answer, make_payment
 
 pytestmark = pytest.mark.django_db
@@ -97,14 +95,7 @@ def test_throttles_count_in_redis(api, redis, serve, settings):
         rate = "2/hour"
         cache = redis
 
-    class Pay(APIView):
-        throttle_classes = [Twice]
-
-        @idempotent
-        def post(self, request):
-            return make_payment(request)
-
-    serve(Pay.as_view())
+    serve(drf_class(make_payment, throttle_classes=[Twice]))
 
     responses = [post(api) for _ in range(3)]
 

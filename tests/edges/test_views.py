@@ -301,7 +301,6 @@ def test_login_required_mixin_stands_outside_of_post(browser, client_without_ses
 
 @pytest.fixture
 def client_without_session():
-
     return Client()
 
 

@@ -12,10 +12,10 @@ from django_idempotency import once
 from django_idempotency.engine import leased
 from django_idempotency.engine.renewal import LeaseKeeper
 from django_idempotency.exceptions import OutcomeUncertain, OutcomeUnknown, RequestInProgress, StoreUnavailable
-from django_idempotency.signals import operation_unsettled
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault
 from django_idempotency.testing.memory import MemoryStore
+from tests.app.serving import hearing
 
 runs: list[int] = []
 
@@ -75,16 +75,10 @@ def keeper(keeper, monkeypatch) -> LeaseKeeper:
 
 
 @pytest.fixture
-def told(db: None) -> Iterator[list[str]]:
+def told(db: None) -> Iterator[list[Any]]:
     """What `operation_unsettled` was sent with."""
-    reasons: list[str] = []
-
-    def hear(error: OutcomeUncertain, **kwargs: Any) -> None:
-        reasons.append(error.reason)
-
-    operation_unsettled.connect(hear)
-    yield reasons
-    operation_unsettled.disconnect(hear)
+    with hearing("unsettled") as told:
+        yield told
 
 
 @once("charge", key=lambda: 1)

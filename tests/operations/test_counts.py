@@ -25,7 +25,7 @@ from django_idempotency.models import DecisionCount, IdempotencyRecord, StorageS
 from django_idempotency.operations import counts as statistics
 from django_idempotency.operations import table_size, tally
 from tests.app.models import Payment
-from tests.app.serving import TIMEOUT, VENDOR, plain, post
+from tests.app.serving import TIMEOUT, VENDOR, plain, post, without_table
 from tests.app.views import answer, make_payment
 from tests.operations.records import live
 
@@ -54,23 +54,6 @@ def totals(**filters):
     """What the table holds, without the zeros."""
     sums = DecisionCount.objects.filter(**filters).aggregate(**{name: Sum(name) for name in statistics.COLUMNS})
     return {name: number for name, number in sums.items() if number}
-
-
-def table_is_away(table="django_idempotency_count"):
-    """Rename a table, that of counts: what a project sees that has not migrated."""
-
-    class Away:
-        def __enter__(self):
-            self.rename(table, "away")
-
-        def __exit__(self, *args):
-            self.rename("away", table)
-
-        def rename(self, old, new):
-            with connection.cursor() as cursor:
-                cursor.execute(f"ALTER TABLE {old} RENAME TO {new}")
-
-    return Away()
 
 
 # --- what is counted ---
@@ -371,7 +354,7 @@ if VENDOR == "postgresql":
 def test_a_missing_table_harms_no_request_and_loses_nothing(counter, anonymous, serve, caplog):
     """It is said once, with the remedy, and what was counted meanwhile is written later."""
     serve(plain(make_payment))
-    with table_is_away():
+    with without_table("django_idempotency_count"):
         assert [post(anonymous).status_code for _ in range(3)] == [201] * 3
         assert not statistics.flush()
     lines = [record.getMessage() for record in caplog.records if "Counts" in record.getMessage()]
@@ -390,7 +373,7 @@ def test_a_failure_is_not_repeated_at_each_request(counter, anonymous, serve, mo
     write = statistics.write
     monkeypatch.setattr(statistics, "write", lambda using, rows: attempts.append(using) or write(using, rows))
     serve(plain(make_payment))
-    with table_is_away():
+    with without_table("django_idempotency_count"):
         for _ in range(3):
             post(anonymous)
     assert attempts == ["default"]
@@ -624,7 +607,7 @@ def test_a_sample_is_no_part_of_an_open_transaction(counter, clock):
 def test_a_sample_that_fails_harms_nothing(counter, anonymous, serve, caplog):
     """Counts are written once all the same, the log says why, and the next attempt is an hour later."""
     serve(plain(make_payment))
-    with table_is_away("django_idempotency_storage"):
+    with without_table("django_idempotency_storage"):
         assert [post(anonymous).status_code for _ in range(3)] == [201] * 3
     assert totals() == {"executions": 1, "replays": 2}
     (line,) = [record.getMessage() for record in caplog.records if "sampled" in record.getMessage()]

@@ -12,13 +12,10 @@ from django_idempotency import once, signals
 from django_idempotency.exceptions import CommittedEarly, KeyReused, StoreUnavailable
 from django_idempotency.models import IdempotencyRecord
 from tests.app.models import Payment, Unique
-from tests.app.serving import VENDOR, is_replay, post
+from tests.app.serving import hearing, is_replay, post
 from tests.app.views import answer, make_payment
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-# One statement that ends the transaction, on each database.
-COMMIT = {"postgresql": "COMMIT", "mariadb": "COMMIT", "sqlite": "COMMIT"}[VENDOR]
 
 
 @once("announcements.inner", key=lambda event: event["id"], fingerprint=lambda event: bytes([event["amount"]]))
@@ -34,20 +31,9 @@ def run_sql(*statements):
 
 @pytest.fixture
 def heard():
-    """The signals that were sent, by name, in their order."""
-    names = ("executed", "replayed", "refused", "forgotten", "unsettled")
-    seen = []
-    receivers = []
-    for name in names:
-
-        def receive(identity, name=name, **kwargs):
-            seen.append((name, identity.operation))
-
-        getattr(signals, f"operation_{name}").connect(receive)
-        receivers.append((name, receive))
-    yield seen
-    for name, receive in receivers:
-        getattr(signals, f"operation_{name}").disconnect(receive)
+    """The signals that are sent, in their order: name and arguments."""
+    with hearing() as heard:
+        yield heard
 
 
 # --- refusals of other operations ---
@@ -116,6 +102,7 @@ def test_an_inner_operation_that_is_rolled_back_is_not_announced_as_executed(cli
     serve(protect(handler))
     post(client)
 
+    heard = [(name, about["identity"].operation) for name, about in heard]
     assert ("executed", "announcements.inner") not in heard
 
 
@@ -136,13 +123,13 @@ def test_a_replay_that_the_guard_refuses_is_not_announced(client, protect, serve
 
 def commits_and_refuses(request):
     make_payment(request)
-    run_sql(COMMIT)
+    run_sql("COMMIT")
     return answer(request, {}, 400)
 
 
 def commits_and_raises(request):
     make_payment(request)
-    run_sql(COMMIT)
+    run_sql("COMMIT")
     raise Http404
 
 
@@ -166,7 +153,7 @@ def test_a_hooks_own_commit_is_not_blamed_on_the_operation(client, protect, serv
 
     @once("announcements.hook", key=str)
     def commits(event):
-        run_sql(COMMIT)
+        run_sql("COMMIT")
 
     def handler(request):
         transaction.on_commit(lambda: commits("e1"))

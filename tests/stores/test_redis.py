@@ -12,9 +12,8 @@ from django.http import HttpResponse
 from django_idempotency import once
 from django_idempotency.core.keys import Identity
 from django_idempotency.exceptions import OutcomeUncertain, OutcomeUnknown
-from django_idempotency.signals import operation_unsettled
 from django_idempotency.stores import stores
-from tests.app.serving import drf, is_replay, plain, post
+from tests.app.serving import drf, hearing, is_replay, plain, post
 
 URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/15")
 
@@ -44,15 +43,9 @@ def redis(settings, worker_id):
 
 @pytest.fixture
 def heard():
-    """The errors that `operation_unsettled` was sent with."""
-    errors = []
-
-    def hear(error, **kwargs):
-        errors.append(error)
-
-    operation_unsettled.connect(hear)
-    yield errors
-    operation_unsettled.disconnect(hear)
+    """What `operation_unsettled` was sent with."""
+    with hearing("unsettled") as heard:
+        yield heard
 
 
 RUNS: list[str] = []
@@ -174,7 +167,7 @@ def test_a_handler_may_say_that_it_does_not_know(heard):
     with pytest.raises(OutcomeUnknown):
         send("a")
     assert RUNS == ["a"]
-    assert [error.reason for error in heard] == ["the gateway did not answer"]
+    assert [about["error"].reason for _, about in heard] == ["the gateway did not answer"]
 
 
 def test_another_operations_doubt_is_its_own(heard):
