@@ -254,8 +254,8 @@ def far(results: Results) -> list[str]:
         )
     return [
         paragraph(
-            """The database through a proxy that holds back each request to the server for 1 or 5 ms; each database's first
-            line is without it. The second column is what `SELECT 1` took."""
+            """The database through a proxy that holds back each request to the server for 1 or 5 ms; each database's
+            first line is without it. The second column is what `SELECT 1` took."""
         ),
         table(["database", "a round trip", "first", "replay", "bare in `atomic`"], rows),
     ]

@@ -137,14 +137,6 @@ def test_an_unsupported_media_type_is_the_views_own_415(api, serve):
     assert not IdempotencyRecord.objects.exists()
 
 
-def test_an_empty_body_is_a_body(protect, client, serve):
-    """A request without any content is retried like others."""
-    serve(protect(lambda request: answer(request, {"done": True})))
-
-    assert client.post("/act/", headers={"Idempotency-Key": "k"}).status_code == 201
-    assert is_replay(client.post("/act/", headers={"Idempotency-Key": "k"}))
-
-
 MALFORMED = {
     "no boundary": {"data": b"amount=10", "content_type": "multipart/form-data"},
     "cut off": {"data": b"--one\r\nContent-Disposition: form-da", "content_type": "multipart/form-data; boundary=one"},

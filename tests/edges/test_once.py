@@ -195,19 +195,6 @@ def test_a_redelivery_while_the_first_runs(background, gate, monkeypatch):
     assert first.result(TIMEOUT) == work(EVENT) == Payment.objects.get().pk
 
 
-def test_ttl():
-    """The option is the function's own."""
-
-    @once("event", key=of_event, ttl=datetime.timedelta(days=30))
-    def work(event):
-        pass
-
-    work(EVENT)
-
-    record = IdempotencyRecord.objects.get()
-    assert record.expires_at - record.executed_at == datetime.timedelta(days=30)
-
-
 @pytest.mark.django_db(transaction=True, databases=["default", "other"])
 def test_using():
     """The database that the function writes to, as an alias or a callable of the event."""

@@ -409,15 +409,6 @@ def test_a_constant_operation_makes_a_key_unique_over_two_endpoints(browser, ser
     assert is_replay(post(browser, url="/charge/"))
 
 
-def test_two_endpoints_are_two_operations_by_default(browser, serve):
-    """A key that a client uses twice by chance names two actions."""
-    serve(path("charge/", plain(make_payment)), path("transfer/", plain(make_payment)))
-
-    assert post(browser, url="/charge/").status_code == 201
-    assert post(browser, url="/transfer/").status_code == 201
-    assert Payment.objects.count() == 2
-
-
 def test_a_scope_of_the_tenant_is_shared_by_its_users(api, other_api, serve):
     """A callable may make the scope wider than the user: whoever retries for the tenant gets the answer."""
     serve(drf(make_payment, scope=lambda request: "tenant:1"))
@@ -505,24 +496,6 @@ def test_replay_guard_sees_the_record_and_todays_request(client, protect, serve)
     assert seen == [(201, first.content, "2")]
     assert Payment.objects.count() == 1
     assert IdempotencyRecord.objects.count() == 1
-
-
-def test_should_store_sees_the_response(client, protect, serve):
-    """What is not kept reaches its caller as it is, and is rolled back."""
-    seen = []
-
-    def first_time(response):
-        seen.append(response.status_code)
-        return len(seen) > 1
-
-    serve(protect(make_payment, should_store=first_time))
-
-    responses = [post(client) for _ in range(3)]
-
-    assert [response.status_code for response in responses] == [201, 201, 201]
-    assert [is_replay(response) for response in responses] == [False, False, True]
-    assert seen == [201, 201]
-    assert Payment.objects.count() == 1
 
 
 # --- errors at start-up ---

@@ -4,7 +4,7 @@ import gzip
 from pathlib import Path
 
 import pytest
-from django.http import FileResponse, HttpResponse, HttpResponseRedirect, JsonResponse, StreamingHttpResponse
+from django.http import FileResponse, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
 from django.test import Client
 from django.utils.cache import patch_vary_headers
 from rest_framework import generics, renderers
@@ -223,24 +223,6 @@ def test_middleware_around_a_replay(protect, client, serve, settings, middleware
         assert_equal(first, second)
 
 
-def test_all_middleware_together(protect, client, serve, settings):
-    """In the order in which Django's documentation puts them."""
-    settings.MIDDLEWARE = [
-        MIDDLEWARE["security"],
-        MIDDLEWARE["gzip"],
-        "django.middleware.http.ConditionalGetMiddleware",
-        "django.contrib.sessions.middleware.SessionMiddleware",
-        MIDDLEWARE["locale"],
-        "django.middleware.common.CommonMiddleware",
-        "django.contrib.auth.middleware.AuthenticationMiddleware",
-        MIDDLEWARE["clickjacking"],
-        MIDDLEWARE["vary"],
-    ]
-    serve(protect(make_payment))
-
-    assert_equal(post(client), post(client))
-
-
 def test_each_responses_own_middleware_headers_are_its_own(protect, client, serve, settings):
     """A header that middleware adds is of this request, not of the first."""
     settings.MIDDLEWARE = [MIDDLEWARE["id of each request"], *settings.MIDDLEWARE]
@@ -418,13 +400,3 @@ def test_a_plain_replay_knows_where_it_leads(browser, serve):
     followed = post(browser, follow=True)
     assert followed.json() == {"payments": 0}
     assert followed.redirect_chain == [("/plain-class/", 302)]
-
-
-def test_json_of_a_plain_view(browser, serve):
-    """A replay of a `JsonResponse` parses as one."""
-    serve(plain(lambda request: JsonResponse({"a": [1]}, json_dumps_params={"indent": 2}, status=201)))
-
-    first, second = post(browser), post(browser)
-
-    assert_equal(first, second)
-    assert second.json() == {"a": [1]}

@@ -10,8 +10,9 @@ from django_idempotency.models import IdempotencyRecord
 from django_idempotency.operations import records
 from tests.app.models import Payment
 from tests.app.serving import is_replay
+from tests.lab.caches import NOWHERE, cache
 from tests.operations.records import record, save
-from tests.operations.redis_store import NOWHERE, cache, identity
+from tests.operations.redis_store import identity
 from tests.operations.test_unsettled import refusal, run
 
 pytestmark = pytest.mark.django_db

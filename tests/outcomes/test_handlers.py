@@ -161,23 +161,6 @@ def test_the_first_caller_gets_the_handlers_own_response(browser, serve):
     assert not hasattr(post(browser), "own")
 
 
-def test_a_post_render_callback_runs_for_the_execution_alone(api, serve):
-    """Callbacks of a DRF response are called when it is rendered, which happens once, in the transaction."""
-    rendered = []
-
-    def handler(request):
-        response = make_payment(request)
-        response.add_post_render_callback(lambda response: rendered.append(response.content))
-        return response
-
-    serve(drf(handler))
-
-    first = post(api)
-    assert is_replay(post(api))
-
-    assert rendered == [first.content]
-
-
 def test_a_mended_payload_may_keep_its_key(api, serve, atomic_requests, caplog):
     """A refusal frees the key, so a client mends what it sent, and the mended request is the one that counts."""
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import os
 from datetime import timedelta
 
 import pytest
@@ -14,28 +13,15 @@ from django_idempotency.core.keys import Identity
 from django_idempotency.exceptions import OutcomeUncertain, OutcomeUnknown
 from django_idempotency.stores import stores
 from tests.app.serving import drf, hearing, is_replay, plain, post
-
-URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/15")
+from tests.lab.caches import LOCAL, cache
 
 
 @pytest.fixture(autouse=True)
 def redis(settings, worker_id):
     """The raw client of the store's alias, whose keys are this worker's own."""
-    settings.CACHES = {
-        "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
-        "keys": {
-            "BACKEND": "django_redis.cache.RedisCache",
-            "LOCATION": URL,
-            "KEY_PREFIX": f"store-{worker_id}",
-            "VERSION": 7,
-            "OPTIONS": {"SOCKET_TIMEOUT": 5, "SOCKET_CONNECT_TIMEOUT": 5},
-        },
-    }
-    settings.IDEMPOTENCY = {
-        "STORES": {
-            "redis": {"BACKEND": "django_idempotency.stores.redis.RedisStore", "OPTIONS": {"CACHE": "keys"}},
-        }
-    }
+    settings.CACHES = {"default": LOCAL, "keys": cache(KEY_PREFIX=f"store-{worker_id}", VERSION=7)}
+    backend = "django_idempotency.stores.redis.RedisStore"
+    settings.IDEMPOTENCY = {"STORES": {"redis": {"BACKEND": backend, "OPTIONS": {"CACHE": "keys"}}}}
     caches["keys"].delete_pattern("*")
     yield caches["keys"].client.get_client()
     caches["keys"].delete_pattern("*")
