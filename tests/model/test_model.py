@@ -116,5 +116,5 @@ def test_the_page_shows_how_it_goes_wrong():
     """Each story that the manual tells is what the search finds today, word for word."""
     told = re.findall(r"```text\n(.*?)\n```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
-    assert len(told) > 6
+    assert len(told) > 3
     assert set(told) <= {story(name) for name in REFUTED}
