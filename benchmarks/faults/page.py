@@ -92,7 +92,7 @@ def faults(results: Results, kinds: list[str]) -> list[str]:
         rows.append([fault.name, fault.promise, *cells])
     return [
         paragraph(
-            """Each cell shows how often the fault was made, the keys that were paid meanwhile, and the attempts that
+            """Each cell shows how often the fault was made / the keys that were paid meanwhile, and the attempts that
             got no answer, a 500 or a 503; a violation would stand there in bold. The checker decides
             by the list above, and requires that no client got a status besides 201, 400, 409, 411,
             500 and 503."""
@@ -109,7 +109,7 @@ def cell(fault: Fault, kind: str, line: dict[str, Any] | None) -> str:
     if "left out" in line:
         return "left out"
     statuses = {int(status): count for status, count in line["statuses"].items()}
-    seen = [f"{line['faults']:,} times, {line['keys']:,} keys"]
+    seen = [f"{line['faults']:,} / {line['keys']:,}"]
     words = {"no answer": line["lost"], "500": statuses.get(500, 0), "503": statuses.get(503, 0)}
     seen += [f"{word} ({count:,})" for word, count in words.items() if count]
     if line["violations"]:
