@@ -1,7 +1,6 @@
 """An execution beside the database and its lease: held while the handler runs, given up with what is known."""
 
 import os
-import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -16,6 +15,7 @@ from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault
 from django_idempotency.testing.memory import MemoryStore
 from tests.app.serving import hearing
+from tests.leases.conftest import without_threads
 
 runs: list[int] = []
 
@@ -112,16 +112,10 @@ def test_a_replay_holds_nothing(store, keeper):
     assert not keeper._held
 
 
-def test_without_a_thread_nothing_runs_and_the_key_stays_free(store, keeper, monkeypatch):
+def test_without_a_thread_nothing_runs_and_the_key_stays_free(store, keeper):
     """Its lease could not be renewed. 503: the client comes again."""
-
-    def start(self):
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", start)
-        with pytest.raises(StoreUnavailable):
-            charge()
+    with without_threads(), pytest.raises(StoreUnavailable):
+        charge()
     assert not runs
     assert not keeper._held
 

@@ -9,19 +9,11 @@ from django.test import Client
 from django.urls import reverse
 
 from django_idempotency.models import IdempotencyRecord
-from tests.operations.pages import address, make_record, make_unsettled, page, text
+from tests.operations.pages import address, decide, make_record, make_unsettled, page, text
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.operations.admin_urls")]
 
 ANY_DATABASE = pytest.mark.django_db(databases=["default", "other"])
-
-
-def decide(client: Client, name: str, record: IdempotencyRecord, **data: str):
-    """Open the confirmation page, and send its form with *data*."""
-    opened = client.get(page(name, record))
-    assert opened.status_code == 200
-    hidden = opened.context["adminform"].form.initial
-    return client.post(page(name, record), {**hidden, **data}, follow=True)
 
 
 def test_a_freed_key_runs_again(admin_client, api):

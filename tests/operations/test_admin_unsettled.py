@@ -14,7 +14,7 @@ from django_idempotency.core.decision import Claimed, Unsettled
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.operations import records
 from django_idempotency.stores.database import DatabaseStore
-from tests.operations.pages import make_record, make_unsettled, page, text
+from tests.operations.pages import decide, make_record, make_unsettled, page, text
 from tests.operations.redis_store import identity
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.operations.admin_urls")]
@@ -26,14 +26,6 @@ ANSWER = {"choice": "store-answer", "status": "201", "content_type": "applicatio
 
 def address(attempt):
     return f"{identity(attempt)}@store:redis"
-
-
-def decide(client, name, of, **data):
-    """Open the confirmation page, and send its form with *data*."""
-    opened = client.get(page(name, of))
-    assert opened.status_code == 200
-    hidden = opened.context["adminform"].form.initial
-    return client.post(page(name, of), {**hidden, "reason": "Looked.", **data}, follow=True)
 
 
 # --- the page ---
