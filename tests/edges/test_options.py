@@ -344,7 +344,7 @@ def test_an_option_takes_effect_at_each_level(serve_with, api, name, level):
     assert effect.show(api) == effect.seen[0]
 
 
-@pytest.mark.parametrize(("far", "near"), [("setting", "class"), ("setting", "decorator"), ("class", "decorator")])
+@pytest.mark.parametrize(("far", "near"), [("setting", "class"), ("class", "decorator")])
 @pytest.mark.parametrize("name", EFFECTS)
 def test_the_nearest_option_wins(serve_with, api, name, far, near):
     """Decorator over class over setting."""
