@@ -20,7 +20,7 @@ from django_idempotency.testing.compare.snapshots import LARGEST_TABLE
 from django_idempotency.testing.findings import NotProved
 from django_idempotency.testing.observe.guards import CONNECTION, FOREIGN, THREAD, ForeignEffect, guard
 from django_idempotency.testing.processes.forks import Line, Process
-from django_idempotency.testing.processes.points import END, Points
+from django_idempotency.testing.processes.points import END, HaltingPoints
 from django_idempotency.testing.processes.trials import Trial, briefly
 from django_idempotency.testing.processes.verdicts import CrashPoint, CrashReport
 
@@ -159,7 +159,7 @@ def _run(trial: Trial, key: str, halt_at: int | None = None) -> _Heard:
     """Make the call, and kill it at its point *halt_at*."""
 
     def work(line: Line) -> tuple[Reply, list[str]]:
-        points = Points(line, halt_at)
+        points = HaltingPoints(line, halt_at)
         points.install()
         with guard(points.effect_is_due, points.effect_was) as seen:
             reply = send(trial.call, key)

@@ -30,28 +30,21 @@ GREETINGS = frozenset({"AUTH", "CLIENT", "CLUSTER", "COMMAND", "HELLO", "PING", 
 
 
 class Points:
-    """
-    Counts and names the points that this process reaches, and stops at the number *halt_at*, counted from 0.
+    """The points that this process reaches, in every thread. A subclass says what happens at each."""
 
-    There it tells its parent ("halted" and the point's name), and waits to be killed. Foreign effects are told at once
-    ("effect"), so that the parent knows of those that a killed process has had.
-    """
-
-    def __init__(self, line: Line, halt_at: int | None = None) -> None:
-        self.line = line
-        self.halt_at = halt_at
-        self.names: list[str] = []
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._here = threading.local()
 
+    def arrive(self, name: str) -> None:
+        """The process is at the point *name*, and its other threads wait at their next ones."""
+        raise NotImplementedError
+
     def reach(self, name: str) -> None:
         if getattr(self._here, "connecting", False):
-            return  # nothing takes effect by what a connection sends to begin with
-        with self._lock:  # of several threads one is halted, and the others at their next points
-            self.names.append(name)
-            if len(self.names) - 1 == self.halt_at:
-                self.line.tell("halted", name)
-                self.line.wait()
+            return  # what a new connection sends first has no effect
+        with self._lock:
+            self.arrive(name)
 
     def around(self, call: Callable[..., Any], what: str) -> Callable[..., Any]:
         """*call*, with a point before it and one after it."""
@@ -69,14 +62,6 @@ class Points:
         """Around every statement, savepoints included: one of Django's execute wrappers."""
         what = named(label(sql), context["connection"].alias)
         return self.around(execute, what)(sql, params, many, context)
-
-    def effect_is_due(self, effect: ForeignEffect) -> None:
-        if effect.kind in FOREIGN:
-            self.reach(f"before {effect.kind} {effect.what}")
-        self.line.tell("effect", effect)
-
-    def effect_was(self, effect: ForeignEffect) -> None:
-        self.reach(f"after {effect.kind} {effect.what}")
 
     def install(self) -> None:
         """Halt in all that this process does from now on, in every thread."""
@@ -149,6 +134,35 @@ class Points:
         )
 
 
+class HaltingPoints(Points):
+    """
+    Lists the names of the points, and halts the process at number *halt_at*, counted from 0.
+
+    There it sends its parent "halted" with the name, and waits to be killed. Foreign effects are sent at once, as
+    "effect": so the parent knows those of a process that is killed later.
+    """
+
+    def __init__(self, line: Line, halt_at: int | None = None) -> None:
+        super().__init__()
+        self.line = line
+        self.halt_at = halt_at
+        self.names: list[str] = []
+
+    def arrive(self, name: str) -> None:
+        self.names.append(name)
+        if len(self.names) - 1 == self.halt_at:
+            self.line.tell("halted", name)
+            self.line.wait()
+
+    def effect_is_due(self, effect: ForeignEffect) -> None:
+        if effect.kind in FOREIGN:
+            self.reach(f"before {effect.kind} {effect.what}")
+        self.line.tell("effect", effect)
+
+    def effect_was(self, effect: ForeignEffect) -> None:
+        self.reach(f"after {effect.kind} {effect.what}")
+
+
 def named(what: str, alias: str) -> str:
     return what if alias == "default" else f"{what} on {alias!r}"
 
@@ -163,7 +177,7 @@ def label(sql: object) -> str:
     """A statement as a report names it: its verb and its table, without what changes from run to run."""
     text = " ".join(str(sql).split()) if isinstance(sql, (str, bytes)) else "a composed statement"
     verb, _, rest = text.partition(" ")
-    if verb in ("SAVEPOINT", "RELEASE"):
+    if verb in ("SAVEPOINT", "RELEASE", "BEGIN", "COMMIT"):
         return verb
     if verb == "ROLLBACK":
         return "ROLLBACK TO" if "TO" in rest.upper().split() else verb
