@@ -74,7 +74,7 @@ def test_each_wrong_view_is_caught(name, told, browser):
 
 def test_paths_can_be_skipped(browser):
     """With all that is below them; and what may change with each request is named."""
-    with replayed(skip=["/unprotected", "/kept-by-nobody/"], ignore=["app_unique"]):
+    with replayed(skip=["/unprotected", "/kept-by-nobody/"], ignore=["app_payment"]):
         browser.post("/unprotected/")
         browser.post("/kept-by-nobody/")
         browser.post("/before-the-handler/")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import Value
 from typing import Any, Literal
 
 from django_idempotency import conf
@@ -31,7 +32,8 @@ OWN_KEYS_REMEDY = (
     " (pg_advisory_lock, GET_LOCK), of a cache or of a file that is let go inside it. Hold it until COMMIT: lock a row"
     " (select_for_update), use pg_advisory_xact_lock, or let go in an on_commit hook."
 )
-LINGER = 0.05  # seconds by which each COMMIT is put off, for what ends before it to be seen
+LINGER = 0.5  # seconds at most by which COMMIT is put off until each handler has come to its own
+STEP = 0.001  # seconds
 PATIENCE = 45.0  # seconds in which each client must get its final answer
 
 
@@ -168,9 +170,9 @@ def _race_with_own_keys(trial: Trial, keys: list[str], patience: float) -> tuple
         )
     expected = trial.changes()
     trial.put_back()
-    answers = _run_at_once(
-        trial, [partial(_send_with_slow_commit, trial.call, key, patience) for key in keys], patience
-    )
+    commits = Commits(len(keys))
+    works = [partial(_send_with_late_commit, trial.call, key, patience, commits) for key in keys]
+    answers = _run_at_once(trial, works, patience)
     problems = [*map(str, trial.compare(expected, keys))]
     problems += [briefly(reply) for (*_, reply) in answers if reply.status >= 500]
     if problems:
@@ -193,12 +195,28 @@ def _send_unprotected(call: Sender, keys: Iterable[str]) -> list[Reply]:
     return [send(call, key) for key in keys]
 
 
-def _send_with_slow_commit(call: Sender, key: str, patience: float) -> list[Reply]:
-    """In a process that ends afterwards: between each handler and its COMMIT some time passes."""
+class Commits:
+    """Lets the handlers of all processes end before the first of them commits, or `LINGER` has passed."""
+
+    def __init__(self, number: int) -> None:
+        self._missing = Value("i", number)  # shared with the processes
+
+    def wait(self) -> None:
+        with self._missing.get_lock():
+            self._missing.value -= 1
+        for _ in range(int(LINGER / STEP)):  # counted, because a test may have stopped the clock
+            if self._missing.value <= 0:
+                return
+            time.sleep(STEP)
+        self._missing.value = 0  # the others wait for a lock that this one holds until COMMIT
+
+
+def _send_with_late_commit(call: Sender, key: str, patience: float, commits: Commits) -> list[Reply]:
+    """The answers to one client, in a process that ends afterwards."""
     for store in [stores[alias] for alias in conf.stores()]:
 
         def complete_later(*args: Any, complete: Callable[..., Any] = store.complete) -> Any:  # type: ignore[attr-defined]
-            time.sleep(LINGER)
+            commits.wait()
             return complete(*args)
 
         setattr(store, "complete", complete_later)  # noqa: B010 a method, to mypy
