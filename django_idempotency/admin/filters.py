@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib.admin import SimpleListFilter
 from django.contrib.admin.views.main import ChangeList
@@ -21,6 +21,7 @@ DATABASE = "database"  # the parameter of the list's URL
 SAMPLED = 500  # of the newest records, whose operations may not be counted yet
 COUNTED = 7 * 24  # hours whose counts name operations
 OFFERED = 50  # operations; a longer list is no help
+WITHIN = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
 
 
 class DatabaseFilter(SimpleListFilter):
@@ -49,6 +50,11 @@ class DatabaseFilter(SimpleListFilter):
 class ChoiceFilter(SimpleListFilter):
     """Offers a few choices. Any other value in the URL matches nothing."""
 
+    offered: ClassVar[list[tuple[Any, Any]]] = []
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
+        return self.offered
+
     def narrow(self, queryset: Any, chosen: str) -> Any:
         raise NotImplementedError
 
@@ -64,9 +70,7 @@ class StateFilter(ChoiceFilter):
 
     title = _("state")
     parameter_name = "state"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
-        return State.choices
+    offered = State.choices
 
     def narrow(self, queryset: Any, chosen: str) -> Any:
         if chosen == State.EXPIRED:
@@ -81,14 +85,12 @@ class StatusFilter(ChoiceFilter):
 
     title = _("status")
     parameter_name = "answer"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
-        return [
-            ("2xx", _("2xx, success")),
-            ("3xx", _("3xx, redirect")),
-            ("4xx", _("4xx, an answer that says no")),
-            ("5xx", _("5xx, failure")),
-        ]
+    offered = [
+        ("2xx", _("2xx, success")),
+        ("3xx", _("3xx, redirect")),
+        ("4xx", _("4xx, an answer that says no")),
+        ("5xx", _("5xx, failure")),
+    ]
 
     def narrow(self, queryset: Any, chosen: str) -> Any:
         first = int(chosen[0]) * 100
@@ -100,14 +102,10 @@ class ExpiryFilter(ChoiceFilter):
 
     title = _("expiry")
     parameter_name = "expires"
-
-    WITHIN = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
-        return [("hour", _("within an hour")), ("day", _("within a day")), ("week", _("within a week"))]
+    offered = [("hour", _("within an hour")), ("day", _("within a day")), ("week", _("within a week"))]
 
     def narrow(self, queryset: Any, chosen: str) -> Any:
-        return queryset.live().filter(expires_at__lte=DatabaseNow() + self.WITHIN[chosen])
+        return queryset.live().filter(expires_at__lte=DatabaseNow() + WITHIN[chosen])
 
 
 class OperationFilter(ChoiceFilter):

@@ -1,6 +1,6 @@
 """
-What a call writes otherwise each time (random values, copies of a number, a salted password), found by two runs that
-nothing disturbs; and what is wrong with a third, apart from that.
+Finds what differs in every run of a call (random values, copies of a number, salted passwords) by two undisturbed runs,
+and explains how a third run differs apart from that.
 """
 
 import re
@@ -26,10 +26,10 @@ Column = tuple[TableName, str]
 
 def varying(first: Changes, second: Changes, **more: Any) -> frozenset[Column]:
     """
-    The columns in which two runs from the same state differ. *more* as `differences` takes it.
+    The columns in which two runs from the same state differ. *more* are the options of `differences`.
 
-    None of a table of which they changed another number of rows. A reference counts only if the row that it leads to
-    still differs without its own columns.
+    A table of which the runs changed different numbers of rows has none. A reference counts only if the rows that it
+    leads to differ in more than the columns found so far.
     """
     found: set[Column] = set()
     while True:
@@ -46,7 +46,7 @@ def varying(first: Changes, second: Changes, **more: Any) -> frozenset[Column]:
 
 
 def masked(changes: Changes, columns: Iterable[Column]) -> Changes:
-    """*changes* without what stands in *columns*. The rows themselves are all there."""
+    """*changes* with the values of *columns* masked. All rows stay."""
     tables = {}
     for place, change in changes.tables.items():
         names = {column for there, column in columns if there == place}
@@ -63,8 +63,8 @@ def masked(changes: Changes, columns: Iterable[Column]) -> Changes:
 
 def explain_differences(found: Changes, expected: Changes, **more: Any) -> list[Difference]:
     """
-    As `differences`, with what is known of both: a number that changed by a multiple was changed more than once, and a
-    row that has its counterpart is neither missing nor done again, but differs in a column.
+    As `differences`, but more is said of rows that come in pairs: a number that changed by a multiple was changed more
+    than once, and other rows differ in a column and are neither missing nor doubled.
     """
     wanted, seen = contents(expected, **more), contents(found, **more)
     places = sorted({*wanted, *seen}, key=str)
@@ -92,26 +92,26 @@ def _masked(row: Row, columns: set[str], mask: str) -> Row:
 
 
 def _unmatched(wanted: list[Content], seen: list[Content]) -> tuple[list[Content], list[Content]]:
-    """What only one of the two has, rows that may belong together at the same place."""
+    """The contents that only one of the two has, in the same order, so that similar rows pair up."""
     one, other = Counter(wanted), Counter(seen)
     return sorted((one - other).elements(), key=repr), sorted((other - one).elements(), key=repr)
 
 
 def _columns(missing: list[Content], extra: list[Content]) -> set[str]:
-    """The columns in which rows that come in pairs differ; none where they do not."""
+    """The columns in which the rows differ, if they come in pairs."""
     if Counter(verb for verb, *_ in missing) != Counter(verb for verb, *_ in extra):
         return set()
     one, other = (Counter(pair for _, *pairs in rows for pair in pairs) for rows in (missing, extra))
     differing = {column for column, _ in (*(one - other), *(other - one))}
     if differing:
         return differing
-    # The same values in other company.
+    # The same values, but in other rows.
     paired = zip(missing, extra, strict=True)
     return {column for (_, *mine), (_, *others) in paired for column, _ in {*mine} ^ {*others}}
 
 
 def _how_often(wanted: Content, seen: Content) -> int:
-    """How often *seen* does what *wanted* does once, where both only change numbers; or 0."""
+    """How many times *seen* does what *wanted* does once, if both only change numbers; or 0."""
     if wanted[0] != "changed" or len(wanted) != len(seen):
         return 0
     ratios = set()
