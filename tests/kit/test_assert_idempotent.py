@@ -28,7 +28,7 @@ TOLD = {
     "in-the-cache": ["rolled back", "paid' of cache 'default'", "`cache:"],
     "commits-by-itself": ["rolled back", "answered 409", "outcome-unknown", "leave the transaction alone"],
     "unprotected": ["took effect twice", "table app_payment: 1 row added", "INSERT INTO app_payment", "@idempotent"],
-    "swallowed": ["rolled back, but its client was told 200", "swallows exceptions"],
+    "swallowed": ["rolled back, but its client got 200", "swallows exceptions"],
     "swallowed-inside": ["answered 500", "TransactionBroken"],
     "counter-in-the-answer": ["got another answer", '"served": '],
     "counter-in-a-header": ["got another answer", "header x-receipt: "],
@@ -38,7 +38,7 @@ TOLD = {
     "e-mail-afterwards": ["replayed, but it changed something", "'You have paid'"],
     "one-scope": ["without credentials got the first user's answer", "sent by another user got", "`scope`"],
     "no-fingerprint": ["another payload got the first request's answer", "`fingerprint`"],
-    "kept-by-nobody": ["not kept and the work was rolled back", "`should_store`"],
+    "kept-by-nobody": ["not stored and its work was rolled back", "`should_store`"],
     "key-taken-as-it-is": ["A malformed key", "answered 201"],
 }
 NEED_COMMITS = {"own-connection", "in-a-thread", "commits-by-itself"}  # or their work is on another connection

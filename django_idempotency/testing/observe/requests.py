@@ -1,7 +1,7 @@
 """
-What a request changes (databases by content, e-mails, caches), and which line of the project did it.
+Observes what a request changes (databases by content, e-mails, caches), and which line of the project did it.
 
-Inside a `TestCase` the `on_commit` hooks of the request are run as a commit would run them, so that their work is seen.
+Inside a `TestCase` it runs the request's `on_commit` hooks as a commit would.
 """
 
 import re
@@ -26,7 +26,7 @@ from django_idempotency.testing.observe.guards import CONNECTION, E_MAIL, PROCES
 from django_idempotency.testing.observe.interruptions import noted_claims
 from django_idempotency.testing.observe.tracer import Origin, find_origin
 
-PATIENCE = 1.0  # seconds for threads that the request has started, all together
+PATIENCE = 1.0  # seconds for all threads that the request has started
 WRITES = re.compile(r"\s*(INSERT|UPDATE|DELETE|REPLACE|MERGE)\b", re.IGNORECASE)
 # As far as the table's name.
 BEGINNING = re.compile(
@@ -34,21 +34,21 @@ BEGINNING = re.compile(
 )
 MAIL = "mail"  # in `ignore`
 CACHE = "cache:"  # in `ignore`, before a pattern of keys
-# DRF's throttles and Django's sessions keep what they count and know there.
+# Keys of DRF's throttles and of Django's sessions.
 UNSEEN_KEYS = ("*throttle_*", "*django.contrib.sessions.cache*")
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A statement that wrote, and the line of the project's code that sent it, if there is one."""
+    """A statement that wrote, and the line of the project's code that sent it."""
 
     using: str
-    what: str  # the statement, as far as its table
+    what: str  # the statement up to its table
     table: str
     origin: Origin
 
     def concerns(self, place: TableName) -> bool:
-        """Did it write there?"""
+        """Did it write to *place*?"""
         return (self.using, self.table) == (place.using, place.table)
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What a request left behind; false if that is nothing."""
+    """The effects of a request; false if there are none."""
 
     changes: Changes
     mails: tuple[ForeignEffect, ...] = ()
@@ -71,11 +71,11 @@ class Seen:
         return bool(self.changes or self.mails or self.cached)
 
     def places(self) -> set[str]:
-        """Where something was left: names of tables, "mail", keys of caches."""
+        """The places of effects: names of tables, "mail", keys of caches."""
         return {*map(str, self.changes.tables), *self.cached, *((MAIL,) if self.mails else ())}
 
     def lines(self) -> Iterator[str]:
-        """What was left behind, in words, and who wrote it."""
+        """Descriptions of the effects, with the lines of code that caused them."""
         if self.changes:
             yield from str(self.changes).splitlines()
             changed = self.changes.tables
@@ -91,11 +91,11 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A request that was sent: what came back, and what it did."""
+    """A request that was sent: its reply and its effects."""
 
     reply: Reply
     seen: Seen
-    claimed: bool  # did a store let it claim, so that the handler ran?
+    claimed: bool  # did a store accept its claim, so that the handler ran?
 
 
 class Observer:
@@ -120,7 +120,7 @@ class Observer:
             raise
 
     def send(self, call: Sender, key: str | None) -> Observation:
-        """Send *call* with *key*; nothing else may have changed anything since the last request."""
+        """Send *call* with *key*. Nothing else may have changed anything since the last request."""
         return self.watch(lambda: send(call, key))
 
     def watch(self, request: Callable[[], Reply]) -> Observation:
@@ -155,10 +155,10 @@ class Observer:
 
 
 def _cached() -> dict[tuple[str, str], Any]:
-    """The contents of the caches in this process, which can be read without asking a server."""
+    """The contents of the caches in this process's memory."""
     found: dict[tuple[str, str], Any] = {}
     for alias in caches:
-        # One that nobody has asked for yet may be of a server that a test does not have.
+        # A cache that is not connected yet may need a server that the test does not have.
         cache = getattr(caches._connections, alias, None)  # type: ignore[attr-defined]
         if isinstance(cache, LocMemCache):
             found |= {(alias, key): value for key, value in dict(cache._cache).items()}  # type: ignore[attr-defined]
@@ -169,14 +169,14 @@ def _cached() -> dict[tuple[str, str], Any]:
 
 
 def run_test_hooks(before: dict[Any, int]) -> Exception | None:
-    """Run the hooks that were registered since then in a transaction that the test never commits."""
+    """Run the hooks that were registered after those counts, in a transaction that the test never commits."""
     for connection in connections.all(initialized_only=True):
         start = before.get(connection, 0)
         while connection.in_atomic_block and len(connection.run_on_commit) > start:
             hook, robust = connection.run_on_commit.pop(start)[1:]  # type: ignore[misc]  # the stubs know two
             try:
                 hook()
-            except Exception as error:  # the caller's to tell; Django drops a robust hook's as well
+            except Exception as error:  # the caller reports it; Django ignores a robust hook's too
                 if not robust:
                     return error
     return None
@@ -188,12 +188,12 @@ def _wait_for(threads: list[threading.Thread]) -> None:
         thread.join(max(deadline - time.monotonic(), 0))
 
 
-# --- who writes ---
+# --- statements ---
 
 
 @contextmanager
 def _recording(writes: list[Write]) -> Iterator[None]:
-    """Note the statements of this thread that write, on every database, in *writes*."""
+    """Add the statements of this thread that write, on any database, to *writes*."""
     own = own_tables()
 
     def note(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:

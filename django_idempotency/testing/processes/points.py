@@ -1,9 +1,9 @@
 """
-The points at which a process can be killed: before and after all that it sends to its databases and to Redis, and each
-effect that no transaction covers.
+The points at which a process can be killed: before and after each statement that it sends to a database, each command
+to Redis, and each effect that no transaction covers.
 
-All of it is put around Django's and redis-py's own methods, in a process that ends with the call: nothing in the
-package knows of it. What goes past Django's cursors (`connection.connection.commit()`) makes no point.
+They are put around Django's and redis-py's own methods, in a process that ends with the call. Calls of the driver that
+bypass Django (`connection.connection.commit()`) are no points.
 """
 
 import re
@@ -25,7 +25,7 @@ METHODS: dict[str, Callable[..., str]] = {
     "_rollback": lambda *args: "ROLLBACK",
     "_set_autocommit": lambda autocommit: "AUTOCOMMIT" if autocommit else "BEGIN",
 }
-# Of a connection that opens; nothing takes effect by them.
+# The commands of a new connection, which have no effect.
 GREETINGS = frozenset({"AUTH", "CLIENT", "CLUSTER", "COMMAND", "HELLO", "PING", "READONLY", "SELECT", "SENTINEL"})
 
 
@@ -59,14 +59,14 @@ class Points:
         return halting
 
     def statement(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
-        """Around every statement, savepoints included: one of Django's execute wrappers."""
+        """Wrap every statement, also of savepoints: one of Django's execute wrappers."""
         what = named(label(sql), context["connection"].alias)
         return self.around(execute, what)(sql, params, many, context)
 
     def install(self) -> None:
-        """Halt in all that this process does from now on, in every thread."""
+        """Reach a point in all that this process does from now on, in every thread."""
         wrappers = {type(connection) for connection in connections.all()}
-        # All that they inherit is read before any of it changes.
+        # All methods are read before one is replaced, as some are inherited.
         own = [(wrapper, name, getattr(wrapper, name)) for wrapper in wrappers for name in METHODS]
         connecting = [(wrapper, wrapper.connect) for wrapper in wrappers]
         for wrapper, name, method in own:
@@ -116,7 +116,7 @@ class Points:
                 return send_packed(connection, *args, **kwargs)
             self.reach(f"before Redis {command}")
             result = send_packed(connection, *args, **kwargs)
-            here.sent = command  # only now: on the way it may have connected, and read greetings
+            here.sent = command  # not before, because sending may connect first, and read replies to that
             return result
 
         def read_response(connection: Any, *args: Any, **kwargs: Any) -> Any:
@@ -174,7 +174,7 @@ OWN = {
 
 
 def label(sql: object) -> str:
-    """A statement as a report names it: its verb and its table, without what changes from run to run."""
+    """The name of a statement in a report: its verb and its table, without what differs in every run."""
     text = " ".join(str(sql).split()) if isinstance(sql, (str, bytes)) else "a composed statement"
     verb, _, rest = text.partition(" ")
     if verb in ("SAVEPOINT", "RELEASE", "BEGIN", "COMMIT"):
