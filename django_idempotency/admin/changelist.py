@@ -2,11 +2,9 @@
 
 from typing import Any
 
-from django.contrib.admin.utils import quote
 from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Page, Paginator
 from django.http import HttpRequest
-from django.urls import reverse
 from django.utils.formats import number_format
 from django.utils.functional import cached_property
 
@@ -85,15 +83,9 @@ class RecordChangeList(ChangeList):
         return super().get_ordering_field(field_name) if field_name in (self.sortable_by or ()) else None
 
     def url_for_result(self, result: Any) -> str:
-        return reverse(
-            f"admin:{self.opts.app_label}_{self.opts.model_name}_change",
-            args=(quote(self._pk(result)),),
-            current_app=self.model_admin.admin_site.name,
-        )
-
-    def _pk(self, row: Any) -> str:
-        location = locations.database(row._state.db)
-        return str(row) if location is None else location.pk(bytes(row.digest))
+        location = locations.database(result._state.db)
+        pk = str(result) if location is None else location.pk(bytes(result.digest))
+        return str(self.model_admin.url("change", pk))  # type: ignore[attr-defined]
 
     @property
     def reachable(self) -> str:

@@ -58,7 +58,8 @@ def dashboard_view(model_admin: "ModelAdmin[Any]", request: HttpRequest) -> Temp
 
     Raises `PermissionDenied` without the permission to view records or counts.
     """
-    if not may_view(request):
+    views = [f"{model._meta.app_label}.view_{model._meta.model_name}" for model in (IdempotencyRecord, DecisionCount)]
+    if not any(map(request.user.has_perm, views)):
         raise PermissionDenied
     request.current_app = model_admin.admin_site.name
     opts = IdempotencyRecord._meta
@@ -72,14 +73,6 @@ def dashboard_view(model_admin: "ModelAdmin[Any]", request: HttpRequest) -> Temp
         **dashboard(request.GET, timezone.now().astimezone(UTC)),
     }
     return TemplateResponse(request, TEMPLATE, context)
-
-
-def may_view(request: HttpRequest) -> bool:
-    """May the user of *request* see counts?"""
-    return any(
-        request.user.has_perm(f"{model._meta.app_label}.view_{model._meta.model_name}")
-        for model in (IdempotencyRecord, DecisionCount)
-    )
 
 
 def dashboard(asked: Mapping[str, str], now: datetime) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def check_scope(view: View) -> Iterator[CheckMessage]:
     if any(_is_of(base, (DRF_PERMISSIONS,), USER_PERMISSIONS) for each in permissions for base in _bases(each)):
         return
     renewable = [
-        *(each for each in authenticators or () if not any(_gives_user(base) for base in _bases(each))),
+        *(each for each in authenticators or () if not any(_finds_user(base) for base in _bases(each))),
         *(each for each in permissions if _is_of(each, CREDENTIAL_PERMISSIONS)),
     ]
     if renewable:
@@ -95,7 +95,7 @@ def _classes(view: View, kind: str) -> list[Any] | None:
     return list(view.attribute(f"{kind}_classes") or ())
 
 
-def _gives_user(authenticator: Any) -> bool:
+def _finds_user(authenticator: Any) -> bool:
     return _is_of(authenticator, USER_AUTHENTICATORS) and authenticator.__name__ != "BaseAuthentication"
 
 

@@ -6,6 +6,7 @@ from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Info, Tags, Warning, register
 from django.db import Error, connections, router
+from django.db.models import Model
 
 from django_idempotency import conf
 from django_idempotency.core.policy import ResolvedPolicy
@@ -55,7 +56,8 @@ def check_permissions(databases: Iterable[str] | None = None, **kwargs: object) 
         )
     except Error:
         return []  # W007 or a check of Django's own reports it
-    missing = [name for name in _permissions() if name not in there]
+    own = apps.get_app_config(IdempotencyRecord._meta.app_label).get_models()
+    missing = [name for model in own for name in _permissions(model) if name not in there]
     if not missing:
         return []
     return [
@@ -68,10 +70,10 @@ def check_permissions(databases: Iterable[str] | None = None, **kwargs: object) 
     ]
 
 
-def _permissions() -> Iterator[str]:
-    for model in apps.get_app_config(IdempotencyRecord._meta.app_label).get_models():
-        yield from (f"{action}_{model._meta.model_name}" for action in model._meta.default_permissions)
-        yield from (name for name, _ in model._meta.permissions)
+def _permissions(model: type[Model]) -> list[str]:
+    meta = model._meta
+    default = [f"{action}_{meta.model_name}" for action in meta.default_permissions]
+    return [*default, *(name for name, _label in meta.permissions)]
 
 
 @register(Tags.security)

@@ -26,8 +26,11 @@ def stores_in_use() -> dict[Store, list[ResolvedPolicy]]:
 
 def databases_in_use() -> tuple[str, ...]:
     """The aliases of the databases with records, except those that a callable `using` chooses."""
-    used = stores_in_use().items()
-    return tuple(sorted({alias for store, policies in used for alias in _databases(store, policies)}))
+    found: set[str] = set()
+    for store, policies in stores_in_use().items():
+        if store.commits_with_handler:
+            found |= {*own_database(store), *named_databases(policies)}
+    return tuple(sorted(found))
 
 
 def some_are_unknown() -> bool:
@@ -44,10 +47,6 @@ def own_database(store: Store) -> tuple[str, ...]:
     """The database that *store* itself chooses; none for a store outside the databases."""
     database = store.database()
     return () if database is None else (database,)
-
-
-def _databases(store: Store, policies: Iterable[ResolvedPolicy]) -> frozenset[str]:
-    return named_databases(policies) | {*own_database(store)} if store.commits_with_handler else frozenset()
 
 
 def _resolved(resolve: Callable[..., ResolvedPolicy], *policies: Policy) -> ResolvedPolicy | None:

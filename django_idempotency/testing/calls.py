@@ -102,7 +102,9 @@ class Call:
         if key is not None and self.header is not None:
             headers[self.header] = key
         body, content_type = self._encoded(key)
-        response: HttpResponseBase = self._sender().generic(
+        client = _Visitor(self.user) if self.client is None else self.client
+        client = client if isinstance(client, Client) else client()
+        response: HttpResponseBase = client.generic(
             self.method, self.path, data=body, content_type=content_type, headers=headers
         )
         return response
@@ -119,11 +121,6 @@ class Call:
             return replace(self, data={**self.data, "of_another_request": "1"})
         mark = "&" if "?" in self.path else "?"
         return replace(self, path=f"{self.path}{mark}of_another_request=1")
-
-    def _sender(self) -> Client:
-        if self.client is None:
-            return _Visitor(self.user)
-        return self.client if isinstance(self.client, Client) else self.client()
 
     def _encoded(self, key: str | None) -> tuple[Any, str]:
         data = self.data(key) if callable(self.data) else self.data

@@ -1,6 +1,7 @@
 """`assert_repeatable`: GET, HEAD, OPTIONS, PUT and DELETE are idempotent by definition. Does a view keep to it?"""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import parse_qs, urlsplit
 
@@ -128,11 +129,7 @@ def _is_turned_away(reply: Reply) -> bool:
     location = urlsplit(reply.headers.get("location", ""))
     own = reply.status in PERMANENT and location.path.rstrip("/") == reply.path.rstrip("/")
     back = parse_qs(location.query).get(REDIRECT_FIELD_NAME, ())
-    return own or location.path == _login() or any(reply.path in each for each in back)
-
-
-def _login() -> str:
-    try:
-        return urlsplit(resolve_url(settings.LOGIN_URL)).path
-    except NoReverseMatch:  # the project has no login
-        return str(settings.LOGIN_URL)
+    login = settings.LOGIN_URL
+    with suppress(NoReverseMatch):  # the project has no login
+        login = urlsplit(resolve_url(login)).path
+    return own or location.path == login or any(reply.path in each for each in back)

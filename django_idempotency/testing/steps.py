@@ -88,7 +88,13 @@ class Steps:
             self.not_tried.append(f"a retry after an exception: {why}")
         else:
             self.attempt = attempt
-            self._judge_attempts_answer(attempt)
+            if attempt.reply.status < 400:
+                self.find(
+                    f"The request failed at its end and was rolled back, but its client got {attempt.reply.status}.",
+                    [str(attempt.reply)],
+                    "something around the view swallows exceptions. Let them propagate, so that the client knows that"
+                    " nothing was done.",
+                )
             self.first = self.send(self.call, self.key)
         self._judge_first()
 
@@ -112,15 +118,6 @@ class Steps:
             )
         elif not attempt.seen:
             self.proved.append("a retry after an exception runs, and nothing of the attempt was left")
-
-    def _judge_attempts_answer(self, attempt: Observation) -> None:
-        if attempt.reply.status < 400:
-            self.find(
-                f"The request failed at its end and was rolled back, but its client got {attempt.reply.status}.",
-                [str(attempt.reply)],
-                "something around the view swallows exceptions. Let them propagate, so that the client knows that"
-                " nothing was done.",
-            )
 
     def _judge_first(self) -> None:
         reply, seen = self.first.reply, self.interruption

@@ -19,7 +19,7 @@ from django_idempotency.testing.calls import Call
 from django_idempotency.testing.compare.snapshots import TableTooLarge
 from django_idempotency.testing.findings import NotProved
 from django_idempotency.testing.observe.guards import guard
-from django_idempotency.testing.processes.crashes import crash_points, settle
+from django_idempotency.testing.processes.crashes import crash_points
 from django_idempotency.testing.processes.forks import CannotFork
 from tests.app.models import Child, Payment, Unique
 from tests.kit.gallery import ACCOUNT, RUNS
@@ -216,7 +216,7 @@ def test_threads_that_were_there_before_are_not_waited_for():
     try:
         with guard() as seen:
             pass
-        settle(seen.threads)
+        seen.wait_for_threads(60)
     finally:
         done.set()
     assert time.monotonic() - started < 0.1

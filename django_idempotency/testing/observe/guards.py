@@ -8,6 +8,7 @@ cache layers are left out, and C code that does without Python is not seen.
 import os
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,6 +56,12 @@ class Guard:
     def kinds(self) -> Counter[str]:
         """The number of effects of each kind."""
         return Counter(effect.kind for effect in self.effects)
+
+    def wait_for_threads(self, seconds: float) -> None:
+        """Wait at most *seconds* for the threads that were started, and for those that they start."""
+        deadline = time.monotonic() + seconds
+        for thread in self.threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 Listener = Callable[[ForeignEffect], object]
@@ -137,10 +144,6 @@ def _open(args: tuple[Any, ...]) -> tuple[str, str] | None:
     return (NEW_FILE if flags & os.O_EXCL else FILE), name
 
 
-def _temporary_file(args: tuple[Any, ...]) -> None:
-    _temporary().add(os.fsdecode(args[0]))
-
-
 def _process(args: tuple[Any, ...]) -> tuple[str, str]:
     return PROCESS, os.fsdecode(args[0]) if isinstance(args[0], (str, bytes)) else str(args[0])
 
@@ -148,7 +151,7 @@ def _process(args: tuple[Any, ...]) -> tuple[str, str]:
 EVENTS: dict[str, Callable[[tuple[Any, ...]], tuple[str, str] | None]] = {
     "socket.connect": _socket,
     "open": _open,
-    "tempfile.mkstemp": _temporary_file,
+    "tempfile.mkstemp": lambda args: _temporary().add(os.fsdecode(args[0])),
     "subprocess.Popen": _process,
     "os.system": _process,
 }

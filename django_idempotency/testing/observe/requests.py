@@ -5,8 +5,6 @@ Inside a `TestCase` it runs the request's `on_commit` hooks as a commit would.
 """
 
 import re
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -47,10 +45,6 @@ class Write:
     table: str
     origin: Origin
 
-    def concerns(self, place: TableName) -> bool:
-        """Did it write to *place*?"""
-        return (self.using, self.table) == (place.using, place.table)
-
     def __str__(self) -> str:
         hook = " in an on_commit hook" if self.origin.in_hook else ""
         return f"{self.what}{hook}{f', at {self.origin.line}' if self.origin.line else ''}"
@@ -78,8 +72,7 @@ class Seen:
         """Descriptions of the effects, with the lines of code that caused them."""
         if self.changes:
             yield from str(self.changes).splitlines()
-            changed = self.changes.tables
-            writes = [write for write in self.writes if any(write.concerns(place) for place in changed)]
+            writes = [each for each in self.writes if TableName(each.using, each.table) in self.changes.tables]
             yield from dict.fromkeys(f"written by {write}" for write in writes)
             if self.threads:
                 yield f"a thread was started meanwhile: {', '.join(self.threads)}"
@@ -131,7 +124,7 @@ class Observer:
             hooks = {each: len(each.run_on_commit) for each in connections.all(initialized_only=True)}
             reply = request()
             error = run_test_hooks(hooks)
-            _wait_for(foreign.threads)
+            foreign.wait_for_threads(PATIENCE)
         if error is not None and not reply.error:
             reply = replace(reply, status=500, error=f"an on_commit hook raised {spelt(error)}")
         after = self._last = self._snapshot()
@@ -165,7 +158,7 @@ def _cached() -> dict[tuple[str, str], Any]:
     return found
 
 
-# --- hooks and threads ---
+# --- hooks ---
 
 
 def run_test_hooks(before: dict[Any, int]) -> Exception | None:
@@ -180,12 +173,6 @@ def run_test_hooks(before: dict[Any, int]) -> Exception | None:
                 if not robust:
                     return error
     return None
-
-
-def _wait_for(threads: list[threading.Thread]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    for thread in threads:
-        thread.join(max(deadline - time.monotonic(), 0))
 
 
 # --- statements ---

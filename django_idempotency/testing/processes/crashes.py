@@ -6,7 +6,6 @@ answer, and once more. Then the changes in the database are compared by content 
 undone.
 """
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -163,7 +162,7 @@ def _run(trial: Trial, key: str, halt_at: int | None = None) -> _Heard:
         points.install()
         with guard(points.effect_is_due, points.effect_was) as seen:
             reply = send(trial.call, key)
-            settle(seen.threads)
+            seen.wait_for_threads(SETTLING)
         points.reach(END)
         return reply, points.names
 
@@ -189,7 +188,7 @@ def _kill_and_retry(trial: Trial, key: str, number: int, patience: float) -> tup
         with guard(lambda effect: line.tell("effect", effect)) as seen:
             first = send_until_final(trial.call, key, patience)
             again = send(trial.call, key)
-            settle(seen.threads)
+            seen.wait_for_threads(SETTLING)
         return first, again
 
     retried = _Heard()
@@ -203,10 +202,3 @@ def _kill_and_retry(trial: Trial, key: str, number: int, patience: float) -> tup
                 case "result", (first, again):
                     retried.reply, retried.again = first, again
     return killed, retried
-
-
-def settle(started: Iterable[threading.Thread]) -> None:
-    """Wait for the threads that were *started*, and for theirs, which would go on in a server too."""
-    deadline = time.monotonic() + SETTLING
-    for thread in started:
-        thread.join(max(0.0, deadline - time.monotonic()))
