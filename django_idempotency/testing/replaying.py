@@ -138,6 +138,6 @@ class Replaying(ContextDecorator):
             findings.append(Finding("The same request with the same key ran again.", (str(again), *changes), remedy))
         elif changes:
             findings.append(Finding("The replay changed something all the same.", changes, OUTSIDE))
-        if again.replayed and (told := [*reply_differences(first, again, ignore=self.ignore)]):
-            findings.append(Finding("The replay differs from the first answer.", tuple(told)))
+        if again.replayed and (differences := [*reply_differences(first, again, ignore=self.ignore)]):
+            findings.append(Finding("The replay differs from the first answer.", tuple(differences)))
         return findings

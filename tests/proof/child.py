@@ -23,11 +23,11 @@ from tests.lab.origin import answer_of, call_back, load, serve_forks
 
 @lru_cache(maxsize=1)
 def installed_points() -> Any:
-    """The testing kit's points, in all that this process sends from now on. Somebody has to listen to them."""
+    """The testing kit's points in all that this process sends from now on. Without *lines* they do nothing."""
     from django_idempotency.testing.processes.points import Points
 
-    class ToldPoints(Points):
-        """Tells of each point, and goes on when the other side says so."""
+    class SentPoints(Points):
+        """Sends each point, and waits for the reply."""
 
         lines: Lines | None = None
 
@@ -37,14 +37,14 @@ def installed_points() -> Any:
                 if self.lines.receive() is None:
                     os._exit(1)  # the test itself is gone
 
-    points = ToldPoints()
+    points = SentPoints()
     points.install()
     return points
 
 
 @contextmanager
 def halting(lines: Any) -> Iterator[Any]:
-    """Let *lines* hear of each point that is reached meanwhile."""
+    """Send each point that is reached in the block to *lines*."""
     points = installed_points()
     points.lines = lines
     try:
