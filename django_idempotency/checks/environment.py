@@ -1,6 +1,6 @@
 """The checks of the project around the app: the admin, its permissions, the headers of django-cors-headers."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 
 from django.apps import apps
 from django.conf import settings
@@ -8,11 +8,8 @@ from django.core.checks import CheckMessage, Info, Tags, Warning, register
 from django.db import Error, connections, router
 from django.db.models import Model
 
-from django_idempotency import conf
-from django_idempotency.core.policy import ResolvedPolicy
-from django_idempotency.exceptions import PolicyError
 from django_idempotency.models import IdempotencyRecord
-from django_idempotency.protection.routes import views
+from django_idempotency.operations.inventory import policies_of_views
 
 CORS_APP = "corsheaders"
 CORS_MIDDLEWARE = "corsheaders.middleware.CorsMiddleware"
@@ -85,7 +82,7 @@ def check_cors(**kwargs: object) -> list[CheckMessage]:
         from corsheaders.conf import conf as cors
     except ImportError:
         return []  # an error of the project's settings at the first request
-    policies = list(_protecting())
+    policies = policies_of_views()
     # A browser takes "*" literally if credentials are sent.
     wildcard = not cors.CORS_ALLOW_CREDENTIALS
     sent = [policy.header for policy in policies if policy.key is None]
@@ -111,16 +108,6 @@ def check_cors(**kwargs: object) -> list[CheckMessage]:
             )
         )
     return messages
-
-
-def _protecting() -> Iterator[ResolvedPolicy]:
-    """The policies that protect views of the URLconf."""
-    for view in views():
-        for handler in view.handlers:
-            try:
-                yield conf.resolved(*handler.policies)
-            except PolicyError:
-                pass  # E001, E003
 
 
 def _find_missing(wanted: Iterable[str], allowed: Collection[str], wildcard: bool) -> list[str]:

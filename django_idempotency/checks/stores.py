@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from django.core.checks import CheckMessage, Tags, register
 
 from django_idempotency.checks.settings import needs_setting
-from django_idempotency.operations.inventory import named_databases, own_database, stores_in_use
+from django_idempotency.operations.inventory import named_databases, stores_in_use
 
 
 @register
@@ -28,7 +28,7 @@ def check_databases(databases: Iterable[str] | None = None, **kwargs: object) ->
     for store, policies in stores_in_use().items():
         if store.commits_with_handler:
             largest = max(policy.max_body for policy in policies)
-            for using in sorted(wanted & {*named_databases(policies), *own_database(store)}):
+            for using in sorted(wanted & {*named_databases(policies), store.database()}):
                 messages += store.check_database(using, largest)
     return messages
 

@@ -12,7 +12,6 @@ from django_idempotency.checks.callers import check_login, check_scope
 from django_idempotency.checks.settings import needs_setting
 from django_idempotency.core.policy import POLICY, Policy, ResolvedPolicy
 from django_idempotency.exceptions import PolicyError
-from django_idempotency.operations.inventory import own_database
 from django_idempotency.protection.introspection import dispatch_layers, layers, module_of
 from django_idempotency.protection.order import check_dispatch, check_layers
 from django_idempotency.protection.routes import Handler, View, has_mixin, views
@@ -113,24 +112,20 @@ def _check_database(view: View, handler: Handler, policy: ResolvedPolicy) -> Ite
     model = _written_model(view)
     if model is None or callable(policy.using):
         return
-    store = stores[policy.store]
+    store, of_model = stores[policy.store], router.db_for_write(model)
+    place = f"in {policy.using or store.database()!r}"
+    hint = f"Set the option using={of_model!r}, so that the record is kept where the view writes."
     if not store.commits_with_handler:
-        yield Error(
-            f"{handler.name} (route {view.route!r}) writes {model._meta.label} to a database, but store"
-            f" {policy.store!r} keeps its record outside the databases: the two do not commit together.",
-            hint="Use a DatabaseStore for work in a database; other stores are for work that is not in one.",
-            id="django_idempotency.E007",
-        )
+        place = "outside the databases"
+        hint = "Use a DatabaseStore for work in a database; other stores are for work that is not in one."
+    elif (policy.using or store.database()) == of_model:
         return
-    of_record = policy.using or next(iter(own_database(store)), None)
-    of_model = router.db_for_write(model)
-    if of_record is not None and of_record != of_model:
-        yield Error(
-            f"{handler.name} (route {view.route!r}) writes {model._meta.label} to database {of_model!r}, but store"
-            f" {policy.store!r} keeps its record in {of_record!r}: the two do not commit together.",
-            hint=f"Set the option using={of_model!r}, so that the record is kept where the view writes.",
-            id="django_idempotency.E007",
-        )
+    yield Error(
+        f"{handler.name} (route {view.route!r}) writes {model._meta.label} to database {of_model!r}, but store"
+        f" {policy.store!r} keeps its record {place}: the two do not commit together.",
+        hint=hint,
+        id="django_idempotency.E007",
+    )
 
 
 def _check_transaction(view: View, handler: Handler, policy: ResolvedPolicy) -> Iterator[CheckMessage]:
