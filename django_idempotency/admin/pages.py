@@ -127,7 +127,7 @@ class RecordPagesMixin(Base):
         return HttpResponseRedirect(self.url("changelist"))
 
 
-def breakable(path: str) -> str:
+def make_breakable(path: str) -> str:
     """*path* as HTML that may be broken after each slash."""
     return format_html_join(mark_safe("/<wbr>"), "{}", [(part,) for part in path.split("/")])
 

@@ -30,7 +30,7 @@ from django_idempotency.admin.filters import (
     StateFilter,
     StatusFilter,
 )
-from django_idempotency.admin.pages import Link, Page, back_if_away, breakable
+from django_idempotency.admin.pages import Link, Page, back_if_away, make_breakable
 from django_idempotency.admin.unsettled import UnsettledViewMixin
 from django_idempotency.core.keys import check_key, parse_key
 from django_idempotency.exceptions import KeyInvalid
@@ -149,7 +149,7 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
 
     @admin.display(description=_("operation"))
     def operation_path(self, row: Any) -> str:
-        return breakable(row.operation)
+        return make_breakable(row.operation)
 
     @admin.display(description=_("state"))
     def shown_state(self, record: Any) -> str:

@@ -11,7 +11,7 @@ from django.utils import timezone
 from django.utils.timesince import timeuntil
 from django.utils.translation import gettext_lazy as _
 
-from django_idempotency.admin.pages import RecordPagesMixin, breakable
+from django_idempotency.admin.pages import RecordPagesMixin, make_breakable
 from django_idempotency.operations import locations
 from django_idempotency.operations.presentation import present, state
 from django_idempotency.stores.stored import Location, StoredRecord
@@ -61,8 +61,8 @@ class UnsettledViewMixin(RecordPagesMixin):
         shown = present(record, response=False)
         return {
             "shown": shown,
-            "operation": breakable(shown.operation),
-            "request": breakable(shown.request),
+            "operation": make_breakable(shown.operation),
+            "request": make_breakable(shown.request),
             "executed_at": timezone.localtime(record.executed_at),
             "url": self.url("change", record.pk),
             "settle_url": self.url("settle", record.pk) if may_settle else "",

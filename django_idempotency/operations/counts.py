@@ -189,7 +189,7 @@ class Counter:
         using, schema = table
         written = False
         try:
-            with closed_again(using), in_schema(using, schema):
+            with close_if_opened(using), in_schema(using, schema):
                 written = write(using, rows)
                 if written:
                     self._sample_if_due(table)
@@ -216,7 +216,7 @@ class Counter:
 
 
 @contextmanager
-def closed_again(using: str) -> Iterator[None]:
+def close_if_opened(using: str) -> Iterator[None]:
     """Close the connection to *using* if it was opened here: Django's clean-up for this request has already run."""
     connection = connections[using]
     was_open = connection.connection is not None

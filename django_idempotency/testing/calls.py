@@ -214,11 +214,11 @@ def send(call: Sender, key: str | None) -> Reply:
     try:
         answer = call(key)
     except Refusal as refusal:
-        return Reply(status=refusal.status, code=refusal.code, error=spelt(refusal))
+        return Reply(status=refusal.status, code=refusal.code, error=describe_error(refusal))
     except Exception as error:  # a client that raises the view's exceptions, as Django's own does
-        return Reply(status=500, error=spelt(error))
+        return Reply(status=500, error=describe_error(error))
     if isinstance(answer, HttpResponseBase):
-        return reply_of(answer)
+        return make_reply(answer)
     return Reply(status=200, body=json.dumps(answer, cls=DjangoJSONEncoder, sort_keys=True).encode())
 
 
@@ -233,12 +233,12 @@ def send_until_final(call: Sender, key: str | None, patience: float = 30) -> Rep
         time.sleep(POLL)
 
 
-def spelt(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An exception on one line."""
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
-def reply_of(response: Any) -> Reply:
+def make_reply(response: Any) -> Reply:
     """Make a `Reply` of a test client's *response*."""
     body = b"".join(response.streaming_content) if response.streaming else response.content
     headers = {name.lower(): value for name, value in response.headers.items()}
@@ -254,7 +254,7 @@ def reply_of(response: Any) -> Reply:
         body=bytes(body),
         replayed=headers.get(replayed_header) == "true",
         code=_code(headers.get("content-type", ""), body) if response.status_code >= 400 else "",
-        error=spelt(raised[1]) if raised else "",
+        error=describe_error(raised[1]) if raised else "",
         method=method,
         path=request.get("PATH_INFO", ""),
         view="" if match is None else match._func_path,

@@ -62,7 +62,7 @@ class NotProved(AssertionError):
         return type(self), (self.subject, self.findings), self.__dict__
 
 
-def reply_differences(first: Reply, second: Reply, *, ignore: str | Iterable[str] = ()) -> Iterator[str]:
+def find_reply_differences(first: Reply, second: Reply, *, ignore: str | Iterable[str] = ()) -> Iterator[str]:
     """Describe how *second* differs from *first*, of which it should be a copy."""
     if first.status != second.status:
         yield f"status {first.status}, then {second.status}"

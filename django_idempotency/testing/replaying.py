@@ -12,9 +12,9 @@ from django.test.client import FakePayload
 
 from django_idempotency.adapters.plain import is_answer
 from django_idempotency.testing.arguments import texts
-from django_idempotency.testing.calls import Reply, new_key, reply_of, send
+from django_idempotency.testing.calls import Reply, make_reply, new_key, send
 from django_idempotency.testing.compare.snapshots import LARGEST_TABLE
-from django_idempotency.testing.findings import OUTSIDE, PROTECT, Finding, NotProved, reply_differences
+from django_idempotency.testing.findings import OUTSIDE, PROTECT, Finding, NotProved, find_reply_differences
 from django_idempotency.testing.observe.requests import Observer
 
 METHODS = ("POST", "PATCH")
@@ -119,7 +119,7 @@ class Replaying(ContextDecorator):
             return self._real(client, **environ, **({} if source is None else {"wsgi.input": FakePayload(body)}))
 
         response = request()
-        first = reply_of(response)
+        first = make_reply(response)
         if response.status_code >= 400 or first.replayed or not is_answer(response.status_code):
             return response  # it was not stored, or is a replay already
         self.count += 1
@@ -138,6 +138,6 @@ class Replaying(ContextDecorator):
             findings.append(Finding("The same request with the same key ran again.", (str(again), *changes), remedy))
         elif changes:
             findings.append(Finding("The replay changed something all the same.", changes, OUTSIDE))
-        if again.replayed and (differences := [*reply_differences(first, again, ignore=self.ignore)]):
+        if again.replayed and (differences := [*find_reply_differences(first, again, ignore=self.ignore)]):
             findings.append(Finding("The replay differs from the first answer.", tuple(differences)))
         return findings

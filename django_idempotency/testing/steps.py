@@ -9,7 +9,7 @@ from django.test import Client
 
 from django_idempotency.core.keys import MAX_KEY
 from django_idempotency.testing.calls import Call, Reply, Sender
-from django_idempotency.testing.findings import OUTSIDE, PROTECT, Finding, NotProved, reply_differences
+from django_idempotency.testing.findings import OUTSIDE, PROTECT, Finding, NotProved, find_reply_differences
 from django_idempotency.testing.observe.interruptions import Interruption, interruption
 from django_idempotency.testing.observe.requests import Observation, Observer
 
@@ -169,7 +169,7 @@ class Steps:
             )
         else:
             self.find("The duplicate was not answered by a replay.", [str(again.reply)], PROTECT)
-        differences = [*reply_differences(self.first.reply, again.reply, ignore=self.ignore)]
+        differences = [*find_reply_differences(self.first.reply, again.reply, ignore=self.ignore)]
         if differences and (replayed or not again.seen):
             self.find(
                 "The duplicate got another answer than the first request.",

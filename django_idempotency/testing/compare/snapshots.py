@@ -134,7 +134,9 @@ def _tables(alias: str, ignored: list[str], limit: int) -> dict[TableName, Table
             is_json = [connection.vendor == "postgresql" and column[1] == JSON_OID for column in cursor.description]
             if len(rows) > limit:
                 raise TableTooLarge(alias, name, limit)
-            tables[TableName(alias, name)] = Table(shape, _keyed(_rows(columns, is_json, rows, left_out), shape.key))
+            tables[TableName(alias, name)] = Table(
+                shape, _index_rows(_rows(columns, is_json, rows, left_out), shape.key)
+            )
     return tables
 
 
@@ -144,7 +146,7 @@ def _rows(columns: list[str], is_json: list[bool], rows: Iterable[Any], left_out
         yield {column: _plain(value, json) for column, value, json in cells if column not in left_out}
 
 
-def _keyed(found: Iterable[Row], columns: tuple[str, ...]) -> dict[Any, Row]:
+def _index_rows(found: Iterable[Row], columns: tuple[str, ...]) -> dict[Any, Row]:
     if columns:
         return {tuple(row[column] for column in columns): row for row in found}
     alike: Counter[Any] = Counter()

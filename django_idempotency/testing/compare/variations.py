@@ -24,7 +24,7 @@ STEP = re.compile(r"[+-]\d+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)  # by how much 
 Column = tuple[TableName, str]
 
 
-def varying(first: Changes, second: Changes, **more: Any) -> frozenset[Column]:
+def find_varying(first: Changes, second: Changes, **more: Any) -> frozenset[Column]:
     """
     The columns in which two runs from the same state differ. *more* are the options of `differences`.
 
@@ -33,7 +33,7 @@ def varying(first: Changes, second: Changes, **more: Any) -> frozenset[Column]:
     """
     found: set[Column] = set()
     while True:
-        one, other = contents(masked(first, found), **more), contents(masked(second, found), **more)
+        one, other = contents(mask(first, found), **more), contents(mask(second, found), **more)
         differing = {
             (place, column)
             for place in one.keys() & other.keys()
@@ -45,17 +45,17 @@ def varying(first: Changes, second: Changes, **more: Any) -> frozenset[Column]:
         found |= new or differing
 
 
-def masked(changes: Changes, columns: Iterable[Column]) -> Changes:
+def mask(changes: Changes, columns: Iterable[Column]) -> Changes:
     """*changes* with the values of *columns* masked. All rows stay."""
     tables = {}
     for place, change in changes.tables.items():
         names = {column for there, column in columns if there == place}
         tables[place] = TableChanges(
             change.shape,
-            added=tuple(_masked(row, names, VARIES) for row in change.added),
-            removed=tuple(_masked(row, names, VARIES) for row in change.removed),
+            added=tuple(_mask_row(row, names, VARIES) for row in change.added),
+            removed=tuple(_mask_row(row, names, VARIES) for row in change.removed),
             changed=tuple(
-                (_masked(before, names, BEFORE), _masked(after, names, VARIES)) for before, after in change.changed
+                (_mask_row(before, names, BEFORE), _mask_row(after, names, VARIES)) for before, after in change.changed
             ),
         )
     return Changes(tables, changes.since, changes.until)
@@ -87,7 +87,7 @@ def _explain(place: TableName, wanted: list[Content], seen: list[Content]) -> It
             yield Difference(place=str(place), what=format_content(one), how=how)
 
 
-def _masked(row: Row, columns: set[str], mask: str) -> Row:
+def _mask_row(row: Row, columns: set[str], mask: str) -> Row:
     return {column: mask if column in columns else value for column, value in row.items()}
 
 

@@ -96,7 +96,7 @@ def guard(before: Listener | None = None, after: Listener | None = None) -> Iter
     _listen()
     load_backends()
     observer = _Observer(_depths(), note, after or (lambda effect: None))
-    with _e_mails_announced(), _threads_announced(seen.threads):
+    with _record_e_mails(), _record_threads(seen.threads):
         _observers.append(observer)
         try:
             yield seen
@@ -198,7 +198,7 @@ def _backends(parent: Any = BaseEmailBackend) -> Iterator[Any]:
         yield from _backends(backend)
 
 
-def _announced(send: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+def _record_around(send: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """Wrap *send*, a backend's `send_messages`, to record each message before and after."""
 
     def send_messages(backend: Any, messages: Any) -> Any:
@@ -221,10 +221,10 @@ def _announced(send: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 
 
 @contextmanager
-def _e_mails_announced() -> Iterator[None]:
+def _record_e_mails() -> Iterator[None]:
     own = [(each, vars(each)["send_messages"]) for each in {*_backends()} if "send_messages" in vars(each)]
     for backend, send in own:
-        backend.send_messages = _announced(send)
+        backend.send_messages = _record_around(send)
     try:
         yield
     finally:
@@ -236,7 +236,7 @@ def _e_mails_announced() -> Iterator[None]:
 
 
 @contextmanager
-def _threads_announced(started: list[threading.Thread]) -> Iterator[None]:
+def _record_threads(started: list[threading.Thread]) -> Iterator[None]:
     own = threading.Thread.start
 
     def start(thread: threading.Thread) -> None:

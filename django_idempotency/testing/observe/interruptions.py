@@ -37,22 +37,22 @@ def interruption() -> Iterator[Interruption]:
     logger = logging.getLogger("django.request")
     logger.addFilter(_is_not_ours)
     try:
-        with noted_claims() as claims, ExitStack() as stack:
+        with collect_claims() as claims, ExitStack() as stack:
             seen = Interruption(claims)
             for store in _stores():
-                stack.enter_context(patch.object(store, "complete", _failing(store, seen)))
+                stack.enter_context(patch.object(store, "complete", _fail_at_end(store, seen)))
             yield seen
     finally:
         logger.removeFilter(_is_not_ours)
 
 
 @contextmanager
-def noted_claims() -> Iterator[list[bytes]]:
+def collect_claims() -> Iterator[list[bytes]]:
     """Collect the digests of the identities that are claimed in the block, in any store: their handlers run."""
     claims: list[bytes] = []
     with ExitStack() as stack:
         for store in _stores():
-            stack.enter_context(patch.object(store, "claim", _noting(store, claims)))
+            stack.enter_context(patch.object(store, "claim", _note_claims(store, claims)))
         yield claims
 
 
@@ -60,7 +60,7 @@ def _stores() -> list[Any]:
     return [stores[alias] for alias in conf.stores()]
 
 
-def _noting(store: Any, claims: list[bytes]) -> Callable[..., Any]:
+def _note_claims(store: Any, claims: list[bytes]) -> Callable[..., Any]:
     claim = store.claim
 
     def claim_and_note(*args: Any, **kwargs: Any) -> Any:
@@ -72,7 +72,7 @@ def _noting(store: Any, claims: list[bytes]) -> Callable[..., Any]:
     return claim_and_note
 
 
-def _failing(store: Any, seen: Interruption) -> Callable[..., Any]:
+def _fail_at_end(store: Any, seen: Interruption) -> Callable[..., Any]:
     complete = store.complete
 
     def fail_or_complete(*args: Any) -> Any:

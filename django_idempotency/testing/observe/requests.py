@@ -17,11 +17,11 @@ from django.db import connections
 from django.db.transaction import TransactionManagementError
 
 from django_idempotency.testing.arguments import texts
-from django_idempotency.testing.calls import Reply, Sender, send, spelt
+from django_idempotency.testing.calls import Reply, Sender, describe_error, send
 from django_idempotency.testing.compare.shapes import own_tables
 from django_idempotency.testing.compare.snapshots import LARGEST_TABLE, Changes, Snapshot, TableName, snapshot
-from django_idempotency.testing.observe.guards import CONNECTION, E_MAIL, PROCESS, ForeignEffect, guard
-from django_idempotency.testing.observe.interruptions import noted_claims
+from django_idempotency.testing.observe.guards import E_MAIL, ForeignEffect, guard
+from django_idempotency.testing.observe.interruptions import collect_claims
 from django_idempotency.testing.observe.tracer import Origin, find_origin
 
 PATIENCE = 1.0  # seconds for all threads that the request has started
@@ -59,7 +59,6 @@ class Seen:
     cached: tuple[str, ...] = ()  # keys, with their alias
     writes: tuple[Write, ...] = ()  # also those that were rolled back
     threads: tuple[str, ...] = ()
-    uncovered: tuple[ForeignEffect, ...] = ()  # connections and processes, whose effects the kit cannot inspect
 
     def __bool__(self) -> bool:
         return bool(self.changes or self.mails or self.cached)
@@ -120,13 +119,13 @@ class Observer:
         """Make *request*, and observe what it does."""
         before, cached = self._last, _cached()
         writes: list[Write] = []
-        with _recording(writes), noted_claims() as claims, guard() as foreign:
+        with _recording(writes), collect_claims() as claims, guard() as foreign:
             hooks = {each: len(each.run_on_commit) for each in connections.all(initialized_only=True)}
             reply = request()
             error = run_test_hooks(hooks)
             foreign.wait_for_threads(PATIENCE)
         if error is not None and not reply.error:
-            reply = replace(reply, status=500, error=f"an on_commit hook raised {spelt(error)}")
+            reply = replace(reply, status=500, error=f"an on_commit hook raised {describe_error(error)}")
         after = self._last = self._snapshot()
         mails = [effect for effect in foreign.effects if effect.kind == E_MAIL]
         seen = Seen(
@@ -135,7 +134,6 @@ class Observer:
             cached=tuple(self._changed_keys(cached, _cached())),
             writes=tuple(writes),
             threads=tuple(thread.name for thread in foreign.threads),
-            uncovered=tuple(effect for effect in foreign.effects if effect.kind in (CONNECTION, PROCESS)),
         )
         return Observation(reply, seen, bool(claims))
 

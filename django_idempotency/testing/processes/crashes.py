@@ -20,7 +20,7 @@ from django_idempotency.testing.findings import NotProved
 from django_idempotency.testing.observe.guards import CONNECTION, FOREIGN, THREAD, ForeignEffect, guard
 from django_idempotency.testing.processes.forks import Line, Process
 from django_idempotency.testing.processes.points import END, HaltingPoints
-from django_idempotency.testing.processes.trials import Trial, briefly
+from django_idempotency.testing.processes.trials import Trial, summarize
 from django_idempotency.testing.processes.verdicts import CrashPoint, CrashReport
 
 PATIENCE = 45.0  # seconds in which a retry must get its final answer; more than the default lease
@@ -130,10 +130,10 @@ class _Expected:
         if reply.status != self.clean.reply.status:
             hint = "; see `unknown_outcomes`" if reply.code == "outcome-unknown" else ""
             what = f"a single run was answered {self.clean.reply.status}"
-            yield Difference(place="the retry's answer", what=briefly(reply), how=f"{what}{hint}")
+            yield Difference(place="the retry's answer", what=summarize(reply), how=f"{what}{hint}")
         elif self._is_stable and _answer(again) != _answer(reply):
-            how = f"a second retry was answered {briefly(again)}"
-            yield Difference(place="the retry's answer", what=briefly(reply), how=how)
+            how = f"a second retry was answered {summarize(again)}"
+            yield Difference(place="the retry's answer", what=summarize(reply), how=how)
 
     def notes(self) -> Iterator[str]:
         """What may explain a problem."""

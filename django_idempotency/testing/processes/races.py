@@ -21,7 +21,7 @@ from django_idempotency.testing.compare.snapshots import LARGEST_TABLE
 from django_idempotency.testing.findings import Finding, NotProved
 from django_idempotency.testing.observe.guards import THREAD, ForeignEffect, guard
 from django_idempotency.testing.processes.forks import Line, Process
-from django_idempotency.testing.processes.trials import UNSAFE, Trial, briefly
+from django_idempotency.testing.processes.trials import UNSAFE, Trial, summarize
 
 REMEDY = (
     "Do all of it inside the handler, on its own connection. Each request does what comes before the claim (in a"
@@ -165,7 +165,7 @@ def _race_with_own_keys(trial: Trial, keys: list[str], patience: float) -> tuple
     if broken is not None:
         trial.refuse(
             f"Without protection, {len(keys)} requests in a row failed, so there is nothing to compare with.",
-            [briefly(broken)],
+            [summarize(broken)],
             "Let the handler run without request.idempotency, and several times in a row.",
         )
     expected = trial.changes()
@@ -174,7 +174,7 @@ def _race_with_own_keys(trial: Trial, keys: list[str], patience: float) -> tuple
     works = [partial(_send_with_late_commit, trial.call, key, patience, commits) for key in keys]
     answers = _run_at_once(trial, works, patience)
     problems = [*map(str, trial.compare(expected, keys))]
-    problems += [briefly(reply) for (*_, reply) in answers if reply.status >= 500]
+    problems += [summarize(reply) for (*_, reply) in answers if reply.status >= 500]
     if problems:
         trial.put_back()
         _run_at_once(trial, [partial(_send_unprotected, trial.call, [key]) for key in keys], patience)
@@ -245,7 +245,7 @@ def _problems(report: RaceReport, alone: Reply) -> list[str]:
         most = "; ".join(f"{count} x {status} {body[:80]!r}" for (status, body), count in final.most_common(3))
         problems.append(f"{len(final)} different final answers: {most}")
     elif report.final[0].status != alone.status:
-        problems.append(f"the final answer is {briefly(report.final[0])}; that of a single run was {alone.status}")
+        problems.append(f"the final answer is {summarize(report.final[0])}; that of a single run was {alone.status}")
     errors = {answer.error for answers in report.answers for answer in answers[:-1] if answer.error}
     if problems and errors:
         problems.append(f"errors before the final answer: {'; '.join(sorted(errors))}")

@@ -14,7 +14,7 @@ from django_idempotency.testing.compare.equivalence import Difference, contents,
 from django_idempotency.testing.compare.restoring import restore
 from django_idempotency.testing.compare.shapes import own_tables
 from django_idempotency.testing.compare.snapshots import Changes, Snapshot, TableTooLarge, snapshot
-from django_idempotency.testing.compare.variations import Column, explain_differences, masked, varying
+from django_idempotency.testing.compare.variations import Column, explain_differences, find_varying, mask
 from django_idempotency.testing.findings import Finding, NotProved
 from django_idempotency.testing.processes.forks import prepare
 
@@ -95,7 +95,7 @@ class Trial:
         first, effects = make(self.first_key)
         if first.in_progress or first.status >= 500:
             self.refuse(
-                f"A single, undisturbed request was answered {briefly(first)}.",
+                f"A single, undisturbed request was answered {summarize(first)}.",
                 remedy="It has to succeed before it can be tried: correct the view, or the call.",
             )
         if first.replayed:
@@ -118,13 +118,13 @@ class Trial:
         if first.method in UNSAFE and not again.replayed:
             self.refuse(
                 "It is not protected: a duplicate with the same key was not answered from a record.",
-                [f"first {briefly(first)}", f"then {briefly(again)}"],
+                [f"first {summarize(first)}", f"then {summarize(again)}"],
                 "Put @idempotent or IdempotencyMixin on its view.",
             )
         if self._effect and not effects and not contents(self._clean, ignore=self._ignore):
             self.refuse(
                 "The request changed nothing that can be seen, so a second effect would not be seen either.",
-                [briefly(first)],
+                [summarize(first)],
                 "Give a call that does something; or name its database in `using`; or give effect=False if its work"
                 " leaves no trace here.",
             )
@@ -139,11 +139,11 @@ class Trial:
     def _compare_with_another_run(self, make: Callable[[str], tuple[Reply, Sequence[object]]]) -> None:
         key = self.first_key if self._same_key else new_key()
         second, _ = make(key)
-        self._varying = varying(self._clean, self.changes(), keys={key, self.first_key}, ignore=self._ignore)
+        self._varying = find_varying(self._clean, self.changes(), keys={key, self.first_key}, ignore=self._ignore)
         if found := self.differences(key):
             self.refuse(
                 "Two single runs from the same state made different changes.",
-                [*map(str, found), f"the second was answered {briefly(second)}"],
+                [*map(str, found), f"the second was answered {summarize(second)}"],
                 "Let it do the same each time, or name in `ignore` what may differ. Changes outside the databases (in a"
                 " cache, a file, another server) are not undone between them.",
             )
@@ -167,13 +167,13 @@ class Trial:
 
     def differences(self, key: str) -> list[Difference]:
         """How the changes of the last run, with *key*, differ from those of the first."""
-        found, clean = masked(self.changes(), self._varying), masked(self._clean, self._varying)
+        found, clean = mask(self.changes(), self._varying), mask(self._clean, self._varying)
         return explain_differences(found, clean, keys={key, self.first_key}, ignore=self._ignore)
 
     def compare(self, expected: Changes, keys: Iterable[str]) -> list[Difference]:
         """How the changes of requests with *keys* differ from the *expected* ones."""
-        found = masked(self.changes(), self._varying)
-        return differences(found, masked(expected, self._varying), keys=keys, ignore=self._ignore)
+        found = mask(self.changes(), self._varying)
+        return differences(found, mask(expected, self._varying), keys=keys, ignore=self._ignore)
 
     def put_back(self) -> None:
         """Undo the latest `changes`: all since the trial began, or since `reset` was called."""
@@ -203,6 +203,6 @@ class Trial:
         return left if contents(left, ignore=self._ignore) else Changes()
 
 
-def briefly(reply: Reply) -> str:
+def summarize(reply: Reply) -> str:
     """A reply, without a server's page for an error."""
     return f"{reply.status} ({reply.error})" if reply.error else str(reply)
