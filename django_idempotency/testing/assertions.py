@@ -43,7 +43,8 @@ def assert_idempotent(
     """
     ignored = texts(ignore)
     observer = Observer(using=using, ignore=ignored, limit=limit)
-    trial = Steps(call, observer, key if isinstance(key, str) else key(), effect, ignored)
+    first_key = key if isinstance(key, str) else key()
+    trial = Steps(call=call, observer=observer, key=first_key, effect=effect, ignore=ignored)
     trial.first_run()
     trial.duplicates()
     trial.another_payload(other_payload)

@@ -17,6 +17,14 @@ OUTSIDE = (
     " requests), name its table in `ignore`, or the key of its cache as `cache:<key>`."
 )
 
+# What is wrong, and the remedy.
+USED_KEY = ("The first request was answered by a replay: its key was used before.", "use a new key for each test.")
+NO_EFFECT = (
+    "The request changed nothing that can be seen, so a second effect would not be seen either.",
+    "give a call that does something; or name its database in `using`; or give effect=False if its work leaves no trace"
+    " here.",
+)
+
 # Headers that name one request, or count requests: middleware makes new ones for each answer.
 OF_ONE_REQUEST = NEVER_STORED | {
     "age",

@@ -1,7 +1,7 @@
 """The steps of `assert_idempotent`: what each of them sends, and what that proves or shows to be wrong."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django.http.response import HttpResponseBase
@@ -9,7 +9,15 @@ from django.test import Client
 
 from django_idempotency.core.keys import MAX_KEY
 from django_idempotency.testing.calls import Call, Reply, Sender
-from django_idempotency.testing.findings import OUTSIDE, PROTECT, Finding, NotProved, find_reply_differences
+from django_idempotency.testing.findings import (
+    NO_EFFECT,
+    OUTSIDE,
+    PROTECT,
+    USED_KEY,
+    Finding,
+    NotProved,
+    find_reply_differences,
+)
 from django_idempotency.testing.observe.interruptions import Interruption, interruption
 from django_idempotency.testing.observe.requests import Observation, Observer
 
@@ -32,22 +40,22 @@ class Proof:
         return "\n".join([*lines, *(f"  not tried: {each}" for each in self.not_tried)])
 
 
+@dataclass(kw_only=True)
 class Steps:
     """Tries one call. Each step adds what it has proved or found."""
 
-    def __init__(self, call: Sender, observer: Observer, key: str, effect: bool, ignore: tuple[str, ...]) -> None:
-        self.call = call
-        self.observer = observer
-        self.key = key
-        self.effect = effect
-        self.ignore = ignore
-        self.findings: list[Finding] = []
-        self.proved: list[str] = []
-        self.not_tried: list[str] = []
-        self.interruption = Interruption()
-        self.attempt: Observation | None = None  # the request that failed at its end
-        self.reused: Reply | None = None  # the reply to the same key with another payload
-        self.known: set[str] = set()  # places whose changes were reported
+    call: Sender
+    observer: Observer
+    key: str
+    effect: bool
+    ignore: tuple[str, ...]
+    findings: list[Finding] = field(default_factory=list)
+    proved: list[str] = field(default_factory=list)
+    not_tried: list[str] = field(default_factory=list)
+    interruption: Interruption = field(default_factory=Interruption)
+    attempt: Observation | None = None  # the request that failed at its end
+    reused: Reply | None = None  # the reply to the same key with another payload
+    known: set[str] = field(default_factory=set)  # places whose changes were reported
 
     def find(self, what: str, details: Iterable[str] = (), remedy: str = "") -> None:
         self.findings.append(Finding(what, tuple(details), remedy))
@@ -122,9 +130,7 @@ class Steps:
     def _judge_first(self) -> None:
         reply, seen = self.first.reply, self.interruption
         if reply.replayed:
-            self._give_up(
-                "The first request was answered by a replay: its key was used before.", "use a key of its own."
-            )
+            self._give_up(*USED_KEY)
         left_behind = reply.code in ("request-in-progress", "outcome-unknown")
         if left_behind or reply.status >= 500 or (reply.status >= 400 and not seen.kept):
             remedy = "give a call that the view accepts: only an answer that is stored can be replayed."
@@ -140,12 +146,7 @@ class Steps:
                 [str(reply)],
             )
         if self.effect and not self.first.seen:
-            self._give_up(
-                "The request changed nothing that can be seen, so a second effect would not be seen either.",
-                "give a call that does something; or name its database in `using`; or give effect=False if its work"
-                " leaves no trace here.",
-                [str(reply)],
-            )
+            self._give_up(*NO_EFFECT, [str(reply)])
 
     def _give_up(self, what: str, remedy: str, details: Iterable[str] = ()) -> None:
         self._judge_attempts_effects(set())
@@ -224,6 +225,8 @@ class Steps:
         reply = run.reply
         # A function's result has no mark of a replay.
         same = reply.is_result and reply.body == self.first.reply.body and not run.seen and self.effect
+        # Of the view itself, or a redirect to a login; a permanent redirect only corrects the URL.
+        is_answer = reply.status < 400 and reply.status not in PERMANENT
         if reply.replayed or same:
             self.find(
                 f"The same key {who} got the first user's answer.",
@@ -238,7 +241,7 @@ class Steps:
                 [str(reply)],
                 "tell callers apart by the option `scope`.",
             )
-        elif reply.status in TURNED_AWAY or (reply.status < 500 and run.claimed) or _is_answer(reply):
+        elif reply.status in TURNED_AWAY or (run.claimed and reply.status < 500) or is_answer:
             self.proved.append(f"the same key {who} does not get the first user's answer")
         else:
             self.not_tried.append(f"the same key {who}: it was answered {reply}, which proves nothing")
@@ -297,11 +300,6 @@ class Steps:
         if not isinstance(self.call, Call):
             raise TypeError(f"`{option}` must be a callable that takes a key, like the call itself, not {value!r}.")
         return self.call.changed(**{field: value})
-
-
-def _is_answer(reply: Reply) -> bool:
-    """Is it the view's answer, or a redirect to a login? A permanent redirect only corrects the URL."""
-    return reply.status < 400 and reply.status not in PERMANENT
 
 
 def _made(call: Call, value: Callable[[str | None], Any]) -> Sender:

@@ -15,7 +15,7 @@ from django_idempotency.testing.compare.restoring import restore
 from django_idempotency.testing.compare.shapes import own_tables
 from django_idempotency.testing.compare.snapshots import Changes, Snapshot, TableTooLarge, snapshot
 from django_idempotency.testing.compare.variations import Column, explain_differences, find_varying, mask
-from django_idempotency.testing.findings import Finding, NotProved
+from django_idempotency.testing.findings import NO_EFFECT, USED_KEY, Finding, NotProved
 from django_idempotency.testing.processes.forks import prepare
 
 NO_LIMIT = 1_000_000_000  # rows
@@ -99,9 +99,7 @@ class Trial:
                 remedy="It has to succeed before it can be tried: correct the view, or the call.",
             )
         if first.replayed:
-            self.refuse(
-                "The first request was answered by a replay: its key was used before.", remedy="Use a key of its own."
-            )
+            self.refuse(USED_KEY[0], remedy=USED_KEY[1])
         self._clean = self.changes()
         again, _ = make(self.first_key)
         if first.status >= 400 and not again.replayed:
@@ -122,12 +120,7 @@ class Trial:
                 "Put @idempotent or IdempotencyMixin on its view.",
             )
         if self._effect and not effects and not contents(self._clean, ignore=self._ignore):
-            self.refuse(
-                "The request changed nothing that can be seen, so a second effect would not be seen either.",
-                [summarize(first)],
-                "Give a call that does something; or name its database in `using`; or give effect=False if its work"
-                " leaves no trace here.",
-            )
+            self.refuse(NO_EFFECT[0], [summarize(first)], NO_EFFECT[1])
         self.put_back()
         if left := self._before.changes(self._snapshot()):
             raise RuntimeError(
