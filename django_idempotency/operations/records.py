@@ -80,7 +80,7 @@ def _locate(record: Identified, using: str | None, store: str) -> tuple[Location
     owner = stores[store]
     if not owner.commits_with_handler:
         using = None
-    elif using is None:
+    elif not using:
         using = (row and row._state.db) or owner.database()
     location = Location(store=owner, using=using)
     if row is not None:
