@@ -30,7 +30,7 @@ class TestDatabaseStore(TransactionalStoreTests):
             with pytest.raises(TransactionBroken):
                 self.store.complete(self.using, first, claim, replace(RECORD, status=500))
 
-        self._found(first, act)
+        self._claim(first, act)
 
         assert self.ask(first).record == RECORD
 
