@@ -30,7 +30,7 @@ class Verdict(TextChoices):
 
 
 class FreeForm(forms.Form):
-    """Asks for a reason. Keeps which execution the operator has seen, as a key may have been used again since."""
+    """Asks for a reason, and keeps which execution the operator has seen: the key may have been used again since."""
 
     layout: Layout = ("reason",)
 
@@ -114,7 +114,7 @@ class SettleForm(FreeForm):
 
 
 class SettleForeignForm(SettleForm):
-    """For a record that was not written by this package, in which no answer can be stored."""
+    """Offers no answer: none can be stored in a record that this package did not write."""
 
     layout: Layout = ("choice", "reason")
 

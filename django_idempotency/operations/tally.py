@@ -1,4 +1,4 @@
-"""Counts in memory, until they are written: bounded, and exact over all threads of a process."""
+"""Counts in memory until they are written: bounded, and exact over all threads of a process."""
 
 import threading
 import time
@@ -28,7 +28,7 @@ Rows = dict[Row, list[int]]  # the numbers in the order of COLUMNS
 
 
 class Tally:
-    """Numbers in memory, for all threads. MAX_OPERATIONS and MAX_ROWS bound its size."""
+    """The counts of all threads. MAX_OPERATIONS and MAX_ROWS bound its size."""
 
     def __init__(self) -> None:
         self.rows: Rows = {}
@@ -69,14 +69,14 @@ class Tally:
         return row
 
     def take(self) -> tuple[Rows, int]:
-        """All numbers, and how many additions found no room. The tally starts afresh."""
+        """Take all numbers out. Returns them, and how many additions found no room."""
         with self._lock:
             rows, self.rows = self.rows, {}
             dropped, self._dropped = self._dropped, 0
         return rows, dropped
 
     def put_back(self, rows: Rows) -> None:
-        """Add *rows*, which could not be written, to what was counted since."""
+        """Add *rows*, which could not be written, to the counts since."""
         with self._lock:
             for key, numbers in rows.items():
                 row = self._row(key, sum(numbers))

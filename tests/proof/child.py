@@ -10,65 +10,47 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 from tests.lab.lines import Lines
 from tests.lab.origin import answer_of, call_back, load, serve_forks
-from tests.lab.statements import label
 
 # --- the points at which it can be killed ---
 
 
-class Points:
-    """Tells the test of each point, and goes on when the test says so."""
+@lru_cache(maxsize=1)
+def installed_points() -> Any:
+    """The testing kit's points in all that this process sends from now on. Without *lines* they do nothing."""
+    from django_idempotency.testing.processes.points import Points
 
-    def __init__(self, lines: Lines) -> None:
-        self.lines = lines
+    class SentPoints(Points):
+        """Sends each point, and waits for the reply."""
 
-    def reach(self, point: str) -> None:
-        self.lines.send({"point": point})
-        if self.lines.receive() is None:
-            os._exit(1)  # the test itself is gone
+        lines: Lines | None = None
 
-    def statement(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
-        """Around every statement, savepoints and SQLite's BEGIN included: one of Django's execute wrappers."""
-        return self.around(execute, label(sql))(sql, params, many, context)
+        def arrive(self, name: str) -> None:
+            if self.lines is not None:
+                self.lines.send({"point": name})
+                if self.lines.receive() is None:
+                    os._exit(1)  # the test itself is gone
 
-    def around(self, call: Callable[..., Any], what: str) -> Callable[..., Any]:
-        def halting(*args: Any, **kwargs: Any) -> Any:
-            self.reach(f"before {what}")
-            try:
-                return call(*args, **kwargs)
-            finally:
-                self.reach(f"after {what}")
-
-        return halting
+    points = SentPoints()
+    points.install()
+    return points
 
 
 @contextmanager
-def halting(lines: Lines) -> Iterator[Points]:
-    """Halt before and after all that the default connection sends."""
-    from django.db import connection
-
-    points = Points(lines)
-    methods = {
-        "_commit": lambda *args: "COMMIT",
-        "_rollback": lambda *args: "ROLLBACK",
-        "_set_autocommit": lambda autocommit: "AUTOCOMMIT" if autocommit else "BEGIN",
-    }
-    for name, what in methods.items():
-        method = getattr(connection, name)
-
-        def wrapped(*args: Any, method: Any = method, what: Any = what) -> Any:
-            return points.around(method, what(*args))(*args)
-
-        setattr(connection, name, wrapped)
-    with connection.execute_wrapper(points.statement):
+def halting(lines: Any) -> Iterator[Any]:
+    """Send each point that is reached in the block to *lines*."""
+    points = installed_points()
+    points.lines = lines
+    try:
         yield points
-    for name in methods:
-        delattr(connection, name)
+    finally:
+        points.lines = None
 
 
 # --- jobs ---
@@ -91,7 +73,7 @@ def request(lines: Lines, halts: bool, **what: Any) -> dict[str, Any]:
         return {"answer": answer_of(**what)}
     with halting(lines) as points:
         answer = answer_of(**what)
-    points.reach("before the answer is sent")
+        points.reach("before the answer is sent")
     return {"answer": answer}
 
 

@@ -24,7 +24,7 @@ BAD_ARGUMENT = 2  # argparse's exit code
 
 
 class Command(RecordCommand):
-    """Thin over `operations.locations` and `operations.records`."""
+    """Lists what `operations.locations` finds, and changes it by `operations.records`."""
 
     help = (
         "List the executions whose outcome is unsettled, the oldest first, or settle one: --run-again lets the next"
@@ -143,7 +143,7 @@ class Command(RecordCommand):
         self.write(f"Stored an answer of status {status} for {record} in {record.location}: retries get it.")
 
     def change(self, record: StoredRecord, change: Callable[[], bool]) -> None:
-        """Make the *change*. Raises `CommandError` if it was not made, and if that is not known."""
+        """Make the *change*. Raises `CommandError` if it was not made, or if that is unknown."""
         try:
             if change():
                 return

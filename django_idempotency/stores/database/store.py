@@ -14,12 +14,13 @@ from django_idempotency.core.decision import Claimed, ClaimResult
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import CommittedEarly, PolicyError, TransactionBroken
-from django_idempotency.models import UNSETTLED, DatabaseNow, IdempotencyRecord, RecordQuerySet
+from django_idempotency.models import UNSETTLED, IdempotencyRecord, RecordQuerySet
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault, TransactionalStore
-from django_idempotency.stores.database.clock import as_django_writes, in_utc
+from django_idempotency.stores.database.clock import as_django_writes
 from django_idempotency.stores.database.dialect import Dialect
 from django_idempotency.stores.database.dialects import dialect_for
+from django_idempotency.stores.database.rows import read_rows
 from django_idempotency.stores.redis.replay_cache import ReplayCache, table_of
 from django_idempotency.stores.schemas import schema_of
 from django_idempotency.stores.stored import Location, StoredRecord
@@ -29,12 +30,6 @@ BROKEN = (
     " continued. A database error was swallowed. Let it propagate, or put the statement that may fail into its own"
     " atomic block."
 )
-
-
-# Columns of a record, for operators.
-ASKED = ("digest", "scope", "operation", "key", "fingerprint", "request", "request_id", "status")
-ANSWERED = ("head", "body")
-TIMES = ("executed_at", "expires_at")
 
 
 class DatabaseStore(TransactionalStore):
@@ -116,24 +111,16 @@ class DatabaseStore(TransactionalStore):
         return row.values_list("executed_at", flat=True).first()
 
     def find(self, using: str | None, digest: bytes) -> StoredRecord | None:
-        return next(iter(self.read(self._records(using).filter(digest=digest))), None)
+        return next(iter(self._read(self._records(using).filter(digest=digest))), None)
 
     def unsettled(self, using: str | None, limit: int) -> list[StoredRecord]:
-        return self.read(self._records(using).unsettled().live().order_by("executed_at", "digest")[:limit])
+        return self._read(self._records(using).unsettled().live().order_by("executed_at", "digest")[:limit])
 
     def _records(self, using: str | None) -> RecordQuerySet:
         return IdempotencyRecord.objects.using(using or self.database())
 
-    def read(self, records: RecordQuerySet, *, response: bool = True) -> list[StoredRecord]:
-        """*records*, in their order. Without *response* their answers are not read: headers and bodies are empty."""
-        using = records.db
-        location = Location(store=self, using=using, schema=schema_of(using))
-        columns = [*ASKED, *(ANSWERED if response else ())]
-        rows: list[dict[str, Any]] = list(records.annotate(now=DatabaseNow()).values(*columns, *TIMES, "now"))
-        for row in rows:
-            row |= {name: in_utc(using, row[name]) for name in (*TIMES, "now")}
-            row |= {name: bytes(row[name]) for name in columns if isinstance(row[name], memoryview)}  # psycopg2's
-        return [StoredRecord(**row, location=location) for row in rows]
+    def _read(self, records: RecordQuerySet) -> list[StoredRecord]:
+        return read_rows(Location(store=self, using=records.db, schema=schema_of(records.db)), records)
 
     def free(self, using: str | None, digest: bytes, executed_at: datetime | None, *, unsettled: bool = False) -> bool:
         using = using or self.database()

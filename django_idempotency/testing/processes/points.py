@@ -1,9 +1,9 @@
 """
-The points at which a process can be killed: before and after all that it sends to its databases and to Redis, and each
-effect that no transaction covers.
+The points at which a process can be killed: before and after each statement that it sends to a database, each command
+to Redis, and each effect that no transaction covers.
 
-All of it is put around Django's and redis-py's own methods, in a process that ends with the call: nothing in the
-package knows of it. What goes past Django's cursors (`connection.connection.commit()`) makes no point.
+They are put around Django's and redis-py's own methods, in a process that ends with the call. Calls of the driver that
+bypass Django (`connection.connection.commit()`) are no points.
 """
 
 import re
@@ -25,33 +25,26 @@ METHODS: dict[str, Callable[..., str]] = {
     "_rollback": lambda *args: "ROLLBACK",
     "_set_autocommit": lambda autocommit: "AUTOCOMMIT" if autocommit else "BEGIN",
 }
-# Of a connection that opens; nothing takes effect by them.
+# The commands of a new connection, which have no effect.
 GREETINGS = frozenset({"AUTH", "CLIENT", "CLUSTER", "COMMAND", "HELLO", "PING", "READONLY", "SELECT", "SENTINEL"})
 
 
 class Points:
-    """
-    Counts and names the points that this process reaches, and stops at the number *halt_at*, counted from 0.
+    """The points that this process reaches, in every thread. A subclass says what happens at each."""
 
-    There it tells its parent ("halted" and the point's name), and waits to be killed. Foreign effects are told at once
-    ("effect"), so that the parent knows of those that a killed process has had.
-    """
-
-    def __init__(self, line: Line, halt_at: int | None = None) -> None:
-        self.line = line
-        self.halt_at = halt_at
-        self.names: list[str] = []
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._here = threading.local()
 
+    def arrive(self, name: str) -> None:
+        """The process is at the point *name*, and its other threads wait at their next ones."""
+        raise NotImplementedError
+
     def reach(self, name: str) -> None:
         if getattr(self._here, "connecting", False):
-            return  # nothing takes effect by what a connection sends to begin with
-        with self._lock:  # of several threads one is halted, and the others at their next points
-            self.names.append(name)
-            if len(self.names) - 1 == self.halt_at:
-                self.line.tell("halted", name)
-                self.line.wait()
+            return  # what a new connection sends first has no effect
+        with self._lock:
+            self.arrive(name)
 
     def around(self, call: Callable[..., Any], what: str) -> Callable[..., Any]:
         """*call*, with a point before it and one after it."""
@@ -66,22 +59,14 @@ class Points:
         return halting
 
     def statement(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
-        """Around every statement, savepoints included: one of Django's execute wrappers."""
+        """Wrap every statement, also of savepoints: one of Django's execute wrappers."""
         what = named(label(sql), context["connection"].alias)
         return self.around(execute, what)(sql, params, many, context)
 
-    def effect_is_due(self, effect: ForeignEffect) -> None:
-        if effect.kind in FOREIGN:
-            self.reach(f"before {effect.kind} {effect.what}")
-        self.line.tell("effect", effect)
-
-    def effect_was(self, effect: ForeignEffect) -> None:
-        self.reach(f"after {effect.kind} {effect.what}")
-
     def install(self) -> None:
-        """Halt in all that this process does from now on, in every thread."""
+        """Reach a point in all that this process does from now on, in every thread."""
         wrappers = {type(connection) for connection in connections.all()}
-        # All that they inherit is read before any of it changes.
+        # All methods are read before one is replaced, as some are inherited.
         own = [(wrapper, name, getattr(wrapper, name)) for wrapper in wrappers for name in METHODS]
         connecting = [(wrapper, wrapper.connect) for wrapper in wrappers]
         for wrapper, name, method in own:
@@ -131,7 +116,7 @@ class Points:
                 return send_packed(connection, *args, **kwargs)
             self.reach(f"before Redis {command}")
             result = send_packed(connection, *args, **kwargs)
-            here.sent = command  # only now: on the way it may have connected, and read greetings
+            here.sent = command  # not before, because sending may connect first, and read replies to that
             return result
 
         def read_response(connection: Any, *args: Any, **kwargs: Any) -> Any:
@@ -149,6 +134,35 @@ class Points:
         )
 
 
+class HaltingPoints(Points):
+    """
+    Lists the names of the points, and halts the process at number *halt_at*, counted from 0.
+
+    There it sends its parent "halted" with the name, and waits to be killed. Foreign effects are sent at once, as
+    "effect": so the parent knows those of a process that is killed later.
+    """
+
+    def __init__(self, line: Line, halt_at: int | None = None) -> None:
+        super().__init__()
+        self.line = line
+        self.halt_at = halt_at
+        self.names: list[str] = []
+
+    def arrive(self, name: str) -> None:
+        self.names.append(name)
+        if len(self.names) - 1 == self.halt_at:
+            self.line.tell("halted", name)
+            self.line.wait()
+
+    def effect_is_due(self, effect: ForeignEffect) -> None:
+        if effect.kind in FOREIGN:
+            self.reach(f"before {effect.kind} {effect.what}")
+        self.line.tell("effect", effect)
+
+    def effect_was(self, effect: ForeignEffect) -> None:
+        self.reach(f"after {effect.kind} {effect.what}")
+
+
 def named(what: str, alias: str) -> str:
     return what if alias == "default" else f"{what} on {alias!r}"
 
@@ -160,10 +174,10 @@ OWN = {
 
 
 def label(sql: object) -> str:
-    """A statement as a report names it: its verb and its table, without what changes from run to run."""
+    """The name of a statement in a report: its verb and its table, without what differs in every run."""
     text = " ".join(str(sql).split()) if isinstance(sql, (str, bytes)) else "a composed statement"
     verb, _, rest = text.partition(" ")
-    if verb in ("SAVEPOINT", "RELEASE"):
+    if verb in ("SAVEPOINT", "RELEASE", "BEGIN", "COMMIT"):
         return verb
     if verb == "ROLLBACK":
         return "ROLLBACK TO" if "TO" in rest.upper().split() else verb
