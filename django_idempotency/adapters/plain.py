@@ -58,10 +58,12 @@ def read(
     for `body_digest`.
     """
     seen = request if seen is None else seen
+    incomplete = None if policy.key is None else receive(request)  # kept, before the project's callable reads it
     key = _key(request, policy, seen)
     if key is None or isinstance(key, Refusal):
         return key
-    incomplete = receive(request)
+    if policy.key is None:
+        incomplete = receive(request)
     if incomplete is not None:
         return incomplete
     scope = default_scope(seen) if policy.scope is None else storable_text("scope", policy.scope(seen))
