@@ -15,11 +15,10 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.page import DELAYS, DIRECT, KEYS_IN_REDIS, REPLAY_CACHE, Results, page
+from benchmarks.page import DIRECT, FAR, KEYS_IN_REDIS, NEW_CONNECTIONS, REPLAY_CACHE, Results, page
 from benchmarks.wire import wire_to
 from tests import servers
 
@@ -35,13 +34,20 @@ DATABASES: dict[str, Find] = {
     "SQLite": lambda stack, folder: f"sqlite:///{folder}/bench.sqlite3",
     "PostgreSQL": lambda stack, folder: servers.postgresql(stack).database_url(NAME),
     "MariaDB": lambda stack, folder: servers.mariadb(stack).database_url(NAME),
+    "MySQL": lambda stack, folder: servers.mysql(stack).database_url(NAME),
 }
 # Ways to a database by its name: what is said of them, and the environment that asks for them. Those of `WITH_REDIS`
 # need a Redis, too.
 WAYS: dict[str, dict[str, dict[str, str]]] = {
     "SQLite": {"": {}},
-    "PostgreSQL": {"": {}, ", `FOLD` off": {"FOLD": "0"}, ", no functions": {"ROUTINES": "0"}},
+    "PostgreSQL": {
+        "": {},
+        ", `FOLD` off": {"FOLD": "0"},
+        ", no functions": {"ROUTINES": "0"},
+        NEW_CONNECTIONS: {"CONN_MAX_AGE": "0"},
+    },
     "MariaDB": {"": {}, ", no procedures": {"ROUTINES": "0"}},
+    "MySQL": {"": {}, ", no procedures": {"ROUTINES": "0"}},
 }
 WITH_REDIS: dict[str, dict[str, dict[str, str]]] = {
     "PostgreSQL": {REPLAY_CACHE: {"REPLAY_CACHE": "1"}, KEYS_IN_REDIS: {"KEYS": "redis"}},
@@ -111,12 +117,11 @@ def measure_all(results: Results, urls: dict[str, str], redis: str | None) -> No
                 print(f"run {number + 1} of {results.runs}: {name}{way}", file=sys.stderr)
                 settings = environment | {"REDIS_URL": redis, "ROUNDS": each, "CASES": WITH_REDIS_CASES}
                 results.ways.setdefault((name, way), []).append(run("benchmarks.measure", url, **settings))
-            if name == "PostgreSQL":
-                for delay in DELAYS:
-                    print(f"run {number + 1} of {results.runs}: {name}, {delay:.0f} ms away", file=sys.stderr)
-                    with wire_to(url, delay / 1000) as port:
-                        far = partial(run, "benchmarks.measure", url, WIRE_PORT=str(port), CASES=FAR_CASES)
-                        results.far.setdefault(delay, []).append(far(ROUNDS=each))
+            for delay in FAR.get(name, ()):
+                print(f"run {number + 1} of {results.runs}: {name}, {delay:.0f} ms away", file=sys.stderr)
+                with wire_to(url, delay / 1000) as port:
+                    far = run("benchmarks.measure", url, WIRE_PORT=str(port), CASES=FAR_CASES, ROUNDS=each)
+                    results.far.setdefault((name, delay), []).append(far)
     for name in DIRECT:
         if name in urls:
             print(f"Python's share: {name}", file=sys.stderr)

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import os
 import sys
 import threading
 import time
@@ -24,7 +25,7 @@ class Answer:
 
 @contextmanager
 def database() -> Iterator[None]:
-    """Inside, the database that `DATABASE_URL` names has all tables."""
+    """Inside, the database that `DATABASE_URL` names has all tables, and with `ROUTINES=0` no routines."""
     configure()
     from django.core.cache import caches
     from django.db import connection
@@ -32,6 +33,10 @@ def database() -> Iterator[None]:
     from django_idempotency.operations import counts as statistics
 
     connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
+    if os.environ.get("ROUTINES") == "0":
+        from tests.lab.routines import change_routines
+
+        change_routines(create=False)
     try:
         yield
     finally:

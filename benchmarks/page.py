@@ -14,9 +14,10 @@ import rest_framework
 
 from benchmarks.profile import BARE, DRIVER, SERVER
 
-DELAYS = (1.0, 5.0)  # milliseconds that a round trip takes longer
+FAR = {"PostgreSQL": (1.0, 5.0), "MySQL": (1.0,)}  # milliseconds that a round trip takes longer
 DIRECT = ("SQLite", "PostgreSQL")  # the databases whose driver the profile knows
 USUAL = ("PostgreSQL", "")  # what most projects run, if it is there
+NEW_CONNECTIONS = ", `CONN_MAX_AGE = 0`"  # Django's default
 # Ways of PostgreSQL that need a Redis.
 REPLAY_CACHE = ", `REPLAY_CACHE`"
 KEYS_IN_REDIS = ", keys in Redis"
@@ -27,14 +28,19 @@ WANTED = {
     "PostgreSQL, first": (("PostgreSQL", ""), "first", 1.35),
     "PostgreSQL, replay": (("PostgreSQL", ""), "replay", 0.85),
     "PostgreSQL, no functions, first": (("PostgreSQL", ", no functions"), "first", 1.5),
+    "PostgreSQL, `CONN_MAX_AGE = 0`, first": (("PostgreSQL", NEW_CONNECTIONS), "first", 1.2),
+    "PostgreSQL, `CONN_MAX_AGE = 0`, replay": (("PostgreSQL", NEW_CONNECTIONS), "replay", 1.0),
     "MariaDB, first": (("MariaDB", ""), "first", 1.5),
+    "MySQL, first": (("MySQL", ""), "first", 1.45),
+    "MySQL, replay": (("MySQL", ""), "replay", 0.85),
     "SQLite, first": (("SQLite", ""), "first", 1.35),
     "PostgreSQL, `REPLAY_CACHE`, replay": (("PostgreSQL", REPLAY_CACHE), "replay", 0.45),
     "keys in Redis, first": (("PostgreSQL", KEYS_IN_REDIS), "first", 1.35),
     "keys in Redis, replay": (("PostgreSQL", KEYS_IN_REDIS), "replay", 0.5),
 }
 FLOORS = {"first": "floor", "replay": "canned"}
-WANTED_FAR = {"first": 1.12, "replay": 0.8}  # at the first of DELAYS
+# At 1 ms: the database, the case, and the largest ratio that is wanted.
+WANTED_FAR = {("PostgreSQL", "first"): 1.12, ("PostgreSQL", "replay"): 0.8, ("MySQL", "first"): 1.2}
 
 Way = tuple[str, str]
 
@@ -49,7 +55,7 @@ class Results:
     start: float = 0.0  # milliseconds that the app adds to `django.setup()`
     redis: str = ""  # its name and version
     ways: dict[Way, list[dict[str, Any]]] = field(default_factory=dict)
-    far: dict[float, list[dict[str, Any]]] = field(default_factory=dict)
+    far: dict[tuple[str, float], list[dict[str, Any]]] = field(default_factory=dict)  # by database and delay
     profile: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     load: list[dict[str, Any]] = field(default_factory=list)
 
@@ -119,10 +125,9 @@ def summary(results: Results) -> list[str]:
         statements = runs[0]["statements"]["first"] - runs[0]["statements"]["atomic"]
         text += f""" A first execution adds {statements} statements and {added or "no"} round
             trip{"" if added in (0, 1) else "s"}."""
-    if results.far:
-        delay = DELAYS[0]
-        text += f""" With {delay:.0f} ms more to the database it takes {ratio(results.far[delay], "first"):.2f} times as
-            long, and a replay {ratio(results.far[delay], "replay"):.2f} times."""
+    if runs := results.far.get(("PostgreSQL", 1.0)):
+        text += f""" With 1 ms more to the database it takes {ratio(runs, "first"):.2f} times as long, and a replay
+            {ratio(runs, "replay"):.2f} times."""
     return [paragraph(text)]
 
 
@@ -171,7 +176,8 @@ def databases(results: Results) -> list[str]:
             and one plain UPDATE of it after. No look-up, no lock, no digest: the least that two statements cost.""",
             """*floor of a replay*: a view that authenticates by the token and answers with bytes in memory.""",
             """*`FOLD` off*: BEGIN and COMMIT are sent separately. *no functions*, *no procedures*: without the
-            server-side routines that a migration makes ([stores](../reference/stores.md)).""",
+            server-side routines that a migration makes ([stores](../reference/stores.md)). *`CONN_MAX_AGE = 0`*: each
+            request, the bare one too, opens a connection, as with Django's default.""",
             *(["*`REPLAY_CACHE`*, *keys in Redis*: see [below](#with-a-redis)."] if results.redis else []),
         ),
     ]
@@ -234,24 +240,27 @@ def beside_bare(runs: list[dict[str, Any]], case: str) -> list[float]:
 
 
 def far(results: Results) -> list[str]:
-    near = results.ways[USUAL]
     rows = []
-    for runs in (near, *results.far.values()):
+    direct = {(name, 0.0): results.ways[name, ""] for name, _ in results.far}
+    for (name, _), runs in sorted(
+        (direct | results.far).items(), key=lambda item: (item[0][0] != "PostgreSQL", item[0])
+    ):
         ping = statistics.median(run["ping"] for run in runs)
         rows.append(
             [
+                name,
                 f"{ping:.2f} ms",
                 *(f"{ratio(runs, case):.2f}x" for case in ("first", "replay")),
                 f"{milliseconds(runs, 'atomic'):.2f} ms",
             ]
         )
-    delays = " and ".join(f"{delay:.0f}" for delay in DELAYS)
     return [
         paragraph(
-            f"""PostgreSQL through a proxy that holds back each request to the server for {delays} ms, and no answer.
-            The first column is what `SELECT 1` took, the proxy's own time with it. The first line is without it."""
+            """The database through a proxy that holds back each request to the server for 1 or 5 ms, and no answer.
+            The second column is what `SELECT 1` took, the proxy's own time with it. Each database's first line is
+            without the proxy."""
         ),
-        table(["a round trip", "first", "replay", "bare in `atomic`"], rows),
+        table(["database", "a round trip", "first", "replay", "bare in `atomic`"], rows),
     ]
 
 
@@ -332,10 +341,10 @@ def targets(results: Results) -> list[str]:
             floor = FLOORS[case]
             floor = f"{ratio(runs, floor):.2f}x" if floor in runs[0]["ratios"] else ""
             rows.append([title, f"{wanted:.2f}x", f"{ratio(runs, case):.2f}x", met(ratio(runs, case), wanted), floor])
-    if results.far:
-        for case, wanted in WANTED_FAR.items():
-            figure = ratio(results.far[DELAYS[0]], case)
-            title = f"PostgreSQL, {DELAYS[0]:.0f} ms away, {case}"
+    for (name, case), wanted in WANTED_FAR.items():
+        if runs := results.far.get((name, 1.0)):
+            figure = ratio(runs, case)
+            title = f"{name}, 1 ms away, {case}"
             rows.append([title, f"{wanted:.2f}x", f"{figure:.2f}x", met(figure, wanted), ""])
     if USUAL in results.ways:
         trips = results.ways[USUAL][0]["trips"]
@@ -357,7 +366,7 @@ def method(results: Results) -> list[str]:
             f"""Whole requests, called through Django's WSGI handler in one process, with the database on the same
             machine. Every round calls each case once, in shuffled order, and compares it with the same round's bare
             view in `atomic`: the machine's speed drops out of the ratio. Each way to a database is measured in
-            {results.runs} processes, taken in turns. PostgreSQL and MariaDB are as their packages configure them."""
+            {results.runs} processes, taken in turns. The servers are as their packages configure them."""
         ),
         paragraph(
             f"""{datetime.datetime.now(tz=datetime.UTC).date()}, Python {platform.python_version()}, Django

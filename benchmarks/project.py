@@ -48,15 +48,13 @@ def configure() -> None:
 
         pymysql.version_info = (2, 2, 7, "final", 0)  # what Django asks of mysqlclient, whose place PyMySQL takes
         pymysql.install_as_MySQLdb()
-    database = dj_database_url.parse(url, conn_max_age=None)
+    database = dj_database_url.parse(url, conn_max_age=0 if os.environ.get("CONN_MAX_AGE") == "0" else None)
     if url.startswith("sqlite"):
         database["OPTIONS"] = {
             "transaction_mode": "IMMEDIATE",
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
         }
         database["TEST"] = {"NAME": database["NAME"]}
-    if os.environ.get("ROUTINES") == "0":
-        database.setdefault("TEST", {})["MIGRATE"] = False  # tables, and nothing that a migration makes besides
     settings.configure(
         SECRET_KEY="benchmarks",  # noqa: S106 of a database that is dropped at the end
         ALLOWED_HOSTS=["*"],

@@ -43,14 +43,13 @@ class Run:
 
     service: str
     environment: Mapping[str, str] = field(default_factory=dict)
-    arguments: tuple[str, ...] = ()  # for pytest
     paths: tuple[str, ...] = ()  # the whole suite if empty; paths on the command line choose among them
     short: tuple[str, ...] | None = None  # pytest's arguments in the short suite, which leaves the run out if None
 
     @property
     def is_variant(self) -> bool:
         """Whether it is another way through the package, on a database that has a run with the sample project."""
-        return bool(self.environment or self.arguments or self.paths)
+        return bool(self.environment or self.paths)
 
 
 # What the law depends on, and what else transactions, connections and statements are a part of.
@@ -64,8 +63,8 @@ CORE = (
     "tests/proof/test_wire.py",
     "tests/stores",
 )
-# Without migrations there are no routines: each claim is a plain statement.
-STATEMENTS = ("--nomigrations",)
+# Without the routines of the migrations: each claim is plain statements.
+STATEMENTS = {"STATEMENTS": "1"}
 
 # The choices of the short suite. Of the heavy tests it has kills on PostgreSQL, and races on each server. The model is
 # of the protocol, not of the code, so it is left out, and so are clusters of Redis.
@@ -85,19 +84,17 @@ RUNS = {
         environment={"FOLD": "0"},
         paths=("tests/edges", "tests/outcomes", "tests/proof", "tests/stores"),
     ),
-    "statements": Run(service="PostgreSQL", arguments=STATEMENTS, paths=CORE),
+    "statements": Run(service="PostgreSQL", environment=STATEMENTS, paths=CORE),
     # Behind a pooler each transaction may be on another of the server's connections.
     "pooled": Run(service="pgbouncer", environment={"POOLED": "1"}, paths=CORE),
-    "pooled-plain": Run(
-        service="pgbouncer", environment={"POOLED": "1", "FOLD": "0"}, arguments=STATEMENTS, paths=PROOF
-    ),
+    "pooled-plain": Run(service="pgbouncer", environment={"POOLED": "1", "FOLD": "0", **STATEMENTS}, paths=PROOF),
     "mariadb": Run(service="MariaDB", short=(*NO_KILLS, *CORE, "tests/operations")),
     "mariadb-statements": Run(
-        service="MariaDB", arguments=STATEMENTS, paths=(*PROOF, "tests/proof/test_wire.py", "tests/stores")
+        service="MariaDB", environment=STATEMENTS, paths=(*PROOF, "tests/proof/test_wire.py", "tests/stores")
     ),
     "mysql": Run(service="MySQL", short=(*NO_KILLS, *CORE)),
     "mysql-statements": Run(
-        service="MySQL", arguments=STATEMENTS, paths=(*PROOF, "tests/proof/test_wire.py", "tests/stores")
+        service="MySQL", environment=STATEMENTS, paths=(*PROOF, "tests/proof/test_wire.py", "tests/stores")
     ),
 }
 
@@ -275,7 +272,7 @@ def suites(arguments: list[str], run: Run, *, first: bool) -> dict[str, list[str
         ]
         if any(selected.values()) or not of_package:
             ignored = [f"--ignore={SAMPLE}", *(f"--ignore=tests/{path}" for path in ONCE if not first)]
-            chosen[PACKAGE] = [*ignored, *run.arguments, *own, *([] if of_package else run.paths)]
+            chosen[PACKAGE] = [*ignored, *own, *([] if of_package else run.paths)]
     if not run.is_variant and (of_sample or not of_package):
         settings = ["--ds=sample_project.settings", f"--confcutdir={SAMPLE}"]
         default = [] if of_sample else [str(SAMPLE)]

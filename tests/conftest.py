@@ -11,6 +11,7 @@ from rest_framework.test import APIClient
 from django_idempotency.adapters import cookies
 from django_idempotency.engine import transactional
 from tests.app.serving import POOLED
+from tests.lab.routines import BY_STATEMENTS, change_routines
 from tests.proof.report import pytest_terminal_summary  # noqa: F401 a hook, which pytest finds here
 
 
@@ -23,7 +24,10 @@ def warn_anew() -> None:
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
-    """End a pooler's own connections to the test database, which could not be dropped otherwise."""
+    """Drop the routines if the run has none. End a pooler's own connections to the test database before its drop."""
+    if BY_STATEMENTS:
+        with django_db_blocker.unblock():
+            change_routines(create=False)
     yield
     if POOLED:
         connection.close()

@@ -236,6 +236,8 @@ def test_under_asgi(counter, serve, monkeypatch):
 
     serve(plain(handler))
     monkeypatch.setattr(statistics, "write", write)
+    # The handler's thread ends with the request, and its connection with it.
+    monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", 0)
     scope = {
         "type": "http",
         "method": "POST",

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.resources
-import tempfile
-from pathlib import Path
 
 import django
 from django.conf import settings
@@ -37,13 +35,13 @@ def define_view() -> None:
     urlpatterns.append(path("payments/", create_payment))
 
 
-def main(folder: Path) -> None:
+def main() -> None:
     settings.configure(
         ALLOWED_HOSTS=["testserver"],
         DATABASES={
             "default": {
                 "ENGINE": "django.db.backends.sqlite3",
-                "NAME": folder / "db.sqlite3",
+                "NAME": "db.sqlite3",
                 "OPTIONS": {"transaction_mode": "IMMEDIATE"},
             }
         },
@@ -88,5 +86,4 @@ def expect(seen: object, expected: object) -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as name:
-        main(Path(name))
+    main()

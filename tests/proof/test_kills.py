@@ -2,15 +2,14 @@
 
 import pytest
 
+from tests.lab.routines import BY_STATEMENTS
 from tests.proof.lab import PATHS, Killing, Path
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.kill]
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
-def test_a_request_killed_at_any_point_takes_effect_once(
-    lab, token, count, vendor, atomic_requests, pytestconfig, path: Path
-):
+def test_a_request_killed_at_any_point_takes_effect_once(lab, token, count, vendor, atomic_requests, path: Path):
     """Wherever a request is killed, its retries leave one effect, and replay exactly if it had committed."""
     killing = Killing(lab, token, path, f"kill-{path.name}", database={"ATOMIC_REQUESTS": atomic_requests})
     points, violations = killing.each()
@@ -20,7 +19,7 @@ def test_a_request_killed_at_any_point_takes_effect_once(
     )  # fmt: skip
 
     assert violations == []
-    more = MYSQL_STATEMENTS[path.name] if vendor == "mysql" and pytestconfig.option.nomigrations else 0
+    more = MYSQL_STATEMENTS[path.name] if vendor == "mysql" and BY_STATEMENTS else 0
     assert len(points) == killing.kills == expected(vendor, path, atomic_requests) + more
 
 

@@ -149,15 +149,11 @@ def test_a_key_raced_for_by_two_payloads_has_one_effect(lab, token, vendor):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_clients_with_keys_of_their_own_do_not_disturb_each_other(
-    lab, token, count, vendor, atomic_requests, level, pytestconfig
-):
+def test_clients_with_keys_of_their_own_do_not_disturb_each_other(lab, token, count, vendor, atomic_requests, level):
     """
     Eight clients, eight keys, at once: each executes, at every isolation level.
 
-    Except at SERIALIZABLE: a transaction that PostgreSQL suspects is a 500, rolled back, and its retry executes. Inside
-    an outer transaction, MySQL without the procedures may refuse a claim (409), whose retry executes; with them it
-    does not.
+    Except at SERIALIZABLE: a transaction that PostgreSQL suspects is a 500, rolled back, and its retry executes.
     """
     if vendor == "sqlite" and level != LEVELS[-1]:
         pytest.skip("SQLite has one isolation level")
@@ -171,10 +167,7 @@ def test_clients_with_keys_of_their_own_do_not_disturb_each_other(
             child.send(request)
         for child, request in zip(children, requests, strict=True):
             reply = child.reply()
-            lost = (
-                vendor == "mysql" and level == "serializable" and atomic_requests and pytestconfig.option.nomigrations
-            )
-            if (suspicious(vendor, level) and reply.is_suspicion) or (lost and reply.status == 409):
+            if suspicious(vendor, level) and reply.is_suspicion:
                 suspected.append((child, request))
             else:
                 replies.append(reply)

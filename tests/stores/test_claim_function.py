@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from io import StringIO
 from typing import Any
 
@@ -21,12 +20,10 @@ from django_idempotency.models import IdempotencyRecord
 from django_idempotency.stores import stores
 from django_idempotency.stores.database.dialects import dialect_for
 from tests.app.models import Payment
+from tests.lab.routines import BY_STATEMENTS, FIRST, change_routines
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-FIRST = import_module("django_idempotency.migrations.0002_claim_function")
-MYSQL = import_module("django_idempotency.migrations.0004_mysql_claim")
-OPERATIONS = [*FIRST.Migration.operations, *MYSQL.Migration.operations]
 IS_POSTGRESQL = connection.vendor == "postgresql"
 needs_routines = pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has no routines")
 needs_postgresql = pytest.mark.skipif(not IS_POSTGRESQL, reason="roles and schemas as PostgreSQL has them")
@@ -42,26 +39,18 @@ def by_routine(dialect: Any) -> bool:
     return dialect.statements.by_function if IS_POSTGRESQL else dialect.by_procedure
 
 
-def change(*, create: bool) -> None:
-    """What the migration does forwards, and backwards."""
-    for operation in OPERATIONS if create else reversed(OPERATIONS):
-        with connection.schema_editor(atomic=connection.features.can_rollback_ddl) as editor:
-            way = operation.database_forwards if create else operation.database_backwards
-            way("django_idempotency", editor, None, None)
-
-
 @pytest.fixture
-def routines(pytestconfig: pytest.Config) -> Iterator[None]:
+def routines() -> Iterator[None]:
     """The routines are there, and the store has not looked for them yet."""
     store: Any = stores["default"]
     store._dialects.clear()
-    change(create=False)  # a function that is replaced keeps what was granted and revoked
-    change(create=True)
+    change_routines(create=False)  # a function that is replaced keeps what was granted and revoked
+    change_routines(create=True)
     yield
     store._dialects.clear()
-    change(create=False)
-    if not pytestconfig.getoption("nomigrations"):
-        change(create=True)
+    change_routines(create=False)
+    if not BY_STATEMENTS:
+        change_routines(create=True)
 
 
 def attempt(key: str = "one", ttl: float = 60) -> Attempt:
@@ -69,9 +58,9 @@ def attempt(key: str = "one", ttl: float = 60) -> Attempt:
 
 
 @needs_routines
-def test_this_run_takes_the_path_that_it_says(pytestconfig):
-    """The suite runs with the migration, and once more without: each on its own path."""
-    assert by_routine(dialect_for(connection)) is not pytestconfig.getoption("nomigrations")
+def test_this_run_takes_the_path_that_it_says():
+    """The suite runs with the routines, and once more without: each on its own path."""
+    assert by_routine(dialect_for(connection)) is not BY_STATEMENTS
 
 
 @needs_postgresql
@@ -101,7 +90,7 @@ def test_the_question_is_no_statement_of_a_request(routines):
 def test_routines_that_go_away_while_a_process_runs_cost_a_retry_at_most(routines, outer):
     """A migration that is taken back: the statement serves. Only an outer PostgreSQL transaction has to be retried."""
     assert pay("before") == 5
-    change(create=False)
+    change_routines(create=False)
     if outer and IS_POSTGRESQL:
         with pytest.raises(RequestInProgress), transaction.atomic():
             pay("after")
@@ -193,15 +182,14 @@ def rolled_back(other: Any) -> Iterator[Any]:
 
 
 @needs_routines
-def test_the_migration_shows_its_sql_and_can_be_taken_back(routines, pytestconfig):
+def test_the_migration_shows_its_sql_and_can_be_taken_back(routines):
     """`sqlmigrate` shows the DBA what will run; backwards, nothing of it is left."""
-    if not pytestconfig.getoption("nomigrations"):
-        out = StringIO()
-        is_mysql = not IS_POSTGRESQL and not connection.mysql_is_mariadb
-        call_command("sqlmigrate", "django_idempotency", "0004" if is_mysql else "0002", stdout=out)
-        assert "django_idempotency_claim_v1" in out.getvalue()
+    out = StringIO()
+    is_mysql = not IS_POSTGRESQL and not connection.mysql_is_mariadb
+    call_command("sqlmigrate", "django_idempotency", "0004" if is_mysql else "0002", stdout=out)
+    assert "django_idempotency_claim_v1" in out.getvalue()
     assert by_routine(dialect_for(connection))
-    change(create=False)
+    change_routines(create=False)
     assert not by_routine(dialect_for(connection))
 
 
@@ -233,10 +221,10 @@ def role(request: pytest.FixtureRequest) -> Iterator[str]:
 @needs_postgresql
 def test_who_may_not_create_functions_is_told_and_served_by_statements(role, caplog, routines):
     """The migration goes on, with a warning; the store finds nothing, and works."""
-    change(create=False)
+    change_routines(create=False)
     with connection.cursor() as cursor:
         cursor.execute(f'SET ROLE "{role}"')
-        change(create=True)
+        change_routines(create=True)
         assert "Plain statements serve in their place" in caplog.text
         assert pay("one") == pay("one") == 5
         assert not by_routine(stores["default"].dialect("default"))
