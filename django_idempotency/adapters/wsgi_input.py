@@ -8,7 +8,7 @@ after all of them, must be the one of a retry whose body nobody has read.
 from collections.abc import Iterator
 from hashlib import sha256
 from io import BytesIO
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from django_idempotency.core.fingerprint import without_gzip_times
 
@@ -59,7 +59,7 @@ class ObservedInput:
 
     def hash(self) -> bytes | None:
         """The SHA-256 of all that was read, as of a large body, or None where it is kept or not known."""
-        return None if self._hash is None else self._hash.digest()
+        return None if self._hash is None else cast(bytes, self._hash.digest())
 
     def _read(self, read: Any, *args: Any) -> bytes:
         try:
