@@ -23,7 +23,7 @@ class ObservedInput:
     def __init__(self, stream: IO[bytes], *, is_gzip: bool = False) -> None:
         self._stream = stream
         self._is_gzip = is_gzip
-        self._kept: list[bytes] = []
+        self._kept = bytearray()
         self._hash: Any = None  # of the bytes of a body that is too large to be kept
         self._is_observing = True
         self.size = 0  # bytes that were read, while we observe
@@ -51,11 +51,11 @@ class ObservedInput:
     def stop(self) -> None:
         """Observe no longer, and forget what was read."""
         self._is_observing = False
-        self._kept, self._hash, self.size = [], None, 0
+        self._kept, self._hash, self.size = bytearray(), None, 0
 
     def whole(self) -> IO[bytes] | None:
         """All that was read, or None where it was not kept."""
-        return BytesIO(b"".join(self._kept)) if self.size and self._hash is None else None
+        return BytesIO(self._kept) if self.size and self._hash is None else None
 
     def hash(self) -> bytes | None:
         """The SHA-256 of all that was read, as of a large body, or None where it is kept or not known."""
@@ -74,14 +74,14 @@ class ObservedInput:
             if self._hash is not None:
                 self._hash.update(data)
             else:
-                self._kept.append(data)
+                self._kept += data
                 if self.size > IN_MEMORY:
                     self._fold()
         return data
 
     def _fold(self) -> None:
-        start = b"".join(self._kept)
-        self._kept, self._hash = [], sha256(without_gzip_times(start) if self._is_gzip else start)
+        start = bytes(self._kept)
+        self._kept, self._hash = bytearray(), sha256(without_gzip_times(start) if self._is_gzip else start)
 
 
 def is_gzip(meta: dict[str, Any]) -> bool:
