@@ -56,10 +56,13 @@ class PlainAdapter:
         incomplete.
         """
         request, policy = self.django_request, self.policy
+        # Kept before a callable of the project's reads it; else only for a request that has a key.
+        incomplete = None if policy.key is None else receive(request)
         key = self._read_key()
         if key is None or isinstance(key, Refusal):
             return key
-        incomplete = receive(request)
+        if policy.key is None:
+            incomplete = receive(request)
         if incomplete is not None:
             return incomplete
         seen = self.request
