@@ -13,7 +13,9 @@ from django_idempotency.core.policy import OPTIONS, Policy, ResolvedPolicy, chec
 from django_idempotency.exceptions import PolicyError
 
 SETTING = "IDEMPOTENCY"
-OWN = frozenset({"COUNTS", "EXEMPT", "PROTECT", "STORES"})  # names in the setting that are no option of an operation
+OWN = frozenset(
+    {"COUNTS", "EXEMPT", "PROTECT", "STORES", "UNPROTECTED"}
+)  # names in the setting that are no option of an operation
 CACHED = 4096  # policies: more than a project has views
 DEFAULT_STORES: Mapping[str, Mapping[str, Any]] = {
     "default": {"BACKEND": "django_idempotency.stores.database.DatabaseStore"},
@@ -24,7 +26,7 @@ DEFAULT_STORES: Mapping[str, Mapping[str, Any]] = {
 def project_options() -> Mapping[str, Any]:
     """The project's own options. Raises `PolicyError` for an unknown name or a bad value in the setting."""
     value = _setting()
-    counts(), protected_routes(), exempt_routes()  # checked with the rest
+    counts(), protected_routes(), exempt_routes(), unprotected()  # checked with the rest
     options = {name.lower(): option for name, option in value.items() if name not in OWN}
     for name in value:
         if name != name.upper():
@@ -60,6 +62,18 @@ def protected_routes() -> tuple[str, ...] | None:
 def exempt_routes() -> tuple[str, ...]:
     """The patterns of the routes that the middleware leaves out (`EXEMPT`). Raises `PolicyError`."""
     return _patterns("EXEMPT")
+
+
+@lru_cache(maxsize=1)
+def unprotected() -> str:
+    """
+    What becomes of a key that is sent to a view which would ignore it (`UNPROTECTED`): "refuse", "warn" or "ignore".
+    Raises `PolicyError` for anything else.
+    """
+    value = _setting().get("UNPROTECTED", "ignore")
+    if value not in ("refuse", "warn", "ignore"):
+        raise PolicyError(f'{SETTING}[\'UNPROTECTED\'] must be "refuse", "warn" or "ignore", not {value!r}.')
+    return str(value)
 
 
 def _patterns(name: str) -> tuple[str, ...]:
@@ -133,5 +147,6 @@ def _forget(*, setting: str, **kwargs: object) -> None:
         counts.cache_clear()
         protected_routes.cache_clear()
         exempt_routes.cache_clear()
+        unprotected.cache_clear()
         resolved.cache_clear()
         resolved_once.cache_clear()

@@ -18,6 +18,7 @@ from django.conf import settings
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
+from django_idempotency.operations.counts import count
 from django_idempotency.protection.by_default import check_middleware, take_over
 
 __all__ = ["IdempotencyMiddleware"]
@@ -25,7 +26,8 @@ __all__ = ["IdempotencyMiddleware"]
 
 class IdempotencyMiddleware:
     """
-    Protects by the options of the setting `IDEMPOTENCY`, of which `PROTECT` and `EXEMPT` take patterns of routes.
+    Protects by the options of the setting `IDEMPOTENCY`, of which `PROTECT` and `EXEMPT` take patterns of routes and
+    `UNPROTECTED` says what becomes of a key that a view would ignore.
 
     It stands last in `MIDDLEWARE`. Raises `PolicyError`, when the server starts, if it is there twice, or before a
     middleware with a `process_view`.
@@ -49,12 +51,12 @@ class IdempotencyMiddleware:
     def _process_view(
         self, request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> HttpResponseBase | None:
-        run = take_over(request, view, args, kwargs)
+        run = take_over(request, view, args, kwargs, count)
         return None if run is None else run()
 
     async def _process_view_async(
         self, request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> HttpResponseBase | None:
-        run = take_over(request, view, args, kwargs)
+        run = take_over(request, view, args, kwargs, count)
         # On the thread on which Django runs plain views, with its connections.
         return None if run is None else await sync_to_async(run, thread_sensitive=True)()

@@ -23,7 +23,8 @@ from django.utils.module_loading import import_string
 from django_idempotency import conf
 from django_idempotency.adapters import plain
 from django_idempotency.core.policy import ResolvedPolicy
-from django_idempotency.exceptions import PolicyError, StoreUnavailable
+from django_idempotency.engine.announcements import usual_database
+from django_idempotency.exceptions import KeyIgnored, PolicyError, StoreUnavailable
 from django_idempotency.protection.exemptions import matches, names, sensitive
 from django_idempotency.protection.introspection import SAFE
 from django_idempotency.protection.placement import (
@@ -113,9 +114,13 @@ def _forget(*, setting: str, **kwargs: object) -> None:
 
 
 def take_over(
-    request: Any, callback: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Callable[[], HttpResponseBase] | None:
-    """What runs the view in Django's place; None if Django is to run *callback* as it is."""
+    request: Any, callback: Any, args: tuple[Any, ...], kwargs: dict[str, Any], count: Callable[[str, str, str], None]
+) -> Callable[[], HttpResponseBase | None] | None:
+    """
+    What runs the view in Django's place, or refuses the request; None if Django is to run *callback* as it is.
+
+    *count* counts a decision: it is called with the database, the operation and the decision.
+    """
     request.idempotency = None
     if request.method in SAFE:
         return None
@@ -130,10 +135,25 @@ def take_over(
     elif place.how == NONE:
         if place.is_unplaced:
             _say(logging.WARNING, found, f"is not protected: {place.why}. {REMEDY}")
+        if conf.unprotected() != "ignore":
+            policy = conf.resolved(*place.policies)
+            if request.method in policy.methods and policy.meta_name in request.META:
+                return partial(ignored, f"{request.method} {match.route}", found, place.why, policy, count)
     elif _begins_transaction(callback):
         policy = conf.resolved()
         if _carries_key(request, policy):
             return partial(run, request, found, callback, args, kwargs, policy)
+    return None
+
+
+def ignored(
+    operation: str, found: Placement, why: str, policy: ResolvedPolicy, count: Callable[[str, str, str], None]
+) -> HttpResponseBase | None:
+    """What `UNPROTECTED` does with a key that the view would ignore: a refusal, or a warning and no answer."""
+    count(usual_database(), operation, KeyIgnored.code)
+    if conf.unprotected() == "refuse":
+        return plain.refuse(KeyIgnored(), policy.docs_url)
+    _say(logging.WARNING, found, f"ignores the idempotency key that is sent to {operation!r}: {why}.")
     return None
 
 
