@@ -69,15 +69,15 @@ def decide(callback: Any, route: str, url_name: str, method: str) -> tuple[Place
     if place is None or place.how in (DECORATOR, MIXIN):
         return found, place
     if place.exempt:
-        return found, _left_out(place, "it is marked with @idempotency_exempt")
+        return found, _left_out(place, "it is marked with @idempotency_exempt", exempt=True)
     if any(matches(pattern, route) for pattern in conf.exempt_routes()):
-        return found, _left_out(place, "EXEMPT names its route")
+        return found, _left_out(place, "EXEMPT names its route", exempt=True)
     wanted = conf.protected_routes()
     if wanted is not None and not any(matches(pattern, route) for pattern in wanted):
         return found, _left_out(place, "PROTECT does not name its route")
     why = sensitive(found.name, url_name, found.view_class, found.layers)
     if why and not any(names(pattern, route) for pattern in wanted or ()):
-        return found, _left_out(place, f"{why}, and PROTECT does not name its route")
+        return found, _left_out(place, f"{why}, and PROTECT does not name its route", exempt=True)
     if place.how == NONE:
         return found, replace(place, is_unplaced=True)
     if place.decides and conf.resolved(*place.policies).replay_guard is None:
@@ -100,8 +100,8 @@ def place_for(callback: Any, route: str, url_name: str, method: str) -> tuple[Pl
     return decide(callback, route, url_name, method)
 
 
-def _left_out(place: Place, why: str) -> Place:
-    return replace(place, how=NONE, why=why)
+def _left_out(place: Place, why: str, *, exempt: bool = False) -> Place:
+    return replace(place, how=NONE, why=why, exempt=exempt)
 
 
 @receiver(setting_changed)

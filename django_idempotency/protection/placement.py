@@ -55,7 +55,7 @@ class Place:
     how: str  # DECORATOR, MIXIN, MIDDLEWARE or NONE
     why: str = ""  # a reason, if none
     decides: str = ""  # what of the handler itself decides who may call it: a replay would not ask it
-    exempt: bool = False  # by @idempotency_exempt
+    exempt: bool = False  # left out on purpose
     is_unplaced: bool = False  # it would be protected if its place were known
     guards: tuple[str, ...] = ()  # names of what decides who may call it, before the handler
     policies: tuple[Policy, ...] = ()

@@ -66,13 +66,21 @@ def views() -> Iterator[View]:
             yield view
 
 
+def entries(urlconf: Any = None) -> Iterator[tuple[URLPattern, str]]:
+    """
+    Each pattern of *urlconf*, by default of ROOT_URLCONF, with its whole route. Raises what the project's modules raise
+    when they are imported.
+    """
+    yield from _entries(get_resolver(urlconf).url_patterns, "")
+
+
 def every_view() -> Iterator[View]:
     """Every view of the URLconf, with those of its handlers that are decorated or in a class with the mixin."""
     try:
-        entries = list(_entries(get_resolver().url_patterns, ""))
+        found = list(entries())
     except Exception:  # of the project's modules; Django's own check of the URLconf reports it
         return
-    for pattern, route in entries:
+    for pattern, route in found:
         yield view_of(pattern.callback, route, str(pattern.name or ""))
 
 
