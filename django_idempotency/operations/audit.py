@@ -52,7 +52,7 @@ def endpoints(urlconf: Any = None) -> Iterator[Endpoint]:
         shown: set[str] = set()
         for method in UNSAFE:
             try:
-                found, place = place_for(callback, route, url_name, method)
+                found, place = place_for(callback, route, url_name, method, pattern.default_args.values())
                 if place is None:
                     continue
                 name = _method(found, method)

@@ -89,15 +89,24 @@ def decide(callback: Any, route: str, url_name: str, method: str) -> tuple[Place
     return found, place
 
 
-def place_for(callback: Any, route: str, url_name: str, method: str) -> tuple[Placement, Place | None]:
-    """What `decide` says, for a *callback* without a hash too: an object, so it is left out."""
+def place_for(
+    callback: Any, route: str, url_name: str, method: str, arguments: Iterable[Any] = ()
+) -> tuple[Placement, Place | None]:
+    """
+    What `decide` says, for a *callback* without a hash too: an object, so it is left out. So is a view that the URL
+    pattern gives something to call among its *arguments*.
+    """
     try:
         hash(callback)
     except TypeError:
         found = placement_of(callback)
         place = found.of(method)
         return found, place and replace(place, is_unplaced=place.how == NONE and not place.exempt)
-    return decide(callback, route, url_name, method)
+    found, place = decide(callback, route, url_name, method)
+    if place is not None and place.how == MIDDLEWARE and any(map(callable, arguments)):
+        why = "its URL pattern gives it something to call, which may be a view"
+        return found, replace(_left_out(place, why), is_unplaced=True)
+    return found, place
 
 
 def _left_out(place: Place, why: str, *, exempt: bool = False) -> Place:
@@ -125,7 +134,7 @@ def take_over(
     if request.method in SAFE:
         return None
     match = request.resolver_match
-    found, place = place_for(callback, match.route, match.url_name or "", request.method)
+    found, place = place_for(callback, match.route, match.url_name or "", request.method, kwargs.values())
     if place is None:
         return None
     if place.how == MIDDLEWARE:

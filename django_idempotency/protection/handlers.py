@@ -39,6 +39,7 @@ DECIDING = frozenset(
         "is_authenticated",
         "is_staff",
         "is_superuser",
+        "limited",
         "permission_denied",
         "redirect_to_login",
         "test_func",

@@ -236,6 +236,8 @@ def _of_class(leaf: Any, view_class: type[View], exempt: bool, around: tuple[str
     actions = getattr(leaf, "actions", None) or {name: name for name in names if hasattr(view_class, name)}
     guards = (*around, *_guards_of_class(view_class, options))
     trouble = _trouble_of_dispatch(view_class)
+    if any(callable(value) and not isinstance(value, type) for value in options.values()):
+        trouble = "its as_view() is given something to call, which may be a view"
     places: dict[str, Place] = {}
     functions: dict[str, Any] = {}
     for method, name in actions.items():

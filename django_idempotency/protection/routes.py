@@ -40,6 +40,7 @@ class View:
     view_class: type | None
     options: Mapping[str, Any]  # as_view()'s, which stand in for attributes of the class
     handlers: tuple[Handler, ...]
+    arguments: tuple[Any, ...] = ()  # what the URL pattern gives it, beside what it reads from the path
     non_atomic_requests: frozenset[str]  # databases whose ATOMIC_REQUESTS it is excepted from
 
     def __str__(self) -> str:
@@ -81,7 +82,8 @@ def every_view() -> Iterator[View]:
     except Exception:  # of the project's modules; Django's own check of the URLconf reports it
         return
     for pattern, route in found:
-        yield view_of(pattern.callback, route, str(pattern.name or ""))
+        view = view_of(pattern.callback, route, str(pattern.name or ""))
+        yield replace(view, arguments=tuple(pattern.default_args.values())) if pattern.default_args else view
 
 
 def unplaced() -> Iterator[tuple[View, list[str], str]]:
@@ -97,7 +99,7 @@ def unplaced() -> Iterator[tuple[View, list[str], str]]:
 
 def _place(view: View, method: str) -> Place | None:
     try:
-        return place_for(view.callback, view.route, view.url_name, method)[1]
+        return place_for(view.callback, view.route, view.url_name, method, view.arguments)[1]
     except PolicyError:  # E003
         return None
 

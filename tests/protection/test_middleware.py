@@ -26,6 +26,7 @@ from django_idempotency.middleware import IdempotencyMiddleware
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.protection.by_default import check_middleware, decide, place_for
 from django_idempotency.protection.exemptions import matches, readable
+from django_idempotency.protection.routes import unplaced
 from tests.app.models import Payment
 from tests.app.serving import KEY, is_replay, post
 from tests.app.views import make_payment
@@ -38,6 +39,8 @@ from tests.protection.zoo import (
     PaymentSet,
     Plain,
     derived,
+    dispatching,
+    nameless_guard,
     pay,
     vip_only,
 )
@@ -508,6 +511,21 @@ def test_guards_are_named():
         "IsAuthenticated",
         "IsVipsObject",
     )
+
+
+def test_a_view_that_a_pattern_gives_another(urls, user, browser, caplog):
+    """The other may be behind a guard: left out, and named."""
+    user.first_name = "vip"
+    user.save()
+    urls(path("view0/", dispatching, {"view": nameless_guard(pay())}), path("view1/", dispatching, {"view": 5}))
+
+    assert not is_replay(twice(browser))
+
+    assert Payment.objects.count() == 2
+    assert "its URL pattern gives it something to call" in caplog.text
+    [(view, methods, why)] = unplaced()
+    assert (view.route, methods) == ("view0/", ["POST", "PUT", "PATCH", "DELETE"])
+    assert "something to call" in why
 
 
 def test_an_object_without_a_hash_is_left_out():

@@ -349,6 +349,13 @@ def dispatching(request: Any, view: Any) -> Any:
     return view(request)
 
 
+class Delegating(View):
+    view: Any = None
+
+    def post(self, request: Any) -> Any:
+        return self.view(request)
+
+
 class AsViewOfItsOwn(Plain):
     @classmethod
     def as_view(cls, **kwargs: Any) -> Any:
@@ -501,6 +508,8 @@ keep("project's guard on dispatch", method_decorator(vip_only, name="dispatch")(
 keep("project's guard in as_view", AsViewBehindGuard.as_view(), LEFT_OUT, "vip", why="vip_only is not known")
 keep("class that finds its own handlers", OwnDispatch.as_view(), LEFT_OUT, "vip", why="does not call that of its base")
 keep("guard in a method of the class", InForm.as_view(), LEFT_OUT, "permission", why="PermissionDenied in InForm.valid")
+keep("class that is given a view", Delegating.as_view(view=nameless_guard(pay())), LEFT_OUT, "vip",
+     why="as_view() is given something to call")  # fmt: skip
 keep("async class", AsyncView.as_view(), LEFT_OUT, why="async")
 keep("decorated class", method_decorator(idempotent, name="post")(derived(Plain)).as_view(), ALREADY)
 keep("decorated method inside a guard",
