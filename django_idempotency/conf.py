@@ -1,4 +1,4 @@
-"""The setting `IDEMPOTENCY`: read once, checked whole, forgotten when a test changes it."""
+"""The setting `IDEMPOTENCY`: read and checked once, and again after a test has changed it."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -45,7 +45,7 @@ def stores() -> Mapping[str, Mapping[str, Any]]:
 
 @lru_cache(maxsize=1)
 def counts() -> bool:
-    """Are decisions counted (`COUNTS`)? Raises `PolicyError` unless it is True or False."""
+    """Are decisions counted (`COUNTS`)? Raises `PolicyError` if the value is not a bool."""
     value = _setting().get("COUNTS", True)
     if not isinstance(value, bool):
         raise PolicyError(f"{SETTING}['COUNTS'] must be True or False, not {value!r}.")
@@ -100,7 +100,7 @@ def _setting() -> Mapping[str, Any]:
 @lru_cache(maxsize=CACHED)
 def resolved(*policies: Policy) -> ResolvedPolicy:
     """
-    The setting and *policies* merged, the nearest last. Cached: a project has as many policies as views.
+    Merge the setting and *policies*, of which the last one wins. Cached, because a request looks its policy up.
 
     Raises `PolicyError` for a dotted path that cannot be imported, and for a store or database that is not configured.
     """
@@ -117,8 +117,8 @@ def _known(result: ResolvedPolicy) -> ResolvedPolicy:
 
 def database(policy: ResolvedPolicy, *args: Any, **kwargs: Any) -> str | None:
     """
-    The database alias that the option `using` names, or None for the store's own choice. A callable gets the request,
-    or an event's arguments. Raises `PolicyError` if it returns an alias that is not configured.
+    Find the database alias that the option `using` names; None leaves the choice to the store. A callable gets the
+    request or the event's arguments. Raises `PolicyError` if it returns an alias that is not configured.
     """
     if not callable(policy.using):
         return policy.using
@@ -130,7 +130,7 @@ def database(policy: ResolvedPolicy, *args: Any, **kwargs: Any) -> str | None:
 
 @lru_cache(maxsize=CACHED)
 def resolved_once(own: Policy) -> ResolvedPolicy:
-    """Those options of the setting that are not about requests, merged with *own*. Raises as `resolved` does."""
+    """Merge *own* with the options of the setting that apply to events. Raises as `resolved` does."""
     project = {
         name: value
         for name, value in project_options().items()

@@ -17,12 +17,12 @@ __all__ = ["json"]
 
 def json(exclude: Iterable[str] = ()) -> Callable[[Any], bytes]:
     """
-    A fingerprint that compares the body as a JSON value: the order of members, white space and the spelling of numbers
-    (1, 1.0, 1e0) make no difference (RFC 8785).
+    Make a fingerprint that compares bodies as JSON: the order of members, white space and the notation of numbers (1,
+    1.0, 1e0) make no difference (RFC 8785).
 
-    *exclude* names members that are left out: dotted paths, like `"sent_at"` or `"meta.attempt"`; lists on the way are
-    entered. Method, host, path, query, media type and preconditions are compared as by default, and so is a body that
-    is not JSON (NaN and Infinity are not) or has a number that a double cannot hold exactly.
+    *exclude* lists dotted paths of members to leave out, like `"sent_at"` or `"meta.attempt"`, which also reach into
+    lists. Everything else is compared as by default, and so is a body that is not JSON (NaN and Infinity are not) or
+    that has a number which no double holds exactly.
 
     Raises `PolicyError` if *exclude* is not a sequence of strings.
     """

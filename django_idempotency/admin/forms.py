@@ -14,7 +14,7 @@ from django.db.models import TextChoices
 from django.utils.translation import gettext_lazy as _
 
 from django_idempotency import conf
-from django_idempotency.core.operator_answer import HIGHEST, JSON, LOWEST, AnswerError, written
+from django_idempotency.core.operator_answer import HIGHEST, JSON, LOWEST, AnswerError, operator_record
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.stores.stored import StoredRecord
 
@@ -101,7 +101,7 @@ class SettleForm(FreeForm):
             return cleaned
         body = cleaned["body"].replace("\r\n", "\n").encode()  # browsers send line ends as CRLF
         try:
-            cleaned["answer"] = written(
+            cleaned["answer"] = operator_record(
                 cleaned["status"],
                 cleaned["content_type"],
                 body,

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from django_idempotency.models import COLUMN
+from django_idempotency.core.keys import MAX_STRING
 
 HOUR = 3600  # seconds
 MAX_OPERATIONS = 256  # named by one process in one hour; a callable may make up a new one for each request
@@ -50,7 +50,7 @@ class Tally:
         if hour != self._hour:
             self._hour = hour
             self._names.clear()
-        operation = operation[:COLUMN]
+        operation = operation[:MAX_STRING]
         if (table, operation) not in self._names:
             if len(self._names) < MAX_OPERATIONS:
                 self._names.add((table, operation))

@@ -21,7 +21,7 @@ from django.http.response import HttpResponseBase
 from django.utils.module_loading import import_string
 
 from django_idempotency import conf
-from django_idempotency.adapters import plain
+from django_idempotency.adapters.plain import PlainAdapter
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.engine.announcements import usual_database
 from django_idempotency.exceptions import KeyIgnored, PolicyError, StoreUnavailable
@@ -147,7 +147,7 @@ def take_over(
         if conf.unprotected() != "ignore":
             policy = conf.resolved(*place.policies)
             if request.method in policy.methods and policy.meta_name in request.META:
-                return partial(ignored, f"{request.method} {match.route}", found, place.why, policy, count)
+                return partial(ignored, request, f"{request.method} {match.route}", found, place.why, policy, count)
     elif _begins_transaction(callback):
         policy = conf.resolved()
         if _carries_key(request, policy):
@@ -156,12 +156,17 @@ def take_over(
 
 
 def ignored(
-    operation: str, found: Placement, why: str, policy: ResolvedPolicy, count: Callable[[str, str, str], None]
+    request: Any,
+    operation: str,
+    found: Placement,
+    why: str,
+    policy: ResolvedPolicy,
+    count: Callable[[str, str, str], None],
 ) -> HttpResponseBase | None:
     """What `UNPROTECTED` does with a key that the view would ignore: a refusal, or a warning and no answer."""
     count(usual_database(), operation, KeyIgnored.code)
     if conf.unprotected() == "refuse":
-        return plain.refuse(KeyIgnored(), policy.docs_url)
+        return PlainAdapter(request, policy).refuse(KeyIgnored())
     _say(logging.WARNING, found, f"ignores the idempotency key that is sent to {operation!r}: {why}.")
     return None
 
@@ -195,7 +200,7 @@ def run(
         if has_begun or not _is_unavailable(policy, error):
             return _Raised(error)
         logger.error("The transaction of a request for %s could not begin: %s", found.name, error)
-        return plain.refuse(StoreUnavailable(), policy.docs_url)
+        return PlainAdapter(request, policy).refuse(StoreUnavailable())
     except Exception as error:
         return _Raised(error)
     if response is None:

@@ -1,4 +1,4 @@
-"""What a view is made of: the functions that a callable wraps, and those among them that decide who may call it."""
+"""The functions that a view wraps, and those among them that decide who may call it."""
 
 import sys
 from collections.abc import Iterator
@@ -26,8 +26,8 @@ SAFE = DESCRIBING | {"GET"}
 
 def layers(view: Any) -> Iterator[Any]:
     """
-    *view* and what it wraps, from the outside in, as far as `functools.wraps` shows it. The decorators that
-    `method_decorator` applies at each call of a method are included.
+    Yield *view* and the functions that it wraps, from the outside in, as far as `functools.wraps` shows them. The
+    decorators that `method_decorator` applies at each call of a method are included.
     """
     seen: set[int] = set()
     layer = view
@@ -40,7 +40,7 @@ def layers(view: Any) -> Iterator[Any]:
 
 
 def dispatch_layers(view_class: type) -> Iterator[Any]:
-    """Each `dispatch` of *view_class* and its bases, with the decorators around it, in the order of the calls."""
+    """Yield each `dispatch` of *view_class* and its bases after its decorators, in the order of the calls."""
     seen: set[int] = set()
     for base in view_class.__mro__:
         for layer in layers(vars(base).get("dispatch")):
@@ -50,14 +50,14 @@ def dispatch_layers(view_class: type) -> Iterator[Any]:
 
 
 def module_of(layer: Any) -> str | None:
-    """The module whose code made *layer*: `functools.wraps` overwrites `__module__`, but not the globals."""
+    """Find the module whose code made *layer*: `functools.wraps` overwrites `__module__`, but not the globals."""
     name = getattr(layer, "__globals__", {}).get("__name__")
     return name if isinstance(name, str) else None
 
 
 def is_guard(layer: Any) -> bool:
     """Does *layer* decide who may call the view, like login_required, permission_required or user_passes_test?"""
-    # `login_not_required` comes from the same module and lets everybody in.
+    # `login_not_required` comes from the same module and lets everyone in.
     return module_of(layer) in GUARDS and getattr(layer, "__name__", "") != "login_not_required"
 
 

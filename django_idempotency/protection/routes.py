@@ -20,9 +20,9 @@ SILENCED = "idempotency_silenced_checks"  # a view's attribute: ids of warnings,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handler:
-    """A protected function, decorated method, or method of a class that is protected as a whole."""
+    """A protected function, a decorated method, or a method of a class that has the mixin."""
 
-    name: str  # with its module; the name of the class if all of it is protected
+    name: str  # with its module; the class's name if the class has the mixin
     function: Any
     policies: tuple[Policy, ...]
     methods: frozenset[str]  # HTTP's; empty if they are not known
@@ -36,9 +36,9 @@ class View:
     name: str  # with its module
     route: str
     url_name: str
-    callback: Any  # what the URLconf names
+    callback: Any  # in the URLconf
     view_class: type | None
-    options: Mapping[str, Any]  # as_view()'s, which stand in for attributes of the class
+    options: Mapping[str, Any]  # of as_view(), which override attributes of the class
     handlers: tuple[Handler, ...]
     arguments: tuple[Any, ...] = ()  # what the URL pattern gives it, beside what it reads from the path
     non_atomic_requests: frozenset[str]  # databases whose ATOMIC_REQUESTS it is excepted from
@@ -48,12 +48,12 @@ class View:
 
     @property
     def silenced(self) -> frozenset[str]:
-        """The ids of the warnings, like "W003", that the view's class or function silences for itself."""
+        """The ids of the warnings, like "W003", that the view's class or function silences."""
         owners = (self.view_class, self.callback, *(handler.function for handler in self.handlers))
         return frozenset(str(id).rpartition(".")[2] for owner in owners for id in getattr(owner, SILENCED, ()))
 
     def attribute(self, name: str) -> Any:
-        """The attribute that an instance of the view's class will have."""
+        """Look up an attribute as an instance of the view's class has it."""
         return self.options.get(name, getattr(self.view_class, name, None))
 
 
@@ -133,7 +133,7 @@ def _entries(patterns: Iterable[Any], prefix: str) -> Iterator[tuple[URLPattern,
 
 
 def view_of(callback: Any, route: str = "", url_name: str = "") -> View:
-    """*callback*, the view of a URL pattern, and what of it is protected."""
+    """Describe *callback*, the view of a URL pattern, with its protected handlers."""
     while isinstance(callback, partial):
         callback = callback.func
     view_class = getattr(callback, "cls", None) or getattr(callback, "view_class", None)
@@ -171,7 +171,7 @@ def _of_function(view: Any, name: str) -> Iterator[Handler]:
 
 
 def _around(callback: Any, view_class: type, name: str) -> Iterator[Handler]:
-    """@idempotent around a plain as_view(), or around the dispatch, whose attributes as_view() copies."""
+    """Yield the handler of @idempotent around a plain as_view(), or around the dispatch, whose attributes it copies."""
     policy = getattr(callback, POLICY, None)
     if not isinstance(policy, Policy):
         return
@@ -180,7 +180,7 @@ def _around(callback: Any, view_class: type, name: str) -> Iterator[Handler]:
     policies = (own, policy) if isinstance(own, Policy) else (policy,)
     names = getattr(view_class, "http_method_names", ())
     methods = frozenset(name.upper() for name in names if hasattr(view_class, name)) - DESCRIBING
-    # Its place is judged by the check of the dispatch, or was judged by the decorator.
+    # The decorator, or the check of the dispatch, verifies its place.
     yield Handler(name=name, function=None, policies=policies, methods=methods, decorated=True)
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from django_idempotency.core.keys import MAX_KEY, UNSTORABLE, Identity, check_key
+from django_idempotency.core.keys import MAX_KEY, MAX_STRING, UNSTORABLE, Identity, check_key
 from django_idempotency.exceptions import KeyInvalid
 from django_idempotency.management.arguments import add_locations, choose_locations
 from django_idempotency.management.output import RecordCommand, as_json, format_lines
-from django_idempotency.models import COLUMN, IdempotencyRecord
+from django_idempotency.models import IdempotencyRecord
 from django_idempotency.operations import locations
 from django_idempotency.operations.locations import IDENTITY
 from django_idempotency.operations.presentation import present, visible
@@ -86,9 +86,9 @@ def _find(location: Location, key: str, scope: str | None, operation: str | None
     with location.selected():
         rows = IdempotencyRecord.objects.using(location.using)
         if scope is not None:
-            rows = rows.filter(scope=scope[:COLUMN])
+            rows = rows.filter(scope=scope[:MAX_STRING])
         if operation is not None:
-            rows = rows.filter(operation=operation[:COLUMN])
+            rows = rows.filter(operation=operation[:MAX_STRING])
         if IDENTITY.fullmatch(key):
             # Two look-ups by an index each: an OR of them could read the whole table. A key may look like an identity.
             by_identity = location.store.read(rows.filter(pk=bytes.fromhex(key)))

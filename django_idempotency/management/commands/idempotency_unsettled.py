@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from django_idempotency import conf
-from django_idempotency.core.operator_answer import HIGHEST, JSON, LOWEST, AnswerError, written
+from django_idempotency.core.operator_answer import HIGHEST, JSON, LOWEST, AnswerError, operator_record
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import PolicyError, Refusal
 from django_idempotency.management.arguments import add_locations, choose_locations, identity, whole_number
@@ -172,7 +172,7 @@ def _body(text: str | None, file: str | None) -> bytes:
 def _answer(record: StoredRecord, status: int, content_type: str | None, body: bytes) -> CompletionRecord:
     try:
         largest = conf.resolved().max_body
-        return written(status, content_type or JSON, body, max_body=largest, is_event=not record.request)
+        return operator_record(status, content_type or JSON, body, max_body=largest, is_event=not record.request)
     except AnswerError as error:
         part = error.part.replace("_", "-")
         raise CommandError(f"--{part}: {visible(str(error))}", returncode=BAD_ARGUMENT) from error
