@@ -5,6 +5,7 @@ Every error of the package, in one hierarchy:
     ├── Refusal                 an answer to the client; nothing was done
     │   ├── KeyMissing          400 key-missing
     │   ├── KeyInvalid          400 key-invalid
+    │   ├── KeyIgnored          400 key-ignored
     │   ├── BodyIncomplete      400 body-incomplete
     │   ├── LengthRequired      411 length-required
     │   ├── KeyReused           422 key-reused
@@ -32,6 +33,7 @@ __all__ = [
     "CommittedEarly",
     "HandlerError",
     "IdempotencyError",
+    "KeyIgnored",
     "KeyInvalid",
     "KeyMissing",
     "KeyReused",
@@ -94,6 +96,14 @@ class KeyInvalid(Refusal):
     status = 400
     code = "key-invalid"
     title = "The idempotency key is malformed."
+
+
+class KeyIgnored(Refusal):
+    """This action takes no idempotency key, so a retry would be executed again: send the request without one."""
+
+    status = 400
+    code = "key-ignored"
+    title = "This action takes no idempotency key."
 
 
 class BodyIncomplete(Refusal):

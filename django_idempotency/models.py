@@ -146,6 +146,8 @@ class DecisionCount(HourlyModel):
     other_refusals = models.BigIntegerField(_("other refusals"), default=0)  # of a code without a column of its own
     forgotten = models.BigIntegerField(_("forgotten"), default=0)
     unsettled = models.BigIntegerField(_("unsettled"), default=0)
+    # Keys sent to unprotected views. The default is the database's too: the version before names no such column.
+    ignored = models.BigIntegerField(_("ignored keys"), default=0, db_default=0)
 
     objects = HourQuerySet.as_manager()
 

@@ -1,11 +1,11 @@
 """The callers of a protected view: those who log in or out there, and those whose keys belong to no user."""
 
-import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
 from django.core.checks import CheckMessage, Warning
 
+from django_idempotency.protection.exemptions import logs_in_or_out
 from django_idempotency.protection.introspection import module_of
 from django_idempotency.protection.routes import SILENCED, View
 
@@ -22,39 +22,17 @@ USER_AUTHENTICATORS = (
 )
 # Modules whose permissions accept a credential without a user.
 CREDENTIAL_PERMISSIONS = ("oauth2_provider.contrib.rest_framework", "rest_framework_api_key.permissions")
-# The views of each package that change the session, set cookies or issue tokens: also registrations that log in, but
-# no views that send an e-mail or edit an account.
-LOGIN_VIEWS = {
-    "allauth": r"\w*(Login|Logout|Signup)\w*|Session\w*|Confirm(Email|Reauth)\w*|(Reauth|Authenticate(?!d))\w*"
-    r"|Password(Change|Set|ResetFromKey)View|(Verify(Email|Phone)|(Change|Reset)Password|ProviderToken)View",
-    "dj_rest_auth": r"(Login|Logout|Register|SocialLogin|PasswordChange)View",
-    "django": r"(Login|Logout|PasswordChange|PasswordResetConfirm)View",
-    "djoser": r"Token(Create|Destroy)View",
-    "knox": r"Log(in|out|outAll)View",
-    "oauth2_provider": r"(Token|RevokeToken|Authorization|RPInitiatedLogout)View",
-    "rest_framework": r"ObtainAuthToken",
-    "rest_framework_simplejwt": r"Token(Obtain|Refresh|Blacklist)\w*View",
-    "two_factor": r"LoginView",
-}
-LOGIN_NAME = re.compile(r"(?<![a-z])(log_?in|log_?out|sign_?in|sign_?out|obtain_\w*token)(?![a-z])")
 
 
 def check_login(view: View) -> Iterator[CheckMessage]:
-    """W003, by the names of the view and of its route, and by the classes of known packages."""
-    words = " ".join((view.name.rpartition(".")[2], view.url_name))
-    named_so = LOGIN_NAME.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", words).lower().replace("-", "_"))
-    if named_so or any(_is_login_view(base) for base in getattr(view.view_class, "__mro__", ())):
+    """W003, by the names of the view and of its route, and by the classes that packages give their login views."""
+    if logs_in_or_out(view.name.rpartition(".")[2], view.url_name, view.view_class):
         yield Warning(
             f"{view} seems to log a user in or out: a replay would send the stored answer without its session or"
             " cookies.",
             hint=f'Leave login views unprotected. If this is not one, set {SILENCED} = ["W003"] on the view.',
             id="django_idempotency.W003",
         )
-
-
-def _is_login_view(base: type) -> bool:
-    names = LOGIN_VIEWS.get(base.__module__.partition(".")[0])
-    return names is not None and re.fullmatch(names, base.__name__) is not None
 
 
 def check_scope(view: View) -> Iterator[CheckMessage]:

@@ -12,9 +12,9 @@ from django_idempotency.checks.callers import check_login, check_scope
 from django_idempotency.checks.settings import needs_setting
 from django_idempotency.core.policy import POLICY, Policy, ResolvedPolicy
 from django_idempotency.exceptions import PolicyError
-from django_idempotency.protection.introspection import dispatch_layers, layers, module_of
+from django_idempotency.protection.introspection import dispatch_layers, has_mixin, layers, module_of
 from django_idempotency.protection.order import check_dispatch, check_layers
-from django_idempotency.protection.routes import Handler, View, has_mixin, views
+from django_idempotency.protection.routes import Handler, View, views
 from django_idempotency.protection.views import idempotent
 from django_idempotency.stores import stores
 

@@ -55,6 +55,7 @@ OF_DECISION = {
     "key-reused": "mismatches",
     "outcome-unknown": "unknown_outcomes",
     "store-unavailable": "unavailable",
+    "key-ignored": "ignored",  # where it is warned of, too
 }
 POSITIONS = {decision: COLUMNS.index(column) for decision, column in OF_DECISION.items()}
 OTHER_REFUSALS = COLUMNS.index("other_refusals")

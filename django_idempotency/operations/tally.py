@@ -20,6 +20,7 @@ COLUMNS = (
     "other_refusals",
     "forgotten",
     "unsettled",
+    "ignored",
 )
 
 Table = tuple[str, str | None]  # database alias, schema of a tenant

@@ -1,5 +1,6 @@
 """The functions that a view wraps, and those among them that decide who may call it."""
 
+import sys
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -19,6 +20,8 @@ GUARDED_DISPATCH = frozenset(
 )
 METHOD_DECORATOR = "django.utils.decorators"
 API_VIEW = "rest_framework.decorators"
+DESCRIBING = frozenset({"HEAD", "OPTIONS", "TRACE"})  # methods that Django and DRF answer by themselves
+SAFE = DESCRIBING | {"GET"}
 
 
 def layers(view: Any) -> Iterator[Any]:
@@ -32,7 +35,7 @@ def layers(view: Any) -> Iterator[Any]:
         seen.add(id(layer))
         yield layer
         if module_of(layer) == METHOD_DECORATOR:
-            yield from reversed(_enclosed(layer, "decorators") or [])
+            yield from reversed(enclosed(layer, "decorators") or [])
         layer = getattr(layer, "__wrapped__", None) or (layer.func if isinstance(layer, partial) else None)
 
 
@@ -73,12 +76,23 @@ def api_view_function(view_class: type) -> Any:
     for name in getattr(view_class, "http_method_names", ()):
         handler = getattr(view_class, name, None)
         if module_of(handler) == API_VIEW:
-            return _enclosed(handler, "func")
+            return enclosed(handler, "func")
     return None
 
 
-def _enclosed(function: Any, name: str) -> Any:
+def enclosed(function: Any, name: str) -> Any:
     """The variable *name* in the closure of *function*, or None."""
     names = function.__code__.co_freevars
     closure = function.__closure__
-    return closure[names.index(name)].cell_contents if closure and name in names else None
+    if not closure or name not in names:
+        return None
+    try:
+        return closure[names.index(name)].cell_contents
+    except ValueError:  # it is empty yet
+        return None
+
+
+def has_mixin(view_class: type) -> bool:
+    """Is it protected as a whole, by `IdempotencyMixin`?"""
+    module = sys.modules.get("django_idempotency.rest_framework")  # if it is not imported, no class has its mixin
+    return module is not None and issubclass(view_class, module.IdempotencyMixin)

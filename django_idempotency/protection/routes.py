@@ -1,8 +1,7 @@
 """Which views of the project's URLconf are protected, and by which options."""
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -10,11 +9,13 @@ from typing import Any
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from django_idempotency.core.policy import POLICY, Policy
-from django_idempotency.protection.introspection import api_view_function
+from django_idempotency.exceptions import PolicyError
+from django_idempotency.protection.by_default import is_installed, place_for
+from django_idempotency.protection.introspection import DESCRIBING, SAFE, api_view_function, has_mixin
+from django_idempotency.protection.placement import MIDDLEWARE, Place
 
-DESCRIBING = frozenset({"HEAD", "OPTIONS", "TRACE"})  # methods that Django and DRF answer by themselves
+UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 SILENCED = "idempotency_silenced_checks"  # a view's attribute: ids of warnings, as in SILENCED_SYSTEM_CHECKS
-SAFE = DESCRIBING | {"GET"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,7 @@ class View:
     view_class: type | None
     options: Mapping[str, Any]  # of as_view(), which override attributes of the class
     handlers: tuple[Handler, ...]
+    arguments: tuple[Any, ...] = ()  # what the URL pattern gives it, beside what it reads from the path
     non_atomic_requests: frozenset[str]  # databases whose ATOMIC_REQUESTS it is excepted from
 
     def __str__(self) -> str:
@@ -57,14 +59,68 @@ class View:
 
 def views() -> Iterator[View]:
     """Every view of the URLconf that is protected, or carries a `Policy`."""
-    try:
-        entries = list(_entries(get_resolver().url_patterns, ""))
-    except Exception:  # of the project's modules; Django's own check of the URLconf reports it
-        return
-    for pattern, route in entries:
-        view = view_of(pattern.callback, route, str(pattern.name or ""))
+    by_default = is_installed()
+    for view in every_view():
+        if by_default:
+            view = replace(view, handlers=(*view.handlers, *_of_middleware(view)))
         if view.handlers or isinstance(view.attribute("idempotency"), Policy):
             yield view
+
+
+def entries(urlconf: Any = None) -> Iterator[tuple[URLPattern, str]]:
+    """
+    Each pattern of *urlconf*, by default of ROOT_URLCONF, with its whole route. Raises what the project's modules raise
+    when they are imported.
+    """
+    yield from _entries(get_resolver(urlconf).url_patterns, "")
+
+
+def every_view() -> Iterator[View]:
+    """Every view of the URLconf, with those of its handlers that are decorated or in a class with the mixin."""
+    try:
+        found = list(entries())
+    except Exception:  # of the project's modules; Django's own check of the URLconf reports it
+        return
+    for pattern, route in found:
+        view = view_of(pattern.callback, route, str(pattern.name or ""))
+        yield replace(view, arguments=tuple(pattern.default_args.values())) if pattern.default_args else view
+
+
+def unplaced() -> Iterator[tuple[View, list[str], str]]:
+    """Each view that the middleware would protect if it knew where, with the HTTP methods and the reason."""
+    for view in every_view():
+        reasons: dict[str, list[str]] = {}
+        for method in UNSAFE:
+            place = _place(view, method)
+            if place is not None and place.is_unplaced:
+                reasons.setdefault(place.why, []).append(method)
+        yield from ((view, methods, why) for why, methods in reasons.items())
+
+
+def _place(view: View, method: str) -> Place | None:
+    try:
+        return place_for(view.callback, view.route, view.url_name, method, view.arguments)[1]
+    except PolicyError:  # E003
+        return None
+
+
+def _of_middleware(view: View) -> Iterator[Handler]:
+    """The handlers of *view* that the middleware protects, those of one function as one."""
+    by_function: dict[Any, list[str]] = {}
+    policies: dict[Any, tuple[Policy, ...]] = {}
+    for method in UNSAFE:
+        place = _place(view, method)
+        if place is not None and place.how == MIDDLEWARE:
+            by_function.setdefault(place.function, []).append(method)
+            policies[place.function] = place.policies
+    for function, methods in by_function.items():
+        yield Handler(
+            name=view.name,
+            function=function,
+            policies=policies[function],
+            methods=frozenset(methods),
+            decorated=False,
+        )
 
 
 def _entries(patterns: Iterable[Any], prefix: str) -> Iterator[tuple[URLPattern, str]]:
@@ -154,9 +210,3 @@ def _of_class(callback: Any, view_class: type, options: Mapping[str, Any], name:
             yield Handler(
                 name=name, function=handler, policies=of_class, methods=frozenset(methods - SAFE), decorated=False
             )
-
-
-def has_mixin(view_class: type) -> bool:
-    """Is it protected as a whole, by `IdempotencyMixin`?"""
-    module = sys.modules.get("django_idempotency.rest_framework")  # if it is not imported, no class has its mixin
-    return module is not None and issubclass(view_class, module.IdempotencyMixin)

@@ -49,6 +49,11 @@ def protect(view: View, policy: Policy) -> View:
         check_place(view)
     else:
         check_method(cast(Hashable, type(bound)), getattr(method, "__func__", method))
+    return wrap(view, policy, bound)
+
+
+def wrap(view: View, policy: Policy, bound: Any = None) -> View:
+    """*view*, protected by *policy*, at a place that the caller has found to be right. *bound* is the view's object."""
 
     @wraps(view)
     def protected(*args: Any, **kwargs: Any) -> Any:

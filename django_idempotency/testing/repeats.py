@@ -10,7 +10,7 @@ from django.contrib.auth import REDIRECT_FIELD_NAME
 from django.shortcuts import resolve_url
 from django.urls import NoReverseMatch
 
-from django_idempotency.protection.routes import SAFE
+from django_idempotency.protection.introspection import SAFE
 from django_idempotency.testing.calls import Call, Reply, Sender
 from django_idempotency.testing.compare.snapshots import LARGEST_TABLE
 from django_idempotency.testing.findings import Finding, NotProved
