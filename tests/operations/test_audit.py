@@ -14,6 +14,7 @@ from django.contrib import admin
 from django.contrib.auth.decorators import login_required
 from django.core.management import CommandError, call_command
 from django.urls import include, path, re_path
+from django.utils import translation
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from rest_framework.decorators import api_view
 from rest_framework.routers import DefaultRouter
@@ -137,7 +138,8 @@ def test_included_urlconfs(urls, by_middleware):
         *i18n_patterns(path("shop/<slug:name>/", require_POST(pay()))),
     )
 
-    found = listed()
+    with translation.override("de"):
+        found = listed()
 
     assert found["POST v1/^payments/$"] == "middleware"
     assert found["POST v1/^payments/transfer/$"] == "middleware"

@@ -5,6 +5,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import translation
 
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.operations import audit
@@ -81,7 +82,9 @@ class Command(BaseCommand):
 
 def _endpoints(urlconf: str | None) -> list[Endpoint]:
     try:
-        return list(audit.endpoints(urlconf))
+        # i18n_patterns spell a route in the language of the moment, and a baseline names it for good.
+        with translation.override(settings.LANGUAGE_CODE):
+            return list(audit.endpoints(urlconf))
     except PolicyError as error:
         raise CommandError(str(error)) from error
     except Exception as error:  # of the project's modules
