@@ -168,14 +168,16 @@ def named(what: str, alias: str) -> str:
 
 
 OWN = {
-    "claim": re.compile("INSERT|_claim_v"),
-    "record": re.compile("SET status = %s|_complete_v"),
+    "claim": re.compile("INSERT|SET fingerprint|_claim_v"),
+    "record": re.compile(r"SET status = (?!0\b)|_complete_v"),  # of a parameter, or of its value on the wire
 }
+BEGIN_BEFORE = re.compile("BEGIN[^;]*; ")  # in one message with the claim
 
 
 def label(sql: object) -> str:
     """The name of a statement in a report: its verb and its table, without what differs in every run."""
     text = " ".join(str(sql).split()) if isinstance(sql, (str, bytes)) else "a composed statement"
+    text = BEGIN_BEFORE.sub("", text, count=1) if text.startswith("BEGIN") else text
     verb, _, rest = text.partition(" ")
     if verb in ("SAVEPOINT", "RELEASE", "BEGIN", "COMMIT"):
         return verb
