@@ -13,8 +13,8 @@ class IdempotencyConfig(AppConfig):
 
     def ready(self) -> None:
         """
-        Register the system checks, the counts and the observer of bodies, and validate the setting: a server does not
-        run `manage.py check`.
+        Register the system checks, the counts and the observer of bodies. Validate the setting, because a server does
+        not run `manage.py check`.
 
         Raises `PolicyError` for a bad setting, except under `manage.py check`, which reports it with everything else
         (E001, E002).

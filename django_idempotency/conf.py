@@ -15,7 +15,7 @@ from django_idempotency.exceptions import PolicyError
 SETTING = "IDEMPOTENCY"
 OWN = frozenset(
     {"COUNTS", "EXEMPT", "PROTECT", "STORES", "UNPROTECTED"}
-)  # names in the setting that are no option of an operation
+)  # names in the setting that are not options of an operation
 CACHED = 4096  # policies: more than a project has views
 DEFAULT_STORES: Mapping[str, Mapping[str, Any]] = {
     "default": {"BACKEND": "django_idempotency.stores.database.DatabaseStore"},
@@ -45,7 +45,7 @@ def stores() -> Mapping[str, Mapping[str, Any]]:
 
 @lru_cache(maxsize=1)
 def counts() -> bool:
-    """Are decisions counted (`COUNTS`)? Raises `PolicyError` if the value is not a bool."""
+    """Whether decisions are counted (`COUNTS`). Raises `PolicyError` if the value is not a bool."""
     value = _setting().get("COUNTS", True)
     if not isinstance(value, bool):
         raise PolicyError(f"{SETTING}['COUNTS'] must be True or False, not {value!r}.")
@@ -67,7 +67,7 @@ def exempt_routes() -> tuple[str, ...]:
 @lru_cache(maxsize=1)
 def unprotected() -> str:
     """
-    What becomes of a key that is sent to a view which would ignore it (`UNPROTECTED`): "refuse", "warn" or "ignore".
+    What happens to a key that is sent to a view which would ignore it (`UNPROTECTED`): "refuse", "warn" or "ignore".
     Raises `PolicyError` for anything else.
     """
     value = _setting().get("UNPROTECTED", "ignore")
@@ -100,7 +100,7 @@ def _setting() -> Mapping[str, Any]:
 @lru_cache(maxsize=CACHED)
 def resolved(*policies: Policy) -> ResolvedPolicy:
     """
-    Merge the setting and *policies*, of which the last one wins. Cached, because a request looks its policy up.
+    Merge the setting and *policies*; the last one wins. Cached, because each request looks its policy up.
 
     Raises `PolicyError` for a dotted path that cannot be imported, and for a store or database that is not configured.
     """

@@ -6,8 +6,8 @@
         "django_idempotency.middleware.IdempotencyMiddleware",  # last
     ]
 
-Each view is protected behind all that decides who may call it: DRF's authentication, permissions and throttles,
-`login_required` and its kin. A view of which that cannot be known is left out, and named by a check and in the log.
+Protection comes after everything that decides who may call the view: DRF's authentication, permissions and throttles,
+`login_required` and similar decorators. A view for which this is not certain is left out; a check and the log name it.
 """
 
 from collections.abc import Callable
@@ -26,10 +26,10 @@ __all__ = ["IdempotencyMiddleware"]
 
 class IdempotencyMiddleware:
     """
-    Protects by the options of the setting `IDEMPOTENCY`, of which `PROTECT` and `EXEMPT` take patterns of routes and
-    `UNPROTECTED` says what becomes of a key that a view would ignore.
+    Protects views by the options in the setting `IDEMPOTENCY`. There, `PROTECT` and `EXEMPT` take route patterns, and
+    `UNPROTECTED` says what happens to a key that a view would ignore.
 
-    It stands last in `MIDDLEWARE`. Raises `PolicyError`, when the server starts, if it is there twice, or before a
+    Put it last in `MIDDLEWARE`. When the server starts, it raises `PolicyError` if it is there twice, or before a
     middleware with a `process_view`.
     """
 
@@ -58,5 +58,5 @@ class IdempotencyMiddleware:
         self, request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> HttpResponseBase | None:
         run = take_over(request, view, args, kwargs, count)
-        # On the thread on which Django runs plain views, with its connections.
+        # On the thread on which Django runs sync views, because database connections belong to a thread.
         return None if run is None else await sync_to_async(run, thread_sensitive=True)()

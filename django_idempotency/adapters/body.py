@@ -1,9 +1,9 @@
 """
-The digest of a request's body, taken without taking the body away.
+Computes the digest of a request's body without consuming the body.
 
-Whoever comes after (a parser, an upload handler, the view) finds the body as if nobody had read it; whoever came before
-(the CSRF check, an authenticator) has changed nothing in the digest. Django has no public way to give a stream back, so
-this module, and no other, handles a request's `_stream`, `_body`, `_post` and `_files`.
+Later readers (a parser, an upload handler, the view) find the body unread, and earlier ones (the CSRF check, an
+authenticator) do not change the digest. Django has no public way to rewind a stream, so this module, and no other, uses
+a request's `_stream`, `_body`, `_post` and `_files`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -36,17 +36,17 @@ CSRF_FIELD = "csrfmiddlewaretoken"  # masked anew for every page
 
 def receive(request: HttpRequest) -> Refusal | None:
     """
-    Read the body of *request* to its end, so that nothing runs for one that did not arrive whole.
+    Read the body of *request* to its end, so that nothing runs if part of it is missing.
 
-    Returns a refusal for a body that is shorter than `Content-Length` announced, and for one without a length whose end
-    the server does not mark.
+    Returns a refusal if the body is shorter than `Content-Length` announces, or if it has no length and the server does
+    not mark its end.
     """
     state: Any = request
     if not hasattr(request, "_stream"):
-        return None  # an HttpRequest of a test's
+        return None  # a bare HttpRequest, as tests make it
     observed = _observed(request)
     if observed is not None and not observed.size:
-        observed.stop()  # nobody has read anything, and what we read we keep
+        observed.stop()  # not read yet, and this module keeps what it reads
     try:
         if _is_chunked(request):
             refusal = _receive_chunked(request)
@@ -61,7 +61,7 @@ def receive(request: HttpRequest) -> Refusal | None:
                     _kept(request)
             missing = _received(request) < _length(request)
     except Exception as error:
-        # The client or the server in front has hung up. Most servers say so by an OSError, which Django translates.
+        # The client or a proxy has hung up. Most servers raise an OSError, which Django translates.
         if not isinstance(error, UnreadablePostError) and not _is_broken(observed):
             raise
         missing = True
@@ -69,7 +69,7 @@ def receive(request: HttpRequest) -> Refusal | None:
 
 
 def _is_broken(observed: ObservedInput | None) -> bool:
-    """Whether reading the body has failed. A server may say so to the first who reads, and only to them."""
+    """Whether reading the body has failed. A server may raise its error only once, at the first read."""
     return observed is not None and observed.is_broken
 
 
@@ -78,12 +78,12 @@ def _observed(request: HttpRequest) -> ObservedInput | None:
 
 
 def _is_chunked(request: HttpRequest) -> bool:
-    """Whether the body has no length, so that Django takes it for an empty one (WSGI alone: ASGI hands over all)."""
+    """Whether the body has no length, so Django takes it for an empty one. WSGI only: ASGI passes the whole body."""
     return hasattr(request, "environ") and "HTTP_TRANSFER_ENCODING" in request.META and not _length(request)
 
 
 def _receive_chunked(request: Any) -> Refusal | None:
-    """Keep the body where a handler looks for it, which is past Django."""
+    """Keep the body in `wsgi.input`, where a handler looks for it, because Django does not read it."""
     stream = request.environ["wsgi.input"]
     if isinstance(stream, SpooledTemporaryFile):
         return None  # kept already
@@ -94,7 +94,7 @@ def _receive_chunked(request: Any) -> Refusal | None:
 
 
 def _length(request: HttpRequest) -> int:
-    """The bytes that `Content-Length` announces, as Django reads it."""
+    """The number of bytes in `Content-Length`, as Django reads it."""
     try:
         return int(request.META.get("CONTENT_LENGTH") or 0)
     except ValueError:
@@ -102,22 +102,22 @@ def _length(request: HttpRequest) -> int:
 
 
 def _received(request: HttpRequest) -> int:
-    """The bytes of the body that arrived, by whomever they were read."""
+    """The number of bytes of the body that arrived, whichever code read them."""
     state: Any = request
     if hasattr(request, "_body"):
         return len(state._body)
     stream: Any = state._stream
     if isinstance(state._stream, LimitedStream):
-        for _ in _chunks(stream):  # what its reader has left
+        for _ in _chunks(stream):  # what its reader has not read
             pass
         return int(stream._pos)
     if not stream.seekable():
-        return _length(request)  # a stream of somebody else's, consumed: nothing is known of it
+        return _length(request)  # a consumed stream of another library: assume that it was complete
     return _size(stream)
 
 
 def _size(stream: IO[bytes]) -> int:
-    """The bytes of a *stream* that can be rewound."""
+    """The size in bytes of *stream*, which can be rewound."""
     position = stream.tell()
     size = stream.seek(0, SEEK_END)
     stream.seek(position)
@@ -126,12 +126,12 @@ def _size(stream: IO[bytes]) -> int:
 
 def body_digest(request: HttpRequest, parsed: Callable[[], bytes | None] | None = None) -> bytes:
     """
-    32 bytes that stand for the body: for its raw bytes or, where it is multipart/form-data, whose boundary clients draw
-    anew for each attempt, for its fields in their order and then its files.
+    The digest of the body, 32 bytes: of its raw bytes, or for multipart/form-data, whose boundary is new in each
+    attempt, of its fields in their order and then its files.
 
-    *parsed* gives, in one spelling, the data that a parser made of a body whose bytes are gone, or None.
+    *parsed* returns the parsed data in canonical form if the bytes are gone, or None.
 
-    Raises `BodyUnreadable` where neither bytes nor data are left.
+    Raises `BodyUnreadable` if neither bytes nor data are left.
     """
     source = _source(request)
     if source is None:
@@ -148,9 +148,9 @@ def body_digest(request: HttpRequest, parsed: Callable[[], bytes | None] | None 
 
 def whole_body(request: HttpRequest) -> bytes:
     """
-    The bytes of the body, even where somebody has read the stream.
+    The bytes of the body, even if the stream has been read.
 
-    Raises `RequestDataTooBig` where Django would not take them, and `RawPostDataException` where they are gone.
+    Raises `RequestDataTooBig` if Django would refuse so many, and `RawPostDataException` if they are gone.
     """
     state: Any = request
     if hasattr(request, "_body") or not state._read_started:
@@ -168,7 +168,7 @@ def whole_body(request: HttpRequest) -> bytes:
 
 
 def _source(request: HttpRequest) -> IO[bytes] | None:
-    """The whole body, as a stream that can be rewound, or None where it is gone."""
+    """The whole body as a stream that can be rewound, or None if it is gone."""
     state: Any = request
     observed = _observed(request)
     if _is_chunked(request):
@@ -183,7 +183,7 @@ def _source(request: HttpRequest) -> IO[bytes] | None:
 
 
 def _digest_of_what_is_left(request: HttpRequest, parsed: Callable[[], bytes | None] | None) -> bytes:
-    """The digest of a body that was read as a stream, and is too large to be kept beside it."""
+    """The digest of a body that was read as a stream, and was too large to keep."""
     state: Any = request
     if request.content_type == MULTIPART and hasattr(request, "_files"):
         return _form_digest(state._post, state._files)
@@ -202,20 +202,20 @@ def _digest_of_what_is_left(request: HttpRequest, parsed: Callable[[], bytes | N
 
 
 def _is_small(request: HttpRequest) -> bool:
-    """Would `request.body` take it, and without a large copy in memory? Django itself has a form in memory."""
+    """Can `request.body` hold it without a large copy in memory? Django keeps a form in memory anyway."""
     state: Any = request
     length = max(_length(request), _size(state._stream) if state._stream.seekable() else 0)
     return (length <= IN_MEMORY or request.content_type == URLENCODED) and _fits(length)
 
 
 def _fits(size: int) -> bool:
-    """Whether Django takes a body of so many bytes into memory."""
+    """Whether Django reads a body of *size* bytes into memory."""
     limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     return limit is None or size <= limit
 
 
 def _kept(request: HttpRequest) -> IO[bytes]:
-    """The body's stream, where it can be rewound; else a file of what it held, which takes its place."""
+    """The body's stream, at its start. One that cannot be rewound is first replaced by a temporary file."""
     state: Any = request
     stream: IO[bytes] = state._stream
     if not stream.seekable():
@@ -225,7 +225,7 @@ def _kept(request: HttpRequest) -> IO[bytes]:
 
 
 def _spool(request: Any, stream: IO[bytes]) -> IO[bytes]:
-    """A file of what *stream* held, which lives as long as *request*."""
+    """Copy *stream* to a temporary file, which lives as long as *request*."""
     kept: Any = SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115
     request.close = partial(_close, finalize(request, kept.close), request.close)
     for chunk in _chunks(stream):
@@ -241,11 +241,11 @@ def _close(close_body: Callable[[], object], close: Callable[[], object]) -> Non
 
 
 def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
-    """What *stream* holds. Raises `UnreadablePostError` for whatever its server raises, as `HttpRequest.read` does."""
+    """Yield the content of *stream*. Every error is raised as `UnreadablePostError`, as Django does with OSError."""
     while True:
         try:
             chunk = stream.read(CHUNK)
-        except Exception as error:  # the client hung up, or its last chunk is not one: each server has its own error
+        except Exception as error:  # the client hung up, or a chunk is malformed: each server has its own error
             raise UnreadablePostError(*error.args) from error
         if not chunk:
             return
@@ -260,22 +260,22 @@ def _raw_digest(request: HttpRequest, chunks: Iterable[bytes]) -> bytes:
 
 
 def _significant(request: HttpRequest, start: bytes) -> bytes:
-    """The *start* of the body without what a client writes anew for each attempt."""
+    """The *start* of the body without the parts that differ in each attempt."""
     if request.content_type == URLENCODED:
         start = without_field(start, CSRF_FIELD.encode())
     return without_gzip_times(start) if is_gzip(request.META) else start
 
 
 def form_as_json(data: QueryDict) -> bytes:
-    """The fields that a parser made of a form, in one spelling."""
+    """The fields of a parsed form, in canonical form."""
     return canonical_json([[name, values] for name, values in data.lists() if name != CSRF_FIELD])
 
 
 def _multipart_digest(request: HttpRequest, source: IO[bytes]) -> bytes | None:
-    """The digest of the form in *source*, or None where it is not one that Django would parse."""
+    """The digest of the form in *source*, or None if Django could not parse it."""
     source.seek(0)
     stream: Any = source  # the stubs want a request; a parser only reads
-    meta = request.META | {"CONTENT_LENGTH": str(_size(source))}  # without one, Django takes the form for an empty one
+    meta = request.META | {"CONTENT_LENGTH": str(_size(source))}  # without one, Django takes the form to be empty
     try:
         fields, files = MultiPartParser(meta, stream, [HashingHandler()], request.encoding).parse()
     except (MultiPartParserError, SuspiciousOperation):
@@ -308,7 +308,7 @@ def _file_digest(upload: "UploadedFile[Any]") -> bytes:
 
 
 class HashedFile(UploadedFile):  # type: ignore[type-arg]
-    """What is left of a file that was hashed as it arrived."""
+    """A file that was hashed while it arrived, without its content."""
 
     digest: bytes
 

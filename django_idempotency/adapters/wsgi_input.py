@@ -1,8 +1,8 @@
 """
-What a WSGI server handed over of a request's body, remembered beside whoever reads it.
+Remembers what other code reads of a request's body under WSGI.
 
-A middleware, an authenticator or a parser may read the stream and keep nothing of it. The fingerprint, which is taken
-after all of them, must be the one of a retry whose body nobody has read.
+A middleware, an authenticator or a parser may read the stream and keep nothing. The fingerprint, which is taken after
+them, must still equal that of a retry whose body was not read.
 """
 
 from collections.abc import Iterator
@@ -13,20 +13,20 @@ from typing import IO, Any, cast
 from django_idempotency.core.fingerprint import without_gzip_times
 
 IN_MEMORY = 1024 * 1024  # bytes of a body that are kept in memory
-OBSERVED = "django_idempotency.input"  # where the observed input stands in the environment
+OBSERVED = "django_idempotency.input"  # the key of the observed input in the WSGI environment
 SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
 class ObservedInput:
-    """*stream*, the `wsgi.input` of a server. What is read of it is kept as far as it is small, and else hashed."""
+    """Wraps *stream*, a server's `wsgi.input`, and keeps what is read of it, or hashes it beyond `IN_MEMORY`."""
 
     def __init__(self, stream: IO[bytes], *, is_gzip: bool = False) -> None:
         self._stream = stream
         self._is_gzip = is_gzip
         self._kept = bytearray()
-        self._hash: Any = None  # of the bytes of a body that is too large to be kept
+        self._hash: Any = None  # of a body that is too large to keep
         self._is_observing = True
-        self.size = 0  # bytes that were read, while we observe
+        self.size = 0  # bytes read while observing
         self.is_broken = False  # the server has raised an error: what was read is not the whole body
 
     def read(self, *args: Any) -> bytes:
@@ -43,9 +43,9 @@ class ObservedInput:
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
-            raise AttributeError(name)  # asked of a copy before it has a stream
+            raise AttributeError(name)  # such as copy's look-ups, before __init__ has set the stream
         value = getattr(self._stream, name)
-        self.stop()  # a `seek`, or a server's own way to read: from here on we know nothing
+        self.stop()  # a `seek`, or a server's own method: what is read cannot be observed any more
         return value
 
     def stop(self) -> None:
@@ -54,11 +54,11 @@ class ObservedInput:
         self._kept, self._hash, self.size = bytearray(), None, 0
 
     def whole(self) -> IO[bytes] | None:
-        """All that was read, or None where it was not kept."""
+        """All that was read, or None if it was not kept."""
         return BytesIO(self._kept) if self.size and self._hash is None else None
 
     def hash(self) -> bytes | None:
-        """The SHA-256 of all that was read, as of a large body, or None where it is kept or not known."""
+        """The SHA-256 of all that was read of a large body; None if the bytes are kept, or were not observed."""
         return None if self._hash is None else cast(bytes, self._hash.digest())
 
     def _read(self, read: Any, *args: Any) -> bytes:

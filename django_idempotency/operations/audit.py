@@ -1,4 +1,4 @@
-"""What of a URLconf is protected, how, and why not: for `manage.py idempotency_audit`, and for a baseline of it."""
+"""Lists the unsafe endpoints of a URLconf, how each is protected or why not, and compares them with a baseline."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,8 +13,8 @@ from django_idempotency.protection.introspection import enclosed, module_of
 from django_idempotency.protection.placement import DECORATOR, MIDDLEWARE, MIXIN, NONE, Place, Placement
 from django_idempotency.protection.routes import UNSAFE, entries
 
-EXEMPT, IDEMPOTENT = "exempt", "idempotent"  # beside placement's ways to be protected, or none
-ANY = "any"  # the method of a function that does not tell methods apart
+EXEMPT, IDEMPOTENT = "exempt", "idempotent"  # in addition to the constants of `placement`
+ANY = "any"  # the method of a function that serves all methods alike
 HTTP_DECORATORS = "django.views.decorators.http"
 FORMAT = "django_idempotency audit baseline, version 1"
 
@@ -27,24 +27,24 @@ class Endpoint:
     method: str  # HTTP's, or ANY
     view: str  # with its module
     protection: str  # "decorator", "mixin", "middleware", "exempt", "idempotent" by definition, or "none"
-    why: str  # a reason, where it is not protected
+    why: str  # the reason, if it is not protected
     options: dict[str, str]  # those that differ from the defaults, as Python writes them
     guards: tuple[str, ...]  # what decides who may call it, before the handler
 
     @property
     def identity(self) -> str:
-        """What a baseline knows it by."""
+        """Its name in a baseline."""
         return f"{self.method} {self.route}"
 
 
 class BaselineError(ValueError):
-    """A file that is no baseline. The message says why."""
+    """A file is not a baseline. The message says why."""
 
 
 def endpoints(urlconf: Any = None) -> Iterator[Endpoint]:
     """
-    Every unsafe endpoint of *urlconf*, a dotted path, by default of ROOT_URLCONF, in its order. Raises what the
-    project's modules raise when they are imported.
+    Yield every unsafe endpoint of *urlconf*, a dotted path, by default ROOT_URLCONF, in its order. Errors of importing
+    the project's modules propagate.
     """
     by_default = is_installed()
     for pattern, route in entries(urlconf):
@@ -116,12 +116,12 @@ def _written(value: Any) -> str:
 
 
 def unprotected(found: Iterable[Endpoint]) -> list[Endpoint]:
-    """Those of *found* that nothing protects, and that nobody has left out on purpose."""
+    """The endpoints in *found* that are neither protected nor left out on purpose."""
     return [each for each in found if each.protection == NONE]
 
 
 def summary(found: Sequence[Endpoint]) -> dict[str, int]:
-    """How many of *found* there are in all, protected, left out on purpose, idempotent by definition, unprotected."""
+    """Count the endpoints in *found*: all, protected, left out on purpose, idempotent by definition, unprotected."""
     protected = sum(each.protection in (DECORATOR, MIXIN, MIDDLEWARE) for each in found)
     return {
         "endpoints": len(found),
@@ -133,7 +133,7 @@ def summary(found: Sequence[Endpoint]) -> dict[str, int]:
 
 
 def as_json(found: Sequence[Endpoint]) -> str:
-    """*found* for programs."""
+    """*found* as JSON, for programs."""
     return json.dumps({"summary": summary(found), "endpoints": [asdict(each) for each in found]}, indent=2)
 
 
@@ -141,13 +141,13 @@ def as_json(found: Sequence[Endpoint]) -> str:
 
 
 def write_baseline(found: Iterable[Endpoint]) -> str:
-    """The text of a baseline that accepts what of *found* is unprotected: one line each, so that a diff shows it."""
+    """Return a baseline that accepts the unprotected endpoints in *found*: one line each, so that a diff shows it."""
     accepted = sorted({each.identity for each in unprotected(found)})
     return json.dumps({"format": FORMAT, "unprotected": accepted}, indent=2) + "\n"
 
 
 def read_baseline(text: str) -> frozenset[str]:
-    """What the baseline in *text* accepts. Raises `BaselineError` for any other text."""
+    """Return what the baseline in *text* accepts. Raises `BaselineError` if *text* is not a baseline."""
     try:
         value = json.loads(text)
     except ValueError as error:

@@ -1,8 +1,8 @@
 """
-The middleware's work: which views it protects, and the run of one.
+The middleware's work: decides which views to protect, and runs them.
 
-It runs a protected view in `process_view`, the last thing that Django calls before the view, in the place of the view:
-with the same transaction around it, and with an exception handed to Django as if the view had raised it.
+It runs a protected view in `process_view`, which Django calls last before the view, and in its place: in the same
+transaction, and with exceptions passed to Django as if the view had raised them.
 """
 
 import logging
@@ -47,7 +47,7 @@ REMEDY = (
     "Decorate its handler with @idempotent, inside all that decides who may call the view; or mark the view with"
     " @idempotency_exempt, or name its route in EXEMPT."
 )
-REMEMBERED = 1000  # views that a process said something of
+REMEMBERED = 1000  # messages about views that a process remembers, to log each once
 _said: set[tuple[str, str]] = set()
 
 # --- what is protected ---
@@ -59,8 +59,8 @@ placement = lru_cache(maxsize=conf.CACHED)(placement_of)
 @lru_cache(maxsize=4 * conf.CACHED)
 def decide(callback: Any, route: str, url_name: str, method: str) -> tuple[Placement, Place | None]:
     """
-    What becomes of requests of *method* for *callback* on *route*, made once and kept. No place: the view has no
-    handler for the method.
+    Decide what happens to requests with *method* for *callback* on *route*. Cached. The place is None if the view has
+    no handler for the method.
 
     Raises `PolicyError` for options of the view that cannot be used.
     """
@@ -93,8 +93,8 @@ def place_for(
     callback: Any, route: str, url_name: str, method: str, arguments: Iterable[Any] = ()
 ) -> tuple[Placement, Place | None]:
     """
-    What `decide` says, for a *callback* without a hash too: an object, so it is left out. So is a view that the URL
-    pattern gives something to call among its *arguments*.
+    Like `decide`, but also for a *callback* that is not hashable, which is left out. So is a view whose URL pattern has
+    a callable among its *arguments*.
     """
     try:
         hash(callback)
@@ -126,9 +126,9 @@ def take_over(
     request: Any, callback: Any, args: tuple[Any, ...], kwargs: dict[str, Any], count: Callable[[str, str, str], None]
 ) -> Callable[[], HttpResponseBase | None] | None:
     """
-    What runs the view in Django's place, or refuses the request; None if Django is to run *callback* as it is.
+    Return a function that runs the view in Django's place or refuses the request, or None to let Django run *callback*.
 
-    *count* counts a decision: it is called with the database, the operation and the decision.
+    *count* is called with the database, the operation and the decision.
     """
     request.idempotency = None
     if request.method in SAFE:
@@ -163,7 +163,7 @@ def ignored(
     policy: ResolvedPolicy,
     count: Callable[[str, str, str], None],
 ) -> HttpResponseBase | None:
-    """What `UNPROTECTED` does with a key that the view would ignore: a refusal, or a warning and no answer."""
+    """Apply `UNPROTECTED` to a key that the view would ignore: return a refusal, or log a warning and return None."""
     count(usual_database(), operation, KeyIgnored.code)
     if conf.unprotected() == "refuse":
         return PlainAdapter(request, policy).refuse(KeyIgnored())
@@ -183,8 +183,8 @@ def _begins_transaction(callback: Any) -> bool:
 def run(
     request: Any, found: Placement, view: Any, args: tuple[Any, ...], kwargs: dict[str, Any], policy: ResolvedPolicy
 ) -> HttpResponseBase:
-    """The answer of *view*, in the transaction of `ATOMIC_REQUESTS`, or what lets Django handle its exception."""
-    del request.idempotency  # whoever protects the view sets it
+    """Run *view* in the transaction of `ATOMIC_REQUESTS`. An exception is returned as a response that raises it."""
+    del request.idempotency  # the protected handler sets it; still absent, the handler was not reached
     has_begun = False
 
     def begun(*args: Any, **kwargs: Any) -> Any:
@@ -213,7 +213,7 @@ def run(
 
 
 def _is_unavailable(policy: ResolvedPolicy, error: Error) -> bool:
-    """Does *error*, of the BEGIN that Django sends for ATOMIC_REQUESTS, say that the database does not answer?"""
+    """Whether *error*, raised by Django's BEGIN for ATOMIC_REQUESTS, means that the database does not answer."""
     store = stores[policy.store]
     aliases = [alias for alias, options in connections.settings.items() if options["ATOMIC_REQUESTS"]]
     return isinstance(store, TransactionalStore) and any(
@@ -223,8 +223,8 @@ def _is_unavailable(policy: ResolvedPolicy, error: Error) -> bool:
 
 class _Raised(HttpResponse):
     """
-    Raises a view's exception when Django renders it: Django then asks each `process_exception`, as it does for an
-    exception of a view, and not for one of `process_view`.
+    Raises a view's exception when Django renders it. Django then calls each `process_exception`, as it does for an
+    exception of a view but not for one of `process_view`.
     """
 
     context_data = None
@@ -239,7 +239,7 @@ class _Raised(HttpResponse):
 
 
 def _say(level: int, found: Placement, text: str) -> None:
-    """Log *text* about a view, once in a process."""
+    """Log *text* about a view, once per process."""
     if (found.name, text) in _said or len(_said) >= REMEMBERED:
         return
     _said.add((found.name, text))
@@ -250,7 +250,7 @@ def _say(level: int, found: Placement, text: str) -> None:
 
 
 def is_installed() -> bool:
-    """Is our middleware in the setting `MIDDLEWARE`?"""
+    """Whether our middleware is in the setting `MIDDLEWARE`."""
     return any(hasattr(middleware, MARK) for middleware in _middleware(settings.MIDDLEWARE or ()))
 
 
@@ -276,4 +276,4 @@ def _middleware(paths: Iterable[str]) -> Iterable[Any]:
         try:
             yield import_string(path)
         except ImportError:
-            pass  # Django's own error when it loads them
+            pass  # Django reports it when it loads the middleware

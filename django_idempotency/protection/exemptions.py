@@ -1,4 +1,4 @@
-"""What the middleware leaves out: what a project marks, and logins, passwords and the admin unless they are named."""
+"""Which views the middleware leaves out: those that a project marks, and login, password and admin views by default."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -18,8 +18,8 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 EXEMPT = "idempotency_exempt"  # the attribute of a view that was left out by the decorator
 
-# By the package that they are from, the views that change the session, set cookies or hand out tokens: registrations
-# that log in are among them, views that send an e-mail or edit an account are not.
+# By package: views that change the session, set cookies or issue tokens. Registrations that log in are included; views
+# that only send an e-mail or edit an account are not.
 LOGIN_VIEWS = {
     "allauth": r"\w*(Login|Logout|Signup)\w*|Session\w*|Confirm(Email|Reauth)\w*|(Reauth|Authenticate(?!d))\w*"
     r"|Password(Change|Set|ResetFromKey)View|(Verify(Email|Phone)|(Change|Reset)Password|ProviderToken)View",
@@ -35,35 +35,35 @@ LOGIN_VIEWS = {
 LOGIN_NAME = re.compile(r"(?<![a-z])(log_?in|log_?out|sign_?in|sign_?out|obtain_\w*token)(?![a-z])")
 PASSWORD_NAME = re.compile(r"password")
 ADMIN = "django.contrib.admin"
-ADMIN_DECORATORS = "django.contrib.admin.views.decorators"  # for views outside of the admin
-LANGUAGE = "django.views.i18n"  # whose view for POST keeps the language in a cookie
+ADMIN_DECORATORS = "django.contrib.admin.views.decorators"  # its decorators are used on views outside the admin
+LANGUAGE = "django.views.i18n"  # `set_language` keeps the language in a cookie
 
 
 def idempotency_exempt(view: View) -> View:
     """
     Leave *view* out of what `IdempotencyMiddleware` protects: a function, a method or a whole class.
 
-    It may stand anywhere among the decorators of a view. Another decorator that does not use `functools.wraps` hides
-    it, and what was decorated with `@idempotent` itself stays protected.
+    It may stand anywhere among a view's decorators, but a decorator without `functools.wraps` hides it. A view that is
+    decorated with `@idempotent` stays protected.
     """
     setattr(view, EXEMPT, True)
     return view
 
 
 def is_exempt(layers: Iterable[Any]) -> bool:
-    """Is one of *layers*, functions or classes, marked with `@idempotency_exempt`?"""
+    """Whether one of *layers*, functions or classes, is marked with `@idempotency_exempt`."""
     return any(getattr(layer, EXEMPT, False) is True for layer in layers)
 
 
 def logs_in_or_out(name: str, url_name: str, view_class: type | None) -> bool:
-    """By the *name* of a view, that of its route, and the classes that packages give their login views."""
+    """Whether a view seems to log in or out, by its *name*, its route's name, or a known login class of a package."""
     return bool(LOGIN_NAME.search(_words(name, url_name))) or any(
         _is_login_view(base) for base in getattr(view_class, "__mro__", ())
     )
 
 
 def sensitive(name: str, url_name: str, view_class: type | None, layers: Iterable[Any]) -> str:
-    """Why a view is left out unless `PROTECT` names its route; "" if it is not."""
+    """The reason to leave a view out unless `PROTECT` names its route; "" if there is none."""
     # Closures too: `admin_view` hides its own layers behind the name of what it wraps.
     modules = [module_of(function) or "" for function in _enclosing(layers)]
     if any(module.startswith(ADMIN) and module != ADMIN_DECORATORS for module in modules) or getattr(
@@ -106,7 +106,7 @@ def _is_login_view(base: type) -> bool:
 
 
 def readable(route: str) -> str:
-    """*route* as a person writes it: `api/^payments/(?P<pk>[^/.]+)/$` is `api/payments/<pk>/`."""
+    """*route* without regular expressions: `api/^payments/(?P<pk>[^/.]+)/$` is `api/payments/<pk>/`."""
     for simplify in (
         remove_non_capturing_groups,
         replace_named_groups,
@@ -121,18 +121,18 @@ def readable(route: str) -> str:
 
 def matches(pattern: str, route: str) -> bool:
     """
-    Does *pattern* mean *route*? `*` stands for any characters, slashes included; all else is compared as the URLconf
-    spells it, or as `readable` does.
+    Whether *pattern* matches *route*. `*` stands for any characters, slashes included; the rest must equal the
+    URLconf's spelling or that of `readable`.
     """
     expression = ".*".join(map(re.escape, _joined(pattern).split("*")))
     return any(re.fullmatch(expression, spelling, re.DOTALL) for spelling in (_joined(route), readable(route)))
 
 
 def _joined(route: str) -> str:
-    """*route* without the marks of beginnings inside it, which Django leaves out of the route of a request."""
+    """*route* without `^` at the beginning of its parts, as Django has it in the route of a request."""
     return re.sub(r"(^|/)\^", r"\1", route.lstrip("/"))
 
 
 def names(pattern: str, route: str) -> bool:
-    """Does *pattern* mean *route* and no other?"""
+    """Whether *pattern* names exactly *route*, without `*`."""
     return "*" not in pattern and matches(pattern, route)

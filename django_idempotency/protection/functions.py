@@ -58,7 +58,7 @@ class OnceFunction(Protocol[Arguments, Result]):
         """Return the result of this call, or of the first one for the same event."""
 
     def run(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Outcome[Result]:
-        """The same, with the information which it is. Raises as the call does."""
+        """Like the call, but also tells whether the result was replayed. Raises the same errors."""
 
     @overload
     def __get__(self, instance: None, owner: type, /) -> Self: ...

@@ -1,8 +1,8 @@
 """
-Does a handler itself decide who may call it? A replay does not run the handler, and would not ask it.
+Finds handlers that decide themselves who may call them. A replay does not run the handler, so it would skip that.
 
-Read are the names and constants in the compiled code of the handler, of the methods of its class that it calls, and of
-the functions of its own package that it calls: not what is further away (services, serializers, managers).
+The names and constants in compiled code are searched: of the handler, of the methods of its class that it calls, and of
+the functions of its own package that it calls. Code beyond that (services, serializers, managers) is not.
 """
 
 import inspect
@@ -48,11 +48,11 @@ DECIDING = frozenset(
 )
 DECIDING_STATUSES = frozenset({401, 403, 429})
 OBJECT_PERMISSIONS = "check_object_permissions"
-FRAMEWORKS = frozenset({"django", "rest_framework"})  # what their own code names, it does not decide in a handler
+FRAMEWORKS = frozenset({"django", "rest_framework"})  # their own code decides before the handler, not in it
 
 
 def decides_by_itself(handler: Any, view_class: type | None = None, options: Mapping[str, Any] | None = None) -> str:
-    """What of *handler*, a method of *view_class* or a function, decides who may call it; "" if nothing is seen."""
+    """Name what in *handler*, a method of *view_class* or a function, decides who may call it; "" if nothing."""
     for function in _reached(handler, view_class):
         names, constants = _names_and_constants(function.__code__)
         if OBJECT_PERMISSIONS in names and _has_object_permissions(view_class, options or {}):
@@ -65,7 +65,7 @@ def decides_by_itself(handler: Any, view_class: type | None = None, options: Map
 
 
 def _reached(handler: Any, view_class: type | None) -> Iterator[Any]:
-    """*handler* and what it calls: methods of *view_class*, and functions of the same package."""
+    """Yield *handler* and what it calls: methods of *view_class*, and functions of the same package."""
     waiting, seen = [handler], set()
     while waiting:
         function = inspect.unwrap(waiting.pop())
@@ -99,7 +99,7 @@ def _names_and_constants(code: CodeType) -> tuple[set[str], set[Any]]:
 
 
 def _has_object_permissions(view_class: type | None, options: Mapping[str, Any]) -> bool:
-    """Does a permission class of *view_class* look at objects? A method that picks them is not asked: it may."""
+    """Whether *view_class* may check object permissions. An overridden method that picks or asks them counts as yes."""
     for name in ("get_permissions", OBJECT_PERMISSIONS):
         if module_of(getattr(view_class, name, None)) != "rest_framework.views":
             return True

@@ -5,7 +5,7 @@ from django.core.checks import CheckMessage, Error, register
 
 
 def expect_app() -> None:
-    """Make `manage.py check` report a missing app, without which the other checks are missing, too."""
+    """Make `manage.py check` report a missing app, without which no other check is registered."""
     register(check_installed)
 
 

@@ -14,7 +14,7 @@ GUARDS = frozenset(
         "rules.contrib.views",
     }
 )
-# Modules whose classes decide it in their `dispatch`.
+# Modules whose classes decide who may call a view in their `dispatch`.
 GUARDED_DISPATCH = frozenset(
     {"braces.views._access", "django.contrib.auth.mixins", "guardian.mixins", "rest_framework.views"}
 )
@@ -56,13 +56,13 @@ def module_of(layer: Any) -> str | None:
 
 
 def is_guard(layer: Any) -> bool:
-    """Does *layer* decide who may call the view, like login_required, permission_required or user_passes_test?"""
+    """Whether *layer* decides who may call the view, like login_required, permission_required or user_passes_test."""
     # `login_not_required` comes from the same module and lets everyone in.
     return module_of(layer) in GUARDS and getattr(layer, "__name__", "") != "login_not_required"
 
 
 def is_guarded(view_class: type, around: Any = None) -> bool:
-    """Does the dispatch of *view_class* decide who may call it? With *around*, only what runs inside that layer."""
+    """Whether the dispatch of *view_class* decides who may call it. With *around*, only what runs inside that layer."""
     chain = list(dispatch_layers(view_class))
     start = next((position for position, layer in enumerate(chain) if layer is around), 0)
     if any(is_guard(layer) or module_of(layer) in GUARDED_DISPATCH for layer in chain[start:]):
@@ -81,18 +81,18 @@ def api_view_function(view_class: type) -> Any:
 
 
 def enclosed(function: Any, name: str) -> Any:
-    """The variable *name* in the closure of *function*, or None."""
+    """The value of *name* in the closure of *function*, or None."""
     names = function.__code__.co_freevars
     closure = function.__closure__
     if not closure or name not in names:
         return None
     try:
         return closure[names.index(name)].cell_contents
-    except ValueError:  # it is empty yet
+    except ValueError:  # the cell is still empty
         return None
 
 
 def has_mixin(view_class: type) -> bool:
-    """Is it protected as a whole, by `IdempotencyMixin`?"""
+    """Whether *view_class* is protected as a whole, by `IdempotencyMixin`."""
     module = sys.modules.get("django_idempotency.rest_framework")  # if it is not imported, no class has its mixin
     return module is not None and issubclass(view_class, module.IdempotencyMixin)

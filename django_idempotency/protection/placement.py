@@ -1,8 +1,8 @@
 """
-Where protection goes in a view that says nothing of it: behind all that decides who may call it, directly around the
-handler. Nothing is guessed: a view with a layer that is not known is left out, and the reason is said.
+Where protection goes in a view that is not decorated: directly around the handler, after everything that decides who
+may call it. A view with an unknown layer is left out, with the reason; nothing is guessed.
 
-A view is not changed: `placement_of` builds a second one, of the same functions, in which the handler is protected.
+The view is not changed: `placement_of` builds a copy of the same functions, in which the handler is protected.
 """
 
 import inspect
@@ -33,7 +33,7 @@ from django_idempotency.protection.introspection import (
 )
 from django_idempotency.protection.views import wrap
 
-# Modules whose decorators call what they decorate once, with the request that they got.
+# Modules whose decorators call what they decorate at most once, with the same request.
 KNOWN = GUARDS | {"contextlib", "django.db.transaction", "django_ratelimit.decorators", METHOD_DECORATOR, API_VIEW}
 KNOWN_PACKAGE = "django.views.decorators."
 AS_VIEW = frozenset({"django.views.generic.base", "rest_framework.viewsets"})  # modules of Django's and DRF's as_view()
@@ -44,31 +44,31 @@ DRF_VIEWS = "rest_framework.views"
 DECORATOR, MIXIN, MIDDLEWARE, NONE = "decorator", "mixin", "middleware", "none"  # how a view is protected
 
 
-class _LeftOut(Exception):  # no error: the reason why a view is not protected
-    """The view cannot be protected safely, for the reason that this says."""
+class _LeftOut(Exception):  # not an error, but the reason why a view is not protected
+    """The view cannot be protected safely. The message is the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """What becomes of the requests of one HTTP method of a view."""
+    """What happens to requests with one HTTP method of a view."""
 
     how: str  # DECORATOR, MIXIN, MIDDLEWARE or NONE
-    why: str = ""  # a reason, if none
-    decides: str = ""  # what of the handler itself decides who may call it: a replay would not ask it
+    why: str = ""  # the reason, if NONE
+    decides: str = ""  # what in the handler decides who may call it, which a replay would skip
     exempt: bool = False  # left out on purpose
-    is_unplaced: bool = False  # it would be protected if its place were known
-    guards: tuple[str, ...] = ()  # names of what decides who may call it, before the handler
+    is_unplaced: bool = False  # left out only because its place is not known
+    guards: tuple[str, ...] = ()  # names of what decides, before the handler, who may call it
     policies: tuple[Policy, ...] = ()
     function: Any = None  # the handler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """What becomes of a view, by HTTP method."""
+    """What happens to a view, by HTTP method."""
 
     view: Callable[..., Any] | None  # the view with its handlers protected
     places: Mapping[str, Place] = field(default_factory=dict)
-    every: Place | None = None  # for methods that a function view does not tell apart
+    every: Place | None = None  # for all methods of a function view
     name: str  # without its module
     module: str = ""
     view_class: type | None = None
@@ -80,7 +80,7 @@ class Placement:
         return f"{self.module}.{self.name}"
 
     def of(self, method: str) -> Place | None:
-        """The place for HTTP's *method*, or None if the view has no handler for it."""
+        """The place for the HTTP *method*, or None if the view has no handler for it."""
         return self.places.get(method, self.every)
 
 
@@ -131,7 +131,7 @@ def _inner(layer: Any) -> Any:
     if isinstance(layer, partial):
         return layer.func
     if not isinstance(layer, FunctionType) or _view_class(layer) is not None:
-        return None  # what as_view() makes may carry the `__wrapped__` of a dispatch
+        return None  # the result of as_view() may carry the `__wrapped__` of a dispatch
     if module_of(layer) == API_VIEW:
         return enclosed(layer, "func")
     if module_of(layer) == METHOD_DECORATOR and (method := enclosed(layer, "method")) is not None:
@@ -140,7 +140,7 @@ def _inner(layer: Any) -> Any:
 
 
 def _view_class(layer: Any) -> type | None:
-    """The class, if *layer* was made by its `as_view`, as Django or DRF have it."""
+    """The class, if *layer* was made by its `as_view`, as defined by Django or DRF."""
     if module_of(layer) not in AS_VIEW or not {"cls", "initkwargs"} <= {*layer.__code__.co_freevars}:
         return None
     view_class = enclosed(layer, "cls")
@@ -157,7 +157,7 @@ def _guard_name(layer: Any) -> str:
 
 
 def _check_layers(around: list[Any]) -> None:
-    """Raise `_LeftOut` unless each layer *around* a handler calls what it wraps as it was called itself."""
+    """Raise `_LeftOut` unless each layer *around* a handler is known to call what it wraps with its own arguments."""
     for layer in around:
         if iscoroutinefunction(layer):
             raise _LeftOut("it is async, and async views are not protected yet")
@@ -176,7 +176,7 @@ def _is_known(module: str | None) -> bool:
 
 
 def _method_decorators(layer: Any) -> list[Any]:
-    """What `method_decorator` applies at each call of the method that *layer* wraps."""
+    """The decorators that `method_decorator` applies at each call of the method that *layer* wraps."""
     if not isinstance(layer, FunctionType) or module_of(layer) != METHOD_DECORATOR:
         return []
     decorators = enclosed(layer, "decorators")
@@ -207,7 +207,7 @@ def _check_handler(chain: list[Any]) -> None:
 
 
 def _is_plain(value: Any) -> bool:
-    """Is *value* no view: a constant, a class of data, or a collection of those?"""
+    """Whether *value* cannot be a view: a constant, a model, form or built-in class, or a collection of those."""
     if isinstance(value, (list, tuple, set, frozenset)):
         return all(_is_plain(each) for each in value)
     if isinstance(value, dict):
@@ -220,7 +220,7 @@ def _is_plain(value: Any) -> bool:
 def _content(cell: CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # it is empty yet
+    except ValueError:  # the cell is still empty
         return cell
 
 
@@ -228,7 +228,7 @@ def _content(cell: CellType) -> Any:
 
 
 def _of_class(leaf: Any, view_class: type[View], exempt: bool, around: tuple[str, ...]) -> tuple[dict[str, Place], Any]:
-    """The places of the methods of *view_class*, and its view with them protected, if there is one to protect."""
+    """The places of the methods of *view_class*, and its view with them protected; None if none can be."""
     options = getattr(leaf, "initkwargs", None) or getattr(leaf, "view_initkwargs", None) or {}
     own = options.get("idempotency", getattr(view_class, "idempotency", None))
     policies = (own,) if isinstance(own, Policy) else ()
@@ -277,7 +277,7 @@ def _of_class(leaf: Any, view_class: type[View], exempt: bool, around: tuple[str
 
 
 def _trouble_of_dispatch(view_class: type[View]) -> str:
-    """Why the handlers of *view_class* may not be where Django and DRF have them, or ""."""
+    """The reason why *view_class* may call its handlers in another way than Django and DRF do, or ""."""
     if view_class.view_is_async:
         return "it is async, and async views are not protected yet"
     for base in view_class.__mro__:
@@ -306,7 +306,7 @@ def _guards_of_class(view_class: type[View], options: Mapping[str, Any]) -> Iter
 
 
 def _factory(view_class: type[View], functions: Mapping[str, Any]) -> Callable[..., View]:
-    """What makes the objects of *view_class*, with *functions*, by HTTP method, in the place of their handlers."""
+    """Return a function that makes objects of *view_class* whose handlers are *functions*, by HTTP method."""
     in_initial = any(base.__module__ == DRF_VIEWS for base in view_class.__mro__)
 
     def make(*args: Any, **kwargs: Any) -> View:
@@ -318,12 +318,12 @@ def _factory(view_class: type[View], functions: Mapping[str, Any]) -> Callable[.
                 setattr(view, method, MethodType(function, view))
         return view
 
-    make.__name__ = view_class.__name__  # Django names it in an error
+    make.__name__ = view_class.__name__  # Django's errors show it
     return make
 
 
 def _replace_after_initial(view: Any, functions: Mapping[str, Any]) -> None:
-    """In a DRF view, as `IdempotencyMixin` does: behind negotiation, authentication, permissions and throttles."""
+    """Replace handlers as `IdempotencyMixin` does: after negotiation, authentication, permissions and throttles."""
     checks = view.initial
 
     def initial(request: Any, *args: Any, **kwargs: Any) -> None:
@@ -352,7 +352,7 @@ def _rebuilt(chain: list[Any], protected: Any) -> Any:
 
 
 def _with_cell(layer: Any, original: Any, replacement: Any) -> Any:
-    """A copy of the function *layer* that has *replacement* where it encloses *original*."""
+    """Copy the function *layer*, with *replacement* in its closure instead of *original*."""
     cells = layer.__closure__ or ()
     if not any(_content(cell) is original for cell in cells):
         raise _LeftOut(f"the decorator {_spelt(layer)} does not show what it wraps")

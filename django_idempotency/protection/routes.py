@@ -40,8 +40,8 @@ class View:
     view_class: type | None
     options: Mapping[str, Any]  # of as_view(), which override attributes of the class
     handlers: tuple[Handler, ...]
-    arguments: tuple[Any, ...] = ()  # what the URL pattern gives it, beside what it reads from the path
-    non_atomic_requests: frozenset[str]  # databases whose ATOMIC_REQUESTS it is excepted from
+    arguments: tuple[Any, ...] = ()  # the extra arguments of the URL pattern
+    non_atomic_requests: frozenset[str]  # databases for which ATOMIC_REQUESTS does not apply to it
 
     def __str__(self) -> str:
         return f"{self.name} (route {self.route!r})"
@@ -69,8 +69,8 @@ def views() -> Iterator[View]:
 
 def entries(urlconf: Any = None) -> Iterator[tuple[URLPattern, str]]:
     """
-    Each pattern of *urlconf*, by default of ROOT_URLCONF, with its whole route. Raises what the project's modules raise
-    when they are imported.
+    Yield each pattern of *urlconf*, by default ROOT_URLCONF, with its whole route. Errors of importing the project's
+    modules propagate.
     """
     yield from _entries(get_resolver(urlconf).url_patterns, "")
 
@@ -79,7 +79,7 @@ def every_view() -> Iterator[View]:
     """Every view of the URLconf, with those of its handlers that are decorated or in a class with the mixin."""
     try:
         found = list(entries())
-    except Exception:  # of the project's modules; Django's own check of the URLconf reports it
+    except Exception:  # from the project's modules; Django's own URL check reports it
         return
     for pattern, route in found:
         view = view_of(pattern.callback, route, str(pattern.name or ""))
@@ -87,7 +87,7 @@ def every_view() -> Iterator[View]:
 
 
 def unplaced() -> Iterator[tuple[View, list[str], str]]:
-    """Each view that the middleware would protect if it knew where, with the HTTP methods and the reason."""
+    """Yield each view that the middleware leaves out for want of a safe place, with the HTTP methods and the reason."""
     for view in every_view():
         reasons: dict[str, list[str]] = {}
         for method in UNSAFE:
@@ -105,7 +105,7 @@ def _place(view: View, method: str) -> Place | None:
 
 
 def _of_middleware(view: View) -> Iterator[Handler]:
-    """The handlers of *view* that the middleware protects, those of one function as one."""
+    """Yield the handlers of *view* that the middleware protects, one for each function."""
     by_function: dict[Any, list[str]] = {}
     policies: dict[Any, tuple[Policy, ...]] = {}
     for method in UNSAFE:

@@ -1,4 +1,4 @@
-"""`@idempotent`: picks the policy of a view and the adapter of its request."""
+"""`@idempotent` picks the policy of a view and the adapter of its request."""
 
 import sys
 from collections.abc import Callable, Hashable
@@ -53,7 +53,7 @@ def protect(view: View, policy: Policy) -> View:
 
 
 def wrap(view: View, policy: Policy, bound: Any = None) -> View:
-    """*view*, protected by *policy*, at a place that the caller has found to be right. *bound* is the view's object."""
+    """Protect *view* by *policy*. The caller has checked its place. *bound* is the object of a bound method."""
 
     @wraps(view)
     def protected(*args: Any, **kwargs: Any) -> Any:

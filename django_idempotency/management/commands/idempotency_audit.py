@@ -21,7 +21,7 @@ class Command(BaseCommand):
         " unprotected that the file does not name. Exit codes: 0 listed; 1 a new unprotected endpoint, or an error;"
         " 2 a bad argument."
     )
-    requires_system_checks = ()  # a bad setting is reported below, and warnings would spoil the JSON of a pipe
+    requires_system_checks = ()  # a bad setting is reported below, and warnings would be mixed with the JSON
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--format", choices=("table", "json"), default="table", help="Default: table.")
@@ -51,7 +51,7 @@ class Command(BaseCommand):
 
     def _update(self, path: Path, found: list[Endpoint]) -> None:
         if path.exists():
-            _read(path)  # no other file is overwritten
+            _read(path)  # raises for any other file, so that it is not overwritten
         try:
             path.write_text(audit.write_baseline(found), encoding="utf-8")
         except OSError as error:
@@ -82,12 +82,12 @@ class Command(BaseCommand):
 
 def _endpoints(urlconf: str | None) -> list[Endpoint]:
     try:
-        # i18n_patterns spell a route in the language of the moment, and a baseline names it for good.
+        # i18n_patterns spell routes in the active language, but a baseline must not depend on it.
         with translation.override(settings.LANGUAGE_CODE):
             return list(audit.endpoints(urlconf))
     except PolicyError as error:
         raise CommandError(str(error)) from error
-    except Exception as error:  # of the project's modules
+    except Exception as error:  # from the project's modules
         name = urlconf or getattr(settings, "ROOT_URLCONF", None)
         raise CommandError(f"The URLconf {name!r} cannot be read: {type(error).__name__}: {error}") from error
 
