@@ -11,7 +11,7 @@ from functools import lru_cache
 from types import CodeType, FunctionType
 from typing import Any
 
-from django_idempotency.protection.introspection import module_of
+from django_idempotency.protection.introspection import classes_of, module_of
 
 # Names that code uses to find out who is calling, or to refuse them.
 DECIDING = frozenset(
@@ -103,8 +103,8 @@ def _has_object_permissions(view_class: type | None, options: Mapping[str, Any])
     for name in ("get_permissions", OBJECT_PERMISSIONS):
         if module_of(getattr(view_class, name, None)) != "rest_framework.views":
             return True
-    classes = options.get("permission_classes", getattr(view_class, "permission_classes", None)) or ()
-    return any(_looks_at_objects(each) for each in classes)
+    classes = classes_of(options.get("permission_classes", getattr(view_class, "permission_classes", None)))
+    return classes is None or any(_looks_at_objects(each) for each in classes)
 
 
 def _looks_at_objects(permission: Any) -> bool:

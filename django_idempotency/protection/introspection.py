@@ -1,7 +1,7 @@
 """The functions that a view wraps, and those among them that decide who may call it."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -90,6 +90,13 @@ def enclosed(function: Any, name: str) -> Any:
         return closure[names.index(name)].cell_contents
     except ValueError:  # it is empty yet
         return None
+
+
+def classes_of(value: Any) -> list[Any] | None:
+    """What `permission_classes` or the like names; None if it is a property, or something else that a class does not say."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, Iterable) else None
 
 
 def has_mixin(view_class: type) -> bool:

@@ -24,6 +24,7 @@ from django_idempotency.protection.introspection import (
     GUARDS,
     METHOD_DECORATOR,
     SAFE,
+    classes_of,
     dispatch_layers,
     enclosed,
     has_mixin,
@@ -243,7 +244,9 @@ def _of_class(leaf: Any, view_class: type[View], exempt: bool, around: tuple[str
     for method, name in actions.items():
         if method.upper() in SAFE:
             continue
-        raw = inspect.getattr_static(view_class, name, None)
+        raw = next((vars(base)[name] for base in view_class.__mro__ if name in vars(base)), None)
+        if raw is None:  # `post = None`, or only the metaclass has it
+            continue
         chain = list(_chain(raw))
         inside = tuple(_guard_name(layer) for layer in layers(raw) if is_guard(layer))
         decorated = [policy for layer in chain if isinstance(policy := getattr(layer, POLICY, None), Policy)]
@@ -301,7 +304,7 @@ def _guards_of_class(view_class: type[View], options: Mapping[str, Any]) -> Iter
             yield base.__name__
     yield from (_guard_name(layer) for layer in dispatch_layers(view_class) if is_guard(layer))
     for kind in ("authentication_classes", "permission_classes", "throttle_classes"):
-        for each in options.get(kind, getattr(view_class, kind, None)) or ():
+        for each in classes_of(options.get(kind, getattr(view_class, kind, None))) or ():
             yield getattr(each, "__name__", type(each).__name__)
 
 
