@@ -93,7 +93,7 @@ def enclosed(function: Any, name: str) -> Any:
 
 
 def classes_of(value: Any) -> list[Any] | None:
-    """What `permission_classes` or the like names; None if it is a property, or something else that a class does not say."""
+    """What `permission_classes` or the like names; None if the class does not say it: it may be a property."""
     if value is None:
         return []
     return list(value) if isinstance(value, Iterable) else None

@@ -103,12 +103,11 @@ def placement_of(callback: Any) -> Placement:
         decorated = [policy for policy in [getattr(type(leaf).__call__, POLICY, None)] if isinstance(policy, Policy)]
     if decorated:  # around a function, or around a plain as_view()
         return describe(view=None, every=Place(how=DECORATOR, policies=tuple(decorated[-1:]), guards=guards))
+    if view_class is not None:
+        places, view = _of_class(chain, view_class, exempt, guards)
+        return describe(view=view, places=places)
     try:
         _check_layers(chain[:-1])
-        if view_class is not None:
-            places, leaf_view = _of_class(leaf, view_class, exempt, guards)
-            view = None if leaf_view is None else _rebuilt(chain, leaf_view)
-            return describe(view=view, places=places)
         _check_handler(chain)
         place = Place(how=MIDDLEWARE, decides=decides_by_itself(leaf), exempt=exempt, guards=guards, function=leaf)
         return describe(view=_rebuilt(chain, wrap(leaf, NO_OPTIONS)), every=place)
@@ -228,19 +227,22 @@ def _content(cell: CellType) -> Any:
 # --- classes ---
 
 
-def _of_class(leaf: Any, view_class: type[View], exempt: bool, around: tuple[str, ...]) -> tuple[dict[str, Place], Any]:
+def _of_class(
+    view_chain: list[Any], view_class: type[View], exempt: bool, around: tuple[str, ...]
+) -> tuple[dict[str, Place], Any]:
     """The places of the methods of *view_class*, and its view with them protected, if there is one to protect."""
+    leaf = view_chain[-1]
     options = getattr(leaf, "initkwargs", None) or getattr(leaf, "view_initkwargs", None) or {}
     own = options.get("idempotency", getattr(view_class, "idempotency", None))
     policies = (own,) if isinstance(own, Policy) else ()
     names = options.get("http_method_names", view_class.http_method_names)
     actions = getattr(leaf, "actions", None) or {name: name for name in names if hasattr(view_class, name)}
     guards = (*around, *_guards_of_class(view_class, options))
-    trouble = _trouble_of_dispatch(view_class)
+    trouble = _trouble_around(view_chain) or _trouble_of_dispatch(view_class)
     if any(callable(value) and not isinstance(value, type) for value in options.values()):
         trouble = "its as_view() is given something to call, which may be a view"
     places: dict[str, Place] = {}
-    functions: dict[str, Any] = {}
+    functions: dict[str, tuple[Any, Any]] = {}  # as the class has them, and protected
     for method, name in actions.items():
         if method.upper() in SAFE:
             continue
@@ -268,15 +270,28 @@ def _of_class(leaf: Any, view_class: type[View], exempt: bool, around: tuple[str
                 raise _LeftOut(trouble)
             _check_layers(chain[:-1])
             _check_handler(chain)
+            if not isinstance(raw, FunctionType):
+                raise _LeftOut("its handler is no plain method, so how it is called is not known")
+            protected = _rebuilt(chain, wrap(chain[-1], NO_OPTIONS))
         except _LeftOut as reason:
             places[method.upper()] = describe(how=NONE, why=str(reason))
             continue
         decides = decides_by_itself(chain[-1], view_class, options)
         places[method.upper()] = describe(how=MIDDLEWARE, decides=decides)
-        functions[method] = _rebuilt(chain, wrap(chain[-1], NO_OPTIONS))
+        functions[method] = raw, protected
     if not functions:
         return places, None
-    return places, _with_cell(leaf, view_class, _factory(view_class, functions))
+    return places, _rebuilt(view_chain, _with_cell(leaf, view_class, _factory(view_class, functions)))
+
+
+def _trouble_around(chain: list[Any]) -> str:
+    """Why the view of a class cannot be protected, for what is around its `as_view()`, or ""."""
+    try:
+        _check_layers(chain[:-1])
+        _rebuilt(chain, chain[-1])
+    except _LeftOut as reason:
+        return str(reason)
+    return ""
 
 
 def _trouble_of_dispatch(view_class: type[View]) -> str:
@@ -308,8 +323,11 @@ def _guards_of_class(view_class: type[View], options: Mapping[str, Any]) -> Iter
             yield getattr(each, "__name__", type(each).__name__)
 
 
-def _factory(view_class: type[View], functions: Mapping[str, Any]) -> Callable[..., View]:
-    """What makes the objects of *view_class*, with *functions*, by HTTP method, in the place of their handlers."""
+def _factory(view_class: type[View], functions: Mapping[str, tuple[Any, Any]]) -> Callable[..., View]:
+    """
+    What makes the objects of *view_class*, with *functions* in the place of their handlers: by HTTP method, that of the
+    class and the protected one.
+    """
     in_initial = any(base.__module__ == DRF_VIEWS for base in view_class.__mro__)
 
     def make(*args: Any, **kwargs: Any) -> View:
@@ -317,25 +335,36 @@ def _factory(view_class: type[View], functions: Mapping[str, Any]) -> Callable[.
         if in_initial:
             _replace_after_initial(view, functions)
         else:
-            for method, function in functions.items():
-                setattr(view, method, MethodType(function, view))
+            for method in functions:
+                _replace(view, method, functions)
         return view
 
     make.__name__ = view_class.__name__  # Django names it in an error
     return make
 
 
-def _replace_after_initial(view: Any, functions: Mapping[str, Any]) -> None:
+def _replace_after_initial(view: Any, functions: Mapping[str, tuple[Any, Any]]) -> None:
     """In a DRF view, as `IdempotencyMixin` does: behind negotiation, authentication, permissions and throttles."""
     checks = view.initial
 
     def initial(request: Any, *args: Any, **kwargs: Any) -> None:
         checks(request, *args, **kwargs)
-        method = request.method.lower()
-        if method in functions:
-            setattr(view, method, MethodType(functions[method], view))
+        _replace(view, request.method.lower(), functions)
 
     view.initial = initial
+
+
+def _replace(view: Any, method: str, functions: Mapping[str, tuple[Any, Any]]) -> None:
+    """
+    Protect the handler of *method*, unless the object has another than its class: what the view's own code put there,
+    in its `__init__`, `setup` or `initial`, may decide who may call it.
+    """
+    if method not in functions:
+        return
+    of_class, protected = functions[method]
+    current = getattr(view, method, None)
+    if isinstance(current, MethodType) and current.__self__ is view and current.__func__ is of_class:
+        setattr(view, method, MethodType(protected, view))
 
 
 # --- rebuild ---
