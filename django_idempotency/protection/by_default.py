@@ -27,7 +27,7 @@ from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.engine.announcements import usual_database
 from django_idempotency.exceptions import KeyIgnored, PolicyError, StoreUnavailable
 from django_idempotency.protection.exemptions import matches, names, sensitive
-from django_idempotency.protection.introspection import SAFE, enclosed
+from django_idempotency.protection.introspection import SAFE, enclosed, may_call
 from django_idempotency.protection.placement import (
     DECORATOR,
     MIDDLEWARE,
@@ -106,7 +106,7 @@ def place_for(
     if method not in placement(callback).places:
         method = ""  # a client may send any: one that the view does not tell apart is kept once
     found, place = decide(callback, route, url_name, method)
-    if place is not None and place.how == MIDDLEWARE and any(map(callable, arguments)):
+    if place is not None and place.how == MIDDLEWARE and any(callable(each) or may_call(each) for each in arguments):
         why = "its URL pattern gives it something to call, which may be a view"
         return found, replace(_left_out(place, why), is_unplaced=True)
     return found, place

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
+from django.views import View
+
 # Modules whose decorators decide who may call a view.
 GUARDS = frozenset(
     {
@@ -90,6 +92,18 @@ def enclosed(function: Any, name: str) -> Any:
         return closure[names.index(name)].cell_contents
     except ValueError:  # it is empty yet
         return None
+
+
+def may_call(value: Any) -> bool:
+    """
+    Is *value*, which a view is given, something to call, or a collection of such? Classes are not, but views; nor are
+    DRF's own objects, such as `A & B` of permissions.
+    """
+    if isinstance(value, (dict, list, tuple, set, frozenset)):
+        return any(map(may_call, value.values() if isinstance(value, dict) else value))
+    if isinstance(value, type):
+        return issubclass(value, View)
+    return callable(value) and not type(value).__module__.startswith("rest_framework.")
 
 
 def classes_of(value: Any) -> list[Any] | None:
