@@ -84,7 +84,10 @@ FRAMEWORKS = frozenset({"django", "rest_framework"})  # what their own code name
 
 def decides_by_itself(handler: Any, view_class: type | None = None, options: Mapping[str, Any] | None = None) -> str:
     """What of *handler*, a method of *view_class* or a function, decides who may call it; "" if nothing is seen."""
-    return _Reading(handler, view_class, options or {}).result()
+    try:
+        return _Reading(handler, view_class, options or {}).result()
+    except Exception as error:  # of a module that the handler imports, or of an object that nobody may look at
+        return f"what it calls cannot be read: {error}"
 
 
 @dataclass
@@ -135,11 +138,8 @@ class _Reading:
         if found := sorted(names & DECIDING) or sorted(map(str, constants & DECIDING_STATUSES)):
             return f"{found[0]} in {function.__qualname__}"
         homes = {_package(function), _package(self.handler), *(_top(base.__module__) for base in self.bases[:1])}
-        try:
-            values = list(_values(function, names, homes))
-        except LeftOut as reason:
-            return str(reason)
-        for value in _flat([*members, *values]):
+        homes -= FRAMEWORKS
+        for value in _flat([*members, *_values(function, names, homes)]):
             if isinstance(value, type):
                 if found_class := self._of_class(value, names, homes):
                     return found_class
@@ -189,9 +189,7 @@ def _bare(value: Any) -> Any:
 def _is_followed(value: Any, homes: Collection[str]) -> bool:
     """Is *value*, which the code names, or a decorator of it, of the project's own package; or is it behind a guard?"""
     return any(
-        (_package(layer) or _top(type(layer).__module__)) in homes
-        or is_guard(layer)
-        or view_class_of(layer) is not None
+        _package(layer) in homes or is_guard(layer) or view_class_of(layer) is not None
         for layer in chain_of(_bare(value))
     )
 
@@ -215,7 +213,7 @@ def _values(function: Any, names: Collection[str], homes: Collection[str]) -> It
 
 
 def _imported(function: Any, homes: Collection[str]) -> Iterator[ModuleType]:
-    """The modules of *homes* that *function* imports when it runs. Raises `LeftOut` for one that cannot be imported."""
+    """The modules of *homes* that *function* imports when it runs."""
     package = function.__globals__.get("__package__") or ""
     for code in _codes(function.__code__):
         instructions = list(get_instructions(code))
@@ -226,13 +224,10 @@ def _imported(function: Any, homes: Collection[str]) -> Iterator[ModuleType]:
             name = resolve_name("." * level + instruction.argval, package) if level else instruction.argval
             if _top(name) not in homes:
                 continue
-            try:
-                yield import_module(name)
-                for member in members or ():
-                    if member != "*" and not hasattr(sys.modules[name], member):
-                        yield import_module(f"{name}.{member}")
-            except Exception as error:
-                raise LeftOut(f"it imports what cannot be imported: {error}") from error
+            yield import_module(name)
+            for member in members or ():
+                if member != "*" and not hasattr(sys.modules[name], member):
+                    yield import_module(f"{name}.{member}")
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

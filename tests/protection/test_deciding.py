@@ -167,7 +167,7 @@ def imports_module(request: Any) -> Any:
     return make_payment(request)
 
 
-@keep("an import that fails", "cannot be imported")
+@keep("an import that fails", "cannot be read: No module named")
 def imports_nothing(request: Any) -> Any:
     try:
         from tests.protection import no_such_module  # noqa: F401
@@ -322,6 +322,24 @@ def test_a_revoked_user(serve, user, name):
     place = decide(view, "view/", "", "POST")[1]
     assert place.is_unplaced
     assert why in place.why
+
+
+class Hidden:
+    @property
+    def __class__(self) -> Any:
+        raise LookupError("out of reach")
+
+
+HIDDEN = Hidden()
+
+
+def hides(request: Any) -> Any:
+    return HIDDEN or make_payment(request)
+
+
+def test_an_object_that_nobody_may_look_at():
+    """In doubt, left out: no error."""
+    assert "cannot be read: out of reach" in decide(hides, "view/", "", "POST")[1].why
 
 
 # --- handlers that decide nothing ---
