@@ -19,7 +19,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from django_idempotency.operations.counts import count
-from django_idempotency.protection.by_default import check_middleware, take_over
+from django_idempotency.protection.by_default import check_inner, check_middleware, take_over
 
 __all__ = ["IdempotencyMiddleware"]
 
@@ -39,6 +39,7 @@ class IdempotencyMiddleware:
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         check_middleware(settings.MIDDLEWARE)
+        check_inner(get_response)
         self.get_response = get_response
         self.process_view: Callable[..., Any] = self._process_view
         if iscoroutinefunction(get_response):

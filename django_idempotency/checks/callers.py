@@ -6,7 +6,7 @@ from typing import Any
 from django.core.checks import CheckMessage, Warning
 
 from django_idempotency.protection.exemptions import logs_in_or_out
-from django_idempotency.protection.introspection import module_of
+from django_idempotency.protection.introspection import classes_of, module_of
 from django_idempotency.protection.routes import SILENCED, View
 
 DRF_PERMISSIONS = "rest_framework.permissions"
@@ -66,11 +66,11 @@ def check_scope(view: View) -> Iterator[CheckMessage]:
 
 
 def _classes(view: View, kind: str) -> list[Any] | None:
-    """The classes of *kind*, `permission` or `authentication`; None unless DRF's own method makes objects of them."""
+    """The classes of *kind*, `permission` or `authentication`; None if its code chooses them."""
     getter = {"permission": "get_permissions", "authentication": "get_authenticators"}[kind]
     if module_of(getattr(view.view_class, getter, None)) != "rest_framework.views":
         return None
-    return list(view.attribute(f"{kind}_classes") or ())
+    return classes_of(view.attribute(f"{kind}_classes"))
 
 
 def _finds_user(authenticator: Any) -> bool:

@@ -6,9 +6,10 @@ transaction, and with exceptions passed to Django as if the view had raised them
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
+from types import FunctionType
 from typing import Any, NoReturn, cast
 
 from django.conf import settings
@@ -26,7 +27,7 @@ from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.engine.announcements import usual_database
 from django_idempotency.exceptions import KeyIgnored, PolicyError, StoreUnavailable
 from django_idempotency.protection.exemptions import matches, names, sensitive
-from django_idempotency.protection.introspection import SAFE
+from django_idempotency.protection.introspection import SAFE, enclosed, may_call
 from django_idempotency.protection.placement import (
     DECORATOR,
     MIDDLEWARE,
@@ -102,8 +103,10 @@ def place_for(
         found = placement_of(callback)
         place = found.of(method)
         return found, place and replace(place, is_unplaced=place.how == NONE and not place.exempt)
+    if method not in placement(callback).places:
+        method = ""  # a client may send any: one that the view does not tell apart is kept once
     found, place = decide(callback, route, url_name, method)
-    if place is not None and place.how == MIDDLEWARE and any(map(callable, arguments)):
+    if place is not None and place.how == MIDDLEWARE and any(callable(each) or may_call(each) for each in arguments):
         why = "its URL pattern gives it something to call, which may be a view"
         return found, replace(_left_out(place, why), is_unplaced=True)
     return found, place
@@ -269,6 +272,38 @@ def check_middleware(paths: Iterable[str]) -> None:
                     f" the request, before a replay. Put ours last:\n\n    MIDDLEWARE = [\n        ...,\n"
                     f'        "{path}",\n        "{seen}",\n    ]'
                 )
+
+
+def check_inner(get_response: Any) -> None:
+    """
+    Raise a `PolicyError` if a middleware that Django calls after ours, by way of *get_response*, has a `process_view`:
+    on the object too, which its class need not show.
+    """
+    for handler in _handlers_in(get_response):
+        for process_view in getattr(handler, "_view_middleware", None) or ():  # those of the inner ones, so far
+            name = getattr(process_view, "__qualname__", process_view)
+            raise PolicyError(
+                f"MIDDLEWARE has a middleware with a process_view ({name})"
+                f" after {OURS}. Django would not call it, and it may refuse the request, before a replay. Put ours"
+                " last."
+            )
+
+
+def _handlers_in(get_response: Any) -> Iterator[BaseHandler]:
+    """Django's handler, found in what the middleware between hold: their attributes and closures."""
+    waiting, seen = [get_response], set()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen or isinstance(each, type) or not callable(each):
+            continue
+        seen.add(id(each))
+        owner = getattr(each, "__self__", None)
+        if isinstance(owner, BaseHandler):
+            yield owner
+        elif isinstance(each, FunctionType):
+            waiting += [enclosed(each, name) for name in each.__code__.co_freevars]
+        else:
+            waiting += [owner, *getattr(each, "__dict__", {}).values()]
 
 
 def _middleware(paths: Iterable[str]) -> Iterable[Any]:

@@ -1,9 +1,11 @@
 """The functions that a view wraps, and those among them that decide who may call it."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
+
+from django.views import View
 
 # Modules whose decorators decide who may call a view.
 GUARDS = frozenset(
@@ -90,6 +92,25 @@ def enclosed(function: Any, name: str) -> Any:
         return closure[names.index(name)].cell_contents
     except ValueError:  # the cell is still empty
         return None
+
+
+def may_call(value: Any) -> bool:
+    """
+    Is *value*, which a view is given, something to call, or a collection of such? Classes are not, but views; nor are
+    DRF's own objects, such as `A & B` of permissions.
+    """
+    if isinstance(value, (dict, list, tuple, set, frozenset)):
+        return any(map(may_call, value.values() if isinstance(value, dict) else value))
+    if isinstance(value, type):
+        return issubclass(value, View)
+    return callable(value) and not type(value).__module__.startswith("rest_framework.")
+
+
+def classes_of(value: Any) -> list[Any] | None:
+    """What `permission_classes` or the like names; None if the class does not say it: it may be a property."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, Iterable) else None
 
 
 def has_mixin(view_class: type) -> bool:

@@ -1,8 +1,8 @@
 """
-Where protection goes in a view that is not decorated: directly around the handler, after everything that decides who
-may call it. A view with an unknown layer is left out, with the reason; nothing is guessed.
+Where protection goes in a view that says nothing of it: behind all that decides who may call it, directly around the
+handler. Nothing is guessed: a view with a layer that is not known is left out, and the reason is said.
 
-The view is not changed: `placement_of` builds a copy of the same functions, in which the handler is protected.
+A view is not changed: `placement_of` builds a second one, of the same functions, in which the handler is protected.
 """
 
 import inspect
@@ -19,56 +19,55 @@ from django_idempotency.core.policy import NO_OPTIONS, POLICY, Policy
 from django_idempotency.protection.exemptions import is_exempt
 from django_idempotency.protection.handlers import decides_by_itself
 from django_idempotency.protection.introspection import (
-    API_VIEW,
     GUARDED_DISPATCH,
-    GUARDS,
-    METHOD_DECORATOR,
     SAFE,
+    classes_of,
     dispatch_layers,
-    enclosed,
     has_mixin,
     is_guard,
     layers,
+    may_call,
     module_of,
 )
 from django_idempotency.protection.views import wrap
+from django_idempotency.protection.wrapping import (
+    LeftOut,
+    chain_of,
+    check_layers,
+    content_of,
+    guard_name,
+    is_plain,
+    spelt,
+    view_class_of,
+)
 
-# Modules whose decorators call what they decorate at most once, with the same request.
-KNOWN = GUARDS | {"contextlib", "django.db.transaction", "django_ratelimit.decorators", METHOD_DECORATOR, API_VIEW}
-KNOWN_PACKAGE = "django.views.decorators."
-AS_VIEW = frozenset({"django.views.generic.base", "rest_framework.viewsets"})  # modules of Django's and DRF's as_view()
-PLAIN_VALUES = (str, bytes, int, float, complex, bool, type(None))
 DRF_VIEWS = "rest_framework.views"
 
 
 DECORATOR, MIXIN, MIDDLEWARE, NONE = "decorator", "mixin", "middleware", "none"  # how a view is protected
 
 
-class _LeftOut(Exception):  # not an error, but the reason why a view is not protected
-    """The view cannot be protected safely. The message is the reason."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """What happens to requests with one HTTP method of a view."""
+    """What becomes of the requests of one HTTP method of a view."""
 
     how: str  # DECORATOR, MIXIN, MIDDLEWARE or NONE
-    why: str = ""  # the reason, if NONE
-    decides: str = ""  # what in the handler decides who may call it, which a replay would skip
+    why: str = ""  # a reason, if none
+    decides: str = ""  # what of the handler itself decides who may call it: a replay would not ask it
     exempt: bool = False  # left out on purpose
-    is_unplaced: bool = False  # left out only because its place is not known
-    guards: tuple[str, ...] = ()  # names of what decides, before the handler, who may call it
+    is_unplaced: bool = False  # it would be protected if its place were known
+    guards: tuple[str, ...] = ()  # names of what decides who may call it, before the handler
     policies: tuple[Policy, ...] = ()
     function: Any = None  # the handler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """What happens to a view, by HTTP method."""
+    """What becomes of a view, by HTTP method."""
 
     view: Callable[..., Any] | None  # the view with its handlers protected
     places: Mapping[str, Place] = field(default_factory=dict)
-    every: Place | None = None  # for all methods of a function view
+    every: Place | None = None  # for methods that a function view does not tell apart
     name: str  # without its module
     module: str = ""
     view_class: type | None = None
@@ -80,15 +79,15 @@ class Placement:
         return f"{self.module}.{self.name}"
 
     def of(self, method: str) -> Place | None:
-        """The place for the HTTP *method*, or None if the view has no handler for it."""
+        """The place for HTTP's *method*, or None if the view has no handler for it."""
         return self.places.get(method, self.every)
 
 
 def placement_of(callback: Any) -> Placement:
     """The placement for *callback*, the view of a URL pattern."""
-    chain = list(_chain(callback))
+    chain = list(chain_of(callback))
     leaf = chain[-1]
-    view_class = _view_class(leaf)
+    view_class = view_class_of(leaf)
     known_class = view_class or getattr(callback, "cls", None) or getattr(callback, "view_class", None)
     known_class = known_class if isinstance(known_class, type) else None
     named = known_class or (leaf if hasattr(leaf, "__name__") else type(leaf))
@@ -96,156 +95,71 @@ def placement_of(callback: Any) -> Placement:
         Placement, name=named.__name__, module=named.__module__, view_class=known_class, layers=tuple(chain)
     )
     exempt = is_exempt((*chain, known_class))
-    guards = tuple(_guard_name(layer) for layer in chain if is_guard(layer))
+    guards = tuple(guard_name(layer) for layer in chain if is_guard(layer))
     decorated = [policy for layer in chain if isinstance(policy := getattr(layer, POLICY, None), Policy)]
     if not decorated and not isinstance(leaf, FunctionType):
         decorated = [policy for policy in [getattr(type(leaf).__call__, POLICY, None)] if isinstance(policy, Policy)]
     if decorated:  # around a function, or around a plain as_view()
         return describe(view=None, every=Place(how=DECORATOR, policies=tuple(decorated[-1:]), guards=guards))
+    if view_class is not None:
+        places, view = _of_class(chain, view_class, exempt, guards)
+        return describe(view=view, places=places)
     try:
-        _check_layers(chain[:-1])
-        if view_class is not None:
-            places, leaf_view = _of_class(leaf, view_class, exempt, guards)
-            view = None if leaf_view is None else _rebuilt(chain, leaf_view)
-            return describe(view=view, places=places)
+        check_layers(chain[:-1])
         _check_handler(chain)
         place = Place(how=MIDDLEWARE, decides=decides_by_itself(leaf), exempt=exempt, guards=guards, function=leaf)
         return describe(view=_rebuilt(chain, wrap(leaf, NO_OPTIONS)), every=place)
-    except _LeftOut as reason:
+    except LeftOut as reason:
         return describe(view=None, every=Place(how=NONE, why=str(reason), exempt=exempt, guards=guards))
 
 
-# --- what a view is made of ---
-
-
-def _chain(view: Any) -> Iterator[Any]:
-    """*view* and what it wraps, from the outside in, down to the handler or to what `as_view` made."""
-    seen: list[Any] = []
-    while view is not None and not any(view is each for each in seen):
-        seen.append(view)
-        yield view
-        view = _inner(view)
-
-
-def _inner(layer: Any) -> Any:
-    if isinstance(layer, partial):
-        return layer.func
-    if not isinstance(layer, FunctionType) or _view_class(layer) is not None:
-        return None  # the result of as_view() may carry the `__wrapped__` of a dispatch
-    if module_of(layer) == API_VIEW:
-        return enclosed(layer, "func")
-    if module_of(layer) == METHOD_DECORATOR and (method := enclosed(layer, "method")) is not None:
-        return method
-    return getattr(layer, "__wrapped__", None)
-
-
-def _view_class(layer: Any) -> type | None:
-    """The class, if *layer* was made by its `as_view`, as defined by Django or DRF."""
-    if module_of(layer) not in AS_VIEW or not {"cls", "initkwargs"} <= {*layer.__code__.co_freevars}:
-        return None
-    view_class = enclosed(layer, "cls")
-    return view_class if isinstance(view_class, type) and issubclass(view_class, View) else None
-
-
-def _guard_name(layer: Any) -> str:
-    test = enclosed(layer, "test_func")  # of user_passes_test, which the others of its module are made of
-    made_by = test if module_of(test) in GUARDS else layer
-    return str(made_by.__code__.co_qualname.partition(".<locals>")[0])
-
-
-# --- what is known ---
-
-
-def _check_layers(around: list[Any]) -> None:
-    """Raise `_LeftOut` unless each layer *around* a handler is known to call what it wraps with its own arguments."""
-    for layer in around:
-        if iscoroutinefunction(layer):
-            raise _LeftOut("it is async, and async views are not protected yet")
-        if isinstance(layer, partial):
-            if layer.args or not all(_is_plain(value) for value in layer.keywords.values()):
-                raise _LeftOut("it is a partial with arguments that may be views")
-        elif not _is_known(module_of(layer)):
-            raise _LeftOut(f"the decorator {_spelt(layer)} is not known: it may decide who may call the view")
-        for decorator in _method_decorators(layer):
-            if not _is_known(module_of(decorator) or type(decorator).__module__):
-                raise _LeftOut(f"the decorator {_spelt(decorator)} is not known: it may decide who may call the view")
-
-
-def _is_known(module: str | None) -> bool:
-    return module is not None and (module in KNOWN or module.startswith(KNOWN_PACKAGE))
-
-
-def _method_decorators(layer: Any) -> list[Any]:
-    """The decorators that `method_decorator` applies at each call of the method that *layer* wraps."""
-    if not isinstance(layer, FunctionType) or module_of(layer) != METHOD_DECORATOR:
-        return []
-    decorators = enclosed(layer, "decorators")
-    return list(decorators) if isinstance(decorators, (list, tuple)) else []
-
-
-def _spelt(layer: Any) -> str:
-    code = getattr(layer, "__code__", None)
-    name = code.co_qualname if code else getattr(type(layer), "__qualname__", repr(layer))
-    return f"{module_of(layer) or type(layer).__module__}.{name.partition('.<locals>')[0]}"
+# --- handlers ---
 
 
 def _check_handler(chain: list[Any]) -> None:
-    """Raise `_LeftOut` unless the last of *chain* is a plain function that cannot be a guard around another view."""
+    """Raise `LeftOut` unless the last of *chain* is a plain function that cannot be a guard around another view."""
     leaf = chain[-1]
     if not isinstance(leaf, FunctionType):
-        raise _LeftOut("it is no function, so what it does before it answers is not known")
+        raise LeftOut("it is no function, so what it does before it answers is not known")
     if any(iscoroutinefunction(layer) for layer in chain) or inspect.isasyncgenfunction(leaf):
-        raise _LeftOut("it is async, and async views are not protected yet")
+        raise LeftOut("it is async, and async views are not protected yet")
     defaults = (*(leaf.__defaults__ or ()), *(leaf.__kwdefaults__ or {}).values())
-    values = zip(leaf.__code__.co_freevars, map(_content, leaf.__closure__ or ()), strict=True)
+    values = zip(leaf.__code__.co_freevars, map(content_of, leaf.__closure__ or ()), strict=True)
     for name, value in (*values, *(("a default", value) for value in defaults)):
-        if name != "__class__" and not _is_plain(value):
-            raise _LeftOut(
-                f"it is made by another function, {_spelt(leaf)}, of something ({name}) that may be a view: it may"
+        if name != "__class__" and not is_plain(value):
+            raise LeftOut(
+                f"it is made by another function, {spelt(leaf)}, of something ({name}) that may be a view: it may"
                 " decide who may call that"
             )
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether *value* cannot be a view: a constant, a model, form or built-in class, or a collection of those."""
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return all(_is_plain(each) for each in value)
-    if isinstance(value, dict):
-        return all(_is_plain(each) for each in value.values())
-    if isinstance(value, type):
-        return value.__module__ == "builtins" or hasattr(value, "_meta") or hasattr(value, "base_fields")
-    return isinstance(value, PLAIN_VALUES)
-
-
-def _content(cell: CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # the cell is still empty
-        return cell
 
 
 # --- classes ---
 
 
-def _of_class(leaf: Any, view_class: type[View], exempt: bool, around: tuple[str, ...]) -> tuple[dict[str, Place], Any]:
-    """The places of the methods of *view_class*, and its view with them protected; None if none can be."""
+def _of_class(
+    view_chain: list[Any], view_class: type[View], exempt: bool, around: tuple[str, ...]
+) -> tuple[dict[str, Place], Any]:
+    """The places of the methods of *view_class*, and its view with them protected, if there is one to protect."""
+    leaf = view_chain[-1]
     options = getattr(leaf, "initkwargs", None) or getattr(leaf, "view_initkwargs", None) or {}
     own = options.get("idempotency", getattr(view_class, "idempotency", None))
     policies = (own,) if isinstance(own, Policy) else ()
     names = options.get("http_method_names", view_class.http_method_names)
     actions = getattr(leaf, "actions", None) or {name: name for name in names if hasattr(view_class, name)}
     guards = (*around, *_guards_of_class(view_class, options))
-    trouble = _trouble_of_dispatch(view_class)
-    if any(callable(value) and not isinstance(value, type) for value in options.values()):
+    trouble = _trouble_around(view_chain) or _trouble_of_dispatch(view_class)
+    if any(map(may_call, options.values())):
         trouble = "its as_view() is given something to call, which may be a view"
     places: dict[str, Place] = {}
-    functions: dict[str, Any] = {}
+    functions: dict[str, tuple[Any, Any]] = {}  # as the class has them, and protected
     for method, name in actions.items():
         if method.upper() in SAFE:
             continue
-        raw = inspect.getattr_static(view_class, name, None)
-        chain = list(_chain(raw))
-        inside = tuple(_guard_name(layer) for layer in layers(raw) if is_guard(layer))
+        raw = next((vars(base)[name] for base in view_class.__mro__ if name in vars(base)), None)
+        if raw is None:  # `post = None`, or only the metaclass has it
+            continue
+        chain = list(chain_of(raw))
+        inside = tuple(guard_name(layer) for layer in layers(raw) if is_guard(layer))
         decorated = [policy for layer in chain if isinstance(policy := getattr(layer, POLICY, None), Policy)]
         describe = partial(
             Place,
@@ -262,22 +176,35 @@ def _of_class(leaf: Any, view_class: type[View], exempt: bool, around: tuple[str
             continue
         try:
             if trouble:
-                raise _LeftOut(trouble)
-            _check_layers(chain[:-1])
+                raise LeftOut(trouble)
+            check_layers(chain[:-1])
             _check_handler(chain)
-        except _LeftOut as reason:
+            if not isinstance(raw, FunctionType):
+                raise LeftOut("its handler is no plain method, so how it is called is not known")
+            protected = _rebuilt(chain, wrap(chain[-1], NO_OPTIONS))
+        except LeftOut as reason:
             places[method.upper()] = describe(how=NONE, why=str(reason))
             continue
         decides = decides_by_itself(chain[-1], view_class, options)
         places[method.upper()] = describe(how=MIDDLEWARE, decides=decides)
-        functions[method] = _rebuilt(chain, wrap(chain[-1], NO_OPTIONS))
+        functions[method] = raw, protected
     if not functions:
         return places, None
-    return places, _with_cell(leaf, view_class, _factory(view_class, functions))
+    return places, _rebuilt(view_chain, _with_cell(leaf, view_class, _factory(view_class, functions)))
+
+
+def _trouble_around(chain: list[Any]) -> str:
+    """Why the view of a class cannot be protected, for what is around its `as_view()`, or ""."""
+    try:
+        check_layers(chain[:-1])
+        _rebuilt(chain, chain[-1])
+    except LeftOut as reason:
+        return str(reason)
+    return ""
 
 
 def _trouble_of_dispatch(view_class: type[View]) -> str:
-    """The reason why *view_class* may call its handlers in another way than Django and DRF do, or ""."""
+    """Why the handlers of *view_class* may not be where Django and DRF have them, or ""."""
     if view_class.view_is_async:
         return "it is async, and async views are not protected yet"
     for base in view_class.__mro__:
@@ -286,7 +213,7 @@ def _trouble_of_dispatch(view_class: type[View]) -> str:
             continue
         if base is View or base.__module__ == DRF_VIEWS:
             return ""
-        innermost = list(_chain(own))[-1]
+        innermost = list(chain_of(own))[-1]
         if innermost is View.dispatch or module_of(innermost) == DRF_VIEWS:
             return ""
         if not isinstance(innermost, FunctionType) or "dispatch" not in innermost.__code__.co_names:
@@ -299,14 +226,17 @@ def _guards_of_class(view_class: type[View], options: Mapping[str, Any]) -> Iter
     for base in view_class.__mro__:
         if "dispatch" in vars(base) and base.__module__ in GUARDED_DISPATCH and base.__module__ != DRF_VIEWS:
             yield base.__name__
-    yield from (_guard_name(layer) for layer in dispatch_layers(view_class) if is_guard(layer))
+    yield from (guard_name(layer) for layer in dispatch_layers(view_class) if is_guard(layer))
     for kind in ("authentication_classes", "permission_classes", "throttle_classes"):
-        for each in options.get(kind, getattr(view_class, kind, None)) or ():
+        for each in classes_of(options.get(kind, getattr(view_class, kind, None))) or ():
             yield getattr(each, "__name__", type(each).__name__)
 
 
-def _factory(view_class: type[View], functions: Mapping[str, Any]) -> Callable[..., View]:
-    """Return a function that makes objects of *view_class* whose handlers are *functions*, by HTTP method."""
+def _factory(view_class: type[View], functions: Mapping[str, tuple[Any, Any]]) -> Callable[..., View]:
+    """
+    What makes the objects of *view_class*, with *functions* in the place of their handlers: by HTTP method, that of the
+    class and the protected one.
+    """
     in_initial = any(base.__module__ == DRF_VIEWS for base in view_class.__mro__)
 
     def make(*args: Any, **kwargs: Any) -> View:
@@ -314,25 +244,36 @@ def _factory(view_class: type[View], functions: Mapping[str, Any]) -> Callable[.
         if in_initial:
             _replace_after_initial(view, functions)
         else:
-            for method, function in functions.items():
-                setattr(view, method, MethodType(function, view))
+            for method in functions:
+                _replace(view, method, functions)
         return view
 
-    make.__name__ = view_class.__name__  # Django's errors show it
+    make.__name__ = view_class.__name__  # Django names it in an error
     return make
 
 
-def _replace_after_initial(view: Any, functions: Mapping[str, Any]) -> None:
-    """Replace handlers as `IdempotencyMixin` does: after negotiation, authentication, permissions and throttles."""
+def _replace_after_initial(view: Any, functions: Mapping[str, tuple[Any, Any]]) -> None:
+    """In a DRF view, as `IdempotencyMixin` does: behind negotiation, authentication, permissions and throttles."""
     checks = view.initial
 
     def initial(request: Any, *args: Any, **kwargs: Any) -> None:
         checks(request, *args, **kwargs)
-        method = request.method.lower()
-        if method in functions:
-            setattr(view, method, MethodType(functions[method], view))
+        _replace(view, request.method.lower(), functions)
 
     view.initial = initial
+
+
+def _replace(view: Any, method: str, functions: Mapping[str, tuple[Any, Any]]) -> None:
+    """
+    Protect the handler of *method*, unless the object has another than its class: what the view's own code put there,
+    in its `__init__`, `setup` or `initial`, may decide who may call it.
+    """
+    if method not in functions:
+        return
+    of_class, protected = functions[method]
+    current = getattr(view, method, None)
+    if isinstance(current, MethodType) and current.__self__ is view and current.__func__ is of_class:
+        setattr(view, method, MethodType(protected, view))
 
 
 # --- rebuild ---
@@ -352,16 +293,16 @@ def _rebuilt(chain: list[Any], protected: Any) -> Any:
 
 
 def _with_cell(layer: Any, original: Any, replacement: Any) -> Any:
-    """Copy the function *layer*, with *replacement* in its closure instead of *original*."""
+    """A copy of the function *layer* that has *replacement* where it encloses *original*."""
     cells = layer.__closure__ or ()
-    if not any(_content(cell) is original for cell in cells):
-        raise _LeftOut(f"the decorator {_spelt(layer)} does not show what it wraps")
+    if not any(content_of(cell) is original for cell in cells):
+        raise LeftOut(f"the decorator {spelt(layer)} does not show what it wraps")
     copy = FunctionType(
         layer.__code__,
         layer.__globals__,
         layer.__name__,
         layer.__defaults__,
-        tuple(CellType(replacement) if _content(cell) is original else cell for cell in cells),
+        tuple(CellType(replacement) if content_of(cell) is original else cell for cell in cells),
     )
     copy.__kwdefaults__ = layer.__kwdefaults__
     update_wrapper(copy, layer)
