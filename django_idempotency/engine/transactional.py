@@ -2,23 +2,25 @@
 An execution inside the database: claim, handler and record in one transaction.
 
 The claim is the transaction's first statement and the record its last; between them runs the handler. Killed at any
-instant before COMMIT, nothing of the three is left; after it, all of them are.
+instant before COMMIT, nothing of the three is left; after it, all of them are. A store may let the claim's statement
+begin the transaction, which the atomic block then takes over, and the record's end it.
 """
 
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from django.db import Error, connections
 
-from django_idempotency.core.decision import Answer, Claimed, Forget, Remember, decide, settle
+from django_idempotency.core.decision import Answer, Claimed, ClaimResult, Forget, Remember, decide, settle
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine import announcements
 from django_idempotency.engine.execution import Executed, Execution, Refused, Replayed, Value
 from django_idempotency.engine.handle import OperationHandle
-from django_idempotency.engine.transactions import atomic_phase, in_transaction, roll_back
+from django_idempotency.engine.transactions import atomic_phase, close_begun, in_transaction, roll_back
 from django_idempotency.engine.watch import TransactionWatch
 from django_idempotency.exceptions import CommittedEarly, HandlerError, StoreUnavailable, TransactionBroken
 from django_idempotency.stores.base import Fault, LostRace, TransactionalStore
@@ -36,7 +38,7 @@ _warned: set[str] = set()  # operations whose released locks were logged
 class TransactionalExecution(Execution[Value]):
     """One attempt's way through a store in the database *using*."""
 
-    __slots__ = ("is_recording", "rule", "store", "summary", "watch")
+    __slots__ = ("is_inside", "is_recording", "rule", "store", "summary", "watch")
 
     using: str
 
@@ -52,6 +54,7 @@ class TransactionalExecution(Execution[Value]):
         super().__init__(using, attempt, execute, capture)
         self.place = connections[using]
         self.store = store
+        self.is_inside = False  # of the atomic block, which ends what is begun
         self.is_recording = False  # set when the record is sent, perhaps together with COMMIT
         self.watch: TransactionWatch | None = None
         # For logs: what the handler answered, and the rule by which its work is rolled back.
@@ -63,7 +66,7 @@ class TransactionalExecution(Execution[Value]):
             seen = self.store.look_up(self.using, self.attempt)
             if seen is not None:
                 return self.act(decide(seen, self.attempt.fingerprint))
-            return atomic_phase(self.using, self._claim_and_act)
+            return self._begin_and_act()
         except Error as error:
             if not self.has_run:
                 self._explain(error)
@@ -73,8 +76,26 @@ class TransactionalExecution(Execution[Value]):
         """Only a new transaction sees what a rival committed, and an outer one is not ours to start again."""
         return not in_transaction(self.using)
 
-    def _claim_and_act(self) -> Executed[Value] | Replayed | Refused | None:
-        return self.act(decide(self.store.claim(self.using, self.attempt), self.attempt.fingerprint))
+    def _begin_and_act(self) -> Executed[Value] | Replayed | Refused | None:
+        begun: ClaimResult | None = None
+        self.is_inside = is_plain = False
+        try:
+            begun = self.store.begin(self.using, self.attempt)
+            is_plain = begun is None
+            if begun is None or isinstance(begun, Claimed):
+                return atomic_phase(self.using, partial(self._act_inside, begun))
+            return self.act(decide(begun, self.attempt.fingerprint))
+        except LostRace:
+            raise  # which promises that no transaction is open
+        except BaseException:
+            if not (self.is_inside or is_plain):
+                close_begun(self.using, is_begun=begun is not None)
+            raise
+
+    def _act_inside(self, begun: Claimed | None) -> Executed[Value] | Replayed | Refused | None:
+        self.is_inside = True
+        found = begun or self.store.claim(self.using, self.attempt)
+        return self.act(decide(found, self.attempt.fingerprint))
 
     def carry_out(self, claim: Claimed) -> Executed[Value]:
         watch = self.watch = TransactionWatch(self.using, self._is_claim_committed)

@@ -1,7 +1,7 @@
 """The one place that opens a transaction."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, TypeVar
 
 from django.db import Error, connections, transaction
@@ -19,6 +19,17 @@ def atomic_phase(using: str, work: Callable[[], Outcome]) -> Outcome:
     """
     with transaction.atomic(using=using):
         return work()
+
+
+def close_begun(using: str, *, is_begun: bool) -> None:
+    """
+    Close the connection, whose session may be in a transaction that Django takes for autocommit: what it sent next
+    would be lost. One that is in an atomic block of the caller's stays, unless a transaction *is_begun* by us.
+    """
+    connection = connections[using]
+    if is_begun or not connection.in_atomic_block:
+        with suppress(Error):  # Django forgets the connection all the same
+            connection.close()
 
 
 def roll_back(using: str) -> None:

@@ -112,7 +112,8 @@ class TransactionalStore(Store):
     A store inside the database on *using* that will hold the handler's effects.
 
     It claims an identity inside the transaction there, and writes the record there last. It opens no transaction and
-    commits none: the engine does. Where that transaction is the engine's own, its COMMIT may travel with the record.
+    commits none: the engine does. Where that transaction is the engine's own, its beginning may travel with the claim,
+    and its COMMIT with the record.
     """
 
     commits_with_handler = True
@@ -128,6 +129,15 @@ class TransactionalStore(Store):
 
         Never `Claimed`.
         """
+
+    def begin(self, using: str, attempt: Attempt) -> ClaimResult | None:
+        """
+        Claim the identity in a statement that begins the transaction, or None where `claim` is to be called inside it.
+
+        Only with `Claimed` a transaction is open afterwards, and the engine enters its atomic block at once. Where it
+        raises `LostRace`, none is; after any other exception the engine closes the connection.
+        """
+        return None
 
     @abstractmethod
     def claim(self, using: str, attempt: Attempt) -> ClaimResult:

@@ -3,9 +3,10 @@
 import re
 
 FOLDED_COMMIT = "record and COMMIT"  # in one message
+FOLDED = re.compile(r"; COMMIT$|\bCALL django_idempotency_commit_v")
 
 NAMES = {
-    "claim": re.compile("INSERT|_claim_v"),
+    "claim": re.compile("INSERT|_claim_v|_begin_v"),
     "record": re.compile("SET status = %s|_complete_v"),
     "renew": re.compile("status = 0,"),
 }
@@ -14,7 +15,7 @@ NAMES = {
 def label(sql: str) -> str:
     """The verb and the table of *sql*, without what changes from run to run."""
     text = " ".join(sql.split())
-    if text.endswith("; COMMIT"):
+    if FOLDED.search(text):
         return FOLDED_COMMIT
     if "idempotency" in text and not text.startswith(("SAVEPOINT", "RELEASE")):
         for name, sign in NAMES.items():

@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from django.db import DEFAULT_DB_ALIAS
+from django.db.backends.utils import CursorWrapper
+
 from tests.lab.lines import Lines
 from tests.lab.origin import answer_of, call_back, load, serve_forks
 from tests.lab.statements import label
@@ -32,9 +35,19 @@ class Points:
         if self.lines.receive() is None:
             os._exit(1)  # the test itself is gone
 
-    def statement(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
-        """Around every statement, savepoints and SQLite's BEGIN included: one of Django's execute wrappers."""
-        return self.around(execute, label(sql))(sql, params, many, context)
+    def statement(self, execute: Callable[..., Any]) -> Callable[..., Any]:
+        """
+        Around every statement, savepoints and SQLite's BEGIN included: in the place of a method of Django's cursor.
+
+        Not an execute wrapper: where one is installed, nothing is folded on MariaDB and MySQL.
+        """
+
+        def halting(cursor: CursorWrapper, sql: str, *args: Any) -> Any:
+            if cursor.db.alias != DEFAULT_DB_ALIAS:
+                return execute(cursor, sql, *args)
+            return self.around(execute, label(sql))(cursor, sql, *args)
+
+        return halting
 
     def around(self, call: Callable[..., Any], what: str) -> Callable[..., Any]:
         def halting(*args: Any, **kwargs: Any) -> Any:
@@ -65,8 +78,12 @@ def halting(lines: Lines) -> Iterator[Points]:
             return points.around(method, what(*args))(*args)
 
         setattr(connection, name, wrapped)
-    with connection.execute_wrapper(points.statement):
-        yield points
+    own = {name: getattr(CursorWrapper, name) for name in ("_execute", "_executemany")}
+    for name, execute in own.items():
+        setattr(CursorWrapper, name, points.statement(execute))
+    yield points
+    for name, execute in own.items():
+        setattr(CursorWrapper, name, execute)
     for name in methods:
         delattr(connection, name)
 
@@ -131,10 +148,12 @@ def without_routines(dialect: Any) -> None:
         dialect.statements = dialect.PLAIN
 
 
-def configure(database: dict[str, Any], options: dict[str, Any], isolation: str, plain: bool, bug: str) -> None:
+def configure(
+    database: dict[str, Any], options: dict[str, Any], isolation: str, plain: bool, bug: str, fold: bool = True
+) -> None:
     """
-    The database's settings, as a project would have them; a store that finds no routines, and a planted bug, as only we
-    do.
+    The database's settings and the store's option `FOLD`, as a project would have them; a store that finds no routines,
+    and a planted bug, as only we do.
     """
     from django.db import connections
 
@@ -145,6 +164,8 @@ def configure(database: dict[str, Any], options: dict[str, Any], isolation: str,
     settings["OPTIONS"] = settings.get("OPTIONS", {}) | options
     if isolation:
         settings["OPTIONS"]["isolation_level"] = isolation_level(settings["ENGINE"], isolation)
+    if not fold:
+        stores["default"].fold = False
     if plain:
         connections["default"].close()
         without_routines(stores["default"].dialect("default"))

@@ -19,6 +19,12 @@ logger = logging.getLogger("django_idempotency")
 TABLE = IdempotencyRecord._meta.db_table
 
 
+class FoldedClaim(Claimed):
+    """A claim that began its transaction: its record ends it."""
+
+    __slots__ = ()
+
+
 class Dialect:
     """
     The claim protocol of one kind of database.
@@ -47,6 +53,13 @@ class Dialect:
             f" WHERE digest = %s AND {self.EXECUTED} AND status = 0 AND expires_at > {self.NOW}"
         )
         self.STATUS = f"SELECT status FROM {TABLE} WHERE digest = %s"  # noqa: S608
+
+    def begin(self, connection: BaseDatabaseWrapper, attempt: Attempt) -> ClaimResult | None:
+        """
+        Begin the transaction by the claim itself, or find what stands in the way; or None, where `claim` has to be
+        called inside. Called where no transaction is open on *connection*; only with `Claimed` one is open afterwards.
+        """
+        return None
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
         """Claim, or find what stands in the way. Raises `LostRace` where this transaction cannot tell."""

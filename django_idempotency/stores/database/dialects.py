@@ -26,7 +26,13 @@ def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True, fold: 
             kind = FoldedPostgreSQL if fold and can_fold(connection) else PostgreSQL
             return kind(by_function=connect and _outlives_requests(connection) and has_functions(connection))
         case "mysql":
-            from django_idempotency.stores.database.innodb import has_procedures
+            from django_idempotency.stores.database.innodb import (
+                BEGIN_PROCEDURE,
+                CLAIM_PROCEDURE,
+                COMMIT_PROCEDURE,
+                COMPLETE_PROCEDURE,
+                procedures,
+            )
             from django_idempotency.stores.database.mariadb import MariaDB
             from django_idempotency.stores.database.mysql import MySQL, has_slots
 
@@ -34,11 +40,13 @@ def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True, fold: 
                 return MySQL()
             # Asked past Django's cursor, as these are no statements of a request.
             with connection.wrap_database_errors, connection.connection.cursor() as cursor:
-                by_procedure = has_procedures(cursor)
+                names = procedures(cursor)
+                by_procedure = names >= {CLAIM_PROCEDURE, COMPLETE_PROCEDURE}
+                folds = fold and names >= {BEGIN_PROCEDURE, COMMIT_PROCEDURE}
                 if connection.mysql_is_mariadb:  # type: ignore[attr-defined]
-                    return MariaDB(by_procedure=by_procedure)
+                    return MariaDB(by_procedure=by_procedure, folds=folds)
                 slots = has_slots(cursor)
-            return MySQL(by_procedure=by_procedure and slots, has_slots=slots)
+            return MySQL(by_procedure=by_procedure and slots, folds=folds, has_slots=slots)
         case "sqlite":
             from django_idempotency.stores.database.sqlite import SQLite
 

@@ -63,6 +63,7 @@ UNAVAILABLE = frozenset(
 )
 
 CLAIM_PROCEDURE, COMPLETE_PROCEDURE = "django_idempotency_claim_v1", "django_idempotency_complete_v1"
+BEGIN_PROCEDURE, COMMIT_PROCEDURE = "django_idempotency_begin_v1", "django_idempotency_commit_v1"
 COLUMNS = (
     "digest, fingerprint, scope, operation, `key`, request, request_id, status, head, body, executed_at, expires_at"
 )
@@ -132,11 +133,15 @@ class InnoDB(Dialect):
             if errno(error) in LOCKED:  # now and then one passes by the handler that is declared for it
                 return InFlight()
             raise
+        return self.claim_result(row, Claimed(savepoint), attempt)
+
+    def claim_result(self, row: Any, claim: Claimed, attempt: Attempt) -> ClaimResult:
+        """What the *row* of a claim says; *claim* is what it is if it was made."""
         if row is None:  # older than the rival's commit, or purged between two of our statements
             raise LostRace
         match row[0]:
             case "claimed":
-                return Claimed(savepoint)
+                return claim
             case "in flight":
                 return InFlight()
             case _:
@@ -152,14 +157,8 @@ class InnoDB(Dialect):
         """Execute *call*. False if there is no procedure to be called: a migration may have taken it back."""
         if not self.by_procedure:
             return False
-        try:
-            cursor.execute(call, parameters)
-        except DatabaseError as error:
-            if errno(error) not in NO_PROCEDURE or "SAVEPOINT" in str(error):
-                raise
-            self.by_procedure = False
-            return False
-        return True
+        self.by_procedure = is_there(cursor, call, parameters)
+        return self.by_procedure
 
     def status(self, cursor: CursorWrapper, digest: bytes) -> int | None:
         try:
@@ -198,14 +197,25 @@ class InnoDB(Dialect):
         return Fault.OTHER
 
 
-def has_procedures(cursor: Any) -> bool:
-    """Are the procedures of the migrations there? *cursor* is the driver's: it is no statement of a request."""
+def procedures(cursor: Any) -> frozenset[str]:
+    """Which of the migrations' procedures are there? *cursor* is the driver's: it is no statement of a request."""
     cursor.execute(
-        "SELECT COUNT(*) FROM information_schema.routines"
-        " WHERE routine_schema = DATABASE() AND routine_name IN (%s, %s)",
-        (CLAIM_PROCEDURE, COMPLETE_PROCEDURE),
+        "SELECT routine_name FROM information_schema.routines"
+        " WHERE routine_schema = DATABASE() AND routine_name IN (%s, %s, %s, %s)",
+        (CLAIM_PROCEDURE, COMPLETE_PROCEDURE, BEGIN_PROCEDURE, COMMIT_PROCEDURE),
     )
-    return bool(cursor.fetchone()[0] == 2)
+    return frozenset(name for (name,) in cursor.fetchall())
+
+
+def is_there(cursor: CursorWrapper, call: str, parameters: tuple[Any, ...]) -> bool:
+    """Execute *call*. False if its procedure is not there, or not ours to execute."""
+    try:
+        cursor.execute(call, parameters)
+    except DatabaseError as error:
+        if errno(error) not in NO_PROCEDURE or "SAVEPOINT" in str(error):
+            raise
+        return False
+    return True
 
 
 def errno(error: Exception) -> int | None:

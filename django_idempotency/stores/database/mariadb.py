@@ -6,10 +6,11 @@ from django.db.backends.utils import CursorWrapper
 
 from django_idempotency.core.keys import Attempt
 from django_idempotency.stores.database.dialect import TABLE, values
-from django_idempotency.stores.database.innodb import COLUMNS, InnoDB
+from django_idempotency.stores.database.folded_innodb import FoldedInnoDB
+from django_idempotency.stores.database.innodb import COLUMNS
 
 
-class MariaDB(InnoDB):
+class MariaDB(FoldedInnoDB):
     """
     One compound statement, in which every part that could wait for a rival's lock gives up at once instead (1205).
 
@@ -22,8 +23,8 @@ class MariaDB(InnoDB):
     The server parses that statement anew for each claim, which the procedures of migration 0002 save.
     """
 
-    def __init__(self, *, by_procedure: bool = False) -> None:
-        super().__init__(by_procedure=by_procedure)
+    def __init__(self, *, by_procedure: bool = False, folds: bool = False) -> None:
+        super().__init__(by_procedure=by_procedure, folds=folds)
         at_once = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR"
         columns = ", ".join(f"'{state}'" for state in ("",) * 5)
         live = f"SELECT MAX(expires_at > {self.NOW}) INTO live FROM {TABLE} WHERE digest = d"  # noqa: S608

@@ -7,14 +7,15 @@ from django.db.backends.utils import CursorWrapper
 
 from django_idempotency.core.keys import Attempt
 from django_idempotency.stores.database.dialect import TABLE, values
-from django_idempotency.stores.database.innodb import COLUMNS, DUPLICATE, InnoDB, errno
+from django_idempotency.stores.database.folded_innodb import FoldedInnoDB
+from django_idempotency.stores.database.innodb import COLUMNS, DUPLICATE, errno
 
 SLOTS = "django_idempotency_slot"
 NO_TABLE = 1146
 SAVEPOINTS = frozenset(f"idempotency_{depth}" for depth in range(8))  # that the procedures know
 
 
-class MySQL(InnoDB):
+class MySQL(FoldedInnoDB):
     """
     A look-up, then one statement that looks for a rival and inserts.
 
@@ -32,8 +33,8 @@ class MySQL(InnoDB):
     # What the look-up returns before the record: has it not expired?
     LIVE: ClassVar[str] = "expires_at > UTC_TIMESTAMP(6)"
 
-    def __init__(self, *, by_procedure: bool = False, has_slots: bool = True) -> None:
-        super().__init__(by_procedure=by_procedure)
+    def __init__(self, *, by_procedure: bool = False, folds: bool = False, has_slots: bool = True) -> None:
+        super().__init__(by_procedure=by_procedure, folds=folds)
         look = f"SELECT {self.LIVE}, {self.RECORD} FROM {TABLE} WHERE digest = %s"  # noqa: S608
         self.LOOK = (
             f"{look} AND @@transaction_isolation IN ('READ-COMMITTED', 'REPEATABLE-READ')"

@@ -40,8 +40,8 @@ class DatabaseStore(TransactionalStore):
     """
     PostgreSQL, MariaDB, MySQL and SQLite. A first execution costs two statements, a replay one.
 
-    The option `FOLD` (True), for PostgreSQL with psycopg 3: BEGIN travels with the claim and COMMIT with the record, so
-    that a first execution adds no round trip. False sends each of them by itself.
+    The option `FOLD` (True), for PostgreSQL with psycopg 3, MariaDB and MySQL: BEGIN travels with the claim and COMMIT
+    with the record, so that a first execution adds no round trip. False sends each of them by itself.
 
     The option `REPLAY_CACHE` (None) names a django-redis alias from which replays are answered without a statement.
     """
@@ -87,6 +87,14 @@ class DatabaseStore(TransactionalStore):
             return None
         with connections[using].cursor() as cursor:
             return dialect.look_up(cursor, attempt)
+
+    def begin(self, using: str, attempt: Attempt) -> ClaimResult | None:
+        connection = connections[using]
+        if connection.in_atomic_block or not connection.get_autocommit():
+            return None
+        if getattr(self.claim, "__func__", None) is not DatabaseStore.claim:
+            return None  # whoever claims in another way is asked inside
+        return self.dialect(using).begin(connection, attempt)
 
     def claim(self, using: str, attempt: Attempt) -> ClaimResult:
         with connections[using].cursor() as cursor:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from django.db import Error, connections
@@ -61,13 +62,19 @@ class TransactionalStoreTests(RecordTests, OperatorTests, RunTests):
             if seen is not None:
                 return act(seen)
             try:
-                return atomic_phase(self.using, lambda: act(self.store.claim(self.using, first)))
+                begun = self.store.begin(self.using, first)
+                if begun is not None and not isinstance(begun, Claimed):
+                    return act(begun)
+                return atomic_phase(self.using, partial(self._act, begun, first, act))
             except LostRace:
                 expect(tries_left > 0, "claim: Raises `LostRace` where only a new transaction can tell.", "again")
             except Error as error:
                 if not tries_left or self.store.classify(self.using, error) is not Fault.RACE:
                     raise
         raise AssertionError  # not reached
+
+    def _act(self, begun: Claimed | None, first: Attempt, act: Callable[[ClaimResult], Outcome]) -> Outcome:
+        return act(begun or self.store.claim(self.using, first))
 
     def ask(self, first: Attempt) -> ClaimResult:
         def act(found: ClaimResult) -> ClaimResult:
