@@ -33,7 +33,7 @@ test: $(VENV)/.test ## each promise on SQLite, PostgreSQL, MariaDB and MySQL (if
 test-fast: $(VENV)/.test ## the tests without a database, for the edit loop: under 15 seconds
 	$(RUN) -m pytest -n auto --dist loadfile tests/unit $(ARGS)
 
-test-all: $(VENV)/.test ## every test in every configuration, as CI runs them
+test-all: $(VENV)/.test ## every configuration, as CI runs them
 	$(RUN) -m tests --all $(ARGS)
 
 mysql: ## a MySQL of Debian's unstable suite on 127.0.0.1:3307, where the tests look for one, until Ctrl-C

@@ -199,10 +199,9 @@ def counts(results: Results) -> list[str]:
         rows.append([runs[0]["server"] + way, *cells])
     return [
         paragraph(
-            """Statements are the view's own (one for the token, one INSERT) and the package's; BEGIN, COMMIT, SAVEPOINT
-            and Django's SET autocommit are not counted. After the comma are round trips of everything that is sent: how
-            often the client waits for the server, counted between the two. SQLite has none. After the + are those to
-            Redis."""
+            """Statements are the view's own (one for the token, one INSERT) and the package's, without BEGIN, COMMIT,
+            SAVEPOINT and SET autocommit. After the comma are round trips: how often the client waits for
+            the server. SQLite has none. After the + are those to Redis."""
         ),
         table(["database", *cases.values()], rows),
     ]
@@ -222,13 +221,12 @@ def with_redis(results: Results) -> list[str]:
     ]
     return [
         paragraph(
-            """*`REPLAY_CACHE`*: keys and answers are in PostgreSQL, with the work, and a copy of each answer goes to
-            Redis after COMMIT. A replay reads that copy, and asks PostgreSQL only for the user's token."""
+            """*`REPLAY_CACHE`*: keys and answers are in PostgreSQL, and a copy of each answer goes to Redis after
+            COMMIT. A replay reads that copy, and asks PostgreSQL only for the user's token."""
         ),
         paragraph(
-            """*keys in Redis*: the RedisStore, which is for work that is not in the database, so it opens no
-            transaction. To compare with the other tables, the handler here is theirs, with its one INSERT, in
-            autocommit. The same handler without protection is *bare in autocommit*, without BEGIN and COMMIT."""
+            """*keys in Redis*: the RedisStore, which opens no transaction; the handler, with its one INSERT, runs in
+            autocommit. The same handler without protection is *bare in autocommit*."""
         ),
         table(["", "request", "of bare in `atomic`", "of bare in autocommit"], rows),
     ]
@@ -256,9 +254,8 @@ def far(results: Results) -> list[str]:
         )
     return [
         paragraph(
-            """The database through a proxy that holds back each request to the server for 1 or 5 ms, and no answer.
-            The second column is what `SELECT 1` took, the proxy's own time with it. Each database's first line is
-            without the proxy."""
+            """The database through a proxy that holds back each request to the server for 1 or 5 ms; each database's
+            first line is without it. The second column is what `SELECT 1` took."""
         ),
         table(["database", "a round trip", "first", "replay", "bare in `atomic`"], rows),
     ]
@@ -284,9 +281,8 @@ def load(results: Results) -> list[str]:
     return [
         paragraph(
             f"""gunicorn with 2 workers (gthread) of 4 threads each, on PostgreSQL, over HTTP with connections that are
-            kept. Each client sends its next request when it has the answer to the last, for {results.seconds:.0f} s.
-            The clients, the workers and the database share the machine: where there are more clients than threads,
-            waiting times are those of the queue."""
+            kept, for {results.seconds:.0f} s. Clients, workers and database share the machine: where
+            there are more clients than threads, waiting times are those of the queue."""
         ),
         table(["clients", "request", "per second", "of bare", "p50", "p99"], rows),
     ]
@@ -319,16 +315,14 @@ def profile(results: Results) -> list[str]:
     return [
         paragraph(
             f"""Microseconds of Python for each protected request, beside the database: medians of {results.rounds}
-            requests of each kind, from a stopwatch around each function, less what the stopwatches add. In a loop of
-            its own a function takes a third to a fifth of that: here, as in a server, the processor's caches hold other
-            data when the function begins. On the same scale the bare view in `atomic`
-            takes {bare}. The last line compares with it: a first execution runs the same handler, a replay none."""
+            requests of each kind, from a stopwatch around each function, less what the stopwatches add.
+            On the same scale the bare view in `atomic` takes {bare}. The last line compares with it: a
+            first execution runs the same handler, a replay none."""
         ),
         table(["part", *(f"{name}, {case}" for name, case in columns)], rows),
         paragraph(
             """Reading the body is part of *fingerprint*; the bare view does it in its parser. *Claim* and *record* are
-            the store's Python with Django's cursors, including a look-up before the claim. The bare view takes about as
-            long as a replay to create its response."""
+            the store's Python with Django's cursors."""
         ),
     ]
 
@@ -365,8 +359,8 @@ def method(results: Results) -> list[str]:
         paragraph(
             f"""Whole requests, called through Django's WSGI handler in one process, with the database on the same
             machine. Every round calls each case once, in shuffled order, and compares it with the same round's bare
-            view in `atomic`: the machine's speed drops out of the ratio. Each way to a database is measured in
-            {results.runs} processes, taken in turns. The servers are as their packages configure them."""
+            view in `atomic`. Each way to a database is measured in {results.runs} processes, taken in turns. The
+            servers are as their packages configure them."""
         ),
         paragraph(
             f"""{datetime.datetime.now(tz=datetime.UTC).date()}, Python {platform.python_version()}, Django

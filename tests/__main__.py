@@ -6,9 +6,9 @@ the database are part of the first run alone. The sample project's tests have se
 second pytest beside each run.
 
 Without options, each promise is tested once on SQLite and PostgreSQL, and on MariaDB and MySQL if they run, with a
-choice of the heavy tests (kills, races, browser, clusters of Redis). `--all` is every configuration: each test on each
-database, and on PostgreSQL each way through the package, and behind a pooler. Paths among the arguments choose the
-tests, and `--database` chooses the run; both include the heavy tests.
+choice of the heavy tests (kills, races, browser, clusters of Redis). `--all` is every configuration: each test on
+SQLite and PostgreSQL, on MariaDB and MySQL each test that asks the server, and everywhere each way through the package.
+Paths among the arguments choose the tests, and `--database` chooses the run; both include the heavy tests.
 
 A server that is neither found nor can be started is left out, and the last lines say so; with `REQUIRE_SERVERS=1` it is
 an error before the first test. `tests/servers.py` says where servers are looked for.
@@ -45,6 +45,7 @@ class Run:
     environment: Mapping[str, str] = field(default_factory=dict)
     paths: tuple[str, ...] = ()  # the whole suite if empty; paths on the command line choose among them
     short: tuple[str, ...] | None = None  # pytest's arguments in the short suite, which leaves the run out if None
+    full: tuple[str, ...] = ()  # and with `--all`
 
     @property
     def is_variant(self) -> bool:
@@ -63,6 +64,8 @@ CORE = (
     "tests/proof/test_wire.py",
     "tests/stores",
 )
+# What else asks the server.
+SERVER = (*CORE, "tests/checks", "tests/operations")
 # Without the routines of the migrations: each claim is plain statements.
 STATEMENTS = {"STATEMENTS": "1"}
 
@@ -79,20 +82,18 @@ RUNS = {
     "sqlite": Run(service="SQLite", short=NOT_HEAVY),
     "postgresql": Run(service="PostgreSQL", short=("-m", "not (browser or slow)")),
     # With the store's option FOLD off: see tests/app/apps.py.
-    "unfolded": Run(
-        service="PostgreSQL",
-        environment={"FOLD": "0"},
-        paths=("tests/edges", "tests/outcomes", "tests/proof", "tests/stores"),
-    ),
+    "unfolded": Run(service="PostgreSQL", environment={"FOLD": "0"}, paths=CORE),
     "statements": Run(service="PostgreSQL", environment=STATEMENTS, paths=CORE),
     # Behind a pooler each transaction may be on another of the server's connections.
     "pooled": Run(service="pgbouncer", environment={"POOLED": "1"}, paths=CORE),
     "pooled-plain": Run(service="pgbouncer", environment={"POOLED": "1", "FOLD": "0", **STATEMENTS}, paths=PROOF),
-    "mariadb": Run(service="MariaDB", short=(*NO_KILLS, *CORE, "tests/operations")),
+    "mariadb": Run(
+        service="MariaDB", short=(*NO_KILLS, *CORE, "tests/operations"), full=(*SERVER, "tests/edges", "tests/kit")
+    ),
     "mariadb-statements": Run(
         service="MariaDB", environment=STATEMENTS, paths=(*PROOF, "tests/proof/test_wire.py", "tests/stores")
     ),
-    "mysql": Run(service="MySQL", short=(*NO_KILLS, *CORE)),
+    "mysql": Run(service="MySQL", short=(*NO_KILLS, *CORE), full=SERVER),
     "mysql-statements": Run(
         service="MySQL", environment=STATEMENTS, paths=(*PROOF, "tests/proof/test_wire.py", "tests/stores")
     ),
@@ -220,7 +221,8 @@ def plan(
         else:
             continue
         environment = common | run.environment | {"DATABASE_URL": url}
-        selection = [*(run.short or ()), *arguments] if is_short else arguments
+        chosen_by_default = (run.short or ()) if is_short else () if paths_among(arguments) else run.full
+        selection = [*chosen_by_default, *arguments]
         for part, command in suites(selection, run, first=is_first).items():
             title = f"{run.service}{f', {database}' if run.is_variant else ''}: {part}"
             yield Part(title=title, command=command, environment=environment)
@@ -300,7 +302,7 @@ def run_pytest(arguments: list[str], environment: dict[str, str]) -> int:
     command = [sys.executable, "-m", "pytest"]
     if (cores := os.cpu_count() or 1) > 1:
         # Tests of one file share fixtures and sums, so they stay together.
-        command += ["-n", str(min(cores, 8)), "--dist", "loadfile"]
+        command += ["-n", str(min(cores, 8)), "--dist", "loadfile", "--no-loadscope-reorder"]
     process = subprocess.Popen([*command, *arguments], env=environment)
     try:
         return process.wait()

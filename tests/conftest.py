@@ -14,6 +14,14 @@ from tests.app.serving import POOLED
 from tests.lab.routines import BY_STATEMENTS, change_routines
 from tests.proof.report import pytest_terminal_summary  # noqa: F401 a hook, which pytest finds here
 
+HEAVY = ("browser", "kill", "race", "slow")  # marks
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files come first: one that began last would keep one worker busy and the others waiting."""
+    heavy = {item.path for item in items if any(item.get_closest_marker(mark) for mark in HEAVY)}
+    items.sort(key=lambda item: item.path not in heavy)
+
 
 @pytest.fixture(autouse=True)
 def warn_anew() -> None:

@@ -26,13 +26,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
+ROOT = Path(__file__).resolve().parents[1]
 CONNECT_TIMEOUT = 5  # seconds, for a server that may not be there
 START_TIMEOUT = 60  # seconds: initdb on a slow disk
 STOP_TIMEOUT = 15  # seconds, before a server that we started is killed
@@ -75,23 +76,11 @@ def postgresql(stack: ExitStack) -> Server:
 
 
 def mariadb(stack: ExitStack) -> Server:
-    return find(
-        stack,
-        variable="MARIADB_URL",
-        usual="mysql://root@127.0.0.1:3306",
-        ask=mariadb_version,
-        kind=None,
-    )
+    return find(stack, variable="MARIADB_URL", usual="mysql://root@127.0.0.1:3306", ask=mariadb_version, kind=None)
 
 
 def mysql(stack: ExitStack) -> Server:
-    return find(
-        stack,
-        variable="MYSQL_URL",
-        usual="mysql://root@127.0.0.1:3307",
-        ask=mysql_version,
-        kind=None,
-    )
+    return find(stack, variable="MYSQL_URL", usual="mysql://root@127.0.0.1:3307", ask=mysql_version, kind=None)
 
 
 def pgbouncer(stack: ExitStack, postgresql: Server) -> Server:
@@ -108,13 +97,8 @@ def pgbouncer(stack: ExitStack, postgresql: Server) -> Server:
 
 
 def redis(stack: ExitStack) -> Server:
-    return find(
-        stack,
-        variable="REDIS_URL",
-        usual="redis://127.0.0.1:6379/15",  # the last database: the first may hold a developer's own keys
-        ask=redis_version,
-        kind="valkey",
-    )
+    # the last database: the first may hold a developer's own keys
+    return find(stack, variable="REDIS_URL", usual="redis://127.0.0.1:6379/15", ask=redis_version, kind="valkey")
 
 
 def find(stack: ExitStack, *, variable: str, usual: str, ask: Callable[[str], str], kind: str | None) -> Server:
@@ -219,10 +203,11 @@ def drop_databases(url: str, name: str) -> None:
 
 
 @contextmanager
-def keeper(kind: str, **environment: str) -> Iterator[str]:
-    """The URL of a server that runs inside the block. The keeper gets passwords by *environment*: `ps` shows none."""
+def keeper_of(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """The process of a keeper, `python -m` *command*. It gets passwords by *environment*: `ps` shows none."""
     process = subprocess.Popen(
-        [sys.executable, "-P", __file__, kind],  # -P: our folder has a name of the standard library's (typing)
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -231,15 +216,26 @@ def keeper(kind: str, **environment: str) -> Iterator[str]:
         start_new_session=True,  # Ctrl-C ends the tests first, then us, then the servers
     )
     try:
-        url = process.stdout.readline().strip()  # empty when the keeper ended without a server
-        if not url:
-            raise Missing(process.stderr.read().strip() or f"the keeper of {kind} ended without a word")
-        yield url
+        yield process
     finally:
         process.stdin.close()
         process.wait()
         process.stdout.close()
         process.stderr.close()
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    """What a keeper prints when its server runs. Raises `Missing` if it ended without a server."""
+    if line := process.stdout.readline().strip():
+        return line
+    raise Missing(process.stderr.read().strip() or "the keeper ended without a word")
+
+
+@contextmanager
+def keeper(kind: str, **environment: str) -> Iterator[str]:
+    """The URL of a server that runs inside the block."""
+    with keeper_of("tests.servers", kind, **environment) as process:
+        yield first_line(process)
 
 
 def keep(kind: str) -> None:
@@ -281,51 +277,52 @@ def start_postgresql(folder: Path) -> Iterator[str]:
         os.chown(data, account["user"], account["group"])
     programs = package / "pginstall" / "bin"
 
-    subprocess.run(
-        [
-            programs / "initdb",
-            "--auth=trust",
-            "--encoding=UTF8",
-            "--no-locale",
-            "--no-sync",
-            "--username=postgres",
-            f"--pgdata={data}",
-        ],
-        check=True,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        **account,
-    )
+    initialize_postgresql(programs, data, **account)
     port = free_port()
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                programs / "postgres",
-                f"--port={port}",
-                "--listen_addresses=127.0.0.1",
-                "--unix_socket_directories=",
-                "--fsync=off",  # the data end with the run; the tests kill clients, not the machine
-                "-D",
-                data,
-            ],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            **account,
-        )
+    options = {
+        "port": port,
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": "",
+        "fsync": "off",  # the data end with the run; the tests kill clients, not the machine
+    }
+    command = [programs / "postgres", "-D", data, *(f"--{name}={value}" for name, value in options.items())]
+    process = start_process(command, folder, **account)
     url = f"postgres://postgres@127.0.0.1:{port}"
     try:
         wait_for(lambda: postgresql_version(url), process, folder / "log")
         yield url
     finally:
         process.send_signal(signal.SIGINT)  # a fast shutdown does not wait for clients
-        try:
-            process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, process.kill)
+
+
+def initialize_postgresql(programs: Path, data: Path, *more: str, **account: Any) -> None:
+    """Make the files of a new server in *data*. Raises `Missing`, with the last words of initdb."""
+    options = ("--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", "--username=postgres", *more)
+    call(programs / "initdb", *options, f"--pgdata={data}", folder=data.parent, **account)
+
+
+def call(*command: str | Path, folder: Path, **account: Any) -> None:
+    """Run *command* to its end. Raises `Missing` if it fails."""
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(command, cwd=folder, text=True, check=False, **streams, **account)
+    if done.returncode:
+        raise Missing(f"{command[0]} failed: {done.stdout[-500:]}")
+
+
+def start_process(command: Sequence[str | Path], folder: Path, **more: Any) -> subprocess.Popen[bytes]:
+    """Start *command* in *folder*, where its log is."""
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **more)
+
+
+def end(process: subprocess.Popen[bytes], kill: Callable[[], object]) -> None:
+    """Wait for the end of a *process* that was asked to stop; *kill* it if it does not."""
+    try:
+        process.wait(STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        kill()
+        process.wait()
 
 
 @contextmanager
@@ -358,15 +355,7 @@ def start_pgbouncer(folder: Path) -> Iterator[str]:
         account = nobody()  # pgbouncer refuses to run as root
         for path in [folder, *folder.iterdir()]:
             os.chown(path, account["user"], account["group"])
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [os.environ["PROGRAM"], folder / "pgbouncer.ini"],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            **account,
-        )
+    process = start_process([os.environ["PROGRAM"], folder / "pgbouncer.ini"], folder, **account)
     login = f"{quote(user, safe='')}:{quote(password, safe='')}" if password else quote(user, safe="")
     url = server._replace(netloc=f"{login}@127.0.0.1:{port}").geturl()
     try:

@@ -198,7 +198,7 @@ FAULTS = (
         bug="answers anyway",
         caught=(NO_EFFECT,),
         rounds=3,
-        megabytes=128,
+        megabytes=512,
     ),
     Fault(
         name="the database has no connection left",

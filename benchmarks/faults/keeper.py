@@ -77,22 +77,9 @@ class Server:
         """What it says of itself; raises while it does not answer."""
         return ""
 
-    def call(self, *command: str | Path) -> None:
-        done = subprocess.run(
-            command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, check=False, **self.account,
-        )  # fmt: skip
-        if done.returncode:
-            raise servers.Missing(f"{command[0]} failed: {done.stdout[-500:]}")
-
     def start(self) -> None:
-        log = self.folder / "log"
-        with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                self.command(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                start_new_session=True, **self.account,
-            )  # fmt: skip
-        servers.wait_for(self.version, self.process, log)
+        self.process = servers.start_process(self.command(), self.folder, start_new_session=True, **self.account)
+        servers.wait_for(self.version, self.process, self.folder / "log")
 
     def family(self) -> list[int]:
         """The server's process and those that it has forked."""
@@ -122,11 +109,7 @@ class Server:
 
     def wait(self) -> None:
         assert self.process is not None
-        try:
-            self.process.wait(servers.STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self.signal_all(signal.SIGKILL)
-            self.process.wait()
+        servers.end(self.process, lambda: self.signal_all(signal.SIGKILL))
 
     def freeze(self) -> None:
         self.signal_all(signal.SIGSTOP)
@@ -158,10 +141,7 @@ class PostgreSQL(Server):
 
     def initialize(self) -> None:
         self.programs = program("initdb").parent
-        self.call(
-            self.programs / "initdb", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync",
-            "--username=postgres", "--wal-segsize=1", f"--pgdata={self.data}",
-        )  # fmt: skip
+        servers.initialize_postgresql(self.programs, self.data, "--wal-segsize=1", **self.account)
 
     def command(self) -> list[str | Path]:
         # fsync is for machines that lose power. A killed process loses nothing that it has written.
@@ -182,9 +162,10 @@ class PostgreSQL(Server):
 
 class MariaDB(Server):
     def initialize(self) -> None:
-        self.call(
+        servers.call(
             program("mariadb-install-db", "mysql_install_db"), "--no-defaults", f"--datadir={self.data}",
             "--auth-root-authentication-method=normal", "--skip-test-db", "--innodb-log-file-size=4M",
+            folder=self.folder, **self.account,
         )  # fmt: skip
 
     def command(self) -> list[str | Path]:

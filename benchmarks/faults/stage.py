@@ -47,25 +47,13 @@ class Database:
 @contextmanager
 def database(kind: str, megabytes: int = 0) -> Iterator[Database]:
     """A new server of *kind*, on a disk of so many *megabytes* if they are named. Raises `Missing`."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.faults.keeper", kind, str(megabytes)],
-        cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C ends us first, then it
-    )  # fmt: skip
-    try:
-        url, _, version = process.stdout.readline().strip().partition(" ")
-        if not url:
-            raise servers.Missing(process.stderr.read().strip() or f"the keeper of {kind} ended without a word")
+    with servers.keeper_of("benchmarks.faults.keeper", kind, str(megabytes)) as process:
+        url, _, version = servers.first_line(process).partition(" ")
         made = subprocess.run(
             [sys.executable, "-m", "benchmarks.faults.project"],
             cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "DATABASE_URL": url},
         )  # fmt: skip
         yield Database(process, url, version, made.stdout.strip())
-    finally:
-        process.stdin.close()
-        process.wait()
-        process.stdout.close()
-        process.stderr.close()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -33,22 +33,19 @@ Every cell was tried in this run, with real processes, and ends with the payment
 
 {outcomes(entries)}
 
-- **Killed**: the process gets SIGKILL while it renders the answer. The handler's work is done then, and no package has
-  stored the answer. A new process gets the same request, again and again while it says that the key is in use, for at
-  most {RETRY_FOR} s.
-- **Two at once**: a second process gets the request while the first one is held at that same instant.
-- **Another user**: sends the first user's key and body with a token of their own. They mean a payment of their own.
+- **Killed**: the process gets SIGKILL while it renders the answer. A new process gets the same request, again and again
+  while it says that the key is in use, for at most {RETRY_FOR} s.
+- **Two at once**: a second process gets the request while the first one is held there.
+- **Another user**: sends the first user's key and body with a token of their own.
 
 ## What it costs
 
 {figures(entries)}
 
-Whole requests through Django's WSGI handler, in one process for each row. Each figure is a median of {rounds} ratios:
-every round asks every process once, in shuffled order, for a first execution, a replay and the bare view in `atomic`,
-and compares with that round's bare view. Round trips are those to PostgreSQL, + those to Redis, counted by a proxy.
+Whole requests through Django's WSGI handler, in one process for each row. Each figure is a median of {rounds} ratios
+against the bare view in `atomic` of the same round. Round trips are those to PostgreSQL, + those to Redis.
 
-The handler makes one INSERT. A package that opens no transaction runs it in autocommit, which saves BEGIN and COMMIT.
-A handler that needs a transaction has to open one there, at these two round trips more.
+A package that opens no transaction runs the handler's INSERT in autocommit, which saves BEGIN and COMMIT.
 
 {faster(tried)}
 

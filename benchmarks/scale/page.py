@@ -10,7 +10,7 @@ import rest_framework
 DAY = 86_400  # seconds
 RATE = 1_000  # requests per second
 PARTS = ("rows", "digest", "key", "expires")
-LISTED = 12  # of the admin's pages: the slowest
+LISTED = 5  # of the admin's pages: the slowest
 
 Result = dict[str, Any]
 
@@ -20,7 +20,7 @@ def page(results: list[Result]) -> str:
     parts = [
         "# Scale",
         "<!-- written by `make bench-scale` -->",
-        "How speed and disk usage change when the table of records grows, and how to plan for it.",
+        "How speed and disk usage change when the table of records grows.",
         "## Speed",
         *speed(results),
         "## Room",
@@ -56,25 +56,13 @@ def speed(results: list[Result]) -> list[str]:
     ]
     parts = [
         _text(
-            """Whole requests to a DRF view with token authentication and one INSERT, through Django's WSGI handler,
-            on a server on the same machine: first executions with random keys, and replays of random records of
-            the table. Each figure is the median of ratios against the bare view in `atomic` of the same round, so
-            that the lines can be compared. *Cold* are the rounds right after the table was filled, with the caches as
-            they were then. *Key search* is the statement of `for_key`."""
+            """Whole requests to a DRF view with token authentication and one INSERT: first executions with random keys,
+            and replays of random records of the table, as ratios against the bare view in `atomic` of the
+            same round. *Cold* are the rounds right after the table was filled. *Key search* is the
+            statement of `for_key`."""
         ),
         _table(head, rows),
     ]
-    for server in dict.fromkeys(result["server"] for result in results):
-        small, *others = [result for result in results if result["server"] == server]
-        if others:
-            large = others[-1]
-            times = {case: large["warm"][case] / small["warm"][case] for case in ("first", "replay")}
-            parts.append(
-                _text(
-                    f"""{server}: with {large["size"]:,} records instead of {small["size"]:,}, a first execution takes
-                    {times["first"]:.2f} times and a replay {times["replay"]:.2f} times as long."""
-                )
-            )
     if largest := _largest(results):
         settings = ", ".join(f"`{name}` {value}" for name, value in largest["settings"].items())
         parts.append(_text(f"""PostgreSQL's settings: {settings}."""))
@@ -103,9 +91,8 @@ def room(results: list[Result]) -> list[str]:
         _table(head, rows),
         _text(
             """InnoDB keeps the rows in the index of `digest`, in random order, so the whole table should fit into
-            memory (`innodb_buffer_pool_size`). PostgreSQL's indexes of more than 1,000,000 records were built
-            after the rows, `digest` and `key` 68 % full, which is how random values leave an index that grows by
-            itself: the indexes of up to 1,000,000 records did."""
+            memory (`innodb_buffer_pool_size`). PostgreSQL's indexes of more than 1,000,000 records
+            were built after the rows, 68 % full, as an index of random values grows by itself."""
         ),
     ]
 
@@ -122,31 +109,26 @@ def day(results: list[Result], result: Result) -> list[str]:
     parts = [
         _text(
             f"""{records / 1e6:.1f} million first executions a day on PostgreSQL, each remembered for 24 hours, worked
-            out from the figures above and below. Half the rate is half of everything; half the lifetime (`ttl`) is
-            half of disk and memory."""
+            out from the figures of this page."""
         ),
         _text(
             f"""**Disk: {_bytes((rows + indexes) * records)}** for the records of one day, {_bytes(rows * records)} of
-            rows and {_bytes(indexes * records)} of indexes, {rows + indexes:,.0f} bytes per record. Requests fill
-            pages a little less well than a bulk load does, which is counted in. What has expired stays until it is
-            purged: an hourly purge needs a twenty-fourth more, a daily one twice as much."""
+            rows and {_bytes(indexes * records)} of indexes, {rows + indexes:,.0f} bytes per record. What
+            has expired stays until it is purged: an hourly purge needs a twenty-fourth more, a daily one
+            twice as much."""
         ),
         _text(
-            f"""**Memory: {_bytes(random * records)}** to keep the indexes of `digest` and `key` in memory,
-            PostgreSQL's or the system's. Their values are random, so each request meets other pages of them. The
-            rows and the index of `expires_at` are written at their ends. With less memory all works on, at the
-            speed of the disk: a first execution waits for two pages of it, and so does a replay, which reads the
-            index and the row."""
+            f"""**Memory: {_bytes(random * records)}** to keep the indexes of `digest` and `key` in memory, PostgreSQL's
+            or the system's, because their values are random. With less memory all works on, at the speed
+            of the disk: a first execution waits for two pages of it, and so does a replay."""
         ),
         _text(
             f"""**Log (WAL): {_bytes(log * RATE)} per second, {_bytes(log * records)} a day**, at {log:,.0f} bytes per
-            first execution beside the handler's own. {pages:.1f} whole pages are among them: PostgreSQL logs a
-            page as a whole when it changes for the first time after a checkpoint, and with random keys almost
-            every change is a first one. Where the pages have been changed since the checkpoint ({small["size"]:,}
-            records), it is {small["log warm"]["bytes"]:,.0f} bytes. What helps are fewer checkpoints: a longer
-            `checkpoint_timeout`, with a `max_wal_size` to match (half an hour of this log is
-            {_bytes(log * RATE * 1800)}), else the size alone makes checkpoints come faster. Disks, replicas and
-            archives have to keep up with it."""
+            first execution beside the handler's own, {pages:.1f} whole pages among them: PostgreSQL logs
+            a page as a whole when it changes for the first time after a checkpoint. Where the pages have
+            been changed since ({small["size"]:,} records), it is {small["log warm"]["bytes"]:,.0f} bytes.
+            A longer `checkpoint_timeout` helps, with a `max_wal_size` to match (half an hour of this log
+            is {_bytes(log * RATE * 1800)})."""
         ),
         _text(
             f"""**Bloat: little.** {result["in_place"]:.0%} of the records were written onto the claim's own page
@@ -158,11 +140,10 @@ def day(results: list[Result], result: Result) -> list[str]:
         minutes = records / _speed([purges[-1]["under load"]]) / 60
         parts.append(
             _text(
-                f"""**Purge: {RATE:,} records per second on average**, as many as come. At the speed that a purge has
-                beside a load (below) that is
-                {minutes:,.0f} minutes a day. (Auto)vacuum follows, and reads the indexes from end to end each
-                time, {_bytes(indexes * records)} here: a purge every hour makes less of that work than one every
-                minute."""
+                f"""**Purge: {RATE:,} records per second on average**, at the speed that a purge has beside a load
+                (below) {minutes:,.0f} minutes a day. (Auto)vacuum follows, and reads the indexes
+                from end to end each time, {_bytes(indexes * records)} here: purge every hour
+                rather than every minute."""
             )
         )
     return parts

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -13,9 +14,10 @@ from django.urls import path
 from rest_framework.decorators import api_view
 from rest_framework.views import APIView
 
-from django_idempotency import idempotent
+from django_idempotency import idempotent, signals
 from django_idempotency.models import DatabaseNow, IdempotencyRecord
 from tests.app.urls import urlpatterns
+from tests.app.views import make_payment
 
 KEY = {"Idempotency-Key": "key-1"}
 PATH = "/act/"
@@ -55,6 +57,12 @@ def plain(handler: Callable[..., Any], **options: Any) -> Any:
     return idempotent(**options)(handler)
 
 
+def drf_class(handler: Callable[..., Any], options: dict[str, Any] | None = None, **attributes: Any) -> Any:
+    """*handler*, protected, as the `post` of a DRF class with these *attributes*, as a view."""
+    post = idempotent(**(options or {}))(lambda self, request: handler(request))
+    return type("View", (APIView,), {"post": post, **attributes}).as_view()
+
+
 def authenticated_by(authenticate: Callable[[], Any], handler: Callable[..., Any], **options: Any) -> Any:
     """*handler*, protected, as a DRF view of whose requests *authenticate* gives the user and the credential."""
 
@@ -65,14 +73,7 @@ def authenticated_by(authenticate: Callable[[], Any], handler: Callable[..., Any
         def authenticate_header(self, request: Any) -> str:
             return "Bearer"
 
-    class View(APIView):
-        authentication_classes = (Authentication,)
-
-        @idempotent(**options)
-        def post(self, request: Any) -> Any:
-            return handler(request)
-
-    return View.as_view()
+    return drf_class(handler, options, authentication_classes=(Authentication,))
 
 
 EDGES = {"drf": drf, "plain": plain}
@@ -141,6 +142,17 @@ def gate() -> Iterator[Gate]:
     gate.open()
 
 
+@pytest.fixture
+def slow_payment(gate) -> Callable[..., Any]:
+    """A handler that stops at the gate, and then pays."""
+
+    def slow_payment(request: Any) -> Any:
+        gate.wait()
+        return make_payment(request)
+
+    return slow_payment
+
+
 def post(client: Client, data: Any = None, url: str = PATH, *, key: str | None = "key-1", **extra: Any) -> Any:
     """POST *data* as JSON with the idempotency *key*, or without one where it is None."""
     headers = {**({} if key is None else {"Idempotency-Key": key}), **extra.pop("headers", {})}
@@ -160,6 +172,43 @@ def is_replay(response: Any) -> bool:
 def expire() -> None:
     """Let every record expire, by the database's clock."""
     IdempotencyRecord.objects.update(expires_at=DatabaseNow())
+
+
+@contextmanager
+def without_table(table: str = "django_idempotency_record", using: str = "default") -> Iterator[None]:
+    """Inside the block a table is not there: what a project sees that has not migrated."""
+
+    def rename(old: str, new: str) -> None:
+        with connections[using].cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {old} RENAME TO {new}")
+
+    rename(table, "away")
+    try:
+        yield
+    finally:
+        rename("away", table)
+
+
+@contextmanager
+def hearing(*names: str) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    """
+    The signals of operations that are sent inside the block, of these *names* or all: name and arguments of each, and
+    whether it was sent `in_atomic_block`.
+    """
+    heard: list[tuple[str, dict[str, Any]]] = []
+    receivers = {}
+    for name in names or ("executed", "replayed", "refused", "forgotten", "unsettled"):
+
+        def receive(name: str = name, **about: Any) -> None:
+            heard.append((name, {**about, "in_atomic_block": connection.in_atomic_block}))
+
+        receivers[name] = receive
+        getattr(signals, f"operation_{name}").connect(receivers[name])
+    try:
+        yield heard
+    finally:
+        for name, receiver in receivers.items():
+            getattr(signals, f"operation_{name}").disconnect(receiver)
 
 
 def end_own_connection() -> None:

@@ -6,7 +6,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_idempotency import Policy
 from django_idempotency.checks import stores as checks
-from tests.app.serving import VENDOR
+from tests.app.serving import VENDOR, without_table
 from tests.checks.views import Protected
 
 TABLE = "django_idempotency_record"
@@ -37,8 +37,10 @@ def test_the_database_of_this_run_is_silent():
 
 
 @pytest.mark.parametrize("engine", ENGINES[1:])
-def test_a_table_without_transactions_is_E010(alter, engine):
+def test_a_table_without_transactions_is_E010(alter, vendor, engine):
     """What it holds would outlive a rollback."""
+    if vendor == "mysql" and engine == "Aria":
+        pytest.skip("Aria is MariaDB's")
     alter(connection, f"ENGINE = {engine}")
 
     assert asked() == ["E010"]
@@ -46,13 +48,8 @@ def test_a_table_without_transactions_is_E010(alter, engine):
 
 def test_a_missing_table_is_W004(alter):
     """On every database: the app is there, its migration was not run."""
-    with connection.cursor() as cursor:
-        cursor.execute(f"ALTER TABLE {TABLE} RENAME TO {TABLE}_gone")
-    try:
+    with without_table():
         assert asked() == ["W004"]
-    finally:
-        with connection.cursor() as cursor:
-            cursor.execute(f"ALTER TABLE {TABLE}_gone RENAME TO {TABLE}")
 
 
 def test_a_body_that_the_server_does_not_take_is_W005(check):

@@ -18,12 +18,11 @@ from rest_framework.authentication import SessionAuthentication, TokenAuthentica
 from rest_framework.decorators import api_view
 from rest_framework.parsers import FileUploadParser, FormParser, JSONParser, MultiPartParser
 from rest_framework.test import APIClient
-from rest_framework.views import APIView
 
-from django_idempotency import fingerprints, idempotent
+from django_idempotency import fingerprints
 from django_idempotency.exceptions import BodyUnreadable
 from django_idempotency.models import IdempotencyRecord
-from tests.app.serving import drf, is_replay, plain, post
+from tests.app.serving import drf, drf_class, is_replay, plain, post
 from tests.app.views import answer, make_payment
 from tests.conftest import authenticated
 
@@ -121,31 +120,21 @@ def test_the_order_of_the_fields_counts(protect, client, serve):
 def test_any_media_type_is_fingerprinted(protect, client, serve, content_type):
     """The raw bytes count, and there is no 415 of ours: a handler that reads no data needs no parser."""
     serve(protect(lambda request: answer(request, {"done": True})))
+    one, other = ({"data": data, "content_type": content_type} for data in (b"a;b\0\xff", b"a;c\0\xff"))
 
-    def generic(data):
-        return client.generic("POST", "/act/", data, content_type, headers={"Idempotency-Key": "k"})
-
-    assert generic(b"a;b\0\xff").status_code == 201
-    assert is_replay(generic(b"a;b\0\xff"))
-    assert generic(b"a;c\0\xff").status_code == 422
+    assert send(client, one).status_code == 201
+    assert is_replay(send(client, one))
+    assert send(client, other).status_code == 422
 
 
 def test_an_unsupported_media_type_is_the_views_own_415(api, serve):
     """A handler that asks for data it has no parser for gets DRF's error, and the key is free."""
     serve(drf(make_payment))
 
-    response = api.generic("POST", "/act/", b"a;b", "text/csv", headers={"Idempotency-Key": "k"})
+    response = send(api, {"data": b"a;b", "content_type": "text/csv"})
 
     assert response.status_code == 415
     assert not IdempotencyRecord.objects.exists()
-
-
-def test_an_empty_body_is_a_body(protect, client, serve):
-    """A request without any content is retried like others."""
-    serve(protect(lambda request: answer(request, {"done": True})))
-
-    assert client.post("/act/", headers={"Idempotency-Key": "k"}).status_code == 201
-    assert is_replay(client.post("/act/", headers={"Idempotency-Key": "k"}))
 
 
 MALFORMED = {
@@ -173,7 +162,7 @@ def test_a_body_that_is_too_large_for_the_view_is_refused_as_without_us(protect,
     """`DATA_UPLOAD_MAX_MEMORY_SIZE` stays the project's limit, and ends in Django's own 400."""
     serve(protect(lambda request: answer(request, {"length": len(getattr(request, "_request", request).body)})))
 
-    response = client.generic("POST", "/act/", b"x" * LARGE, "text/plain", headers={"Idempotency-Key": "k"})
+    response = send(client, {"data": b"x" * LARGE, "content_type": "text/plain"})
 
     assert response.status_code == 400
     assert not IdempotencyRecord.objects.exists()
@@ -246,26 +235,15 @@ def test_upload_handlers_set_in_the_view(protect, client, serve, size):
 def test_an_upload_of_one_file_as_the_body(api, serve):
     """DRF's `FileUploadParser` reads the body as one file."""
 
-    class View(APIView):
-        parser_classes = [FileUploadParser]
+    def handler(request):
+        file = request.data["file"]
+        return answer(request, {"name": file.name, "size": len(file.read())})
 
-        @idempotent
-        def put_or_post(self, request):
-            file = request.data["file"]
-            return answer(request, {"name": file.name, "size": len(file.read())})
-
-        post = put_or_post
-
-    serve(View.as_view())
+    serve(drf_class(handler, parser_classes=[FileUploadParser]))
 
     def upload(content):
-        return api.generic(
-            "POST",
-            "/act/",
-            content,
-            "text/plain",
-            headers={"Idempotency-Key": "k", "Content-Disposition": "attachment; filename=receipt.txt"},
-        )
+        disposition = {"Content-Disposition": "attachment; filename=receipt.txt"}
+        return send(api, {"data": content, "content_type": "text/plain"}, headers=disposition)
 
     assert upload(b"ten euros").json() == {"name": "receipt.txt", "size": 9}
     assert is_replay(upload(b"ten euros"))
@@ -317,15 +295,7 @@ def token_view(request):
     return JsonResponse({"token": get_token(request)})
 
 
-class SessionView(APIView):
-    authentication_classes = [SessionAuthentication]
-
-    @idempotent
-    def post(self, request):
-        return echo(request)
-
-
-VIEWS = {"drf": SessionView.as_view(), "plain": plain(echo)}
+VIEWS = {"drf": drf_class(echo, authentication_classes=[SessionAuthentication]), "plain": plain(echo)}
 
 
 def fields_of(response) -> dict:
@@ -380,62 +350,23 @@ def test_a_request_that_fails_the_csrf_check_is_none_of_ours(edge, user, csrf, s
     assert send(client, form).status_code == 403
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "application/x-www-form-urlencoded"])
-def test_other_bodies_under_csrf(edge, user, csrf, serve, content_type):
-    """JSON and URL-encoded forms are replayed as well after CSRF has looked for its field."""
+def reading(read):
+    """A middleware that reads the body, for requests with the header `X-Read`, and keeps nothing."""
 
-    def handler(request):
-        return answer(request, {"done": True})
+    def middleware_of(get_response):
+        def middleware(request):
+            if "X-Read" in request.headers:
+                read(request)
+            return get_response(request)
 
-    class View(SessionView):
-        @idempotent
-        def post(self, request):
-            return answer(request, {"data": request.data})
+        return middleware
 
-    serve({"drf": View.as_view(), "plain": plain(handler)}[edge], path("token/", token_view))
-    client, token = session(user, APIClient if edge == "drf" else Client)
-    body = b'{"amount": 10}' if "json" in content_type else b"amount=10"
-
-    responses = [
-        send(client, {"data": body, "content_type": content_type}, headers={"X-CSRFToken": token()}) for _ in range(2)
-    ]
-
-    assert [response.status_code for response in responses] == [201, 201]
-    assert is_replay(responses[1])
-    other = {"data": body.replace(b"10", b"11"), "content_type": content_type}
-    assert send(client, other, headers={"X-CSRFToken": token()}).status_code == 422
+    return middleware_of
 
 
-def reads_body(get_response):
-    """A middleware that logs bodies."""
-
-    def middleware(request):
-        if "X-Read" in request.headers:
-            assert request.body
-        return get_response(request)
-
-    return middleware
-
-
-def reads_form(get_response):
-    """A middleware that looks into forms."""
-
-    def middleware(request):
-        if "X-Read" in request.headers:
-            assert request.POST is not None
-        return get_response(request)
-
-    return middleware
-
-
-def reads_stream(get_response):
-    """A middleware that consumes the body and keeps nothing."""
-
-    def middleware(request):
-        request.read()
-        return get_response(request)
-
-    return middleware
+reads_body = reading(lambda request: request.body)  # as one that logs bodies
+reads_form = reading(lambda request: request.POST)
+reads_stream = reading(lambda request: request.read())
 
 
 BODIES = {
@@ -467,7 +398,7 @@ def test_a_body_that_is_gone_is_an_error_that_names_the_remedy(protect, client, 
     settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.reads_stream"]
     serve(protect(lambda request: pytest.fail("the handler ran")))
 
-    response = send(client, BODIES["JSON"])
+    response = send(client, BODIES["JSON"], headers={"X-Read": "1"})
 
     assert response.status_code == 500
     assert isinstance(response.exc_info[1], BodyUnreadable)
@@ -479,8 +410,8 @@ def test_a_body_that_is_gone_is_no_matter_to_a_fingerprint_of_ones_own(protect, 
     settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.reads_stream"]
     serve(protect(lambda request: answer(request, {}), fingerprint=lambda request: b"whatever"))
 
-    assert send(client, BODIES["JSON"]).status_code == 201
-    assert is_replay(send(client, BODIES["JSON"]))
+    assert send(client, BODIES["JSON"], headers={"X-Read": "1"}).status_code == 201
+    assert is_replay(send(client, BODIES["JSON"], headers={"X-Read": "1"}))
 
 
 class ReadsData(TokenAuthentication):
@@ -489,15 +420,6 @@ class ReadsData(TokenAuthentication):
     def authenticate(self, request):
         request.data  # noqa: B018 parses
         return super().authenticate(request)
-
-
-class ReadBeforeView(APIView):
-    authentication_classes = [ReadsData]
-    parser_classes = [JSONParser, FormParser, MultiPartParser]
-
-    @idempotent
-    def post(self, request):
-        return answer(request, {"data": str(request.data)})
 
 
 DATA = {
@@ -513,7 +435,8 @@ DATA = {
 @pytest.mark.parametrize("body", DATA.values(), ids=DATA)
 def test_an_authenticator_that_has_read_the_data(user, serve, body):
     """What DRF has parsed before us counts like the bytes, which its older versions do not keep."""
-    serve(ReadBeforeView.as_view())
+    attributes = {"authentication_classes": [ReadsData], "parser_classes": [JSONParser, FormParser, MultiPartParser]}
+    serve(drf_class(lambda request: answer(request, {"data": str(request.data)}), **attributes))
     api = authenticated(user)
 
     first, second = send(api, body), send(api, body)
@@ -560,18 +483,10 @@ def test_a_callable_that_reads_the_form(api, serve):
 @pytest.mark.parametrize("by", ["key", "authenticator", "nobody"])
 def test_fingerprints_json_after_the_data_was_read(user, serve, by):
     """Who has read the data before makes no difference to a fingerprint of its members."""
-
-    class View(APIView):
-        authentication_classes = [ReadsData] if by == "authenticator" else [TokenAuthentication]
-
-        @idempotent(
-            key=(lambda request: request.data["id"]) if by == "key" else None,
-            fingerprint=fingerprints.json(exclude=["sent_at"]),
-        )
-        def post(self, request):
-            return answer(request, request.data)
-
-    serve(View.as_view())
+    key = (lambda request: request.data["id"]) if by == "key" else None
+    options = {"key": key, "fingerprint": fingerprints.json(exclude=["sent_at"])}
+    authenticators = [ReadsData] if by == "authenticator" else [TokenAuthentication]
+    serve(drf_class(lambda request: answer(request, request.data), options, authentication_classes=authenticators))
     api = authenticated(user)
 
     assert post(api, {"id": "evt-1", "amount": 10, "sent_at": 1}).status_code == 201
@@ -603,6 +518,12 @@ MULTIPART_BODY = (
 )
 
 
+def stream(client, body, content_type, **extra):
+    """POST what can be read from *body*."""
+    meta = {"CONTENT_TYPE": content_type, "HTTP_IDEMPOTENCY_KEY": "k", "wsgi.input": body}
+    return client.generic("POST", "/act/", b"", content_type, **meta, **extra)
+
+
 class HangsUp:
     """A client that is gone in the middle of its upload."""
 
@@ -618,16 +539,7 @@ def test_a_client_that_hangs_up_while_it_sends(protect, client, serve, content_t
     """Nothing runs, and nothing is claimed."""
     serve(protect(lambda request: pytest.fail("the handler ran")))
 
-    response = client.generic(
-        "POST",
-        "/act/",
-        b"",
-        content_type,
-        headers={"Idempotency-Key": "k"},
-        CONTENT_TYPE=content_type,
-        CONTENT_LENGTH=str(length),
-        **{"wsgi.input": HangsUp()},
-    )
+    response = stream(client, HangsUp(), content_type, CONTENT_LENGTH=str(length))
 
     assert (response.status_code, response.json()["code"]) == (400, "body-incomplete")
     assert not IdempotencyRecord.objects.exists()
@@ -643,28 +555,19 @@ CUT_OFF = {
 }
 
 
-@pytest.mark.parametrize("reader", [None, reads_body, reads_form, reads_stream])
+@pytest.mark.parametrize("reader", [None, "reads_body", "reads_form", "reads_stream"])
 @pytest.mark.parametrize("own_fingerprint", [False, True])
 @pytest.mark.parametrize("body", CUT_OFF.values(), ids=CUT_OFF)
 def test_a_body_that_did_not_arrive_whole(protect, client, serve, settings, body, own_fingerprint, reader):
     """gunicorn hands a view the half of a body. Nothing runs, and the honest retry is not another request."""
     if reader is not None:
-        settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.{reader.__name__}"]
+        settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.{reader}"]
     content_type, content = body
     options = {"fingerprint": lambda request: b"own"} if own_fingerprint else {}
     serve(protect(lambda request: answer(request, {}), **options))
 
     def act(sent):
-        return client.generic(
-            "POST",
-            "/act/",
-            sent,
-            content_type,
-            headers={"Idempotency-Key": "k", "X-Read": "1"},
-            CONTENT_TYPE=content_type,
-            CONTENT_LENGTH=str(len(content)),
-            **{"wsgi.input": BytesIO(sent)},
-        )
+        return stream(client, BytesIO(sent), content_type, CONTENT_LENGTH=str(len(content)), HTTP_X_READ="1")
 
     half = act(content[: len(content) // 2])
 
@@ -686,21 +589,13 @@ def test_a_body_without_a_length(protect, client, serve, content_type, size):
 
     serve(protect(handler))
 
-    def act(sent, **extra):
-        return client.generic(
-            "POST",
-            "/act/",
-            b"",
-            content_type,
-            headers={"Idempotency-Key": "k"},
-            CONTENT_TYPE=content_type,
-            HTTP_TRANSFER_ENCODING="chunked",
-            **{"wsgi.input": BytesIO(sent), "wsgi.input_terminated": True, **extra},
-        )
+    def act(sent, terminated=True):
+        extra = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": terminated}
+        return stream(client, BytesIO(sent), content_type, **extra)
 
     content = MULTIPART_BODY.replace(b"content", b"x" * size) if "multipart" in content_type else b"x" * size
 
-    refused = act(content, **{"wsgi.input_terminated": False})
+    refused = act(content, terminated=False)
     first, second, other = act(content), act(content), act(content.replace(b"x", b"y", 1))
 
     assert (refused.status_code, refused.json()["code"]) == (411, "length-required")
@@ -720,16 +615,9 @@ OTHER_BODIES = {
 @pytest.mark.parametrize("body", OTHER_BODIES.values(), ids=OTHER_BODIES)
 def test_fingerprints_json_of_other_bodies(user, serve, settings, body, read):
     """A project may set it for all its views: uploads and forms then count as they always do."""
-
-    class View(APIView):
-        authentication_classes = [ReadsData] if read == "read" else [TokenAuthentication]
-
-        @idempotent
-        def post(self, request):
-            return answer(request, {"done": True})
-
+    authenticators = [ReadsData] if read == "read" else [TokenAuthentication]
     settings.IDEMPOTENCY = {"FINGERPRINT": fingerprints.json(exclude=["sent_at"])}
-    serve(View.as_view())
+    serve(drf_class(lambda request: answer(request, {"done": True}), authentication_classes=authenticators))
     api = authenticated(user)
     again = {**body, "data": body["data"].replace(b"--one", b"--two"), "content_type": body["content_type"]}
     if "multipart" in body["content_type"]:

@@ -11,31 +11,8 @@ from tests.app.views import answer, make_payment
 
 pytestmark = pytest.mark.django_db
 
-MALFORMED = {
-    "empty": "",
-    "blank": "  ",
-    "empty string": '""',
-    "256 characters": "k" * 256,
-    "256 characters in a string": f'"{"k" * 256}"',
-    "space in a token": "a b",
-    "two keys": "abc,def",
-    "two keys with a space": "abc, def",
-    "two strings": '"abc", "def"',
-    "trailing comma": "abc,",
-    "unterminated": '"abc',
-    "only a quote": '"',
-    "text after a string": '"abc"def',
-    "unknown escape": r'"a\bc"',
-    "trailing backslash": '"abc\\"',
-    "tab": '"a\tb"',
-    "DEL": "a\x7fb",
-    "NUL": "a\0b",
-    "newline in a string": '"a\nb"',
-    "non-ASCII": "caf\xe9",
-    "non-ASCII in a string": '"caf\xe9"',
-    "control character": "a\x1bb",
-    "broken parameter": '"abc";=1',
-}
+# As a header brings them; tests/unit/test_keys.py has every spelling, right and wrong.
+MALFORMED = {"empty": "", "two keys": "abc, def", "256 characters": "k" * 256, "NUL": "a\0b", "non-ASCII": "caf\xe9"}
 
 
 @pytest.mark.parametrize("key", MALFORMED.values(), ids=MALFORMED)
@@ -51,15 +28,7 @@ def test_a_malformed_key_is_400_and_nothing_runs(protect, client, serve, key):
     assert not IdempotencyRecord.objects.exists()
 
 
-SPELLINGS = {
-    "token and string": ("8e03978e", '"8e03978e"'),
-    "parameters": ("8e03978e", '"8e03978e"; v=1;x;y="z"'),
-    "white space around": ("8e03978e", " 8e03978e\t"),
-    "escapes": ('a"b\\c', r'"a\"b\\c"'),
-    "255 characters": ("k" * 255, f'"{"k" * 255}"'),
-    "one character": ("k", '"k"'),
-    "visible ASCII": ("!#$%&'()*+-./:;<=>?@[]^_`{|}~", '"!#$%&\'()*+-./:;<=>?@[]^_`{|}~"'),
-}
+SPELLINGS = {"token and string": ("8e03", '"8e03"'), "parameters, white space": ("8e03", ' "8e03"; v=1;x;y="z"\t')}
 
 
 @pytest.mark.parametrize(("one", "other"), SPELLINGS.values(), ids=SPELLINGS)
@@ -135,7 +104,6 @@ def test_idempotent_methods_pass_through(edge, client, serve, method):
         return make_payment_of(1, request)
 
     def make_payment_of(amount, request):
-
         return answer(request, {"id": Payment.objects.create(amount=amount).pk})
 
     if edge == "plain":

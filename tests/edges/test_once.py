@@ -3,7 +3,6 @@
 import datetime
 import decimal
 import functools
-import threading
 import uuid
 
 import pytest
@@ -20,12 +19,11 @@ from django_idempotency.exceptions import (
     PolicyError,
     RequestInProgress,
     StoreUnavailable,
-    TransactionBroken,
     UnstorableResponse,
 )
 from django_idempotency.models import IdempotencyRecord
-from tests.app.models import Payment, Unique
-from tests.app.serving import TIMEOUT, VENDOR, expire
+from tests.app.models import Payment
+from tests.app.serving import TIMEOUT, VENDOR
 from tests.ids import spelt
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -82,20 +80,6 @@ def test_the_operation_that_runs_is_known_inside_it():
 def test_the_function_keeps_its_name():
     """As `functools.wraps` does."""
     assert (pay.__name__, pay.__doc__) == ("pay", "Pay an invoice.")
-
-
-def test_another_event_with_its_key_is_an_error():
-    """One id for two different events, where the option `fingerprint` says what an event is."""
-
-    @once("event", key=of_event, fingerprint=lambda event: str(event["amount"]).encode())
-    def work(event):
-        Payment.objects.create(amount=event["amount"])
-
-    work(EVENT)
-
-    with pytest.raises(KeyReused):
-        work({"id": "evt-1", "amount": 11})
-    assert Payment.objects.get().amount == 10
 
 
 def test_another_operation_is_another_key():
@@ -211,45 +195,6 @@ def test_a_redelivery_while_the_first_runs(background, gate, monkeypatch):
     assert first.result(TIMEOUT) == work(EVENT) == Payment.objects.get().pk
 
 
-def test_a_redelivery_may_wait(background):
-    """`in_flight="wait"`: of four deliveries at once one runs, and all get its result."""
-    barrier = threading.Barrier(4)
-
-    @once("event", key=of_event, in_flight="wait")
-    def work(event):
-        return Payment.objects.create(amount=1).pk
-
-    def deliver():
-        barrier.wait(TIMEOUT)
-        return work(EVENT)
-
-    results = {future.result(TIMEOUT) for future in [background(deliver) for _ in range(4)]}
-
-    assert results == {Payment.objects.get().pk}
-
-
-def test_a_record_expires():
-    """After its `ttl` the event is new."""
-    pay(EVENT)
-    expire()
-    pay({"id": "evt-1", "amount": 11})
-
-    assert Payment.objects.count() == 2
-
-
-def test_ttl():
-    """The option is the function's own."""
-
-    @once("event", key=of_event, ttl=datetime.timedelta(days=30))
-    def work(event):
-        pass
-
-    work(EVENT)
-
-    record = IdempotencyRecord.objects.get()
-    assert record.expires_at - record.executed_at == datetime.timedelta(days=30)
-
-
 @pytest.mark.django_db(transaction=True, databases=["default", "other"])
 def test_using():
     """The database that the function writes to, as an alias or a callable of the event."""
@@ -348,16 +293,6 @@ def test_an_argument_by_position_and_by_name_is_the_same():
     assert Payment.objects.count() == 1
 
 
-def test_arguments_of_any_kind():
-    """They are the option `key`'s to read, and nothing else looks at them."""
-
-    @once("event", key=lambda thing: 1)
-    def work(thing):
-        return Payment.objects.create(amount=1).pk
-
-    assert work(object()) == work(thing=object())
-
-
 def test_on_a_method():
     """A class's handler is protected like a function; the options see `self` as well."""
 
@@ -368,47 +303,6 @@ def test_on_a_method():
 
     assert Consumer().handle(EVENT) == Consumer().handle(EVENT)
     assert Consumer.handle.run(Consumer(), EVENT).replayed
-
-
-def test_hooks_run_for_the_execution_alone():
-    """`on_commit`, once."""
-    hooks = []
-
-    @once("event", key=of_event)
-    def work(event):
-        transaction.on_commit(lambda: hooks.append(1))
-
-    work(EVENT)
-    work(EVENT)
-
-    assert hooks == [1]
-
-
-def test_inside_an_outer_block():
-    """The record commits with whatever the consumer does around it."""
-    with pytest.raises(LookupError), transaction.atomic():  # noqa: PT012
-        pay(EVENT)
-        pay(EVENT)
-        raise LookupError
-
-    assert not Payment.objects.exists()
-    assert not IdempotencyRecord.objects.exists()
-
-
-def test_a_function_that_swallows_a_database_error():
-    """As in a view: rolled back, and an error that says so."""
-
-    @once("event", key=of_event)
-    def work(event):
-        try:
-            for _ in range(2):
-                Unique.objects.create(name="one")
-        except Exception:  # noqa: S110 the mistake that this is about
-            pass
-
-    with pytest.raises(TransactionBroken):
-        work(EVENT)
-    assert not Unique.objects.exists()
 
 
 def test_a_function_that_asks_for_a_rollback():

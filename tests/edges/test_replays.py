@@ -4,7 +4,7 @@ import gzip
 from pathlib import Path
 
 import pytest
-from django.http import FileResponse, HttpResponse, HttpResponseRedirect, JsonResponse, StreamingHttpResponse
+from django.http import FileResponse, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
 from django.test import Client
 from django.utils.cache import patch_vary_headers
 from rest_framework import generics, renderers
@@ -15,7 +15,7 @@ from rest_framework.views import APIView
 from django_idempotency import idempotent
 from django_idempotency.rest_framework import IdempotencyMixin
 from tests.app.models import Payment
-from tests.app.serving import PATH, drf, is_replay, plain, post
+from tests.app.serving import PATH, drf, drf_class, is_replay, plain, post
 from tests.app.views import PaymentSerializer, answer, make_payment
 
 pytestmark = pytest.mark.django_db
@@ -118,7 +118,6 @@ def test_a_response_that_cannot_be_stored_is_closed(protect, client, serve, tmp_
     opened = []
 
     def handler(request):
-
         opened.append(Path(path).open("rb"))  # noqa: SIM115 the response's to close
         return FileResponse(opened[0]) if what == "file" else StreamingHttpResponse(opened[0])
 
@@ -224,24 +223,6 @@ def test_middleware_around_a_replay(protect, client, serve, settings, middleware
         assert_equal(first, second)
 
 
-def test_all_middleware_together(protect, client, serve, settings):
-    """In the order in which Django's documentation puts them."""
-    settings.MIDDLEWARE = [
-        MIDDLEWARE["security"],
-        MIDDLEWARE["gzip"],
-        "django.middleware.http.ConditionalGetMiddleware",
-        "django.contrib.sessions.middleware.SessionMiddleware",
-        MIDDLEWARE["locale"],
-        "django.middleware.common.CommonMiddleware",
-        "django.contrib.auth.middleware.AuthenticationMiddleware",
-        MIDDLEWARE["clickjacking"],
-        MIDDLEWARE["vary"],
-    ]
-    serve(protect(make_payment))
-
-    assert_equal(post(client), post(client))
-
-
 def test_each_responses_own_middleware_headers_are_its_own(protect, client, serve, settings):
     """A header that middleware adds is of this request, not of the first."""
     settings.MIDDLEWARE = [MIDDLEWARE["id of each request"], *settings.MIDDLEWARE]
@@ -265,15 +246,7 @@ def test_a_retry_may_accept_less_or_more(protect, client, serve):
 
 def test_an_accept_that_the_view_cannot_serve_is_drfs_406(api, serve):
     """Negotiation comes before the handler, and before a replay."""
-
-    class View(APIView):
-        renderer_classes = [renderers.JSONRenderer]
-
-        @idempotent
-        def post(self, request):
-            return make_payment(request)
-
-    serve(View.as_view())
+    serve(drf_class(make_payment, renderer_classes=[renderers.JSONRenderer]))
 
     assert post(api).status_code == 201
     assert post(api, headers={"Accept": "image/png"}).status_code == 406
@@ -354,17 +327,12 @@ def test_a_finalize_response_is_applied_once(api, serve, finalize, by):
 def test_an_error_in_finalize_response_rolls_back(api, serve):
     """It belongs to the answer: what cannot be answered is not done."""
 
-    class View(APIView):
-        def finalize_response(self, request, response, *args, **kwargs):
-            if response.status_code == 201:
-                raise LookupError
-            return super().finalize_response(request, response, *args, **kwargs)
+    def finalize_response(self, request, response, *args, **kwargs):
+        if response.status_code == 201:
+            raise LookupError
+        return APIView.finalize_response(self, request, response, *args, **kwargs)
 
-        @idempotent
-        def post(self, request):
-            return make_payment(request)
-
-    serve(View.as_view())
+    serve(drf_class(make_payment, finalize_response=finalize_response))
 
     assert post(api).status_code == 500
     assert not Payment.objects.exists()
@@ -413,14 +381,7 @@ def test_a_replay_runs_nothing_of_the_view(api, serve):
             rendered.append(1)
             return super().render(*args, **kwargs)
 
-    class View(APIView):
-        renderer_classes = [Renderer]
-
-        @idempotent
-        def post(self, request):
-            return make_payment(request)
-
-    serve(View.as_view())
+    serve(drf_class(make_payment, renderer_classes=[Renderer]))
 
     for _ in range(3):
         assert post(api).status_code == 201
@@ -439,13 +400,3 @@ def test_a_plain_replay_knows_where_it_leads(browser, serve):
     followed = post(browser, follow=True)
     assert followed.json() == {"payments": 0}
     assert followed.redirect_chain == [("/plain-class/", 302)]
-
-
-def test_json_of_a_plain_view(browser, serve):
-    """A replay of a `JsonResponse` parses as one."""
-    serve(plain(lambda request: JsonResponse({"a": [1]}, json_dumps_params={"indent": 2}, status=201)))
-
-    first, second = post(browser), post(browser)
-
-    assert_equal(first, second)
-    assert second.json() == {"a": [1]}

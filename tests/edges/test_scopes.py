@@ -76,6 +76,55 @@ def scope_of(user=None, auth=None, **meta):
     return default_scope(request)
 
 
+def test_anonymous_requests_share_one_scope():
+    """Without user and credential there is nothing to tell two clients apart by."""
+    assert scope_of() == scope_of(AnonymousUser()) == "anonymous"
+
+
+@pytest.mark.parametrize("header", ["HTTP_AUTHORIZATION", "HTTP_X_API_KEY"])
+def test_a_credential_is_a_scope_of_its_own(header):
+    """A client without a user is told by the credential it sends, of which only a digest is stored."""
+    one, other, again = (scope_of(**{header: f"secret-{value}"}) for value in "aba")
+
+    assert one == again != other
+    assert "secret" not in one
+
+
+class Opaque:
+    """What an authenticator of service accounts may leave in `request.auth`: an object, made anew for each request."""
+
+
+class Credential(Opaque):
+    def __init__(self, name):
+        self.name = name
+
+    def __str__(self):
+        return self.name
+
+
+CREDENTIALS = {
+    "opaque": (Opaque(), Opaque(), True),
+    "the same text": (Credential("a"), Credential("a"), True),
+    "another text": (Credential("a"), Credential("b"), False),
+    "another string": ("a", "b", False),
+    "the same claims": ({"client": 1}, {"client": 1}, True),
+}
+
+
+@pytest.mark.parametrize(("first", "second", "same"), CREDENTIALS.values(), ids=CREDENTIALS)
+def test_a_credential_without_a_user_is_the_same_for_a_retry(first, second, same):
+    """A scope that changed with each request would let each retry run: an object's address is no name."""
+    one, other = (scope_of(AnonymousUser(), auth, HTTP_AUTHORIZATION="Bearer one") for auth in (first, second))
+
+    assert (one == other) == same
+
+
+def test_a_credential_that_cannot_be_told_from_others_is_a_clear_error():
+    """Neither user nor text nor header: to share one scope with everybody could give an answer away."""
+    with pytest.raises(PolicyError, match="Set the option `scope`"):
+        scope_of(auth=Opaque())
+
+
 @isolate_apps("tests.app")
 def test_a_proxy_and_a_child_of_the_user_model_are_the_same_user(user):
     """A backend or an authenticator may load the row through another model: its keys stay the same ones."""

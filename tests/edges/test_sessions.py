@@ -1,34 +1,23 @@
 """Sessions and caches in Redis, through django-redis, around protected views."""
 
-import os
-
 import pytest
 from django.core.cache import cache
 from django.test import Client
 from django.views import View
 from rest_framework.throttling import UserRateThrottle
-from rest_framework.views import APIView
 
-from django_idempotency import idempotent
 from tests.app.models import Payment
-from tests.app.serving import drf, is_replay, plain, post
+from tests.app.serving import drf, drf_class, is_replay, plain, post
 from tests.app.views import answer, make_payment
+from tests.lab.caches import cache as redis_cache
 
 pytestmark = pytest.mark.django_db
-
-REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/15")
 
 
 @pytest.fixture
 def redis(settings, worker_id):
     """Django's cache in Redis, in a space of this worker's own."""
-    settings.CACHES = {
-        "default": {
-            "BACKEND": "django_redis.cache.RedisCache",
-            "LOCATION": REDIS_URL,
-            "KEY_PREFIX": f"wire-{worker_id}",
-        }
-    }
+    settings.CACHES = {"default": redis_cache(KEY_PREFIX=f"wire-{worker_id}")}
     cache.delete_pattern("*")
     yield cache
     cache.delete_pattern("*")
@@ -97,14 +86,7 @@ def test_throttles_count_in_redis(api, redis, serve, settings):
         rate = "2/hour"
         cache = redis
 
-    class Pay(APIView):
-        throttle_classes = [Twice]
-
-        @idempotent
-        def post(self, request):
-            return make_payment(request)
-
-    serve(Pay.as_view())
+    serve(drf_class(make_payment, throttle_classes=[Twice]))
 
     responses = [post(api) for _ in range(3)]
 

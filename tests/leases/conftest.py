@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
 
 import pytest
 
@@ -26,6 +28,13 @@ def end(keeper: LeaseKeeper) -> None:
             threading.excepthook = hook
         assert not thread.is_alive()
         keeper._held = {lease for lease in keeper._held if lease.seconds}
+
+
+@contextmanager
+def without_threads() -> Iterator[None]:
+    """Inside the block the system has no thread left to give."""
+    with mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread")):
+        yield
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The stores beside the database keep the contract of a store; some with a bug planted show that the tests can fail."""
 
-import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,8 +12,7 @@ from django_idempotency.core.decision import Claimed
 from django_idempotency.stores.redis import RedisStore
 from django_idempotency.testing.memory import MemoryStore
 from django_idempotency.testing.store_contract import LeasedStoreTests
-
-REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/15")
+from tests.lab.caches import NOWHERE, cache
 
 
 class TestMemoryStore(LeasedStoreTests, SimpleTestCase):
@@ -30,15 +28,7 @@ class TestMemoryStore(LeasedStoreTests, SimpleTestCase):
 def redis(settings) -> Iterator[None]:
     """A real server, in a space of this test's own; and an alias whose server is away."""
 
-    def alias(url: str) -> dict[str, object]:
-        return {
-            "BACKEND": "django_redis.cache.RedisCache",
-            "LOCATION": url,
-            "KEY_PREFIX": f"conformance-{uuid.uuid4()}",
-            "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 5, "SOCKET_TIMEOUT": 5},
-        }
-
-    settings.CACHES = {"default": alias(REDIS_URL), "away": alias("redis://127.0.0.1:1/0")}
+    settings.CACHES = {"default": cache(KEY_PREFIX=f"conformance-{uuid.uuid4()}"), "away": cache(NOWHERE)}
     yield
     caches["default"].delete_pattern("*")
 

@@ -1,7 +1,6 @@
 """An execution beside the database and its lease: held while the handler runs, given up with what is known."""
 
 import os
-import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -12,10 +11,11 @@ from django_idempotency import once
 from django_idempotency.engine import leased
 from django_idempotency.engine.renewal import LeaseKeeper
 from django_idempotency.exceptions import OutcomeUncertain, OutcomeUnknown, RequestInProgress, StoreUnavailable
-from django_idempotency.signals import operation_unsettled
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault
 from django_idempotency.testing.memory import MemoryStore
+from tests.app.serving import hearing
+from tests.leases.conftest import without_threads
 
 runs: list[int] = []
 
@@ -75,16 +75,10 @@ def keeper(keeper, monkeypatch) -> LeaseKeeper:
 
 
 @pytest.fixture
-def told(db: None) -> Iterator[list[str]]:
+def told(db: None) -> Iterator[list[Any]]:
     """What `operation_unsettled` was sent with."""
-    reasons: list[str] = []
-
-    def hear(error: OutcomeUncertain, **kwargs: Any) -> None:
-        reasons.append(error.reason)
-
-    operation_unsettled.connect(hear)
-    yield reasons
-    operation_unsettled.disconnect(hear)
+    with hearing("unsettled") as told:
+        yield told
 
 
 @once("charge", key=lambda: 1)
@@ -118,16 +112,10 @@ def test_a_replay_holds_nothing(store, keeper):
     assert not keeper._held
 
 
-def test_without_a_thread_nothing_runs_and_the_key_stays_free(store, keeper, monkeypatch):
+def test_without_a_thread_nothing_runs_and_the_key_stays_free(store, keeper):
     """Its lease could not be renewed. 503: the client comes again."""
-
-    def start(self):
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", start)
-        with pytest.raises(StoreUnavailable):
-            charge()
+    with without_threads(), pytest.raises(StoreUnavailable):
+        charge()
     assert not runs
     assert not keeper._held
 

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from django_idempotency.engine import endings, renewal
+from tests.leases.conftest import without_threads
 from tests.leases.recorder import TIMEOUT, Calls, Recorder, until
 
 
@@ -129,15 +130,10 @@ def test_a_release_that_fails_holds_up_no_other_stores_releases(keeper):
         calls.wait(1, f"away {number}")
 
 
-def test_a_release_waits_for_no_thread(keeper, monkeypatch):
+def test_a_release_waits_for_no_thread(keeper):
     """The system has no thread left to give: the handler's answer is not lost for that; the next lease brings one."""
-
-    def start(self):
-        raise RuntimeError("can't start new thread")
-
     store = Recorder()
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", start)
+    with without_threads():
         keeper.release(store.lease("a", 30))
     keeper.hold(store.lease("b", 0.05))
 

@@ -8,7 +8,7 @@ import pytest
 
 from django_idempotency.engine import renewal
 from django_idempotency.engine.renewal import RENEWALS
-from tests.leases.conftest import end
+from tests.leases.conftest import end, without_threads
 from tests.leases.recorder import TIMEOUT, Calls, Recorder, until
 
 SHORT = 0.06  # seconds
@@ -229,17 +229,11 @@ def test_a_thread_that_has_ended_is_replaced(keeper):
     assert keeper._thread is not ended
 
 
-def test_without_a_thread_nothing_is_held(keeper, monkeypatch):
+def test_without_a_thread_nothing_is_held(keeper):
     """The system has no thread left to give: the caller is told, and nothing is renewed later on without its holder."""
-
-    def start(self):
-        raise RuntimeError("can't start new thread")
-
     store = Recorder()
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", start)
-        with pytest.raises(RuntimeError, match="new thread"):
-            keeper.hold(store.lease("refused", SHORT))
+    with without_threads(), pytest.raises(RuntimeError, match="new thread"):
+        keeper.hold(store.lease("refused", SHORT))
     keeper.hold(store.lease("other", SHORT))
     store.calls.wait(3, "other")
 

@@ -2,8 +2,7 @@
 Processes that take decisions and count them: `python -m tests.operations.counting DATABASE CHILDREN REQUESTS`.
 
 The parent counts one decision and keeps it in memory. Each child, a fork, sends that many requests, each of them twice,
-writes its counts after each, and ends as a server's worker does. With 0 children, the parent writes after each of its
-requests, keeps one more decision in memory, says so and waits to be killed.
+writes its counts after each, and ends as a server's worker does.
 """
 
 import logging
@@ -35,14 +34,6 @@ def main(database: str, children: int, requests: int) -> None:
         answer = answer_of("/plain/", {"Idempotency-Key": key}, {"amount": 1})
         assert answer["status"] == 201, answer
 
-    if not children:
-        statistics.INTERVAL = 0.0
-        for number in range(requests):
-            send(f"parent-{number}")
-        statistics.counter._due = float("inf")
-        send("lost")
-        print("ready", flush=True)  # noqa: T201 the test waits for it
-        sys.stdin.read()
     statistics.counter._due = float("inf")
     send("parent")
     connections.close_all()  # a fork must not share its parent's connection

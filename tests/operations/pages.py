@@ -58,6 +58,14 @@ def text(response: HttpResponse) -> str:
     return response.content.decode()
 
 
+def decide(client: Client, name: str, of: IdempotencyRecord | str, **data: str) -> Any:
+    """Open the page that asks for a decision about a record, and send its form with *data*."""
+    opened = client.get(page(name, of))
+    assert opened.status_code == 200
+    hidden = opened.context["adminform"].form.initial
+    return client.post(page(name, of), {**hidden, "reason": "Looked.", **data}, follow=True)
+
+
 @pytest.fixture
 def operator(django_user_model) -> Callable[..., Client]:
     """A client of a member of staff with the permission to view records, and those that are named."""

@@ -13,18 +13,11 @@ from django_idempotency.core.decision import Claimed
 from django_idempotency.core.keys import Attempt, Identity
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.stores import stores
+from tests.lab.caches import NOWHERE, cache
 from tests.operations.records import ANSWER
 
-REDIS_URL = os.environ.get("REDIS_URL", "")
 TIMEOUT = 10  # seconds
-NOWHERE = "redis://127.0.0.1:1/0"  # where nobody listens
 BACKEND = "django_idempotency.stores.redis.RedisStore"
-
-
-def cache(url: str, **options: Any) -> dict[str, Any]:
-    """The entry of `CACHES` for the server at *url*."""
-    bounded = {"SOCKET_TIMEOUT": 5, "SOCKET_CONNECT_TIMEOUT": 5}  # seconds
-    return {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": url, "OPTIONS": bounded, **options}
 
 
 class Keys:
@@ -81,11 +74,11 @@ def identity(attempt: Attempt) -> str:
 @pytest.fixture
 def keys(settings: Any) -> Iterator[Keys]:
     """The store `redis`, whose keys are this test's alone, and are forgotten after it."""
-    if not REDIS_URL:
+    if not os.environ.get("REDIS_URL"):
         if os.environ.get("REQUIRE_SERVERS", "") not in ("", "0"):
             pytest.fail("REDIS_URL names no server.")
         pytest.skip("REDIS_URL names no server.")
-    settings.CACHES = {**settings.CACHES, "keys": cache(REDIS_URL, KEY_PREFIX=f"test-{uuid.uuid4()}")}
+    settings.CACHES = {**settings.CACHES, "keys": cache(KEY_PREFIX=f"test-{uuid.uuid4()}")}
     settings.IDEMPOTENCY = {"STORES": {"redis": {"BACKEND": BACKEND, "OPTIONS": {"CACHE": "keys"}}}}
     yield Keys()
     caches["keys"].delete_pattern("*")

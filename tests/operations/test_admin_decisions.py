@@ -5,26 +5,15 @@ from html import unescape
 
 import pytest
 from django.contrib.admin.models import CHANGE, DELETION, LogEntry
-from django.db import connection
 from django.test import Client
 from django.urls import reverse
 
-from django_idempotency.engine.transactions import atomic_phase
 from django_idempotency.models import IdempotencyRecord
-from django_idempotency.operations import records
-from tests.operations.pages import address, make_record, make_unsettled, page, text
+from tests.operations.pages import address, decide, make_record, make_unsettled, page, text
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.operations.admin_urls")]
 
 ANY_DATABASE = pytest.mark.django_db(databases=["default", "other"])
-
-
-def decide(client: Client, name: str, record: IdempotencyRecord, **data: str):
-    """Open the confirmation page, and send its form with *data*."""
-    opened = client.get(page(name, record))
-    assert opened.status_code == 200
-    hidden = opened.context["adminform"].form.initial
-    return client.post(page(name, record), {**hidden, **data}, follow=True)
 
 
 def test_a_freed_key_runs_again(admin_client, api):
@@ -207,33 +196,3 @@ def test_a_failing_log_frees_nothing(admin_client, monkeypatch):
         decide(admin_client, "free", record, reason="x")
 
     assert IdempotencyRecord.objects.exists()
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_key_in_flight_is_not_freed(admin_client, vendor, background, gate):
-    """While another transaction has the key's lock the answer is a message, at once, and nothing is done."""
-    record = make_record()
-
-    def hold() -> None:
-        def free_and_stop() -> None:
-            assert records.free(record)
-            gate.wait()
-
-        atomic_phase("default", free_and_stop)
-
-    holder = background(hold)
-    gate.reached()
-    if vendor == "sqlite":  # which has one lock for everything, and waits for it
-        with connection.cursor() as cursor:
-            cursor.execute("PRAGMA busy_timeout = 20")
-    try:
-        response = decide(admin_client, "free", record, reason="x")
-    finally:
-        gate.open()
-        if vendor == "sqlite":
-            connection.close()
-
-    assert "Nothing was done" in text(response)
-    assert not LogEntry.objects.exists()
-    holder.result(timeout=30)
-    assert not IdempotencyRecord.objects.exists()

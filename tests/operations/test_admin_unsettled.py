@@ -14,8 +14,7 @@ from django_idempotency.core.decision import Claimed, Unsettled
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.operations import records
 from django_idempotency.stores.database import DatabaseStore
-from tests.app.serving import is_replay
-from tests.operations.pages import make_record, make_unsettled, page, text
+from tests.operations.pages import decide, make_record, make_unsettled, page, text
 from tests.operations.redis_store import identity
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.operations.admin_urls")]
@@ -27,14 +26,6 @@ ANSWER = {"choice": "store-answer", "status": "201", "content_type": "applicatio
 
 def address(attempt):
     return f"{identity(attempt)}@store:redis"
-
-
-def decide(client, name, of, **data):
-    """Open the confirmation page, and send its form with *data*."""
-    opened = client.get(page(name, of))
-    assert opened.status_code == 200
-    hidden = opened.context["adminform"].form.initial
-    return client.post(page(name, of), {**hidden, "reason": "Looked.", **data}, follow=True)
 
 
 # --- the page ---
@@ -307,19 +298,6 @@ def test_an_answer_is_stored(admin_client, admin_user, made):
     assert "status 201" in entry.change_message
     assert entry.change_message.endswith("Reason: Paid, ticket 18.")
     assert "Paid, ticket 18." in text(admin_client.get(page("history", of)))
-
-
-def test_retries_get_the_stored_answer(admin_client, api):
-    """The whole way: 409, the operator's form, and the answer as a replay."""
-    headers = {"Idempotency-Key": "key-1"}
-    api.post("/pay/", {"amount": 10}, headers=headers)
-    IdempotencyRecord.objects.update(status=0, head=b"", body=b"")
-    assert api.post("/pay/", {"amount": 10}, headers=headers).status_code == 409
-
-    decide(admin_client, "settle", IdempotencyRecord.objects.get(), **ANSWER)
-
-    answered = api.post("/pay/", {"amount": 10}, headers=headers)
-    assert (answered.status_code, answered.content, is_replay(answered)) == (201, b'{"id":7}', True)
 
 
 @pytest.mark.parametrize(

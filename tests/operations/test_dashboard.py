@@ -16,10 +16,11 @@ from django.utils import timezone, translation
 
 from django_idempotency.admin import charts
 from django_idempotency.admin import dashboard as page
-from django_idempotency.models import DatabaseNow, DecisionCount, IdempotencyRecord, StorageSample
+from django_idempotency.models import DecisionCount, StorageSample
 from django_idempotency.operations import counts as statistics
 from django_idempotency.operations import table_size
-from tests.app.serving import VENDOR
+from tests.app.serving import VENDOR, without_table
+from tests.operations.records import live
 
 NOW = datetime(2026, 11, 25, 12, 34, 56, tzinfo=UTC)
 HOUR = statistics.hour_of(NOW.timestamp())
@@ -169,14 +170,7 @@ def test_many_operations_are_cut_and_the_rest_can_be_asked_for(monkeypatch):
 @pytest.mark.django_db
 def test_stored_records_are_counted_while_they_are_few(monkeypatch):
     """Beyond that the database's own estimate serves, and no statement goes through the table."""
-
-    def store(number):
-        IdempotencyRecord.objects.create(
-            digest=bytes([number] * 32), fingerprint=bytes(32), executed_at=DatabaseNow(), expires_at=DatabaseNow()
-        )
-
-    for number in range(3):
-        store(number)
+    live(3)
     few = page.measure("default")
     monkeypatch.setattr(table_size, "COUNTED", 2)
     monkeypatch.setattr(table_size, "COUNTED_WITHOUT_ESTIMATE", 2)
@@ -403,13 +397,8 @@ def test_that_counting_is_off_is_said(operator, settings):
 @pytest.mark.parametrize("table", ["django_idempotency_count", "django_idempotency_storage"])
 def test_a_missing_table_names_the_remedy(operator, table):
     """No error page: the table comes with a migration that may not have been run."""
-    with connection.cursor() as cursor:
-        cursor.execute(f"ALTER TABLE {table} RENAME TO away")
-    try:
+    with without_table(table):
         response = opened(operator)
-    finally:
-        with connection.cursor() as cursor:
-            cursor.execute(f"ALTER TABLE away RENAME TO {table}")
     assert response.status_code == 200
     assert "manage.py migrate" in response.content.decode()
 

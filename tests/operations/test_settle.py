@@ -8,11 +8,11 @@ from django_idempotency.core.decision import Claimed, Completed, Unsettled
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.operations import records
-from django_idempotency.stores.stored import Location
 from tests.app.models import Payment
-from tests.app.serving import is_replay, plain, post
+from tests.app.serving import is_replay
+from tests.lab.caches import NOWHERE, cache
 from tests.operations.records import record, save
-from tests.operations.redis_store import NOWHERE, cache, identity
+from tests.operations.redis_store import identity
 from tests.operations.test_unsettled import refusal, run
 
 pytestmark = pytest.mark.django_db
@@ -128,49 +128,6 @@ def test_nothing_is_freed_past_another_stores_cache(settings, first):
 
 
 # --- a store beside the databases ---
-
-
-def test_a_request_outside_the_database_runs_again(keys, serve, browser):
-    """From the worker that was ended in its handler, by way of the operator, to the request that runs."""
-    ends = [SystemExit, None]
-
-    def act(request):
-        end = ends.pop(0)
-        if end:
-            raise end
-        from django.http import JsonResponse
-
-        return JsonResponse({"id": 2}, status=201)
-
-    serve(plain(act, store="redis"))
-    with pytest.raises(SystemExit):
-        post(browser)
-    assert post(browser).json()["code"] == "outcome-unknown"
-    [found] = keys.store.unsettled(None, 10)
-
-    assert run("--run-again", str(found))[0].startswith(f"Freed {found} in store 'redis'")
-    assert [post(browser).json(), post(browser).json()] == [{"id": 2}] * 2
-    assert ends == []
-
-
-@pytest.mark.parametrize("decision", ["--run-again", "--answer"])
-def test_a_claim_that_is_renewed_at_the_last_moment_stands(keys, decision, monkeypatch):
-    """After the operator's look at it, the process goes on: the store itself refuses."""
-    attempt = keys.attempt()
-    claim = keys.freeze(attempt)
-    found = Location.find
-
-    def find(place, digest):
-        seen = found(place, digest)
-        if place.using is None:
-            keys.store.renew(attempt, claim, 60)
-        return seen
-
-    monkeypatch.setattr(Location, "find", find)
-    answer = ANSWER if decision == "--answer" else ()
-
-    assert "Nothing was done: its request is in flight again" in refusal(decision, identity(attempt), *answer)
-    assert keys.store.renew(attempt, claim, 60)
 
 
 def test_a_key_that_was_freed_in_the_meantime_is_said(monkeypatch):

@@ -7,12 +7,12 @@ import pytest
 from django.db import Error, IntegrityError, connection, connections, transaction
 from django.test import Client
 
-from django_idempotency import once, signals
+from django_idempotency import once
 from django_idempotency.core.keys import Identity
 from django_idempotency.exceptions import CommittedEarly, KeyReused, OutcomeUnknown, RequestInProgress
 from django_idempotency.models import IdempotencyRecord
 from tests.app.models import Payment
-from tests.app.serving import TIMEOUT, VENDOR, end_own_connection, plain, post
+from tests.app.serving import TIMEOUT, VENDOR, end_own_connection, hearing, plain, post
 from tests.app.views import answer, make_payment
 
 KEY = "5f7c-secret-key"
@@ -26,18 +26,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture
 def heard():
     """Every signal, with all that it carries, in the order in which it was sent."""
-    heard = []
-    receivers = {}
-    for name in ("executed", "replayed", "refused", "forgotten", "unsettled"):
-
-        def receiver(sender, *, name=name, signal=None, **about):
-            heard.append((name, sender, about))
-
-        receivers[name] = receiver
-        getattr(signals, f"operation_{name}").connect(receiver)
-    yield heard
-    for name, receiver in receivers.items():
-        getattr(signals, f"operation_{name}").disconnect(receiver)
+    with hearing() as heard:
+        yield heard
 
 
 @once("secrets.event", key=lambda event: event["id"], fingerprint=lambda event: event["card"].encode())
@@ -123,7 +113,7 @@ def test_no_log_line_and_no_signal_but_the_identity_has_a_key_or_a_body(serve, m
     assert {"WARNING", "ERROR", "INFO"} == {record.levelname for record in ours}
     for record in ours:
         assert not any(secret in written(record) for secret in SECRETS), record.getMessage()
-    for name, _, about in heard:
+    for name, about in heard:
         identity = about.pop("identity")
         assert identity.key.startswith(KEY)
         assert not any(secret in f"{identity!r} {identity}" for secret in SECRETS)
@@ -134,9 +124,9 @@ def test_signals_carry_what_an_operator_needs(serve, monkeypatch, heard):
     """Whose key, sent to what, in which database; the record's status and request, the refusal's code, the error."""
     every_decision(serve, monkeypatch)
 
-    of_views = [(name, about) for name, _, about in heard if about["identity"].operation == "POST act/"]
-    assert {sender for _, sender, _ in heard} == {Identity}
-    assert {about["using"] for _, about in of_views} == {"default"}
+    of_views = [(name, about) for name, about in heard if about["identity"].operation == "POST act/"]
+    assert {about["sender"] for _, about in heard} == {Identity}
+    assert {(about["using"], about["in_atomic_block"]) for _, about in of_views} == {("default", False)}  # it stands
     assert all(about["identity"].scope for _, about in of_views)
     assert [
         (name, getattr(about.get("refusal"), "code", None) or getattr(about.get("record"), "request_id", None))
@@ -155,7 +145,7 @@ def test_signals_carry_what_an_operator_needs(serve, monkeypatch, heard):
     ]
     assert of_views[0][1]["record"].status == 201
     assert isinstance(of_views[4][1]["error"], CommittedEarly)
-    assert [name for name, _, about in heard if about["identity"].operation == "secrets.event"] == [
+    assert [name for name, about in heard if about["identity"].operation == "secrets.event"] == [
         "executed",
         "replayed",
         "refused",
@@ -179,9 +169,9 @@ if VENDOR != "sqlite":  # where a duplicate waits for the first one
         gate.open()
         first.result(TIMEOUT)
 
-        assert isinstance(heard[0][2]["refusal"], RequestInProgress)
+        assert isinstance(heard[0][1]["refusal"], RequestInProgress)
         lines = [record.getMessage() for record in caplog.records if record.name == "django_idempotency"]
-        assert lines[0] == f"Refused {heard[0][2]['identity']}: request-in-progress"
+        assert lines[0] == f"Refused {heard[0][1]['identity']}: request-in-progress"
 
 
 def test_a_replays_line_names_the_request_that_was_executed(serve, caplog):
@@ -231,6 +221,6 @@ if VENDOR != "sqlite":  # which has no connection to lose
             work()
         connection.close()
 
-        assert [name for name, _, _ in heard] == ["unsettled"]
+        assert [name for name, _ in heard] == ["unsettled"]
         with pytest.raises(OutcomeUnknown):
             work()

@@ -6,10 +6,9 @@ import logging
 import pytest
 from django.db import Error, connection
 
-from django_idempotency import signals
 from django_idempotency.models import IdempotencyRecord
 from tests.app.models import Payment, Unique
-from tests.app.serving import VENDOR, drf, post
+from tests.app.serving import VENDOR, drf, hearing, post
 from tests.app.views import answer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -108,15 +107,9 @@ CASES["mysql"] = tuple(
 
 @pytest.fixture
 def heard():
-    """The names of the signals of outcomes that were sent."""
-    seen = []
-    receivers = {}
-    for name in ("executed", "forgotten", "unsettled"):
-        receivers[name] = lambda name=name, **kwargs: seen.append(name)
-        getattr(signals, f"operation_{name}").connect(receivers[name])
-    yield seen
-    for name, receive in receivers.items():
-        getattr(signals, f"operation_{name}").disconnect(receive)
+    """The signals of outcomes that were sent."""
+    with hearing("executed", "forgotten", "unsettled") as heard:
+        yield heard
 
 
 @pytest.fixture
@@ -162,13 +155,13 @@ def test_what_is_announced_is_so(serve, api, heard, tidy, caplog, atomic_request
     assert committed == IdempotencyRecord.objects.exists()
     unsettled = IdempotencyRecord.objects.unsettled().exists()
     if not committed:
-        assert heard == ["forgotten"]
+        assert [name for name, _ in heard] == ["forgotten"]
         assert not Unique.objects.filter(name="later").exists()
         assert response.status_code == (500 if status == 201 else status)
     elif unsettled:
-        assert heard == ["unsettled"]
+        assert [name for name, _ in heard] == ["unsettled"]
         assert response.status_code == (500 if status == 201 else status)
         assert "rolled back" not in caplog.text
     else:
-        assert heard == ["executed"]
+        assert [name for name, _ in heard] == ["executed"]
         assert response.status_code == 201

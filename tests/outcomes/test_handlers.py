@@ -6,7 +6,6 @@ import pytest
 from django.contrib.auth import login, logout
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
-from django.db.models.signals import post_save
 from django.http import Http404, HttpResponse
 from django.test import Client
 
@@ -160,66 +159,6 @@ def test_the_first_caller_gets_the_handlers_own_response(browser, serve):
     assert response.own
     assert len(closed) == 1
     assert not hasattr(post(browser), "own")
-
-
-def test_a_post_render_callback_runs_for_the_execution_alone(api, serve):
-    """Callbacks of a DRF response are called when it is rendered, which happens once, in the transaction."""
-    rendered = []
-
-    def handler(request):
-        response = make_payment(request)
-        response.add_post_render_callback(lambda response: rendered.append(response.content))
-        return response
-
-    serve(drf(handler))
-
-    first = post(api)
-    assert is_replay(post(api))
-
-    assert rendered == [first.content]
-
-
-def test_signals_of_the_handlers_models_are_the_executions(protect, client, serve):
-    """A replay saves nothing, so no receiver hears of it."""
-    saved = []
-
-    def note(sender, instance, **kwargs):
-        saved.append(instance.pk)
-
-    post_save.connect(note, sender=Payment)
-    try:
-        serve(protect(make_payment))
-        for _ in range(3):
-            post(client)
-    finally:
-        post_save.disconnect(note, sender=Payment)
-
-    assert len(saved) == 1
-
-
-def test_a_serializer_runs_for_the_execution_alone(api, serve):
-    """Validation is part of the handler: a replay is not validated again, under rules that may have changed."""
-    validated = []
-
-    class Serializer(PaymentSerializer):
-        def validate(self, attrs):
-            validated.append(attrs)
-            return attrs
-
-        class Meta(PaymentSerializer.Meta):
-            pass
-
-    def handler(request):
-        serializer = Serializer(data=request.data)
-        serializer.is_valid(raise_exception=True)
-        serializer.save()
-        return answer(request, serializer.data)
-
-    serve(drf(handler))
-
-    for _ in range(3):
-        assert post(api).status_code == 201
-    assert len(validated) == 1
 
 
 def test_a_mended_payload_may_keep_its_key(api, serve, atomic_requests, caplog):

@@ -6,18 +6,11 @@ database, and what the retry got.
 """
 
 import logging
-import os
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -30,11 +23,10 @@ from django.template import TemplateDoesNotExist, engines
 from django.template.response import TemplateResponse
 from rest_framework.exceptions import ValidationError
 
-from django_idempotency import signals
 from django_idempotency.exceptions import CommittedEarly, TransactionBroken, UnstorableResponse
 from django_idempotency.models import IdempotencyRecord
 from tests.app.models import Child, Payment, Unique
-from tests.app.serving import EDGES, TIMEOUT, VENDOR, is_replay, post
+from tests.app.serving import EDGES, VENDOR, hearing, is_replay, post
 from tests.app.views import answer
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -46,7 +38,7 @@ REFUSAL = "returns a refusal"
 RAISES = "raises"
 FORGOTTEN = "returns 5xx, or should_store says no, or set_rollback(True) was called"
 UNSTORABLE = "returns what cannot be stored"
-KILLED = "is killed, or its COMMIT fails"
+KILLED = "is killed, or its COMMIT fails"  # by SIGKILL: tests/proof/test_kills.py
 LOST = "its COMMIT succeeds, and the answer is lost; or the reply to COMMIT is lost"
 HOOK = "an on_commit hook raises"
 BROKEN = "breaks the transaction and goes on"
@@ -76,7 +68,6 @@ class Case:
     edges: tuple[str, ...] = tuple(EDGES)
     vendors: tuple[str, ...] = VENDORS
     fault: Callable[[], Any] = nullcontext  # the context of the first request
-    process: bool = False  # the first request is made by `tests.outcomes.killed`
 
 
 def returns(status: int, data: Any = None) -> Callable[[Any], Any]:
@@ -309,7 +300,6 @@ def answer_is_lost() -> Iterator[None]:
 killed = partial(Case, row=KILLED)
 KILLED_CASES = (
     killed(variant="SystemExit, as of gunicorn --timeout", handler=raises(SystemExit), first=DIED, error=SystemExit),
-    killed(variant="SIGKILL", handler=returns(201), first=DIED, second=201, process=True),
     killed(
         variant="COMMIT fails",
         handler=returns(201),
@@ -357,42 +347,6 @@ HOOK_CASES = (
 )
 
 # --- broken transactions ---
-
-
-def lose_a_deadlock() -> None:
-    """Want what a rival holds that wants what we hold. InnoDB rolls the lighter transaction back, which is ours."""
-    rival_holds, we_hold = threading.Event(), threading.Event()
-
-    def lock(name: str) -> None:
-        assert Unique.objects.select_for_update().filter(name=name).exists()
-
-    def rival() -> None:
-        try:
-            Unique.objects.bulk_create([Unique(name="ours"), Unique(name="theirs")], ignore_conflicts=True)
-            with transaction.atomic():
-                Unique.objects.bulk_create([Unique(name=f"weight {number}") for number in range(50)])
-                lock("theirs")
-                rival_holds.set()
-                assert we_hold.wait(TIMEOUT)
-                lock("ours")
-                transaction.set_rollback(True)
-        finally:
-            connection.close()
-
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(rival)
-        assert rival_holds.wait(TIMEOUT)
-        lock("ours")
-        we_hold.set()
-        try:
-            lock("theirs")
-        finally:
-            future.result(TIMEOUT)
-
-
-def swallow_a_deadlock() -> None:
-    swallowing(lose_a_deadlock, OperationalError)()
-    Payment.objects.create(amount=20)  # in a transaction of its own, without the claim
 
 
 def break_a_constraint_in_bulk() -> None:
@@ -456,12 +410,6 @@ BROKEN_CASES = (
         variant="swallows that a row is gone, and answers 402, which says that a decline was written down",
         handler=does(swallowing(find_no_row), 402),
         message="swallowed a database error",
-    ),
-    broken(
-        variant="swallows a deadlock",
-        handler=does(swallow_a_deadlock),
-        message="A database error was swallowed",
-        vendors=("mariadb",),  # PostgreSQL's is like any error there, and SQLite has none
     ),
     broken(
         variant="closes the connection",
@@ -572,7 +520,6 @@ def test_every_row_has_a_case_for_each_edge(row):
 def test_outcome(case, edge, atomic_requests, serve, client, caplog):
     """What commits is remembered and replayed; what rolls back is forgotten and runs again; what is neither is told."""
     runs = []
-    unsettled = []
 
     def handler(request):
         runs.append(request)
@@ -582,10 +529,8 @@ def test_outcome(case, edge, atomic_requests, serve, client, caplog):
     serve(EDGES[edge](handler, **case.options))
 
     # The first request.
-    with case.fault(), caplog.at_level(logging.WARNING, "django_idempotency"), listening(unsettled):
-        if case.process:
-            be_killed(edge, atomic_requests)
-        elif case.first is DIED:
+    with case.fault(), caplog.at_level(logging.WARNING, "django_idempotency"), hearing("unsettled") as unsettled:
+        if case.first is DIED:
             with pytest.raises(case.error):
                 post(client)
         else:
@@ -598,14 +543,13 @@ def test_outcome(case, edge, atomic_requests, serve, client, caplog):
     assert any(case.warning in warning for warning in warnings) if case.warning else not warnings
 
     # The database after it.
-    assert len(runs) == (0 if case.process else 1)
+    assert len(runs) == 1
     assert Payment.objects.count() == (0 if case.retry == RUNS_AGAIN else 1)
     assert IdempotencyRecord.objects.count() == (0 if case.retry == RUNS_AGAIN else 1)
     assert IdempotencyRecord.objects.unsettled().count() == (1 if case.retry == OUTCOME_UNKNOWN else 0)
-    assert [identity.key for identity in unsettled] == (["key-1"] if case.retry == OUTCOME_UNKNOWN else [])
+    assert [about["identity"].key for _, about in unsettled] == (["key-1"] if case.retry == OUTCOME_UNKNOWN else [])
 
     # The retry.
-    ran_before = len(runs)
     if case.first is DIED and case.second is None:
         with pytest.raises(case.error):
             post(client)
@@ -618,35 +562,10 @@ def test_outcome(case, edge, atomic_requests, serve, client, caplog):
             assert second["Content-Type"] == first["Content-Type"]
         if case.retry == OUTCOME_UNKNOWN:
             assert second.json()["code"] == "outcome-unknown"
-    assert len(runs) == ran_before + (1 if case.retry == RUNS_AGAIN else 0)
+    assert len(runs) == (2 if case.retry == RUNS_AGAIN else 1)
     assert Payment.objects.count() == (1 if case.retry != RUNS_AGAIN or case.second == 201 else 0)
     if case.row == BROKEN:
-        assert not Unique.objects.exclude(name__in=["ours", "theirs"]).exists()
-
-
-@contextmanager
-def listening(unsettled: list[Any]) -> Iterator[None]:
-    def note(identity: Any, **kwargs: Any) -> None:
-        unsettled.append(identity)
-
-    signals.operation_unsettled.connect(note)
-    try:
-        yield
-    finally:
-        signals.operation_unsettled.disconnect(note)
-
-
-def be_killed(edge: str, atomic_requests: bool) -> None:
-    """Make the request in a process that kills itself with -9 in the handler."""
-    process = subprocess.run(
-        [sys.executable, "-m", "tests.outcomes.killed", edge, str(atomic_requests), connection.settings_dict["NAME"]],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings"},
-        capture_output=True,
-        check=False,
-        timeout=60,
-    )
-    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+        assert not Unique.objects.exists()
 
 
 def assert_error(response: Any, case: Case) -> None:
@@ -657,24 +576,3 @@ def assert_error(response: Any, case: Case) -> None:
 
 def body(response: Any) -> bytes:
     return b"".join(response.streaming_content) if response.streaming else response.content
-
-
-def test_a_refusal_that_wrote_nothing_is_no_warning(protect, client, serve, caplog):
-    """The warning of rolled back writes is for handlers that wrote."""
-    serve(protect(lambda request: (Payment.objects.count(), answer(request, {}, 400))[1]))
-
-    with caplog.at_level(logging.WARNING, "django_idempotency"):
-        assert post(client).status_code == 400
-
-    assert not [record for record in caplog.records if record.name == "django_idempotency"]
-
-
-def test_cookies_are_not_replayed(protect, client, serve):
-    """A cookie is the first caller's: a replay sets none."""
-    serve(protect(with_cookies))
-
-    first, second = post(client), post(client)
-
-    assert "basket" in first.cookies
-    assert "basket" not in second.cookies
-    assert is_replay(second)

@@ -14,6 +14,11 @@ from tests.app.views import PaymentSerializer, answer, make_payment
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
+@once("invoice.paid", key=lambda event: event["id"], fingerprint=lambda event: bytes([event["amount"]]))
+def on_invoice_paid(event):
+    return {"payment": Payment.objects.create(amount=event["amount"]).pk}
+
+
 def assert_executed_once(client, first, *, payments: int = 1) -> None:
     second = post(client)
     assert first.status_code == second.status_code == 201
@@ -147,11 +152,6 @@ def test_a_recursive_once_for_another_event_stands_on_its_own():
 
 def test_once_inside_a_protected_view(protect, client, serve, atomic_requests):
     """The event's record and the view's commit together, and each replays on its own."""
-
-    @once("invoice.paid", key=lambda event: event["id"])
-    def on_invoice_paid(event):
-        return {"payment": Payment.objects.create(amount=event["amount"]).pk}
-
     serve(protect(lambda request: answer(request, on_invoice_paid({"id": "evt-1", "amount": 5}))))
 
     first, second, other_key = post(client), post(client), post(client, key="key-2")
@@ -164,10 +164,6 @@ def test_once_inside_a_protected_view(protect, client, serve, atomic_requests):
 
 def test_once_inside_a_view_that_refuses_is_rolled_back_with_it(protect, client, serve, atomic_requests):
     """The inner record is part of the outer work."""
-
-    @once("invoice.paid", key=lambda event: event["id"])
-    def on_invoice_paid(event):
-        return {"payment": Payment.objects.create(amount=event["amount"]).pk}
 
     def handler(request):
         on_invoice_paid({"id": "evt-1", "amount": 5})
@@ -182,10 +178,6 @@ def test_once_inside_a_view_that_refuses_is_rolled_back_with_it(protect, client,
 
 def test_an_error_of_an_inner_once_can_be_caught(protect, client, serve, atomic_requests):
     """What the inner operation refuses is rolled back in its own savepoint; the outer one goes on."""
-
-    @once("invoice.paid", key=lambda event: event["id"], fingerprint=lambda event: bytes([event["amount"]]))
-    def on_invoice_paid(event):
-        return {"payment": Payment.objects.create(amount=event["amount"]).pk}
 
     def handler(request):
         on_invoice_paid({"id": "evt-1", "amount": 5})

@@ -156,7 +156,8 @@ def test_a_write_to_a_connection_that_comes_up_is_seen(protect, client, serve, c
         assert post(client).status_code == 201
 
     [message] = messages(caplog)
-    assert "wrote to database 'other'" in message
+    assert "wrote to database 'other' while its record is in 'default'" in message
+    assert "`using`" in message
 
 
 # --- finalize_response ---

@@ -9,12 +9,11 @@ from django.test import TestCase
 from django.urls import path
 from rest_framework.permissions import BasePermission
 from rest_framework.test import APIClient
-from rest_framework.views import APIView
 
 from django_idempotency import idempotent
 from django_idempotency.models import IdempotencyRecord
 from tests.app.models import Child, Payment, Unique
-from tests.app.serving import VENDOR, is_replay, plain, post
+from tests.app.serving import VENDOR, drf_class, is_replay, plain, post
 from tests.app.views import answer, make_payment
 from tests.conftest import authenticated
 
@@ -164,7 +163,6 @@ class PayInATestCase(TestCase):
     """Users test their views in `TestCase`, inside its transactions."""
 
     def setUp(self):
-
         self.client = authenticated(User.objects.create_user("payer"))
 
     def test_a_retry_is_replayed(self):
@@ -245,36 +243,6 @@ def test_a_refusal_rolls_back_in_the_named_database(protect, client, serve):
     assert post(client).status_code == 422
     assert not Payment.objects.using("other").exists()
     assert not IdempotencyRecord.objects.using("other").exists()
-
-
-@both
-def test_using_may_be_a_callable(protect, client, serve):
-    """A sharded project names the shard by the request; one key in two shards is two keys."""
-    serve(protect(make_payment, using=lambda request: request.headers["X-Shard"]))
-
-    for shard in ("default", "other", "default", "other"):
-        assert post(client, headers={"X-Shard": shard}).status_code == 201
-
-    assert IdempotencyRecord.objects.count() == IdempotencyRecord.objects.using("other").count() == 1
-
-
-@both
-def test_writes_to_another_database_are_warned_of(protect, client, serve, caplog):
-    """Two databases do not commit together: the log names both, and the option that helps."""
-
-    def handler(request):
-        Payment.objects.using("other").create(amount=1)
-        return make_payment(request)
-
-    serve(protect(handler))
-
-    with caplog.at_level(logging.WARNING, "django_idempotency"):
-        assert post(client).status_code == 201
-        assert is_replay(post(client))
-
-    [warning] = [record.getMessage() for record in caplog.records if record.name == "django_idempotency"]
-    assert "wrote to database 'other' while its record is in 'default'" in warning
-    assert "`using`" in warning
 
 
 @both
@@ -365,14 +333,7 @@ def test_a_rival_that_committed_after_our_snapshot(isolation_level, user, serve,
                     rivals.append(background(post, authenticated(user), headers={"X-Rival": "1"}).result())
             return True
 
-    class View(APIView):
-        permission_classes = [RivalComesFirst]
-
-        @idempotent
-        def post(self, request):
-            return make_payment(request)
-
-    serve(View.as_view())
+    serve(drf_class(make_payment, permission_classes=[RivalComesFirst]))
 
     ours = post(authenticated(user))
 
@@ -393,14 +354,11 @@ def test_a_rival_that_committed_after_our_snapshot(isolation_level, user, serve,
 
 
 @committing
-def test_a_duplicate_in_flight_is_seen_at_every_level(isolation_level, user, serve, background, gate, atomic_requests):
+def test_a_duplicate_in_flight_is_seen_at_every_level(
+    isolation_level, serve, background, gate, slow_payment, atomic_requests
+):
     """A duplicate gets 409 at once, at each level (SQLite, which has one writer, is slower: see the edges)."""
-
-    def handler(request):
-        gate.wait()
-        return make_payment(request)
-
-    serve(plain(handler, scope=lambda request: "one"))
+    serve(plain(slow_payment, scope=lambda request: "one"))
     if VENDOR == "sqlite":
         gate.open()
     first = background(post, APIClient())

@@ -126,20 +126,9 @@ def test_a_handler_that_swallows_the_loss_of_its_transaction(lab, token, vendor,
 
     Also where it caught the error around an atomic block of its own, which cannot be rolled back to any more.
     """
-    config = {"database": {"ATOMIC_REQUESTS": atomic_requests}}
-    child, retrier = lab.child(**config).connect(), lab.child(**config).connect()
+    child, retrier = (lab.child(database={"ATOMIC_REQUESTS": atomic_requests}).connect() for _ in range(2))
     statement = {"statement": LOSING[vendor], **more}
     request = Request(key="lost", token=token, script=f"swallow in {place}", more=statement)
-
-    assert_rolled_back(child, retrier, request, child.ask(request))
-
-
-@pytest.mark.parametrize("more", [{}, {"more": True}], ids=["answers", "works on"])
-def test_a_handler_that_rolls_its_transaction_back(lab, token, atomic_requests, more):
-    """After a raw ROLLBACK the claim is gone, and nothing that the handler does then is left: a 500."""
-    config = {"database": {"ATOMIC_REQUESTS": atomic_requests}}
-    child, retrier = lab.child(**config).connect(), lab.child(**config).connect()
-    request = Request(key="raw", token=token, script="swallow in cursor", more={"statement": "ROLLBACK", **more})
 
     assert_rolled_back(child, retrier, request, child.ask(request))
 
@@ -156,8 +145,7 @@ def test_an_error_that_aborts_the_transaction_of_postgresql(lab, token, vendor, 
     """Caught around a cursor it is a 500, for COMMIT would be a silent ROLLBACK; around an atomic block, nothing."""
     if vendor != "postgresql":
         pytest.skip("elsewhere an error undoes its statement alone")
-    config = {"database": {"ATOMIC_REQUESTS": atomic_requests}}
-    child, retrier = lab.child(**config).connect(), lab.child(**config).connect()
+    child, retrier = (lab.child(database={"ATOMIC_REQUESTS": atomic_requests}).connect() for _ in range(2))
     request = Request(key="aborted", token=token, script=f"swallow in {place}", more={"statement": statement})
     reply = child.ask(request)
 
@@ -191,8 +179,7 @@ def rival(vendor: str) -> Iterator[Any]:
 @pytest.mark.parametrize("place", ["cursor", "atomic"])
 def test_a_handler_that_swallows_a_deadlock(lab, token, rival, atomic_requests, place, more):
     """InnoDB rolls the transaction back, claim included; the handler goes on in a new one, which is undone: a 500."""
-    config = {"database": {"ATOMIC_REQUESTS": atomic_requests}}
-    child, retrier = lab.child(**config).connect(), lab.child(**config).connect()
+    child, retrier = (lab.child(database={"ATOMIC_REQUESTS": atomic_requests}).connect() for _ in range(2))
     statements = {
         "first": "UPDATE app_unique SET name = 'a' WHERE id = 1",
         "statement": "UPDATE app_unique SET name = 'b' WHERE id = 2",
@@ -242,8 +229,7 @@ def test_a_frozen_process_that_comes_back_too_late(lab, token, vendor, atomic_re
     """The server ends an idle transaction, the retry executes, and the thawed process's COMMIT fails: one effect."""
     if vendor not in IDLE_TIMEOUTS:
         pytest.skip("no server")
-    config = {"database": {"ATOMIC_REQUESTS": atomic_requests}}
-    frozen, retrier = lab.child(**config).connect(), lab.child(**config).connect()
+    frozen, retrier = (lab.child(database={"ATOMIC_REQUESTS": atomic_requests}).connect() for _ in range(2))
     more = {"statement": IDLE_TIMEOUTS[vendor]}
     request = Request(key="frozen", token=token, script="swallow in cursor", more=more)
     frozen.send(request, halts=True)
@@ -269,8 +255,7 @@ def test_a_request_killed_while_the_server_works_for_it(lab, token, vendor, atom
     if vendor not in BLOCKED:
         pytest.skip("no server")
     Unique.objects.create(id=1, name="held")
-    config = {"database": {"ATOMIC_REQUESTS": atomic_requests}}
-    child, retrier = lab.child(**config).connect(), lab.child(**config).connect()
+    child, retrier = (lab.child(database={"ATOMIC_REQUESTS": atomic_requests}).connect() for _ in range(2))
     statement = f"UPDATE app_unique SET name = 'mine' WHERE id = 1 -- {connection.settings_dict['NAME']}"
     request = Request(key="busy", token=token, script="swallow in cursor", more={"statement": statement})
     with closing(connection.copy()) as holder, holder.cursor() as held:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.lab import forks
+from tests.lab import caches, forks
 from tests.redis.servers import PATIENCE, POLL, wait_until
 from tests.redis.topologies import NAME, Cluster, SentinelPair
 
@@ -23,12 +23,7 @@ IMPATIENT = {"SOCKET_TIMEOUT": 0.3, "SOCKET_CONNECT_TIMEOUT": 0.3}  # seconds, w
 
 def cache(url: str, **options: Any) -> dict[str, Any]:
     """The entry of `CACHES` for the server at *url*."""
-    return {
-        "BACKEND": "django_redis.cache.RedisCache",
-        "LOCATION": url,
-        "KEY_PREFIX": "tests",
-        "OPTIONS": {**IMPATIENT, **options},
-    }
+    return caches.cache(url, options={**IMPATIENT, **options}, KEY_PREFIX="tests")
 
 
 def sentinel_cache(pair: SentinelPair) -> dict[str, Any]:

@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.servers import Missing, free_port, keeper_of, start_process
+
 PATIENCE = 90  # seconds, for what happens at once unless a test fails
 POLL = 0.005  # seconds between two questions to a server that does not tell by itself
 
@@ -41,10 +42,6 @@ OPTIONS = {
     "repl-diskless-sync-delay": "0",
     "save": "",
 }
-
-
-class Missing(Exception):
-    """There is no program to start a server with; the message says what was looked for."""
 
 
 def binary() -> str:
@@ -72,11 +69,6 @@ def wait_until(what: str, is_so: Callable[[], object]) -> Any:
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {PATIENCE} s: {what}") from error
         time.sleep(POLL)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 class Server:
@@ -182,19 +174,8 @@ class Keeper:
 def keeper() -> Iterator[Keeper]:
     """Raises `Missing` if no server program is installed."""
     binary()
-    process = subprocess.Popen(
-        [sys.executable, "-P", __file__],  # -P: our folder has names of libraries
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # Ctrl-C ends the tests first, then us, then the servers
-    )
-    try:
+    with keeper_of("tests.redis.servers") as process:
         yield Keeper(process)
-    finally:
-        process.stdin.close()
-        process.wait()
-        process.stdout.close()
 
 
 def keep() -> None:
@@ -205,15 +186,8 @@ def keep() -> None:
             for line in sys.stdin:
                 message = json.loads(line)
                 if "start" in message:
-                    with (Path(message["folder"]) / "log").open("ab") as log:
-                        child = subprocess.Popen(
-                            message["start"],
-                            cwd=message["folder"],
-                            env={**os.environ, **message["environment"]},
-                            stdin=subprocess.DEVNULL,
-                            stdout=log,
-                            stderr=log,
-                        )
+                    folder_of = Path(message["folder"])
+                    child = start_process(message["start"], folder_of, env={**os.environ, **message["environment"]})
                     children[child.pid] = child
                     answer: Any = child.pid
                 elif "reap" in message:

@@ -2,7 +2,6 @@
 
 import pytest
 
-from django_idempotency.operations.records import free
 from django_idempotency.stores import stores
 from tests.redis.lab import UNKNOWN, cache
 
@@ -122,22 +121,6 @@ def store(settings, lasting):
     return stores["redis"]
 
 
-@pytest.mark.parametrize("plant", FOREIGN)
-def test_an_operator_frees_what_is_garbage(lab, lasting, client, gate, key, store, plant):
-    """By its digest, as the log names it: then the next request runs."""
-    child = lab.child(cache(lasting.url))
-    assert child.ask(key).status == 201
-    found = record_key(client)
-    client.delete(found)
-    FOREIGN[plant](client, found)
-    assert child.ask(key).said == UNKNOWN
-
-    assert free(bytes.fromhex(found.decode().rpartition(":")[2]), store="redis")
-
-    assert child.ask(key).status == 201
-    assert gate.effects(key) == [child.pid] * 2
-
-
 BROKEN_SETS = {
     "text": lambda client, claims: client.set(claims, "somebody's"),
     "foreign members": lambda client, claims: client.zadd(claims, {"abc": 1, b"\xff": 2, "00" * 32: 3}),
@@ -166,24 +149,8 @@ SHOWN = {
 
 
 @pytest.mark.parametrize("plant", SHOWN)
-def test_garbage_can_be_looked_at(lab, lasting, client, gate, key, store, plant):
-    """Something is shown, and nothing raised: an operator has to see it to free it."""
-    child = lab.child(cache(lasting.url))
-    assert child.ask(key).status == 201
-    found = record_key(client)
-    if plant in FOREIGN:
-        client.delete(found)
-    SHOWN[plant](client, found)
-
-    shown = store.find(None, bytes.fromhex(found.decode().rpartition(":")[2]))
-
-    if plant in FOREIGN or plant.startswith(("no ", "unknown", "claimed")):
-        assert shown.status == 0
-
-
-@pytest.mark.parametrize("plant", SHOWN)
-def test_garbage_can_be_freed(lab, lasting, client, gate, key, store, plant):
-    """As it is shown, by an operator: then the next request runs."""
+def test_garbage_can_be_looked_at_and_freed(lab, lasting, client, gate, key, store, plant):
+    """Something is shown, and nothing raised; an operator frees it as it is shown, and the next request runs."""
     child = lab.child(cache(lasting.url))
     assert child.ask(key).status == 201
     found = record_key(client)
@@ -191,8 +158,11 @@ def test_garbage_can_be_freed(lab, lasting, client, gate, key, store, plant):
         client.delete(found)
     SHOWN[plant](client, found)
     digest = bytes.fromhex(found.decode().rpartition(":")[2])
+
     shown = store.find(None, digest)
 
+    if plant in FOREIGN or plant.startswith(("no ", "unknown", "claimed")):
+        assert shown.status == 0
     assert store.free(None, digest, shown.executed_at, unsettled=shown.status == 0)
 
     assert child.ask(key).status == 201

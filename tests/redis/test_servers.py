@@ -111,14 +111,20 @@ def test_a_frozen_server_at_the_completion_has_the_answer_when_it_goes_on(lab, o
 # --- kill -9 of the server ---
 
 
-@pytest.mark.kill
-def test_a_persistent_server_that_is_killed_still_has_the_claim(lab, own, gate, key):
-    """Started again it knows that the request is in flight, and takes its answer."""
-    server = own.redis(**KEPT)
+def halted_and_killed(lab, own, key, **options):
+    """Two processes on a server that was killed and started again while the first one's handler runs."""
+    server = own.redis(**options)
     one, other = (lab.child(cache(server.url), lease=LASTING) for _ in range(2))
     one.halt(key)
     server.kill()
     server.restart()
+    return one, other
+
+
+@pytest.mark.kill
+def test_a_persistent_server_that_is_killed_still_has_the_claim(lab, own, gate, key):
+    """Started again it knows that the request is in flight, and takes its answer."""
+    one, other = halted_and_killed(lab, own, key, **KEPT)
 
     assert other.ask(key).said == IN_PROGRESS
     assert one.finish().status == 201
@@ -142,11 +148,7 @@ def test_a_persistent_server_that_is_killed_still_has_the_answer(lab, own, gate,
 @pytest.mark.kill
 def test_a_forgetful_server_takes_the_answer_of_a_claim_that_it_lost(lab, own, gate, key):
     """If no other request came meanwhile, the answer is stored, and the log says what happened."""
-    server = own.redis(**LOST)
-    one, other = (lab.child(cache(server.url)) for _ in range(2))
-    one.halt(key)
-    server.kill()
-    server.restart()
+    one, other = halted_and_killed(lab, own, key, **LOST)
 
     finished = one.finish()
 
@@ -159,11 +161,7 @@ def test_a_forgetful_server_takes_the_answer_of_a_claim_that_it_lost(lab, own, g
 @pytest.mark.kill
 def test_a_forgetful_server_lets_a_second_execution_in(lab, own, gate, key):
     """NOT PROMISED: without persistence a lost claim runs twice. Both callers get one answer, and the log tells."""
-    server = own.redis(**LOST)
-    one, other = (lab.child(cache(server.url)) for _ in range(2))
-    one.halt(key)
-    server.kill()
-    server.restart()
+    one, other = halted_and_killed(lab, own, key, **LOST)
 
     assert other.ask(key).by == other.pid
     finished = one.finish()

@@ -13,7 +13,8 @@ import pytest
 
 from tests.lab.forks import ROOT
 from tests.redis.lab import IN_PROGRESS, LASTING, UNKNOWN, Reply, cache
-from tests.redis.servers import free_port, outlive, wait_until
+from tests.redis.servers import outlive, wait_until
+from tests.servers import free_port
 
 CONFIGURATION = Path(__file__).with_name("gunicorn_conf.py")
 LATER = (IN_PROGRESS, (0, None))  # asked too early: its lease lasts, or gunicorn has no other worker yet

@@ -27,13 +27,6 @@ def test_without_a_login_there_is_nothing(path, post):
     assert (response.status_code, response["WWW-Authenticate"]) == (401, "Token")
 
 
-def test_a_revoked_token_gets_no_replay(path, post, ann):
-    post(path, ORDER, key="k-1")
-    ann.auth_token.delete()
-
-    assert post(path, ORDER, key="k-1").status_code == 401
-
-
 def test_another_users_account_is_not_found(path, post, client_of, bob):
     """To read it, to charge it, and to send the owner's own request again."""
     post(path, ORDER, key="k-1")

@@ -12,7 +12,7 @@ from django.core.cache import caches
 
 from django_idempotency.models import IdempotencyRecord
 from sample_project.payments import cards
-from sample_project.payments.models import Account, Charge
+from sample_project.payments.models import Charge
 
 PAYMENT = {"amount": 5000, "currency": "EUR", "card": "tok_visa", "reference": "top-up 1"}
 
@@ -51,27 +51,6 @@ class TestKeys:
 
         assert (declined.status_code, again.status_code, again.content) == (402, 402, declined.content)
         assert [payment["asked"] for payment in gateway.listed()] == [1]
-
-    def test_another_payload_with_its_key_is_refused(self, post, path, gateway):
-        post(path, PAYMENT, key="k-1")
-        refused = post(path, {**PAYMENT, "amount": 1}, key="k-1")
-
-        assert (refused.status_code, refused.json()["code"]) == (422, "key-reused")
-        assert len(gateway.listed()) == 1
-
-    def test_a_payment_without_a_key_is_refused(self, post, path, gateway):
-        refused = post(path, PAYMENT)
-
-        assert (refused.status_code, refused.json()["code"]) == (400, "key-missing")
-        assert not gateway.listed()
-
-    def test_two_users_may_choose_the_same_key(self, post, path, gateway, client_of, bob):
-        other = Account.objects.create(owner=bob, name="Current", currency="EUR", balance=0)
-        post(path, PAYMENT, key="k-1")
-        second = post(f"/api/accounts/{other.pk}/card-payments/", PAYMENT, key="k-1", client=client_of(bob))
-
-        assert (second.status_code, "Idempotency-Replayed" in second) == (201, False)
-        assert len(gateway.listed()) == 2
 
     @pytest.mark.parametrize("change", [{"amount": 0}, {"currency": "USD"}, {"card": "tok_unknown"}, {"card": ""}])
     def test_a_payload_that_is_refused_can_be_mended(self, post, path, gateway, change):

@@ -37,13 +37,6 @@ def test_a_retry_gets_the_first_answer(post, path, account):
     assert (Charge.objects.count(), account.balance) == (1, 8750)
 
 
-def test_a_quoted_and_a_bare_key_are_the_same(post, path):
-    first = post(path, ORDER, key="k-1")
-
-    assert post(path, ORDER, key='"k-1"').content == first.content
-    assert Charge.objects.count() == 1
-
-
 def test_another_payload_with_its_key_is_refused(post, path, account):
     """422, and nothing of the first answer."""
     post(path, ORDER, key="k-1")

@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 
 from django_idempotency.core.decision import InFlight
+from django_idempotency.exceptions import TransactionBroken
 from django_idempotency.stores.database import DatabaseStore
 from django_idempotency.testing.store_contract import TransactionalStoreTests
+from django_idempotency.testing.store_contract.base import RECORD, attempt
 from tests.proof.bugs import EarlyCommit, NoClaim, RecordOutside
 
 # Commits, so it is flushed after each test: our own tables, which are quicker than all.
@@ -18,6 +20,19 @@ class TestDatabaseStore(TransactionalStoreTests):
 
     def make_store(self):
         return DatabaseStore("conformance", {})
+
+    def test_a_record_is_not_written_over(self):
+        """An operator may have settled the claim of a handler that committed by itself and went on."""
+        first = attempt()
+
+        def act(claim):
+            self.store.complete(self.using, first, claim, RECORD)
+            with pytest.raises(TransactionBroken):
+                self.store.complete(self.using, first, claim, replace(RECORD, status=500))
+
+        self._found(first, act)
+
+        assert self.ask(first).record == RECORD
 
 
 class Texts(DatabaseStore):

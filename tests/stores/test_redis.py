@@ -2,45 +2,26 @@
 
 import hashlib
 import itertools
-import os
-import threading
 from datetime import timedelta
 
 import pytest
 from django.core.cache import caches
 from django.http import HttpResponse
-from rest_framework.response import Response
 
 from django_idempotency import once
 from django_idempotency.core.keys import Identity
-from django_idempotency.core.record import CompletionRecord
-from django_idempotency.exceptions import OutcomeUncertain, OutcomeUnknown, UnstorableResponse
-from django_idempotency.operations.records import free, settle
-from django_idempotency.signals import operation_unsettled
+from django_idempotency.exceptions import OutcomeUncertain, OutcomeUnknown
 from django_idempotency.stores import stores
-from tests.app.serving import drf, is_replay, plain, post
-
-URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/15")
+from tests.app.serving import drf, hearing, is_replay, plain, post
+from tests.lab.caches import LOCAL, cache
 
 
 @pytest.fixture(autouse=True)
 def redis(settings, worker_id):
     """The raw client of the store's alias, whose keys are this worker's own."""
-    settings.CACHES = {
-        "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
-        "keys": {
-            "BACKEND": "django_redis.cache.RedisCache",
-            "LOCATION": URL,
-            "KEY_PREFIX": f"store-{worker_id}",
-            "VERSION": 7,
-            "OPTIONS": {"SOCKET_TIMEOUT": 5, "SOCKET_CONNECT_TIMEOUT": 5},
-        },
-    }
-    settings.IDEMPOTENCY = {
-        "STORES": {
-            "redis": {"BACKEND": "django_idempotency.stores.redis.RedisStore", "OPTIONS": {"CACHE": "keys"}},
-        }
-    }
+    settings.CACHES = {"default": LOCAL, "keys": cache(KEY_PREFIX=f"store-{worker_id}", VERSION=7)}
+    backend = "django_idempotency.stores.redis.RedisStore"
+    settings.IDEMPOTENCY = {"STORES": {"redis": {"BACKEND": backend, "OPTIONS": {"CACHE": "keys"}}}}
     caches["keys"].delete_pattern("*")
     yield caches["keys"].client.get_client()
     caches["keys"].delete_pattern("*")
@@ -48,15 +29,9 @@ def redis(settings, worker_id):
 
 @pytest.fixture
 def heard():
-    """The errors that `operation_unsettled` was sent with."""
-    errors = []
-
-    def hear(error, **kwargs):
-        errors.append(error)
-
-    operation_unsettled.connect(hear)
-    yield errors
-    operation_unsettled.disconnect(hear)
+    """What `operation_unsettled` was sent with."""
+    with hearing("unsettled") as heard:
+        yield heard
 
 
 RUNS: list[str] = []
@@ -168,64 +143,6 @@ def test_a_view(api, serve, browser, make):
     assert post(client, {"amount": 99}).status_code == 422
 
 
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("status", [400, 403, 409, 422, 429, 500, 503])
-def test_an_answer_of_its_own_leaves_the_key_free(api, serve, status):
-    """The handler said no, or that it failed: it has answered by itself, and a retry runs."""
-    runs = []
-
-    def handler(request):
-        runs.append(request)
-        return Response({"run": len(runs)}, status=status)
-
-    serve(drf(handler, store="redis"))
-
-    assert [post(api).status_code for _ in range(2)] == [status, status]
-    assert len(runs) == 2
-
-
-def test_an_exception_of_its_own_leaves_the_key_free():
-    WORK.append(lambda: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        send("a")
-    WORK.clear()
-
-    assert send("a") == {"sent": "a"}
-
-
-def test_an_answer_that_cannot_be_stored_is_uncertain(heard, caplog):
-    """The work was done: it is not run again by itself."""
-
-    @once("unstorable", key=str, store="redis")
-    def unstorable(key):
-        RUNS.append(key)
-        return object()
-
-    with pytest.raises(UnstorableResponse):
-        unstorable("a")
-    with pytest.raises(OutcomeUnknown):
-        unstorable("a")
-
-    assert RUNS == ["a"]
-    [error] = heard
-    assert isinstance(error, OutcomeUncertain)
-    assert "cannot be stored" in error.reason
-    assert "Unsettled" in caplog.text
-
-
-def test_a_handler_that_is_ended_is_uncertain(heard):
-    """SystemExit is how gunicorn ends a worker that takes too long."""
-    WORK.append(lambda: (_ for _ in ()).throw(SystemExit(1)))
-    with pytest.raises(SystemExit):
-        send("a")
-    WORK.clear()
-
-    with pytest.raises(OutcomeUnknown):
-        send("a")
-    assert RUNS == ["a"]
-    assert len(heard) == 1
-
-
 def test_a_handler_may_say_that_it_does_not_know(heard):
     """A gateway without keys of its own did not answer in time."""
     WORK.append(lambda: (_ for _ in ()).throw(OutcomeUncertain("the gateway did not answer")))
@@ -236,7 +153,7 @@ def test_a_handler_may_say_that_it_does_not_know(heard):
     with pytest.raises(OutcomeUnknown):
         send("a")
     assert RUNS == ["a"]
-    assert [error.reason for error in heard] == ["the gateway did not answer"]
+    assert [about["error"].reason for _, about in heard] == ["the gateway did not answer"]
 
 
 def test_another_operations_doubt_is_its_own(heard):
@@ -256,36 +173,6 @@ def test_another_operations_doubt_is_its_own(heard):
     assert len(heard) == 1
 
 
-def test_uncertain_retry_runs_again(heard):
-    """Where the work is harmless to repeat."""
-
-    @once("harmless", key=str, store="redis", uncertain="retry")
-    def harmless(key):
-        RUNS.append(key)
-        if len(RUNS) == 1:
-            raise SystemExit
-        return len(RUNS)
-
-    with pytest.raises(SystemExit):
-        harmless("a")
-
-    assert [harmless("a"), harmless("a")] == [2, 2]
-
-
-def test_an_operator_lets_it_run_again():
-    WORK.append(lambda: (_ for _ in ()).throw(SystemExit(1)))
-    with pytest.raises(SystemExit):
-        send("a")
-    WORK.clear()
-    [record] = stores["redis"].unsettled(None, 10)
-    assert (record.key, record.scope, record.operation) == ("a", "shop", "send")
-
-    assert free(record, store="redis")
-
-    assert send("a") == {"sent": "a"}
-    assert stores["redis"].unsettled(None, 10) == []
-
-
 def test_entries_whose_records_are_gone_hide_none(redis, monkeypatch):
     """They are the oldest, and fill the list: it goes on to those that are there."""
     monkeypatch.setattr("django_idempotency.stores.redis.store.TAGS", ["ab"])
@@ -303,20 +190,6 @@ def test_entries_whose_records_are_gone_hide_none(redis, monkeypatch):
     assert redis.zrange(claims, 0, -1) == [digest.hex().encode()]
 
 
-def test_an_operator_stores_an_answer():
-    """From then on retries get that."""
-    WORK.append(lambda: (_ for _ in ()).throw(SystemExit(1)))
-    with pytest.raises(SystemExit):
-        send("a")
-    [record] = stores["redis"].unsettled(None, 10)
-
-    assert settle(record, CompletionRecord(status=200, body=b'{"sent":"by hand"}'), store="redis")
-
-    assert send("a") == {"sent": "by hand"}
-    assert RUNS == ["a"]
-    assert stores["redis"].unsettled(None, 10) == []
-
-
 def test_a_call_inside_itself_joins():
     """The same identity from its own handler runs, and the outer call records."""
     WORK.append(lambda: WORK.clear() or send("a"))
@@ -330,29 +203,6 @@ def test_a_call_inside_itself_joins():
 def test_it_runs_without_a_database():
     """No connection is asked for: this test has no access to one."""
     assert send("a") == send("a")
-
-
-def test_eight_threads_execute_once():
-    """The others are told to come again."""
-    barrier = threading.Barrier(8)
-    WORK.append(lambda: threading.Event().wait(0.05))
-    answers = []
-
-    def race():
-        barrier.wait()
-        try:
-            answers.append(send("a"))
-        except Exception as error:
-            answers.append(type(error).__name__)
-
-    threads = [threading.Thread(target=race) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert RUNS == ["a"]
-    assert {str(answer) for answer in answers} <= {"{'sent': 'a'}", "RequestInProgress"}
 
 
 def test_the_driver_is_imported_where_it_is_used():

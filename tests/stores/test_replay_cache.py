@@ -1,6 +1,5 @@
 """REPLAY_CACHE: committed records on a real Redis. Losing it costs speed, and nothing else."""
 
-import os
 import time
 from datetime import timedelta
 from urllib.parse import urlsplit
@@ -11,7 +10,7 @@ from django.db import connection, transaction
 from django.http import HttpResponse
 from django.test.utils import CaptureQueriesContext
 
-from django_idempotency import idempotent, once
+from django_idempotency import once
 from django_idempotency.exceptions import StoreUnavailable
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.operations.records import free
@@ -20,13 +19,14 @@ from django_idempotency.stores.redis import replay_cache
 from tests.app.models import Payment
 from tests.app.serving import drf, is_replay, post
 from tests.app.views import make_payment
+from tests.lab.caches import LOCAL, REDIS_URL
+from tests.lab.caches import cache as redis_cache
 from tests.lab.proxy import proxy_to
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/15")
-BOUNDED = {"SOCKET_TIMEOUT": 1, "SOCKET_CONNECT_TIMEOUT": 1}
-SERVER = urlsplit(URL)
+DATABASE_STORE = "django_idempotency.stores.database.DatabaseStore"
+SERVER = urlsplit(REDIS_URL)
 
 
 @pytest.fixture
@@ -36,26 +36,12 @@ def configure(settings, worker_id):
     store, `plain`, has the same table and no cache.
     """
 
-    def configure(url: str = URL) -> None:
-        settings.CACHES = {
-            "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
-            "replays": {
-                "BACKEND": "django_redis.cache.RedisCache",
-                "LOCATION": url,
-                "KEY_PREFIX": f"replays-{worker_id}",
-                "OPTIONS": BOUNDED,
-            },
-        }
+    def configure(url: str = REDIS_URL) -> None:
+        replays = redis_cache(url, timeout=1, KEY_PREFIX=f"replays-{worker_id}")
+        settings.CACHES = {"default": LOCAL, "replays": replays}
         options = stores["default"].options | {"REPLAY_CACHE": "replays"}
-        settings.IDEMPOTENCY = {
-            "STORES": {
-                "default": {
-                    "BACKEND": "django_idempotency.stores.database.DatabaseStore",
-                    "OPTIONS": options,
-                },
-                "plain": {"BACKEND": "django_idempotency.stores.database.DatabaseStore"},
-            }
-        }
+        default = {"BACKEND": DATABASE_STORE, "OPTIONS": options}
+        settings.IDEMPOTENCY = {"STORES": {"default": default, "plain": {"BACKEND": DATABASE_STORE}}}
 
     return configure
 
@@ -423,18 +409,4 @@ def test_a_view_under_atomic_requests(cache, api, serve, atomic_requests):
     serve(drf(make_payment))
 
     assert [is_replay(post(api)) for _ in range(2)] == [False, True]
-    assert Payment.objects.count() == 1
-
-
-@idempotent(in_flight="wait")
-def waits(request):
-    make_payment(request)
-    return HttpResponse()
-
-
-def test_a_wait_ends_with_the_record(cache, api, serve):
-    """The option is asked as ever."""
-    serve(waits)
-
-    assert [post(api).status_code for _ in range(2)] == [200, 200]
     assert Payment.objects.count() == 1

@@ -32,7 +32,7 @@ RECORD = CompletionRecord(status=201, body=b"{}")
 FINGERPRINTS = st.binary(min_size=32, max_size=32)
 FOUND = st.one_of(
     st.builds(Claimed, st.text()),
-    st.just(InFlight()),
+    st.builds(InFlight, st.none() | FINGERPRINTS),
     st.builds(Completed, st.just(RECORD), FINGERPRINTS),
     st.builds(Unsettled, FINGERPRINTS),
 )
@@ -59,6 +59,8 @@ def test_the_strategy_knows_every_finding():
     [
         (Claimed("7"), None, Execute(Claimed("7"))),
         (InFlight(), None, Wait()),
+        (InFlight(b"a"), True, Wait()),
+        (InFlight(b"a"), False, KeyReused),
         (Completed(RECORD, b"a"), True, Replay(RECORD)),
         (Completed(RECORD, b"a"), False, KeyReused),
         (Unsettled(b"a"), True, OutcomeUnknown),

@@ -139,6 +139,8 @@ def test_a_bad_value_is_an_error_that_names_the_option(name, value):
     message = str(caught.value)
     assert message.startswith(f"@idempotent: option {name!r} ")
     assert repr(value) in message
+    with pytest.raises(PolicyError, match=name):
+        Policy(**{name: value})
 
 
 @pytest.mark.parametrize(
