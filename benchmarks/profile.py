@@ -49,10 +49,9 @@ PARTS: dict[str, tuple[str, ...]] = {
         "django_idempotency.protection.views:_policy",
         "django_idempotency.conf:database",
     ),
-    "key": (f"{EDGE}.plain:_key",),
+    "key": (f"{EDGE}.plain:PlainAdapter._read_key",),
     "scope, operation, identity": (
-        f"{EDGE}.drf:read",
-        f"{EDGE}.plain:read",
+        f"{EDGE}.plain:PlainAdapter.read",
         f"{EDGE}.plain:default_scope",
         f"{EDGE}.plain:route",
         f"{EDGE}.plain:Identity",
@@ -66,7 +65,6 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
     "decisions": (
         "django_idempotency.protection.views:run",
-        "django_idempotency.engine.run:_execution",
         "django_idempotency.engine.run:_decide_until_final",
         "django_idempotency.engine.execution:Execution.joined",
         "django_idempotency.engine.execution:Execution.act",
@@ -95,8 +93,9 @@ PARTS: dict[str, tuple[str, ...]] = {
         "django_idempotency.engine.watch:TransactionWatch.rollback_requested",
     ),
     "capture of status, headers and body": (
-        f"{EDGE}.drf:capture",
-        f"{EDGE}.plain:capture",
+        f"{EDGE}.drf:DrfAdapter.capture",
+        f"{EDGE}.plain:PlainAdapter.capture",
+        f"{EDGE}.plain:PlainAdapter.make_answer",
         f"{EDGE}.plain:rendered",
         f"{EDGE}.plain:storable_headers",
         f"{EDGE}.plain:CompletionRecord",
@@ -104,8 +103,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
     "record": (f"{STORES}.database:DatabaseStore.complete",),
     "replayed response": (
-        f"{EDGE}.drf:replay",
-        f"{EDGE}.plain:replay",
+        f"{EDGE}.drf:DrfAdapter.replay",
+        f"{EDGE}.plain:PlainAdapter.fill",
         "django_idempotency.core.record:CompletionRecord.from_stored",
     ),
     "log, signal, count": (
@@ -136,9 +135,9 @@ OF_THE_DATABASE = {
 OF_REDIS: dict[str, tuple[str, ...]] = {
     "claim": (
         f"{STORES}.redis:RedisStore.claim",
-        f"{STORES}.redis:RedisStore._claimed",
+        f"{STORES}.redis:RedisStore._claim",
         f"{STORES}.redis.replay_cache:ReplayCache.get",
-        f"{STORES}.redis.replay_cache:ReplayCache._read",
+        f"{STORES}.redis.replay_cache:ReplayCache._decode",
     ),
     "decisions": (
         "django_idempotency.engine.leased:LeasedExecution.try_once",
@@ -155,7 +154,7 @@ OF_REDIS: dict[str, tuple[str, ...]] = {
     "record": (
         f"{STORES}.redis:RedisStore.complete",
         f"{STORES}.redis.replay_cache:ReplayCache.put",
-        f"{STORES}.redis.replay_cache:ReplayCache._written",
+        f"{STORES}.redis.replay_cache:ReplayCache._encode",
     ),
     "redis-py": (
         "redis.commands.core:Script.__call__",

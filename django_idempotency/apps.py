@@ -13,16 +13,21 @@ class IdempotencyConfig(AppConfig):
 
     def ready(self) -> None:
         """
-        Register the system checks and the counts, and validate the setting: a server does not run `manage.py check`.
+        Register the system checks, the counts and the observer of bodies, and validate the setting: a server does not
+        run `manage.py check`.
 
         Raises `PolicyError` for a bad setting, except under `manage.py check`, which reports it with everything else
         (E001, E002).
         """
+        from django.core.signals import request_started
+
         from django_idempotency import checks, conf  # noqa: F401 importing the checks registers them
+        from django_idempotency.adapters import wsgi_input
         from django_idempotency.engine import announcements
         from django_idempotency.operations import counts
         from django_idempotency.stores import stores
 
+        request_started.connect(wsgi_input.observe, dispatch_uid="django_idempotency")
         if counts.observe not in announcements.observers:
             announcements.observers.append(counts.observe)
         try:

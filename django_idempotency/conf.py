@@ -1,4 +1,4 @@
-"""The setting `IDEMPOTENCY`: read once, checked whole, forgotten when a test changes it."""
+"""The setting `IDEMPOTENCY`: read and checked once, and again after a test has changed it."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -13,6 +13,9 @@ from django_idempotency.core.policy import OPTIONS, Policy, ResolvedPolicy, chec
 from django_idempotency.exceptions import PolicyError
 
 SETTING = "IDEMPOTENCY"
+OWN = frozenset(
+    {"COUNTS", "EXEMPT", "PROTECT", "STORES", "UNPROTECTED"}
+)  # names in the setting that are no option of an operation
 CACHED = 4096  # policies: more than a project has views
 DEFAULT_STORES: Mapping[str, Mapping[str, Any]] = {
     "default": {"BACKEND": "django_idempotency.stores.database.DatabaseStore"},
@@ -23,8 +26,8 @@ DEFAULT_STORES: Mapping[str, Mapping[str, Any]] = {
 def project_options() -> Mapping[str, Any]:
     """The project's own options. Raises `PolicyError` for an unknown name or a bad value in the setting."""
     value = _setting()
-    counts()  # checked with the rest
-    options = {name.lower(): option for name, option in value.items() if name not in ("COUNTS", "STORES")}
+    counts(), protected_routes(), exempt_routes(), unprotected()  # checked with the rest
+    options = {name.lower(): option for name, option in value.items() if name not in OWN}
     for name in value:
         if name != name.upper():
             raise PolicyError(f"{SETTING}: write option {name!r} in capitals, like {name.upper()!r}.")
@@ -42,11 +45,44 @@ def stores() -> Mapping[str, Mapping[str, Any]]:
 
 @lru_cache(maxsize=1)
 def counts() -> bool:
-    """Are decisions counted (`COUNTS`)? Raises `PolicyError` unless it is True or False."""
+    """Are decisions counted (`COUNTS`)? Raises `PolicyError` if the value is not a bool."""
     value = _setting().get("COUNTS", True)
     if not isinstance(value, bool):
         raise PolicyError(f"{SETTING}['COUNTS'] must be True or False, not {value!r}.")
     return value
+
+
+@lru_cache(maxsize=1)
+def protected_routes() -> tuple[str, ...] | None:
+    """The patterns of the routes that the middleware protects (`PROTECT`); None for all. Raises `PolicyError`."""
+    return None if "PROTECT" not in _setting() else _patterns("PROTECT")
+
+
+@lru_cache(maxsize=1)
+def exempt_routes() -> tuple[str, ...]:
+    """The patterns of the routes that the middleware leaves out (`EXEMPT`). Raises `PolicyError`."""
+    return _patterns("EXEMPT")
+
+
+@lru_cache(maxsize=1)
+def unprotected() -> str:
+    """
+    What becomes of a key that is sent to a view which would ignore it (`UNPROTECTED`): "refuse", "warn" or "ignore".
+    Raises `PolicyError` for anything else.
+    """
+    value = _setting().get("UNPROTECTED", "ignore")
+    if value not in ("refuse", "warn", "ignore"):
+        raise PolicyError(f'{SETTING}[\'UNPROTECTED\'] must be "refuse", "warn" or "ignore", not {value!r}.')
+    return str(value)
+
+
+def _patterns(name: str) -> tuple[str, ...]:
+    value = _setting().get(name, ())
+    if not isinstance(value, (list, tuple)) or not all(isinstance(each, str) and each.strip("/") for each in value):
+        raise PolicyError(
+            f'{SETTING}[{name!r}] must be a list of route patterns, like ["api/payments/*"], not {value!r}.'
+        )
+    return tuple(value)
 
 
 def configured_stores() -> tuple[str, ...]:
@@ -64,7 +100,7 @@ def _setting() -> Mapping[str, Any]:
 @lru_cache(maxsize=CACHED)
 def resolved(*policies: Policy) -> ResolvedPolicy:
     """
-    The setting and *policies* merged, the nearest last. Cached: a project has as many policies as views.
+    Merge the setting and *policies*, of which the last one wins. Cached, because a request looks its policy up.
 
     Raises `PolicyError` for a dotted path that cannot be imported, and for a store or database that is not configured.
     """
@@ -81,8 +117,8 @@ def _known(result: ResolvedPolicy) -> ResolvedPolicy:
 
 def database(policy: ResolvedPolicy, *args: Any, **kwargs: Any) -> str | None:
     """
-    The database alias that the option `using` names, or None for the store's own choice. A callable gets the request,
-    or an event's arguments. Raises `PolicyError` if it returns an alias that is not configured.
+    Find the database alias that the option `using` names; None leaves the choice to the store. A callable gets the
+    request or the event's arguments. Raises `PolicyError` if it returns an alias that is not configured.
     """
     if not callable(policy.using):
         return policy.using
@@ -94,7 +130,7 @@ def database(policy: ResolvedPolicy, *args: Any, **kwargs: Any) -> str | None:
 
 @lru_cache(maxsize=CACHED)
 def resolved_once(own: Policy) -> ResolvedPolicy:
-    """Those options of the setting that are not about requests, merged with *own*. Raises as `resolved` does."""
+    """Merge *own* with the options of the setting that apply to events. Raises as `resolved` does."""
     project = {
         name: value
         for name, value in project_options().items()
@@ -109,5 +145,8 @@ def _forget(*, setting: str, **kwargs: object) -> None:
         project_options.cache_clear()
         stores.cache_clear()
         counts.cache_clear()
+        protected_routes.cache_clear()
+        exempt_routes.cache_clear()
+        unprotected.cache_clear()
         resolved.cache_clear()
         resolved_once.cache_clear()

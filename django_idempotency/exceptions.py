@@ -5,6 +5,7 @@ Every error of the package, in one hierarchy:
     ├── Refusal                 an answer to the client; nothing was done
     │   ├── KeyMissing          400 key-missing
     │   ├── KeyInvalid          400 key-invalid
+    │   ├── KeyIgnored          400 key-ignored
     │   ├── BodyIncomplete      400 body-incomplete
     │   ├── LengthRequired      411 length-required
     │   ├── KeyReused           422 key-reused
@@ -14,12 +15,12 @@ Every error of the package, in one hierarchy:
     ├── HandlerError            the handler ran and broke the law; a 500 that names the remedy
     │   ├── UnstorableResponse      rolled back
     │   ├── TransactionBroken       rolled back
-    │   ├── CommittedEarly          committed past our reach
-    │   └── OutcomeUncertain        outside the database: it may have taken effect, and its answer is not stored
-    ├── BodyUnreadable          something read the request's body and kept nothing of it
+    │   ├── CommittedEarly          committed by the handler itself
+    │   └── OutcomeUncertain        outside the databases: it may have taken effect, and its answer is not stored
+    ├── BodyUnreadable          other code read the request's body and kept nothing of it
     └── PolicyError             a mis-configuration; also an ImproperlyConfigured
 
-A refusal is data (status, code, title, detail, seconds until a retry), so that all adapters format it from one source.
+A refusal is data (status, code, title, detail, seconds until a retry), which each adapter formats.
 """
 
 from typing import Any, ClassVar
@@ -32,6 +33,7 @@ __all__ = [
     "CommittedEarly",
     "HandlerError",
     "IdempotencyError",
+    "KeyIgnored",
     "KeyInvalid",
     "KeyMissing",
     "KeyReused",
@@ -50,13 +52,14 @@ __all__ = [
 class IdempotencyError(Exception):
     """The base of every error that this package raises."""
 
+    identity: object = None  # the identity concerned, if it is known
+
 
 class Refusal(IdempotencyError):
     """
-    A request that was not executed and gets no stored answer: nothing was done.
+    The request was not executed and gets no stored answer.
 
-    *detail* is for the client's developer and reveals nothing of another request. Without it, the
-    class's docstring is the detail.
+    *detail*, by default the class's docstring, is for the client's developer and reveals nothing of another request.
     """
 
     status: ClassVar[int]
@@ -65,12 +68,11 @@ class Refusal(IdempotencyError):
     retry_after: ClassVar[int | None] = None  # seconds, at least 1; None if a retry cannot help
 
     def __init__(self, detail: str | None = None) -> None:
-        self.identity: object = None  # the identity that is refused, if its key could be read
         self.message = detail or " ".join((self.__doc__ or self.title).split())
         super().__init__(self.message)
 
     def problem(self, docs_url: str | None = None) -> dict[str, Any]:
-        """The refusal as problem details (RFC 9457, 3.1), with *docs_url* as the page that explains its code."""
+        """Return problem details (RFC 9457, 3.1); *docs_url* is the page that explains the code."""
         return {
             "type": f"{docs_url}#{self.code}" if docs_url else f"urn:django-idempotency:{self.code}",
             "title": self.title,
@@ -94,6 +96,14 @@ class KeyInvalid(Refusal):
     status = 400
     code = "key-invalid"
     title = "The idempotency key is malformed."
+
+
+class KeyIgnored(Refusal):
+    """This action takes no idempotency key, so a retry would be executed again: send the request without one."""
+
+    status = 400
+    code = "key-ignored"
+    title = "This action takes no idempotency key."
 
 
 class BodyIncomplete(Refusal):
@@ -147,7 +157,7 @@ class StoreUnavailable(Refusal):
 
 
 class HandlerError(IdempotencyError):
-    """The handler ran, and its work cannot be stored together with its answer."""
+    """The handler ran, but its work and its answer could not be stored together."""
 
 
 class UnstorableResponse(HandlerError):
@@ -155,45 +165,38 @@ class UnstorableResponse(HandlerError):
 
 
 class TransactionBroken(HandlerError):
-    """The handler broke its transaction and went on, so its work was rolled back."""
+    """The handler broke its transaction and continued, so its work was rolled back."""
 
 
 class CommittedEarly(HandlerError):
     """
-    One of the two ways into an unsettled outcome: the handler ended the transaction by itself, so its effects may be
-    committed without a record of the answer.
-
-    The claim stays, and a retry gets 409 `outcome-unknown` until an operator settles it or it expires.
+    One of the two ways into an unsettled outcome: the handler ended the transaction by itself. The claim stays, and a
+    retry gets 409 `outcome-unknown` until an operator settles it or it expires.
     """
 
     reason = "its handler ended the transaction by itself"
 
     def __init__(self) -> None:
-        self.identity: object = None  # the identity whose claim it is
         super().__init__(
             "The handler ended the transaction by itself (a raw COMMIT, DDL on MariaDB or MySQL, executescript() on"
-            " SQLite), so what it did before is committed and cannot be taken back. The claim stays without an outcome:"
-            " a retry gets 409 outcome-unknown. Take that statement out of the handler, then settle this identity by"
-            " hand."
+            " SQLite), so its work until then is committed. The claim stays without an outcome, and a retry gets 409"
+            " outcome-unknown. Remove that statement from the handler, then settle this identity by hand."
         )
 
 
 class OutcomeUncertain(HandlerError):
     """
     One of the two ways into an unsettled outcome: the handler ran outside of any transaction, and its answer is not
-    stored.
-
-    By default a retry gets 409 `outcome-unknown`, until an operator settles it or it expires.
+    stored. By default a retry gets 409 `outcome-unknown` until an operator settles it or it expires.
     """
 
     def __init__(self, reason: str) -> None:
-        self.identity: object = None  # the identity whose outcome it is
         self.reason = reason
-        super().__init__(f"The outcome of this request is uncertain: {reason}.")
+        super().__init__(f"The outcome of this request is unknown: {reason}.")
 
 
 class BodyUnreadable(IdempotencyError):
-    """Something consumed the request's body before its fingerprint could be taken, and kept neither bytes nor data."""
+    """Other code consumed the request's body before its fingerprint was taken, and kept neither bytes nor data."""
 
 
 class PolicyError(IdempotencyError, ImproperlyConfigured):

@@ -1,6 +1,6 @@
 """Columns that compare byte for byte on every database."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -16,25 +16,23 @@ class DigestField(models.BinaryField):  # type: ignore[type-arg]
         return None if value is None else bytes(value)
 
 
-class KeyField(models.CharField):  # type: ignore[type-arg]
+class Utf8Field(models.CharField):  # type: ignore[type-arg]
+    """Any string, even if the default character set of MySQL's database is latin1."""
+
+    character_set: ClassVar[str] = "utf8mb4"
+
+    def db_type(self, connection: BaseDatabaseWrapper) -> str | None:
+        column = super().db_type(connection)
+        return f"{column} CHARACTER SET {self.character_set}" if connection.vendor == "mysql" else column
+
+
+class ExactField(Utf8Field):
+    """Any string in a primary key: MySQL's default collation takes `POST Pay/` for `POST pay/`."""
+
+    character_set = "utf8mb4 COLLATE utf8mb4_bin"
+
+
+class KeyField(Utf8Field):
     """An idempotency key: ASCII, so that MySQL's default collation does not take `ABC` for `abc`."""
 
-    def db_type(self, connection: BaseDatabaseWrapper) -> str | None:
-        column = super().db_type(connection)
-        return f"{column} CHARACTER SET ascii COLLATE ascii_bin" if connection.vendor == "mysql" else column
-
-
-class ExactField(models.CharField):  # type: ignore[type-arg]
-    """A string of any characters in a primary key: MySQL's default collation takes `POST Pay/` for `POST pay/`."""
-
-    def db_type(self, connection: BaseDatabaseWrapper) -> str | None:
-        column = super().db_type(connection)
-        return f"{column} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin" if connection.vendor == "mysql" else column
-
-
-class Utf8Field(models.CharField):  # type: ignore[type-arg]
-    """Text of any kind, though the default of MySQL's database may be latin1."""
-
-    def db_type(self, connection: BaseDatabaseWrapper) -> str | None:
-        column = super().db_type(connection)
-        return f"{column} CHARACTER SET utf8mb4" if connection.vendor == "mysql" else column
+    character_set = "ascii COLLATE ascii_bin"

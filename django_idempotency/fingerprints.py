@@ -8,7 +8,7 @@ from django.http import HttpRequest, QueryDict
 from django.http.request import RawPostDataException
 
 from django_idempotency.adapters import plain
-from django_idempotency.adapters.body import MULTIPART, body_digest, form_as_json
+from django_idempotency.adapters.body import MULTIPART, body_digest, form_as_json, whole_body
 from django_idempotency.core.fingerprint import canonical_json, framed, parse_json, without
 from django_idempotency.exceptions import PolicyError
 
@@ -17,12 +17,12 @@ __all__ = ["json"]
 
 def json(exclude: Iterable[str] = ()) -> Callable[[Any], bytes]:
     """
-    A fingerprint that compares the body as a JSON value: the order of members, white space and the spelling of numbers
-    (1, 1.0, 1e0) make no difference (RFC 8785).
+    Make a fingerprint that compares bodies as JSON: the order of members, white space and the notation of numbers (1,
+    1.0, 1e0) make no difference (RFC 8785).
 
-    *exclude* names members that are left out: dotted paths, like `"sent_at"` or `"meta.attempt"`; lists on the way are
-    entered. Method, host, path, query, media type and preconditions are compared as by default, and so is a body that
-    is not JSON (NaN and Infinity are not) or has a number that a double cannot hold exactly.
+    *exclude* lists dotted paths of members to leave out, like `"sent_at"` or `"meta.attempt"`, which also reach into
+    lists. Everything else is compared as by default, and so is a body that is not JSON (NaN and Infinity are not) or
+    that has a number which no double holds exactly.
 
     Raises `PolicyError` if *exclude* is not a sequence of strings.
     """
@@ -41,14 +41,22 @@ def json(exclude: Iterable[str] = ()) -> Callable[[Any], bytes]:
 def _members(seen: Any, request: HttpRequest, paths: list[tuple[str, ...]]) -> bytes:
     if request.content_type != MULTIPART:
         try:
-            return b"json" + canonical_json(without(parse_json(request.body), paths))
+            return b"json" + canonical_json(without(parse_json(whole_body(request)), paths))
         except RawPostDataException:
-            data = getattr(seen, "data", None)  # DRF before 3.17 keeps no bytes of what it has parsed
+            data = _data(seen)
             if isinstance(data, (dict, list)) and not isinstance(data, QueryDict):
                 return b"json" + canonical_json(without(parse_json(canonical_json(data)), paths))
         except (ValueError, RecursionError, RequestDataTooBig):
             pass  # not JSON, or larger than `request.body` allows
-    return b"raw" + body_digest(request, lambda: _parsed(getattr(seen, "data", None)))
+    return b"raw" + body_digest(request, lambda: _parsed(_data(seen)))
+
+
+def _data(seen: Any) -> Any:
+    """What a parser of DRF's has made of a body whose bytes are gone, or None where only its bytes were read."""
+    try:
+        return getattr(seen, "data", None)
+    except RawPostDataException:
+        return None
 
 
 def _parsed(data: Any) -> bytes | None:

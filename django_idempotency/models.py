@@ -1,6 +1,6 @@
 """
-The tables: that of the DatabaseStore, whose rows are written by the statements in `stores/database/` and not by the
-ORM; and those of the dashboard, the counts (`operations/counts.py`) and the samples of `operations/table_size.py`.
+The tables: the records of the DatabaseStore, which the statements in `stores/database/` write, not the ORM; and those
+of the dashboard, which `operations/counts.py` and `operations/table_size.py` write.
 """
 
 from datetime import UTC, datetime
@@ -10,14 +10,13 @@ from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.translation import gettext_lazy as _
 
-from django_idempotency.core.keys import MAX_KEY
+from django_idempotency.core.keys import MAX_KEY, MAX_STRING
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.fields import DigestField, ExactField, KeyField, Utf8Field
 
 Row = TypeVar("Row", bound=models.Model)
 
-UNSETTLED = 0  # the status of a claim: an HTTP status is never 0
-COLUMN = 255  # characters of a scope, an operation or a request; the digest stands for the whole of them
+UNSETTLED = 0  # the status of a claim, because an HTTP status is never 0
 
 
 class DatabaseNow(models.Func):
@@ -35,7 +34,7 @@ class DatabaseNow(models.Func):
 
 class RecordQuerySet(models.QuerySet["IdempotencyRecord"]):
     def live(self) -> Self:
-        """Records that still answer, by the database's clock."""
+        """Records that have not expired by the database's clock."""
         return self.filter(expires_at__gt=DatabaseNow())
 
     def expired(self) -> Self:
@@ -44,19 +43,19 @@ class RecordQuerySet(models.QuerySet["IdempotencyRecord"]):
 
     def purge(self) -> int:
         """
-        Delete the expired records of this queryset in one statement, and return how many there were.
+        Delete the expired records of this queryset in one statement. Returns their number.
 
-        The statement itself asks whether a record has expired, so that one which is claimed anew at the same moment
-        stays; `expired().delete()` may read first and delete by primary key.
+        A record that is claimed again at the same moment stays, because the statement itself checks expiry;
+        `expired().delete()` may read first and then delete by primary key.
         """
         return self.expired()._raw_delete(using=self.db)
 
     def unsettled(self) -> Self:
-        """Claims that were committed without an outcome: their handler ended the transaction by itself."""
+        """Claims that were committed without an outcome, because their handler ended the transaction by itself."""
         return self.filter(status=UNSETTLED)
 
     def for_key(self, key: str) -> Self:
-        """Every record of this exact key, by its index."""
+        """Every record of this exact key."""
         return self.filter(key=key)
 
 
@@ -64,12 +63,12 @@ class IdempotencyRecord(models.Model):
     """The stored outcome of one execution; with status 0, the claim of an execution whose outcome is unsettled."""
 
     digest = DigestField(_("identity"), primary_key=True, max_length=32)
-    scope = Utf8Field(_("scope"), max_length=COLUMN)
-    operation = Utf8Field(_("operation"), max_length=COLUMN)
+    scope = Utf8Field(_("scope"), max_length=MAX_STRING)
+    operation = Utf8Field(_("operation"), max_length=MAX_STRING)
     key = KeyField(_("idempotency key"), max_length=MAX_KEY)
     fingerprint = DigestField(_("fingerprint"), max_length=32)
-    request = Utf8Field(_("request"), max_length=COLUMN, default="", blank=True)  # method, host and route
-    request_id = Utf8Field(_("request id"), max_length=COLUMN, default="", blank=True)
+    request = Utf8Field(_("request"), max_length=MAX_STRING, default="", blank=True)  # method, host and route
+    request_id = Utf8Field(_("request id"), max_length=MAX_STRING, default="", blank=True)
     status = models.PositiveSmallIntegerField(_("status"), default=UNSETTLED)
     head = models.BinaryField(_("reason and headers"), default=b"")
     body = models.BinaryField(_("body"), default=b"")
@@ -106,27 +105,38 @@ class IdempotencyRecord(models.Model):
 
 
 class HourQuerySet(models.QuerySet[Row]):
-    """Rows by their hour."""
+    """Rows of some hours, which are numbered as in `HourlyModel`."""
 
     def since(self, hour: int) -> Self:
-        """Rows of *hour* (as the models number them) and of all after it."""
         return self.filter(hour__gte=hour)
 
     def before(self, hour: int) -> Self:
-        """Rows of all hours before *hour*."""
         return self.filter(hour__lt=hour)
 
 
-class DecisionCount(models.Model):
-    """
-    How often one operation was decided in which way within one hour, over all processes.
+class HourlyModel(models.Model):
+    """Rows of an *hour*, a whole number since 1970 in UTC, so that no change of the clock makes two hours one."""
 
-    Hours are whole numbers since 1970 in UTC, so that no time zone and no clock change makes two hours one.
-    """
+    hour: int
+
+    class Meta:
+        abstract = True
+
+    def __str__(self) -> str:
+        return f"{self.begins_at:%Y-%m-%d %H:%M} UTC"
+
+    @property
+    def begins_at(self) -> datetime:
+        """The first instant of the hour."""
+        return datetime.fromtimestamp(self.hour * 3600, UTC)
+
+
+class DecisionCount(HourlyModel):
+    """How often one operation was decided in which way within one hour, over all processes."""
 
     pk = models.CompositePrimaryKey("hour", "operation")
     hour = models.PositiveIntegerField(_("hour"), help_text=_("Hours since 1970-01-01 00:00 UTC."))
-    operation = ExactField(_("operation"), max_length=COLUMN)
+    operation = ExactField(_("operation"), max_length=MAX_STRING)
     executions = models.BigIntegerField(_("executions"), default=0)
     replays = models.BigIntegerField(_("replays"), default=0)
     conflicts = models.BigIntegerField(_("conflicts"), default=0)  # 409 request-in-progress
@@ -136,6 +146,8 @@ class DecisionCount(models.Model):
     other_refusals = models.BigIntegerField(_("other refusals"), default=0)  # of a code without a column of its own
     forgotten = models.BigIntegerField(_("forgotten"), default=0)
     unsettled = models.BigIntegerField(_("unsettled"), default=0)
+    # Keys sent to unprotected views. The default is the database's too: the version before names no such column.
+    ignored = models.BigIntegerField(_("ignored keys"), default=0, db_default=0)
 
     objects = HourQuerySet.as_manager()
 
@@ -146,16 +158,11 @@ class DecisionCount(models.Model):
         verbose_name_plural = _("counts of decisions")
 
     def __str__(self) -> str:
-        return f"{self.operation}, {self.begins_at:%Y-%m-%d %H:%M} UTC"
-
-    @property
-    def begins_at(self) -> datetime:
-        """The first instant of the hour."""
-        return _begin(self.hour)
+        return f"{self.operation}, {super().__str__()}"
 
 
-class StorageSample(models.Model):
-    """How many records the database held in an hour, numbered as in `DecisionCount`, and how large their table was."""
+class StorageSample(HourlyModel):
+    """How many records the database held in an hour, and how large their table was."""
 
     hour = models.PositiveIntegerField(_("hour"), primary_key=True, help_text=_("Hours since 1970-01-01 00:00 UTC."))
     records = models.BigIntegerField(_("stored records"))  # an estimate, if they are many
@@ -168,15 +175,3 @@ class StorageSample(models.Model):
         default_permissions = ("view",)  # samples are written by `operations.table_size` alone
         verbose_name = _("sample of storage")
         verbose_name_plural = _("samples of storage")
-
-    def __str__(self) -> str:
-        return f"{self.begins_at:%Y-%m-%d %H:%M} UTC"
-
-    @property
-    def begins_at(self) -> datetime:
-        """The first instant of the hour."""
-        return _begin(self.hour)
-
-
-def _begin(hour: int) -> datetime:
-    return datetime.fromtimestamp(hour * 3600, UTC)

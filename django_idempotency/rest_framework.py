@@ -4,12 +4,11 @@
     class PaymentViewSet(IdempotencyMixin, ModelViewSet):
         idempotency = Policy(required=True)  # optional
 
-The attribute `idempotency`, a `Policy`, holds the class's options; those of `@idempotent(...)` on a method are nearer
-and win. The protection begins after `initial`, in which DRF negotiates, authenticates, checks permissions and
-throttles.
+The attribute `idempotency`, a `Policy`, holds the class's options; those of `@idempotent(...)` on a method win over it.
+The protection begins after `initial`, in which DRF negotiates, authenticates, checks permissions and throttles.
 
-A subclass that the mixin would leave unprotected is a `PolicyError` when it is made: one with its bases in another
-order, a plain Django view, one with an async handler, or with a handler that itself decides who may call it.
+A subclass raises `PolicyError` at its definition if the mixin cannot protect it: if its bases are in the wrong order,
+if it is a plain Django view, or if a handler is async or decides itself who may call it.
 """
 
 from collections.abc import Iterator
@@ -76,7 +75,7 @@ class IdempotencyMixin(_Base):
 
 
 def _handlers(view_class: type[APIView]) -> Iterator[Any]:
-    """What DRF may call for a request: the methods named by HTTP's, a viewset's verbs, and its actions."""
+    """Yield what DRF may call for a request: the methods named after HTTP's, and a viewset's verbs and actions."""
     for name in (*view_class.http_method_names, "create", "update", "partial_update", "destroy"):
         handler = getattr(view_class, name, None)
         if handler is not None:

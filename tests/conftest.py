@@ -26,8 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def warn_anew() -> None:
     """What is logged once per operation and process is logged once per test."""
-    cookies._warned.clear()
-    transactional._warned.clear()
+    cookies.warned.clear()
+    transactional.warned.clear()
 
 
 @pytest.fixture(scope="session")

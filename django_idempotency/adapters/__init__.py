@@ -1,8 +1,6 @@
 """
-Where requests come in: one module per framework, each with the same four verbs.
+One adapter per framework, each with the same four verbs. No adapter knows the engine, and the engine knows no adapter.
 
-`read` makes an attempt or a refusal of a request, `capture` an answer of a response, `replay` a response of a record,
-and `refuse` an error of a refusal. No adapter knows the engine, and the engine knows no adapter.
-
-Read `plain`, then `drf`, which builds on it, then `body`, which both use.
+`read` turns a request into an attempt or a refusal, `capture` a response into an answer, `replay` a record into a
+response, and `refuse` a refusal into an error. Read `plain`, then `drf`, which builds on it, then `body`.
 """

@@ -15,19 +15,20 @@ from typing import IO, Any, cast
 from weakref import finalize
 
 from django.conf import settings
-from django.core.exceptions import SuspiciousOperation
+from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.core.files.uploadedfile import UploadedFile
 from django.core.files.uploadhandler import FileUploadHandler
 from django.core.handlers.wsgi import LimitedStream
 from django.http import HttpRequest, QueryDict, UnreadablePostError
 from django.http.multipartparser import MultiPartParser, MultiPartParserError
+from django.http.request import RawPostDataException
 from django.utils.datastructures import MultiValueDict
 
+from django_idempotency.adapters.wsgi_input import IN_MEMORY, OBSERVED, ObservedInput, is_gzip
 from django_idempotency.core.fingerprint import canonical_json, digest, without_field, without_gzip_times
 from django_idempotency.exceptions import BodyIncomplete, BodyUnreadable, LengthRequired, Refusal
 
 CHUNK = 64 * 1024  # bytes read at once
-IN_MEMORY = 1024 * 1024  # bytes of a body that are kept in memory; a larger one goes through a file
 MULTIPART = "multipart/form-data"
 URLENCODED = "application/x-www-form-urlencoded"
 CSRF_FIELD = "csrfmiddlewaretoken"  # masked anew for every page
@@ -43,18 +44,37 @@ def receive(request: HttpRequest) -> Refusal | None:
     state: Any = request
     if not hasattr(request, "_stream"):
         return None  # an HttpRequest of a test's
+    observed = _observed(request)
+    if observed is not None and not observed.size:
+        observed.stop()  # nobody has read anything, and what we read we keep
     try:
         if _is_chunked(request):
-            return _receive_chunked(request)
-        if not hasattr(request, "_body") and not state._read_started:
-            if _is_small(request) and (request.content_type == URLENCODED or not state._stream.seekable()):
-                request.body  # noqa: B018 Django keeps it
-            else:
-                _kept(request)
-        missing = _received(request) < _length(request)
-    except OSError:  # the client or the server in front has hung up
+            refusal = _receive_chunked(request)
+            if refusal is not None:
+                return refusal
+            missing = False
+        else:
+            if not hasattr(request, "_body") and not state._read_started:
+                if _is_small(request) and (request.content_type == URLENCODED or not state._stream.seekable()):
+                    request.body  # noqa: B018 Django keeps it
+                else:
+                    _kept(request)
+            missing = _received(request) < _length(request)
+    except Exception as error:
+        # The client or the server in front has hung up. Most servers say so by an OSError, which Django translates.
+        if not isinstance(error, UnreadablePostError) and not _is_broken(observed):
+            raise
         missing = True
-    return BodyIncomplete() if missing else None
+    return BodyIncomplete() if missing or _is_broken(observed) else None
+
+
+def _is_broken(observed: ObservedInput | None) -> bool:
+    """Whether reading the body has failed. A server may say so to the first who reads, and only to them."""
+    return observed is not None and observed.is_broken
+
+
+def _observed(request: HttpRequest) -> ObservedInput | None:
+    return cast(ObservedInput | None, request.META.get(OBSERVED))
 
 
 def _is_chunked(request: HttpRequest) -> bool:
@@ -93,8 +113,13 @@ def _received(request: HttpRequest) -> int:
         return int(stream._pos)
     if not stream.seekable():
         return _length(request)  # a stream of somebody else's, consumed: nothing is known of it
+    return _size(stream)
+
+
+def _size(stream: IO[bytes]) -> int:
+    """The bytes of a *stream* that can be rewound."""
     position = stream.tell()
-    size: int = stream.seek(0, SEEK_END)
+    size = stream.seek(0, SEEK_END)
     stream.seek(position)
     return size
 
@@ -108,37 +133,85 @@ def body_digest(request: HttpRequest, parsed: Callable[[], bytes | None] | None 
 
     Raises `BodyUnreadable` where neither bytes nor data are left.
     """
-    state: Any = request  # the private names below
-    if not hasattr(request, "_body") and state._read_started and not _is_chunked(request):
-        if request.content_type == MULTIPART and hasattr(request, "_files"):
-            return _form_digest(state._post, state._files)
-        data = parsed() if parsed else None
-        if data is None:
-            raise BodyUnreadable(
-                "The request's body was consumed before its fingerprint could be taken. Let the code that reads it"
-                " first (a middleware, an authenticator) read `request.body`, which keeps it, or set the option"
-                " `fingerprint`."
-            )
-        return digest(b"parsed", data)
-    if hasattr(request, "_body") and not _is_chunked(request):
-        if request.content_type != MULTIPART:
-            return _raw_digest(request, [request.body])
-        source: IO[bytes] = BytesIO(request.body)
-    else:
-        source = request.META["wsgi.input"] if _is_chunked(request) else _kept(request)
+    source = _source(request)
+    if source is None:
+        return _digest_of_what_is_left(request, parsed)
+    position = source.tell()
     result = _multipart_digest(request, source) if request.content_type == MULTIPART else None
     if result is None:
         source.seek(0)
-        result = _raw_digest(request, _chunks(source))
-    source.seek(0)
+        is_form = request.content_type == URLENCODED and _fits(_size(source))
+        result = _raw_digest(request, [source.read()] if is_form else _chunks(source))
+    source.seek(position)
     return result
 
 
+def whole_body(request: HttpRequest) -> bytes:
+    """
+    The bytes of the body, even where somebody has read the stream.
+
+    Raises `RequestDataTooBig` where Django would not take them, and `RawPostDataException` where they are gone.
+    """
+    state: Any = request
+    if hasattr(request, "_body") or not state._read_started:
+        return request.body
+    source = _source(request)
+    if source is None:
+        raise RawPostDataException("The request's body was read as a stream, and is too large to be kept.")
+    if not _fits(_size(source)):
+        raise RequestDataTooBig("The request's body is larger than DATA_UPLOAD_MAX_MEMORY_SIZE.")
+    position = source.tell()
+    source.seek(0)
+    content = source.read()
+    source.seek(position)
+    return content
+
+
+def _source(request: HttpRequest) -> IO[bytes] | None:
+    """The whole body, as a stream that can be rewound, or None where it is gone."""
+    state: Any = request
+    observed = _observed(request)
+    if _is_chunked(request):
+        return observed.whole() if observed is not None and observed.size else request.META["wsgi.input"]
+    if hasattr(request, "_body"):
+        return BytesIO(request.body)
+    if not state._read_started:
+        return _kept(request)
+    if state._stream.seekable():
+        return cast(IO[bytes], state._stream)
+    return None if observed is None else observed.whole()
+
+
+def _digest_of_what_is_left(request: HttpRequest, parsed: Callable[[], bytes | None] | None) -> bytes:
+    """The digest of a body that was read as a stream, and is too large to be kept beside it."""
+    state: Any = request
+    if request.content_type == MULTIPART and hasattr(request, "_files"):
+        return _form_digest(state._post, state._files)
+    observed = _observed(request)
+    content = None if observed is None or request.content_type in (MULTIPART, URLENCODED) else observed.hash()
+    if content is not None:
+        return digest(b"raw", content)
+    data = parsed() if parsed else None
+    if data is None:
+        raise BodyUnreadable(
+            "The request's body was consumed before its fingerprint could be taken. Let the code that reads it"
+            " first (a middleware, an authenticator) read `request.body`, which keeps it, or set the option"
+            " `fingerprint`."
+        )
+    return digest(b"parsed", data)
+
+
 def _is_small(request: HttpRequest) -> bool:
-    """Would `request.body` take it, and without a large copy in memory?"""
+    """Would `request.body` take it, and without a large copy in memory? Django itself has a form in memory."""
+    state: Any = request
+    length = max(_length(request), _size(state._stream) if state._stream.seekable() else 0)
+    return (length <= IN_MEMORY or request.content_type == URLENCODED) and _fits(length)
+
+
+def _fits(size: int) -> bool:
+    """Whether Django takes a body of so many bytes into memory."""
     limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-    length = _length(request)
-    return length <= IN_MEMORY and (limit is None or length <= limit)
+    return limit is None or size <= limit
 
 
 def _kept(request: HttpRequest) -> IO[bytes]:
@@ -168,11 +241,15 @@ def _close(close_body: Callable[[], object], close: Callable[[], object]) -> Non
 
 
 def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
-    try:
-        while chunk := stream.read(CHUNK):
-            yield chunk
-    except OSError as error:  # the client hung up: as `HttpRequest.read` says it
-        raise UnreadablePostError(*error.args) from error
+    """What *stream* holds. Raises `UnreadablePostError` for whatever its server raises, as `HttpRequest.read` does."""
+    while True:
+        try:
+            chunk = stream.read(CHUNK)
+        except Exception as error:  # the client hung up, or its last chunk is not one: each server has its own error
+            raise UnreadablePostError(*error.args) from error
+        if not chunk:
+            return
+        yield chunk
 
 
 def _raw_digest(request: HttpRequest, chunks: Iterable[bytes]) -> bytes:
@@ -186,9 +263,7 @@ def _significant(request: HttpRequest, start: bytes) -> bytes:
     """The *start* of the body without what a client writes anew for each attempt."""
     if request.content_type == URLENCODED:
         start = without_field(start, CSRF_FIELD.encode())
-    if "gzip" in request.META.get("HTTP_CONTENT_ENCODING", "").lower():
-        start = without_gzip_times(start)
-    return start
+    return without_gzip_times(start) if is_gzip(request.META) else start
 
 
 def form_as_json(data: QueryDict) -> bytes:
@@ -200,10 +275,7 @@ def _multipart_digest(request: HttpRequest, source: IO[bytes]) -> bytes | None:
     """The digest of the form in *source*, or None where it is not one that Django would parse."""
     source.seek(0)
     stream: Any = source  # the stubs want a request; a parser only reads
-    meta = request.META
-    if _is_chunked(request):
-        meta = meta | {"CONTENT_LENGTH": str(source.seek(0, SEEK_END))}
-        source.seek(0)
+    meta = request.META | {"CONTENT_LENGTH": str(_size(source))}  # without one, Django takes the form for an empty one
     try:
         fields, files = MultiPartParser(meta, stream, [HashingHandler()], request.encoding).parse()
     except (MultiPartParserError, SuspiciousOperation):

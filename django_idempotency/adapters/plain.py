@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from hashlib import sha256
 from http import HTTPStatus
 from typing import Any, cast
@@ -19,92 +19,183 @@ from django_idempotency.adapters.body import body_digest, receive
 from django_idempotency.adapters.scope import default_scope
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.fingerprint import check_fingerprint, digest, parse_query
-from django_idempotency.core.keys import Attempt, Identity, check_key, parse_key, storable_text
+from django_idempotency.core.keys import MAX_STRING, Attempt, Identity, check_key, check_string, parse_key
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord, storable_headers
-from django_idempotency.exceptions import (
-    KeyInvalid,
-    KeyMissing,
-    Refusal,
-    StoreUnavailable,
-    UnstorableResponse,
-)
+from django_idempotency.exceptions import KeyInvalid, KeyMissing, Refusal, StoreUnavailable, UnstorableResponse
 
 logger = logging.getLogger("django_idempotency")
 
 PROBLEM = "application/problem+json"  # RFC 9457
-# The 4xx that are answers: a decline that was written down, and a thing that is not there.
+# The 4xx that are answers: a decline that was written down, and a missing thing.
 STORED_4XX = frozenset({HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
-# Why an answer is not kept, as a warning says it.
-REFUSED = "a refusal is not kept; if it is the answer to keep, the option `should_store` says so"
+# Why an answer is not stored, for a warning.
+REFUSED = "a refusal is not stored, unless the option `should_store` accepts it"
 NOT_ACCEPTED = "the option `should_store` does not accept that answer"
 PRECONDITIONS = ("HTTP_IF_MATCH", "HTTP_IF_UNMODIFIED_SINCE")
 
-# --- read ---
 
-
-def read(
-    request: HttpRequest,
-    policy: ResolvedPolicy,
-    seen: Any = None,
-    parsed: Callable[[], bytes | None] | None = None,
-) -> Attempt | Refusal | None:
+class PlainAdapter:
     """
-    The attempt that *request* makes, or None if it carries no key and needs none.
+    A request of Django's own, under the *policy* of its view.
 
-    A refusal if the key is malformed, or missing although the policy requires one, or if the body is incomplete.
-
-    *seen* is the request as the view sees it (DRF's, in a DRF view): the project's callables get that one. *parsed* is
-    for `body_digest`.
+    `request` is the one that the view sees and that the project's callables get, `django_request` is Django's.
     """
-    seen = request if seen is None else seen
-    key = _key(request, policy, seen)
-    if key is None or isinstance(key, Refusal):
-        return key
-    incomplete = receive(request)
-    if incomplete is not None:
-        return incomplete
-    scope = default_scope(seen) if policy.scope is None else storable_text("scope", policy.scope(seen))
-    host = host_name(request)
-    path = route(request)
-    operation = policy.operation
-    if operation is None:
-        operation = f"{request.method} {path}"
-    elif not isinstance(operation, str):
-        operation = storable_text("operation", operation(seen))
-    if policy.fingerprint is None:
-        fingerprint = digest(b"request", *meaning(request), body_digest(request, parsed))
-    else:
-        fingerprint = sha256(check_fingerprint(policy.fingerprint(seen))).digest()
-    return Attempt(
-        identity=Identity(scope, operation, key),
-        fingerprint=fingerprint,
-        ttl=policy.ttl,
-        request=f"{request.method} {host} {path}",
-        request_id=request_id(request),
-    )
 
+    __slots__ = ("django_request", "policy", "request")
 
-def _key(request: HttpRequest, policy: ResolvedPolicy, seen: Any) -> str | Refusal | None:
-    # Outside the `try`: the project's callable may start operations of its own, whose refusals are not this request's.
-    made = None if policy.key is None else policy.key(seen)
-    try:
-        if policy.key is not None:
-            key = None if made is None else check_key(made)
+    def __init__(self, request: Any, policy: ResolvedPolicy) -> None:
+        self.request = self.django_request = request
+        self.policy = policy
+
+    def read(self) -> Attempt | Refusal | None:
+        """
+        Read the attempt that the request makes; None if it carries no key and needs none.
+
+        Returns a refusal if the key is malformed, if it is missing although the policy requires one, or if the body is
+        incomplete.
+        """
+        request, policy = self.django_request, self.policy
+        # Kept before a callable of the project's reads it; else only for a request that has a key.
+        incomplete = None if policy.key is None else receive(request)
+        key = self._read_key()
+        if key is None or isinstance(key, Refusal):
+            return key
+        if policy.key is None:
+            incomplete = receive(request)
+        if incomplete is not None:
+            return incomplete
+        seen = self.request
+        scope = default_scope(seen) if policy.scope is None else check_string("scope", policy.scope(seen))
+        path = route(request)
+        operation = policy.operation
+        if operation is None:
+            operation = f"{request.method} {path}"
+        elif not isinstance(operation, str):
+            operation = check_string("operation", operation(seen))
+        if policy.fingerprint is None:
+            fingerprint = digest(b"request", *meaning(request), body_digest(request, self.encode_parsed_body))
         else:
-            value = request.META.get(policy.meta_name)
-            key = None if value is None else parse_key(value)
-        if key is None and policy.required:
-            return KeyMissing(f"This action needs the header {policy.header}: a new key for each intended action.")
-        if key is not None and policy.key_format is not None and not policy.key_format(key):
-            return KeyInvalid("The idempotency key does not have the format that this action asks for.")
-    except KeyInvalid as refusal:
-        return refusal
-    return key
+            fingerprint = sha256(check_fingerprint(policy.fingerprint(seen))).digest()
+        return Attempt(
+            identity=Identity(scope, operation, key),
+            fingerprint=fingerprint,
+            ttl=policy.ttl,
+            request=f"{request.method} {host_name(request)} {path}",
+            request_id=request_id(request),
+        )
+
+    def _read_key(self) -> str | Refusal | None:
+        policy = self.policy
+        # Called outside the `try`: it may start operations of its own, whose refusals are not this request's.
+        made = None if policy.key is None else policy.key(self.request)
+        try:
+            if policy.key is not None:
+                key = None if made is None else check_key(made)
+            else:
+                value = self.django_request.META.get(policy.meta_name)
+                key = None if value is None else parse_key(value)
+            if key is None and policy.required:
+                return KeyMissing(f"This action needs the header {policy.header}: a new key for each intended action.")
+            if key is not None and policy.key_format is not None and not policy.key_format(key):
+                return KeyInvalid("The idempotency key does not have the format that this action asks for.")
+        except KeyInvalid as refusal:
+            return refusal
+        return key
+
+    def encode_parsed_body(self) -> bytes | None:
+        """Encode what a parser made of a body whose bytes are gone; None if there is nothing."""
+        return None
+
+    def capture(self, response: Any) -> Answer[Any]:
+        """
+        Turn the handler's *response* into an answer: the response for this caller, and its record for the next.
+
+        Raises `UnstorableResponse` if it cannot be stored.
+        """
+        return self.make_answer(rendered(response))
+
+    def make_answer(self, response: Any) -> Answer[Any]:
+        """The same for a *response* that is rendered if it is to be stored."""
+        if not isinstance(response, HttpResponseBase):
+            if inspect.iscoroutine(response):
+                response.close()
+            raise UnstorableResponse(
+                f"An idempotent view must return an HttpResponse, not {type(response).__name__}: its work was rolled"
+                " back."
+            )
+        should_store, status = self.policy.should_store, response.status_code
+        summary = f"status {status}"
+        if not (is_answer(status) if should_store is None else should_store(response)):
+            rule = REFUSED if should_store is None else NOT_ACCEPTED
+            return Answer(response, None, summary, rule if status < 500 else "")
+        try:
+            body = _read_content(response, self.policy.max_body)
+        except UnstorableResponse:
+            _release(response)
+            raise
+        record = CompletionRecord(
+            status=status,
+            reason=response.reason_phrase,
+            headers=storable_headers(response.headers.items()),
+            body=body,
+        )
+        return Answer(
+            response,
+            record,
+            summary,
+            only_if_written=should_store is None
+            and 300 <= status < 400
+            and _leads_to_login(self.django_request, response),
+            is_promise=not 400 <= status < 500 or status == HTTPStatus.PAYMENT_REQUIRED,
+        )
+
+    def replay(self, record: CompletionRecord) -> HttpResponse:
+        """Make the response of a replay."""
+        return self.fill(HttpResponse(), record)
+
+    def fill(self, response: HttpResponse, record: CompletionRecord) -> HttpResponse:
+        """Fill *response* from *record*, and mark it as a replay."""
+        response.status_code = record.status
+        response.reason_phrase = record.reason
+        response.content = record.body
+        del response.headers["Content-Type"]
+        for name, value in record.headers:
+            response.headers[name] = str(len(record.body)) if value is None else value  # only Content-Length is None
+        response.headers[self.policy.replayed_header] = "true"
+        if 300 <= record.status < 400 and "Location" in response.headers:
+            response.url = response.headers["Location"]  # type: ignore[attr-defined]  # as HttpResponseRedirect has it
+        return response
+
+    def refuse(self, refusal: Refusal) -> HttpResponse:
+        """Make problem details (RFC 9457) of *refusal*."""
+        if isinstance(refusal, StoreUnavailable):
+            # The connection is lost, so the request's transaction cannot be committed: let it end without an error.
+            for connection in connections.all(initialized_only=True):
+                if connection.settings_dict["ATOMIC_REQUESTS"] and connection.in_atomic_block:
+                    connection.set_rollback(True)
+        return JsonResponse(
+            refusal.problem(self.policy.docs_url),
+            status=refusal.status,
+            content_type=PROBLEM,
+            headers=self.refusal_headers(refusal),
+        )
+
+    def refusal_headers(self, refusal: Refusal) -> dict[str, str]:
+        """`Retry-After` in seconds, if a retry helps, and the `Link` to the API's own documentation (RFC 8288)."""
+        headers = {}
+        if refusal.retry_after is not None:
+            headers["Retry-After"] = str(refusal.retry_after)
+        if self.policy.docs_url is not None:
+            headers["Link"] = f'<{self.policy.docs_url}>; rel="describedby"'
+        return headers
+
+
+# --- parts of a request ---
 
 
 def route(request: HttpRequest) -> str:
-    """The route that *request* was resolved by, as the URLconf spells it; its path where no route leads there."""
+    """The route of *request*, as the URLconf spells it; its path if it has none."""
     match = request.resolver_match
     if match is None:  # RequestFactory resolves nothing
         try:
@@ -115,88 +206,44 @@ def route(request: HttpRequest) -> str:
 
 
 def host_name(request: HttpRequest) -> str:
-    """The host that *request* was sent to, without a default port and the dot of the root: clients differ in both."""
+    """The host of *request* without a default port and a final dot, because clients differ in both."""
     return request.get_host().lower().removesuffix(":443").removesuffix(":80").removesuffix(".")
 
 
 def meaning(request: HttpRequest) -> list[bytes]:
-    """What a request means, beside its body: method, host, path, query, media type and preconditions."""
+    """The parts of a request's meaning, except its body: query, method, host, path, media type and preconditions."""
     meta = request.META
     query = meta.get("QUERY_STRING")
-    texts = (
+    parts = (
         request.method or "",
         host_name(request),
         request.path,
         (request.content_type or "").lower(),
         *(meta.get(name, "") for name in PRECONDITIONS),
     )
-    return [parse_query(query) if query else b"", *[text.encode(errors="surrogateescape") for text in texts]]
+    return [parse_query(query) if query else b"", *[part.encode(errors="surrogateescape") for part in parts]]
 
 
 def request_id(request: HttpRequest) -> str:
-    """The project's own id of *request*, where a middleware or a proxy gave it one."""
+    """The id that a middleware or a proxy of the project gave *request*, or an empty string."""
     for value in (
         getattr(request, "request_id", None),
         getattr(request, "id", None),
         request.META.get("HTTP_X_REQUEST_ID"),
     ):
         if value:
-            return "".join(character for character in str(value)[:255] if character.isprintable())
+            return "".join(character for character in str(value)[:MAX_STRING] if character.isprintable())
     return ""
 
 
-# --- capture ---
+# --- parts of a response ---
 
 
 def rendered(response: Any) -> Any:
-    """*response*, its template rendered: here, because what cannot be rendered must not be committed."""
+    """Render the template of *response* here, because what cannot be rendered must not be committed."""
     if hasattr(response, "render") and not getattr(response, "is_rendered", True):
         return response.render()
     return response
-
-
-def capture(response: Any, policy: ResolvedPolicy, request: HttpRequest) -> Answer[Any]:
-    """
-    What becomes of the handler's *response* to *request*: itself for this caller, and its record for the next.
-
-    Raises `UnstorableResponse` for one that cannot be stored.
-    """
-    if not isinstance(response, HttpResponseBase):
-        if inspect.iscoroutine(response):
-            response.close()
-        raise UnstorableResponse(
-            f"An idempotent view must return an HttpResponse, not {type(response).__name__}: its work was rolled back."
-        )
-    status = response.status_code
-    summary = f"status {status}"
-    if policy.should_store is None:
-        if not is_answer(status):
-            return Answer(response, None, summary, REFUSED if status < 500 else "")
-    elif not policy.should_store(response):
-        return Answer(response, None, summary, NOT_ACCEPTED if status < 500 else "")
-    try:
-        body = _content(response, policy.max_body)
-        if len(body) > policy.max_body:
-            raise UnstorableResponse(
-                f"The response has {len(body)} bytes and the option `max_body` allows {policy.max_body}: its work was"
-                " rolled back. Raise `max_body`, or answer with a reference to the large thing."
-            )
-    except UnstorableResponse:
-        _release(response)
-        raise
-    record = CompletionRecord(
-        status=status,
-        reason=response.reason_phrase,
-        headers=storable_headers(response.headers.items()),
-        body=body,
-    )
-    return Answer(
-        response,
-        record,
-        summary,
-        only_if_written=policy.should_store is None and 300 <= status < 400 and _leads_to_login(request, response),
-        is_promise=not 400 <= status < 500 or status == HTTPStatus.PAYMENT_REQUIRED,
-    )
 
 
 def is_answer(status: int) -> bool:
@@ -205,115 +252,49 @@ def is_answer(status: int) -> bool:
 
 
 def _leads_to_login(request: HttpRequest, response: HttpResponseBase) -> bool:
-    """Whether *response* redirects to `LOGIN_URL`, host and path alike."""
+    """Does *response* redirect to the host and the path of `LOGIN_URL`?"""
     try:
         login, target = (
             urlsplit(urljoin(request.build_absolute_uri(), url))[1:3]
             for url in (resolve_url(settings.LOGIN_URL), response.headers["Location"])
         )
-    except Exception as error:  # a setting of the project's breaks no request that does not need it
+    except Exception as error:  # a wrong setting must not break a request that does not need it
         logger.warning("Cannot compare a redirect with LOGIN_URL (%r): %s", settings.LOGIN_URL, error)
         return False
     return login == target
 
 
 def _release(response: HttpResponseBase) -> None:
-    """Close what a response holds that will not be sent. Its own `close` would say that the request is finished."""
+    """Close the resources of a response that will not be sent. Its own `close` would signal that the request ended."""
     for close in response._resource_closers:  # type: ignore[attr-defined]
         try:
             close()
-        except Exception:  # the error on its way says what is wrong with the response; this one is logged beside it
+        except Exception:  # the error on its way says what is wrong with the response
             logger.exception("A response that cannot be stored could not be closed")
 
 
-def _content(response: HttpResponseBase, max_body: int) -> bytes:
+def _read_content(response: HttpResponseBase, max_body: int) -> bytes:
+    """The body of *response*. Raises `UnstorableResponse` for a streaming one, and for more than *max_body* bytes."""
     if isinstance(response, HttpResponse):
-        return response.content
-    if not isinstance(response, FileResponse) or response.is_async:
+        body = response.content
+    elif isinstance(response, FileResponse) and not response.is_async:
+        # Read here, one chunk past the limit at most; the response keeps its own closers.
+        chunks, size = [], 0
+        for chunk in cast(Iterable[bytes], response.streaming_content):  # it is not async
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > max_body:
+                break
+        body = b"".join(chunks)
+        response.streaming_content = [body]
+    else:
         raise UnstorableResponse(
             f"A {type(response).__name__} cannot be stored, so its work was rolled back. Return an HttpResponse, or a"
             " FileResponse that is no larger than the option `max_body`."
         )
-    # Read here, one chunk past the limit at most; the response keeps its own closers.
-    chunks, size = [], 0
-    for chunk in cast(Iterable[bytes], response.streaming_content):  # it is not async
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > max_body:
-            break
-    body = b"".join(chunks)
-    response.streaming_content = [body]
+    if len(body) > max_body:
+        raise UnstorableResponse(
+            f"The response has {len(body)} bytes and the option `max_body` allows {max_body}: its work was rolled back."
+            " Raise `max_body`, or answer with a reference to the large thing."
+        )
     return body
-
-
-# --- replay ---
-
-
-def replay(record: CompletionRecord, policy: ResolvedPolicy, response: HttpResponse | None = None) -> HttpResponse:
-    """The stored answer, as *response* (a new `HttpResponse` where None), marked as a replay."""
-    if response is None:
-        response = HttpResponse()
-    response.status_code = record.status
-    response.reason_phrase = record.reason
-    response.content = record.body
-    del response.headers["Content-Type"]
-    for name, value in record.headers:
-        response.headers[name] = str(len(record.body)) if value is None else value  # only Content-Length is None
-    response.headers[policy.replayed_header] = "true"
-    if 300 <= record.status < 400 and "Location" in response.headers:
-        response.url = response.headers["Location"]  # type: ignore[attr-defined]  # as HttpResponseRedirect has it
-    return response
-
-
-# --- refuse ---
-
-
-def refuse(refusal: Refusal, docs_url: str | None) -> HttpResponse:
-    """*refusal* as problem details (RFC 9457)."""
-    if isinstance(refusal, StoreUnavailable):
-        # The connection is gone, so the request's transaction cannot be committed: let it end without an error.
-        for connection in connections.all(initialized_only=True):
-            if connection.settings_dict["ATOMIC_REQUESTS"] and connection.in_atomic_block:
-                connection.set_rollback(True)
-    response = JsonResponse(
-        refusal.problem(docs_url),
-        status=refusal.status,
-        content_type=PROBLEM,
-        headers=refusal_headers(refusal, docs_url),
-    )
-    return response
-
-
-def refusal_headers(refusal: Refusal, docs_url: str | None) -> dict[str, str]:
-    """`Retry-After` in seconds, where a retry helps, and the `Link` to the API's own documentation (RFC 8288)."""
-    headers = {}
-    if refusal.retry_after is not None:
-        headers["Retry-After"] = str(refusal.retry_after)
-    if docs_url is not None:
-        headers["Link"] = f'<{docs_url}>; rel="describedby"'
-    return headers
-
-
-# --- the verbs, for one request ---
-
-
-class PlainAdapter:
-    """One of Django's own requests."""
-
-    __slots__ = ("django_request", "request")
-
-    def __init__(self, request: HttpRequest) -> None:
-        self.request: Any = request
-        self.django_request: Any = request
-
-    def read(self, policy: ResolvedPolicy) -> Attempt | Refusal | None:
-        return read(self.request, policy)
-
-    def capture(self, response: Any, policy: ResolvedPolicy) -> Answer[Any]:
-        return capture(rendered(response), policy, self.request)
-
-    def replay(self, record: CompletionRecord, policy: ResolvedPolicy) -> HttpResponse:
-        return replay(record, policy)
-
-    def refuse(self, refusal: Refusal, policy: ResolvedPolicy) -> HttpResponse:
-        return refuse(refusal, policy.docs_url)

@@ -1,4 +1,4 @@
-"""Whose key it is, if the option `scope` does not say so."""
+"""The scope of a request if the option `scope` is not set."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -8,7 +8,7 @@ from typing import Any
 from django.db.models import Model
 
 from django_idempotency.core.fingerprint import digest
-from django_idempotency.core.keys import LONGEST_TEXT, UNSTORABLE
+from django_idempotency.core.keys import MAX_STRING, UNSTORABLE
 from django_idempotency.exceptions import PolicyError
 
 ANONYMOUS = "anonymous"  # the scope of every request without a credential
@@ -18,10 +18,10 @@ REMEDY = " Set the option `scope` to a callable that names the caller."
 
 def default_scope(request: Any) -> str:
     """
-    The authenticated user as `<app.model>:<pk>`; without one, the credential that was sent (`request.auth`,
-    `Authorization`, `X-Api-Key`): a model instance as itself, anything else as a digest; else `ANONYMOUS`.
+    Name the caller: the authenticated user as `<app.model>:<pk>`; else the credential that was sent (`request.auth`,
+    `Authorization`, `X-Api-Key`), a model instance by its primary key, anything else as a digest; else `ANONYMOUS`.
 
-    Raises `PolicyError` for a user without a primary key, and for a credential that cannot be told from others.
+    Raises `PolicyError` for a user without a primary key, and for a credential that may look like another one.
     """
     user = getattr(request, "user", None)
     if user is not None:
@@ -39,10 +39,9 @@ def default_scope(request: Any) -> str:
         return f"credential:{_scope_of(auth)}"
     sent = [request.META.get(name, "") for name in CREDENTIALS]
     if auth is not None and not any(sent) and not isinstance(auth, (str, bytes, Mapping)):
-        # Its string need not be unique: two keys of one name, or an address in memory.
+        # Its string need not be unique: two keys may have one name, or the string is an address in memory.
         raise PolicyError(
-            f"What authenticates this request, a {type(auth).__name__}, cannot be told from others by its string."
-            f"{REMEDY}"
+            f"This request's credential, a {type(auth).__name__}, cannot be told from others by its string.{REMEDY}"
         )
     if auth is None and not any(sent):
         return ANONYMOUS
@@ -54,14 +53,14 @@ def _scope_of(owner: Any) -> str:
     # `__class__`, because the user of Django's middleware is a lazy object around the real one.
     kind = _kind(owner.__class__)
     scope = f"{kind}:{owner.pk}"
-    if len(scope) > LONGEST_TEXT or UNSTORABLE.search(scope):
+    if len(scope) > MAX_STRING or UNSTORABLE.search(scope):
         return f"{kind[:100]}:sha256:{sha256(scope.encode(errors='surrogatepass')).hexdigest()}"
     return scope
 
 
 @cache
 def _kind(owner: type) -> str:
-    """What rows of one table are called, however they were loaded: as a proxy, or as a child that shares their key."""
+    """The name of the table's model, even if the row was loaded as a proxy or as a child that shares its key."""
     if not issubclass(owner, Model):
         return f"{owner.__module__}.{owner.__qualname__}".lower()
     model: Any = owner._meta.concrete_model
@@ -71,7 +70,7 @@ def _kind(owner: type) -> str:
 
 
 def _format_credential(auth: object) -> str:
-    """*auth* as a string, or "" if that is `object`'s own, which has another address at each retry."""
+    """Return *auth* as a string; "" if it has only `object`'s, which contains another address at each retry."""
     if auth is None or (type(auth).__str__ is object.__str__ and type(auth).__repr__ is object.__repr__):
         return ""
     return str(auth)

@@ -12,7 +12,7 @@ def session_key(request: HttpRequest) -> str | None:
 
 def restore_session(request: HttpRequest, before: str | None) -> None:
     """
-    Let *request* have the session of the key *before* again, if a session that the handler began or ended is undone.
+    Give *request* the session of the key *before* again, if the rollback undid the session that the handler made.
 
     A session without its row would make Django's middleware replace the handler's answer by a 400 (`UpdateError`).
     """
@@ -20,7 +20,7 @@ def restore_session(request: HttpRequest, before: str | None) -> None:
     key = session_key(request)
     if key == before:
         return
-    from django.contrib.sessions.backends.db import SessionStore  # a project without sessions does not come here
+    from django.contrib.sessions.backends.db import SessionStore  # not imported in a project without sessions
 
     if isinstance(session, SessionStore) and (_has_row(session, before) if key is None else not _has_row(session, key)):
         request.session = type(session)(before)

@@ -2,12 +2,10 @@
 
 from typing import Any
 
-from django.contrib.admin.utils import quote
 from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Page, Paginator
 from django.http import HttpRequest
-from django.urls import reverse
-from django.utils import formats
+from django.utils.formats import number_format
 from django.utils.functional import cached_property
 
 from django_idempotency.models import DatabaseNow
@@ -20,9 +18,9 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
     """
     Counts no further than `REACHABLE`.
 
-    Matches are fetched without an order, so that no planner walks along the index of that order to find the few rows
-    that a filter leaves: on a large table of MariaDB that takes minutes. A few are then sorted here; if there are many,
-    a page of them is soon found along the index.
+    Matches are fetched without an order. With one, a planner may walk along the index of that order to find the few
+    rows that a filter leaves, which on a large table of MariaDB takes minutes. A few matches are sorted here; if there
+    are many, a page of them is soon found along the index.
     """
 
     @cached_property
@@ -42,7 +40,7 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
         return min(len(self._matching), REACHABLE)
 
     def page(self, number: int | str) -> Page[Any]:
-        """A page of a few, found by their primary keys; or one of many."""
+        """A page of records: of a few, by their primary keys; of many, by Django's own query."""
         number = self.validate_number(number)
         if self.is_cut or not self._order:
             return super().page(number)
@@ -58,13 +56,13 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
 
     @cached_property
     def estimate(self) -> int | None:
-        """The server's own estimate of the table's size; None if that says nothing new."""
+        """The server's own estimate of the number of records; None if the pages may hold them all."""
         guess, _size = table_size.estimate(self.object_list.db)  # type: ignore[attr-defined]
         return guess if guess and guess > REACHABLE else None
 
 
 class RecordChangeList(ChangeList):
-    """Newest expiry first, by its index. Never loads heads and bodies. Each row has the database's time as `now`."""
+    """Lists the newest expiry first, by its index, without heads and bodies. Rows have the database's time as `now`."""
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> Any:
         rows = super().get_queryset(request, exclude_parameters)
@@ -81,31 +79,26 @@ class RecordChangeList(ChangeList):
         return ["expires_at", "pk"] if ordering[0] == "expires_at" else ordering
 
     def get_ordering_field(self, field_name: Any) -> Any:
-        """Refuse a column without an index: a URL may ask for what no heading offers."""
+        """Refuse a column without an index, which a URL may name although no heading offers it."""
         return super().get_ordering_field(field_name) if field_name in (self.sortable_by or ()) else None
 
     def url_for_result(self, result: Any) -> str:
-        return reverse(
-            f"admin:{self.opts.app_label}_{self.opts.model_name}_change",
-            args=(quote(self._pk(result)),),
-            current_app=self.model_admin.admin_site.name,
-        )
-
-    def _pk(self, row: Any) -> str:
-        location = locations.database(row._state.db)
-        return str(row) if location is None else location.pk(bytes(row.digest))
+        location = locations.database(result._state.db)
+        pk = str(result) if location is None else location.pk(bytes(result.digest))
+        return str(self.model_admin.url("change", pk))  # type: ignore[attr-defined]
 
     @property
     def reachable(self) -> str:
-        """How many records the pages lead to, as the reader's language writes it."""
-        return _written(self.result_count)
+        """How many records the pages lead to, in the reader's language."""
+        return format_number(self.result_count)
 
     @property
     def estimate(self) -> str:
-        """About how many records there are in all; empty if the list is narrowed, or if there is no estimate."""
+        """About how many records there are in all; empty if the list is filtered, or if there is no estimate."""
         estimate = None if self.query or self.get_filters_params() else self.paginator.estimate
-        return "" if estimate is None else _written(estimate)
+        return "" if estimate is None else format_number(estimate)
 
 
-def _written(number: int) -> str:
-    return formats.number_format(number, use_l10n=True, force_grouping=True)
+def format_number(number: int) -> str:
+    """*number* in the reader's language."""
+    return number_format(number, use_l10n=True, force_grouping=True)

@@ -1,5 +1,5 @@
 """
-Stacked columns, and lines, as numbers for an SVG: widths in per cent of the page, heights in pixels, text at its own
+Stacked columns and lines, as numbers for an SVG: widths in per cent of the page, heights in pixels, text in its own
 size.
 """
 
@@ -25,7 +25,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """One column as it is drawn: its rectangles as (CSS class, y, height), and the space between its neighbours."""
+    """A column to be drawn: its rectangles as (CSS class, y, height), and the space that it has."""
 
     title: str
     space: tuple[str, str]  # x and width
@@ -35,7 +35,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """All that the template needs."""
+    """A chart to be drawn, as the template needs it."""
 
     name: str  # for ids
     title: str
@@ -100,7 +100,7 @@ def tick_step(highest: int) -> int:
 
 
 def _lines(columns: Sequence[Column], scale: float) -> list[list[tuple[float, float]]]:
-    """A line for each run of columns with a value, level from edge to edge, so that one value alone is visible."""
+    """A line for each run of columns with a value. It reaches over their whole width, so one value alone is visible."""
     lines = []
     for has_value, run in groupby(enumerate(columns), key=lambda each: bool(each[1].values)):
         if has_value:
@@ -130,12 +130,12 @@ def _bar(place: int, space: float, column: Column, series: dict[str, str], scale
 
 
 def _label(x: float, text: str) -> tuple[str, str, str]:
-    """Centred under its column, but not beyond the edges."""
+    """A label, centred under its column unless that would go beyond an edge."""
     anchor = "start" if x < 6 else "end" if x > 94 else "middle"
     return _percent(0 if anchor == "start" else 100 if anchor == "end" else x), anchor, text
 
 
-# As strings, not as numbers: a template would write a decimal comma if the reader's language has one.
+# Strings, because a template would write numbers with the decimal comma of the reader's language.
 def _percent(value: float) -> str:
     return f"{value:.3f}%"
 

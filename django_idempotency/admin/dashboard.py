@@ -1,4 +1,4 @@
-"""The admin's page of counts: how many duplicates did no harm, when, and to which operations."""
+"""The admin's page of counts: how many duplicates did no harm, when, and of which operations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +25,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from django_idempotency import conf
+from django_idempotency.admin.changelist import format_number
 from django_idempotency.admin.charts import Chart, Column, draw
 from django_idempotency.admin.history import (
     PERIODS,
@@ -57,7 +58,8 @@ def dashboard_view(model_admin: "ModelAdmin[Any]", request: HttpRequest) -> Temp
 
     Raises `PermissionDenied` without the permission to view records or counts.
     """
-    if not may_view(request):
+    views = [f"{model._meta.app_label}.view_{model._meta.model_name}" for model in (IdempotencyRecord, DecisionCount)]
+    if not any(map(request.user.has_perm, views)):
         raise PermissionDenied
     request.current_app = model_admin.admin_site.name
     opts = IdempotencyRecord._meta
@@ -73,16 +75,8 @@ def dashboard_view(model_admin: "ModelAdmin[Any]", request: HttpRequest) -> Temp
     return TemplateResponse(request, TEMPLATE, context)
 
 
-def may_view(request: HttpRequest) -> bool:
-    """May the user of *request* see counts?"""
-    return any(
-        request.user.has_perm(f"{model._meta.app_label}.view_{model._meta.model_name}")
-        for model in (IdempotencyRecord, DecisionCount)
-    )
-
-
 def dashboard(asked: Mapping[str, str], now: datetime) -> dict[str, Any]:
-    """The template's view of the counts up to *now*, narrowed by the query string *asked*, in the current time zone."""
+    """The template's context: the counts up to *now*, narrowed by the query string *asked*."""
     period = next((each for each in PERIODS if each.name == asked.get("period")), PERIODS[0])
     operation = asked.get("operation", "").strip()
     databases = find_databases()
@@ -118,12 +112,12 @@ def dashboard(asked: Mapping[str, str], now: datetime) -> dict[str, Any]:
         | {
             "headline": headline(harmless),
             "share": number_format(round(100 * harmless / requests, 1), 1) if requests else "",
-            "harmless_in_all": number(sum(int(known[name] or 0) for name in HARMLESS)),
+            "harmless_in_all": format_number(sum(int(known[name] or 0) for name in HARMLESS)),
             "first_count": date_format(moment(known["first"]), "DATE_FORMAT"),
             "last_count": date_format(moment(known["last"]), "DATETIME_FORMAT"),
             "total": numbers(total),
             "others": [
-                (DecisionCount._meta.get_field(name).verbose_name, number(total[name]))  # type: ignore[union-attr]
+                (DecisionCount._meta.get_field(name).verbose_name, format_number(total[name]))  # type: ignore[union-attr]
                 for name in COLUMNS[4:]
                 if total[name]
             ],
@@ -165,11 +159,11 @@ def operations(counts: "HourQuerySet[DecisionCount]", given: Mapping[str, str], 
                 "name": row["operation"],
                 "is_other": row["operation"] == OTHER,
                 "query": query(given, operation=row["operation"]),
-                **{name: number(int(row[name])) for name in LISTED_COLUMNS},
+                **{name: format_number(int(row[name])) for name in LISTED_COLUMNS},
             }
             for row in rows[:most]
         ],
-        "listed": number(most) if len(rows) > most else "",
+        "listed": format_number(most) if len(rows) > most else "",
         "all": "" if whole else query(given, operations="all"),
     }
 
@@ -177,59 +171,50 @@ def operations(counts: "HourQuerySet[DecisionCount]", given: Mapping[str, str], 
 def measure(database: str) -> dict[str, Any]:
     """How many records there are, and their size, in the reader's language."""
     now = table_size.measure(database)
-    return {"count": number(now.records), "is_estimate": now.is_estimate, "size": size(now.size)}
+    return {"count": format_number(now.records), "is_estimate": now.is_estimate, "size": size(now.size)}
 
 
-# --- words ---
-
-
-def number(value: int) -> str:
-    """*value* in the reader's language."""
-    return number_format(value, use_l10n=True, force_grouping=True)
+# --- formatting ---
 
 
 def numbers(row: Numbers) -> dict[str, str]:
-    return {name: number(value) for name, value in row.items()}
+    return {name: format_number(value) for name, value in row.items()}
 
 
 def size(value: int | None) -> str:
-    """Bytes, in a unit that suits; empty if there is no number."""
+    """*value*, in bytes, with a fitting unit; empty for None."""
     return "" if value is None else filesizeformat(value)
 
 
 def rows(filled: Filled, samples: Samples) -> list[tuple[str, dict[str, str]]]:
-    """What the charts show, as numbers: the slots in which there is something."""
-    return [
-        (
-            slot.title,
-            numbers(each) | ({"stored": number(sample.records), "size": size(sample.size)} if sample else {}),
-        )
-        for (slot, each), sample in zip_longest(filled, samples)
-        if sample or any(each.values())
-    ]
+    """The numbers of the charts, for each slot that has any."""
+    found = []
+    for (slot, each), sample in zip_longest(filled, samples):
+        stored = {"stored": format_number(sample.records), "size": size(sample.size)} if sample else {}
+        if sample or any(each.values()):
+            found.append((slot.title, numbers(each) | stored))
+    return found
 
 
 def headline(harmless: int) -> tuple[str, str]:
-    """The number that matters, and what it counts."""
-    return number(harmless), ngettext("duplicate did no harm", "duplicates did no harm", harmless)
+    """The most important number, and its label."""
+    return format_number(harmless), ngettext("duplicate did no harm", "duplicates did no harm", harmless)
 
 
 def make_charts(period: Period, filled: Filled, samples: Samples, *, has_counts: bool) -> list[Chart]:
     """The charts that have something to show: of counts, and of storage."""
+    titles = (_("Executions per hour"), _("Duplicates that did no harm, per hour"))
+    if period.daily:
+        titles = (_("Executions per day"), _("Duplicates that did no harm, per day"))
     charts = []
-    if has_counts and period.daily:
+    if has_counts:
         charts = [
-            count_chart("executions", _("Executions per day"), ("executions",), period, filled),
-            count_chart("duplicates", _("Duplicates that did no harm, per day"), HARMLESS, period, filled),
-        ]
-    elif has_counts:
-        charts = [
-            count_chart("executions", _("Executions per hour"), ("executions",), period, filled),
-            count_chart("duplicates", _("Duplicates that did no harm, per hour"), HARMLESS, period, filled),
+            count_chart("executions", titles[0], ("executions",), period, filled),
+            count_chart("duplicates", titles[1], HARMLESS, period, filled),
         ]
     if any(samples):
         charts.append(storage_chart(period, [slot for slot, _each in filled], samples))
-    axis = max((chart.axis for chart in charts), default=0)  # so that an hour stands under the same hour
+    axis = max((chart.axis for chart in charts), default=0)  # the same hour is at the same place in all charts
     return [replace(chart, axis=axis) for chart in charts]
 
 
@@ -243,19 +228,19 @@ def count_chart(name: str, title: str, shown: tuple[str, ...], period: Period, f
     columns = [
         Column(
             values=tuple(each[part] for part in shown),
-            title="\n".join([slot.title, *(f"{labels[part]}: {number(each[part])}" for part in shown)]),
+            title="\n".join([slot.title, *(f"{labels[part]}: {format_number(each[part])}" for part in shown)]),
             label=slot.label,
         )
         for slot, each in filled
     ]
     heights = [sum(column.values) for column in columns]
     description = _("%(total)s in the period “%(period)s”, at most %(most)s: %(when)s.") % {
-        "total": number(sum(heights)),
+        "total": format_number(sum(heights)),
         "period": period.label,
-        "most": number(max(heights)),
+        "most": format_number(max(heights)),
         "when": filled[heights.index(max(heights))][0].title,
     }
-    return draw(name, title, description, columns, number, {part: labels[part] for part in shown})
+    return draw(name, title, description, columns, format_number, {part: labels[part] for part in shown})
 
 
 def storage_chart(period: Period, slots: Sequence[Slot], samples: Samples) -> Chart:
@@ -270,22 +255,22 @@ def storage_chart(period: Period, slots: Sequence[Slot], samples: Samples) -> Ch
     measured = [(slot, sample) for slot, sample in zip(slots, samples, strict=True) if sample]
     when, most = max(measured, key=lambda each: each[1].records)
     description = _("From %(first)s to %(last)s in the period “%(period)s”, at most %(most)s: %(when)s.") % {
-        "first": number(measured[0][1].records),
-        "last": number(measured[-1][1].records),
+        "first": format_number(measured[0][1].records),
+        "last": format_number(measured[-1][1].records),
         "period": period.label,
-        "most": number(most.records),
+        "most": format_number(most.records),
         "when": when.title,
     }
     title = _("Stored records, at the end of each day") if period.daily else _("Stored records")
-    return draw("storage", title, description, columns, number)
+    return draw("storage", title, description, columns, format_number)
 
 
 def stored(sample: StorageSample) -> str:
     """One line about *sample*."""
-    text = f"{_('Stored records')}: {number(sample.records)}"
+    text = f"{_('Stored records')}: {format_number(sample.records)}"
     return text if sample.size is None else f"{text} ({size(sample.size)})"
 
 
 def query(given: Mapping[str, str], **changes: str) -> str:
-    """The query string of this page with *changes*; what is empty is left out."""
+    """The query string of this page with *changes*, without empty values."""
     return "?" + urlencode({name: value for name, value in {**given, **changes}.items() if value})

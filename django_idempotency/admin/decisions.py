@@ -1,7 +1,7 @@
-"""What an operator decides about a key: each decision is confirmed with a reason, and kept in the admin's log."""
+"""An operator's decisions about keys: each is confirmed with a reason and kept in the admin's log."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from django.contrib import messages
@@ -61,13 +61,13 @@ class DecisionViewsMixin(RecordPagesMixin):
 
     @back_if_away
     def free_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Confirm, with a reason, that the record of a key is forgotten; and forget it."""
+        """Forget the record of a key, after a confirmation with a reason."""
         page = self._page(request, object_id, self.has_free_permission)
         return self._decide(request, object_id, page, State.COMPLETED, FreeForm)
 
     @back_if_away
     def settle_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Decide, with a reason, what becomes of an unsettled outcome."""
+        """Settle an unsettled outcome, with a reason."""
         page = self._page(request, object_id, self.has_settle_permission)
         form_class = SettleForeignForm if page is not None and page.shown.is_foreign else SettleForm
         return self._decide(request, object_id, page, State.UNSETTLED, form_class)
@@ -81,7 +81,7 @@ class DecisionViewsMixin(RecordPagesMixin):
     def _decide(
         self, request: HttpRequest, object_id: str, page: Page | None, expected: State, form_class: type[FreeForm]
     ) -> HttpResponse:
-        """Show the form of a decision, or carry out what it says."""
+        """Show the form of a decision, or carry the decision out."""
         if page is None:
             return self.gone(request, unquote(object_id))
         here = HttpResponseRedirect(self.url("change", page.pk))
@@ -113,7 +113,7 @@ class DecisionViewsMixin(RecordPagesMixin):
         )
 
     def _carry_out(self, request: HttpRequest, page: Page, form: FreeForm) -> HttpResponse:
-        """Do what the valid *form* says."""
+        """Carry out the decision of the valid *form*."""
         reason = form.cleaned_data["reason"]
         words = {"operation": page.shown.operation, "scope": page.shown.scope, "reason": reason}
         answer = form.answer
@@ -126,63 +126,80 @@ class DecisionViewsMixin(RecordPagesMixin):
                 "Stored an answer of status %(status)d for %(operation)s in scope %(scope)s: retries get it."
                 " Reason: %(reason)s"
             )
-            change = _Change(
+            return self._change(
+                request,
+                page,
+                partial(records.settle, page.stored, answer),
                 flag=CHANGE,
                 entry=entry % {**words, "status": answer.status},
                 done=gettext("The answer is stored: requests with the key get it."),
                 next_page=self.url("change", page.pk),
             )
-            return self._make(request, page, change, lambda: records.settle(page.stored, answer))
         entry = gettext(
             "Freed the key of %(operation)s in scope %(scope)s: the next request with it runs. Reason: %(reason)s"
         )
-        change = _Change(
+        return self._change(
+            request,
+            page,
+            partial(records.free, page.stored),
             flag=DELETION,
             entry=entry % words,
             done=gettext("The key is free: the next request with it runs."),
             next_page=self.url("changelist" if page.shown.state is State.COMPLETED else "unsettled"),
         )
-        return self._make(request, page, change, lambda: records.free(page.stored))
 
-    def _make(self, request: HttpRequest, page: Page, change: "_Change", make: Callable[[], bool]) -> HttpResponse:
-        """*make* the *change* and keep it in the log, or neither."""
+    def _change(
+        self,
+        request: HttpRequest,
+        page: Page,
+        change: Callable[[], bool],
+        *,
+        flag: int,
+        entry: str,
+        done: str,
+        next_page: str,
+    ) -> HttpResponse:
+        """
+        Make the *change* and log its *entry* with *flag*, or neither. Then show the message *done* on *next_page*; if
+        the change was not made, say why.
+        """
         location = page.stored.location
         in_database = location.using is not None
         committing = False
 
         def change_and_log() -> None:
             nonlocal committing
-            # A store outside the databases is in no transaction: changed last, it is changed only if the log is kept.
+            # A store outside the databases is changed last, because no transaction undoes that if the log fails.
             if not in_database:
-                self._log(request, page, change.flag, change.entry)
-            if not make():
+                self._log(request, page, flag, entry)
+            if not change():
                 raise _NothingLeft
             if in_database:
-                self._log(request, page, change.flag, change.entry)
+                self._log(request, page, flag, entry)
             committing = True
 
         try:
             atomic_phase(location.using or router.db_for_write(LogEntry), change_and_log)
         except _NothingLeft:
-            messages.warning(request, gettext("There was nothing left to decide: somebody was faster."))
-            return HttpResponseRedirect(change.next_page if change.flag == DELETION else self.url("unsettled"))
+            messages.warning(request, gettext("There was nothing left to decide: another user was faster."))
+            return HttpResponseRedirect(next_page if flag == DELETION else self.url("unsettled"))
         except Refusal as refusal:
             why = locations.explain_refusal(page.stored) if page.stored.is_unsettled else ""
             messages.error(request, gettext("Nothing was done: %s") % (why or refusal.message))
             return HttpResponseRedirect(self.url("change", page.pk))
         except Exception as error:  # of any store; a defect propagates
-            # An error out of COMMIT leaves the result unknown: it propagates, too.
+            # After an error of COMMIT the result is unknown: it propagates, too.
             if committing or not locations.is_away(location, error):
                 raise
             if in_database:  # on SQLite, another request is writing, and may be the one with this key
                 messages.error(request, gettext("Nothing was done: the database is busy. Try again."))
                 return HttpResponseRedirect(self.url("change", page.pk))
-            # The call may have been carried out, and no key is freed without a trace.
+            # The change may have been made, and no key is freed without a trace in the log.
             unknown = gettext("The store did not answer, so it is not known whether this was done: %s")
-            self._log(request, page, CHANGE, unknown % change.entry)
+            self._log(request, page, CHANGE, unknown % entry)
             raise StoreAway(location, error) from error
-        messages.success(request, change.done)
-        return HttpResponseRedirect(change.next_page)
+        messages.success(request, done)
+        return HttpResponseRedirect(next_page)
 
     def _log(self, request: HttpRequest, page: Page, flag: int, message: str) -> None:
         LogEntry.objects.create(
@@ -195,15 +212,5 @@ class DecisionViewsMixin(RecordPagesMixin):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Change:
-    """A decision: how the log has it, what the operator is told, and where the operator is led afterwards."""
-
-    flag: int
-    entry: str
-    done: str
-    next_page: str
-
-
 class _NothingLeft(Exception):
-    """Nothing is stored that could be changed, so nothing is logged."""
+    """Nothing is stored that could be changed: nothing is logged."""

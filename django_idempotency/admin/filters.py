@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib.admin import SimpleListFilter
 from django.contrib.admin.views.main import ChangeList
@@ -21,10 +21,11 @@ DATABASE = "database"  # the parameter of the list's URL
 SAMPLED = 500  # of the newest records, whose operations may not be counted yet
 COUNTED = 7 * 24  # hours whose counts name operations
 OFFERED = 50  # operations; a longer list is no help
+WITHIN = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
 
 
 class DatabaseFilter(SimpleListFilter):
-    """Whose records are listed, if more than one database may hold some. The admin's queryset does what it says."""
+    """By database, if several may hold records. The admin's queryset applies it."""
 
     title = _("database")
     parameter_name = DATABASE
@@ -34,7 +35,7 @@ class DatabaseFilter(SimpleListFilter):
         return [(alias, alias) for alias in aliases] if len(aliases) > 1 else []
 
     def queryset(self, request: HttpRequest, queryset: Any) -> None:
-        """Nothing is left to do."""
+        """The admin's queryset is filtered already."""
 
     def choices(self, changelist: ChangeList) -> Iterator[Any]:
         listed = changelist.root_queryset.db
@@ -46,79 +47,71 @@ class DatabaseFilter(SimpleListFilter):
             }
 
 
-class StateFilter(SimpleListFilter):
-    """By what the next request with the key meets, according to the database's clock."""
+class ChoiceFilter(SimpleListFilter):
+    """Offers a few choices. Any other value in the URL matches nothing."""
+
+    offered: ClassVar[list[tuple[Any, Any]]] = []
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
+        return self.offered
+
+    def narrow(self, queryset: Any, chosen: str) -> Any:
+        raise NotImplementedError
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        chosen = self.value()
+        if chosen is None:
+            return queryset
+        return self.narrow(queryset, chosen) if chosen in dict(self.lookup_choices) else queryset.none()
+
+
+class StateFilter(ChoiceFilter):
+    """By what the next request with the key gets, by the database's clock."""
 
     title = _("state")
     parameter_name = "state"
+    offered = State.choices
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
-        return State.choices
-
-    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        # Not by the index on expires_at, which leads to every live record, each of them elsewhere in the table.
+    def narrow(self, queryset: Any, chosen: str) -> Any:
+        if chosen == State.EXPIRED:
+            return queryset.expired()
+        # Not by the index on expires_at: it leads to every live record, in an order that is not the table's.
         live = queryset.alias(until=Coalesce("expires_at", "expires_at")).filter(until__gt=DatabaseNow())
-        match self.value():
-            case State.COMPLETED:
-                return live.filter(status__gt=UNSETTLED)
-            case State.UNSETTLED:
-                return live.unsettled()
-            case State.EXPIRED:
-                return queryset.expired()
-            case None:
-                return queryset
-            case _:
-                return queryset.none()
+        return live.unsettled() if chosen == State.UNSETTLED else live.filter(status__gt=UNSETTLED)
 
 
-class StatusFilter(SimpleListFilter):
+class StatusFilter(ChoiceFilter):
     """By the class of the answer's status."""
 
     title = _("status")
     parameter_name = "answer"
+    offered = [
+        ("2xx", _("2xx, success")),
+        ("3xx", _("3xx, redirect")),
+        ("4xx", _("4xx, an answer that says no")),
+        ("5xx", _("5xx, failure")),
+    ]
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
-        return [
-            ("2xx", _("2xx, success")),
-            ("3xx", _("3xx, redirect")),
-            ("4xx", _("4xx, an answer that says no")),
-            ("5xx", _("5xx, failure")),
-        ]
-
-    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        chosen = self.value()
-        if chosen is None:
-            return queryset
-        if chosen not in dict(self.lookup_choices):
-            return queryset.none()
+    def narrow(self, queryset: Any, chosen: str) -> Any:
         first = int(chosen[0]) * 100
         return queryset.filter(status__gte=first, status__lt=first + 100)
 
 
-class ExpiryFilter(SimpleListFilter):
+class ExpiryFilter(ChoiceFilter):
     """By the time that is left, by the database's clock and the index on `expires_at`."""
 
     title = _("expiry")
     parameter_name = "expires"
+    offered = [("hour", _("within an hour")), ("day", _("within a day")), ("week", _("within a week"))]
 
-    WITHIN = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
-        return [("hour", _("within an hour")), ("day", _("within a day")), ("week", _("within a week"))]
-
-    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        chosen = self.value()
-        if chosen is None:
-            return queryset
-        if chosen not in self.WITHIN:
-            return queryset.none()
-        return queryset.live().filter(expires_at__lte=DatabaseNow() + self.WITHIN[chosen])
+    def narrow(self, queryset: Any, chosen: str) -> Any:
+        return queryset.live().filter(expires_at__lte=DatabaseNow() + WITHIN[chosen])
 
 
-class OperationFilter(SimpleListFilter):
+class OperationFilter(ChoiceFilter):
     """
-    By the exact operation. On offer are those that were counted within a week, and those of the newest records: a query
-    for all of them would read every record.
+    By the exact operation. The choices are those that were counted within a week and those of the newest records: a
+    query for all would read every record.
     """
 
     title = _("operation")
@@ -135,8 +128,5 @@ class OperationFilter(SimpleListFilter):
             offered.add(chosen)
         return [(operation, operation) for operation in sorted(offered)]
 
-    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        chosen = self.value()
-        if chosen is None:
-            return queryset
+    def narrow(self, queryset: Any, chosen: str) -> Any:
         return queryset.none() if UNSTORABLE.search(chosen) else queryset.filter(operation=chosen)

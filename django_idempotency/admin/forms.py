@@ -14,7 +14,7 @@ from django.db.models import TextChoices
 from django.utils.translation import gettext_lazy as _
 
 from django_idempotency import conf
-from django_idempotency.core.operator_answer import HIGHEST, JSON, LOWEST, AnswerError, written
+from django_idempotency.core.operator_answer import HIGHEST, JSON, LOWEST, AnswerError, operator_record
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.stores.stored import StoredRecord
 
@@ -30,7 +30,7 @@ class Verdict(TextChoices):
 
 
 class FreeForm(forms.Form):
-    """Asks for a reason. Keeps which execution the operator has seen, as a key may have been used again since."""
+    """Asks for a reason, and keeps which execution the operator has seen: the key may have been used again since."""
 
     layout: Layout = ("reason",)
 
@@ -101,7 +101,7 @@ class SettleForm(FreeForm):
             return cleaned
         body = cleaned["body"].replace("\r\n", "\n").encode()  # browsers send line ends as CRLF
         try:
-            cleaned["answer"] = written(
+            cleaned["answer"] = operator_record(
                 cleaned["status"],
                 cleaned["content_type"],
                 body,
@@ -114,7 +114,7 @@ class SettleForm(FreeForm):
 
 
 class SettleForeignForm(SettleForm):
-    """For a record that was not written by this package, in which no answer can be stored."""
+    """Offers no answer: none can be stored in a record that this package did not write."""
 
     layout: Layout = ("choice", "reason")
 

@@ -1,4 +1,4 @@
-"""Counts and samples over time: the columns of the dashboard's charts, and what the tables hold for each."""
+"""Counts and samples over time: the columns of the dashboard's charts, and their numbers."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ Numbers = dict[str, int]  # of each of COLUMNS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Period:
-    """What a link of the page narrows it to."""
+    """A period that the page can show."""
 
     name: str
     label: Promise
@@ -38,7 +38,7 @@ PERIODS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """A column of the charts: from *hour* to the next slot's."""
+    """A column of the charts, from *hour* to that of the next slot."""
 
     hour: int
     title: str
@@ -54,7 +54,7 @@ def sums(columns: Iterable[str]) -> dict[str, Sum]:
 
 
 def find_samples(slots: Sequence[Slot], database: str) -> Samples:
-    """The last sample in each of *slots*; like counts, those of a clock that is ahead are in the last."""
+    """The last sample in each of *slots*. As in `fill`, the last slot takes those of a clock that is ahead."""
     begins = [slot.hour for slot in slots]
     samples: list[StorageSample | None] = [None] * len(slots)
     for sample in StorageSample.objects.using(database).since(begins[0]).order_by("hour"):
@@ -63,7 +63,7 @@ def find_samples(slots: Sequence[Slot], database: str) -> Samples:
 
 
 def fill(slots: Sequence[Slot], counts: "HourQuerySet[DecisionCount]") -> Filled:
-    """Each slot with the sums of its hours. The last one takes later hours, too, which a clock ahead has counted."""
+    """Each slot with the sums of its hours. The last slot takes later hours too, from a clock that is ahead."""
     begins = [slot.hour for slot in slots]
     filled: Filled = [(slot, dict.fromkeys(COLUMNS, 0)) for slot in slots]
     by_hour: QuerySet[Any, Any] = counts.order_by().values("hour")
@@ -75,7 +75,7 @@ def fill(slots: Sequence[Slot], counts: "HourQuerySet[DecisionCount]") -> Filled
 
 
 def make_slots(period: Period, now: datetime) -> Iterator[Slot]:
-    """The hours, or the days of the current time zone, up to the one that *now* is in."""
+    """The hours, or the days of the current time zone, that end with the present one."""
     if period.daily:
         today = timezone.localtime(now).date()
         for age in reversed(range(period.days)):
@@ -95,7 +95,7 @@ def make_slots(period: Period, now: datetime) -> Iterator[Slot]:
 
 
 def first_hour(day: date) -> int:
-    """The first hour that begins on *day*: if the offset from UTC is not whole, midnight is within one."""
+    """The first hour that begins on *day*: midnight is within an hour if the offset from UTC is no whole number."""
     midnight = datetime(day.year, day.month, day.day, tzinfo=timezone.get_current_timezone())
     return -(-int(midnight.timestamp()) // HOUR)
 

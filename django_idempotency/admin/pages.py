@@ -1,4 +1,4 @@
-"""What the pages of records share: their URLs, their breadcrumbs, and the way back if there is no record to show."""
+"""What the pages of records share: URLs, breadcrumbs, and the way back if there is no record to show."""
 
 import logging
 from collections.abc import Callable
@@ -38,7 +38,7 @@ else:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A record as Django's templates link to it, even if it is gone: by its `pk`, with a short title."""
+    """What Django's templates need for a link to a record, even one that is gone: its `pk` and a short title."""
 
     pk: str
 
@@ -48,7 +48,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A record as it is shown: Django's views and templates take it for an instance of the model."""
+    """A record with its presentation. Django's views and templates take it for an instance of the model."""
 
     stored: StoredRecord
     shown: Presented
@@ -74,7 +74,7 @@ class Page:
 
 
 class StoreAway(Exception):
-    """The server of *location* does not answer. The log has its error; `back_if_away` makes a message of it."""
+    """The server of *location* does not answer. Its error is logged, and `back_if_away` shows a message."""
 
     def __init__(self, location: Location, error: Exception) -> None:
         self.alias = location.store.alias
@@ -83,7 +83,7 @@ class StoreAway(Exception):
 
 
 class RecordPagesMixin(Base):
-    """What each view of the admin of records needs to lead to another."""
+    """URLs, pages and messages that the views of records share."""
 
     def url_name(self, page: str) -> str:
         return f"{self.opts.app_label}_{self.opts.model_name}_{page}"
@@ -96,7 +96,7 @@ class RecordPagesMixin(Base):
     def render(
         self, request: HttpRequest, template: str, *, page: Page | None = None, **context: Any
     ) -> TemplateResponse:
-        """*template* for a page below the list, or below that of the record of *page*."""
+        """Render *template* as a page below the list, or below the record of *page*."""
         crumbs = [(self.url("changelist"), capfirst(self.opts.verbose_name_plural))]
         if page is not None:
             crumbs.append((self.url("change", page.pk), str(Link(page.pk))))
@@ -112,10 +112,10 @@ class RecordPagesMixin(Base):
         return TemplateResponse(request, template, {**frame, **context})
 
     def find(self, location: Location, digest: bytes) -> StoredRecord | None:
-        """What *location* has of the identity *digest*. Raises `StoreAway` if it does not answer."""
+        """The record of the identity *digest* in *location*, or None. Raises `StoreAway` if that does not answer."""
         try:
             return location.find(digest)
-        except Exception as error:  # whatever a store raises, the page says that it does not answer
+        except Exception as error:  # of any store; it is logged
             raise StoreAway(location, error) from error
 
     def gone(self, request: HttpRequest, pk: str) -> HttpResponse:
@@ -127,13 +127,13 @@ class RecordPagesMixin(Base):
         return HttpResponseRedirect(self.url("changelist"))
 
 
-def breakable(path: str) -> str:
+def make_breakable(path: str) -> str:
     """*path* as HTML that may be broken after each slash."""
     return format_html_join(mark_safe("/<wbr>"), "{}", [(part,) for part in path.split("/")])
 
 
 def back_if_away(view: View) -> View:
-    """Let a *view* of a record go back to the list, with a message, if the record's store does not answer."""
+    """Make a *view* of a record go back to the list, with a message, if the record's store does not answer."""
 
     @wraps(view)
     def wrapper(self: RecordPagesMixin, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:

@@ -1,4 +1,4 @@
-"""The admin of records: what its list and its pages show."""
+"""The admin of records: its list and its pages."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -30,7 +30,7 @@ from django_idempotency.admin.filters import (
     StateFilter,
     StatusFilter,
 )
-from django_idempotency.admin.pages import Link, Page, back_if_away, breakable
+from django_idempotency.admin.pages import Link, Page, back_if_away, make_breakable
 from django_idempotency.admin.unsettled import UnsettledViewMixin
 from django_idempotency.core.keys import check_key, parse_key
 from django_idempotency.exceptions import KeyInvalid
@@ -38,13 +38,13 @@ from django_idempotency.models import IdempotencyRecord, RecordQuerySet
 from django_idempotency.operations import locations
 from django_idempotency.operations.presentation import BodyKind, Presented, State, present, state
 from django_idempotency.stores.database.clock import in_utc
-from django_idempotency.stores.database.store import DatabaseStore
+from django_idempotency.stores.database.rows import read_rows
 
 SUFFIXES = {BodyKind.JSON: "json", BodyKind.TEXT: "txt"}  # of a download; never one that opens in a browser
 
 
 def request_field(name: str, label: Any) -> Callable[[Any, Page], str]:
-    """A method that shows one string of the request."""
+    """Make a method that shows one string of the request."""
 
     @admin.display(description=label)
     def show(self: Any, page: Page) -> str:
@@ -56,10 +56,10 @@ def request_field(name: str, label: Any) -> Callable[[Any, Page], str]:
 @admin.register(IdempotencyRecord)
 class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.ModelAdmin):  # type: ignore[type-arg]
     """
-    Stored records, to be read. They are found by exact key or identity, and by filters.
+    Stored records, which cannot be edited. They are found by exact key or identity, and by filters.
 
-    Users who may view records see what was asked; headers and bodies need the permission `view_stored_response`. With
-    `free_key` and `settle_outcome` a key can be let run again.
+    Users who may view records see the request; headers and bodies need the permission `view_stored_response`. Users
+    with `free_key` or `settle_outcome` can let a key run again.
     """
 
     list_display = ("key", "operation_path", "scope", "shown_state", "shown_status", "executed", "time_left")
@@ -97,7 +97,7 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
     class Media:
         css = {"all": ("django_idempotency/admin.css",)}
 
-    # --- who may do what ---
+    # --- permissions ---
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -113,7 +113,7 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
         return request.user.has_perm(f"{self.opts.app_label}.view_stored_response")
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Allow no column but those of filters: by `?body__startswith=` one could guess at bodies."""
+        """Allow no columns but those of filters: `?body__startswith=` would let users guess bodies."""
         if lookup in {each.parameter_name for each in self.list_filter}:
             return True
         columns = {"pk", *[field.name for field in self.opts.get_fields()]}
@@ -122,7 +122,7 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
     # --- the list ---
 
     def get_queryset(self, request: HttpRequest) -> RecordQuerySet:
-        """The database that records are written to, or the one that the list's URL names."""
+        """Read from the database that records are written to, or from the one that the list's URL names."""
         named = request.GET.get(DATABASE, "")
         using = named if locations.has_table(named) else locations.usual_database()
         return super().get_queryset(request).using(using)  # type: ignore[return-value]
@@ -144,12 +144,12 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
         wanted = Q(key__in=keys)
         if locations.IDENTITY.fullmatch(search_term.strip()):
             wanted |= Q(digest=bytes.fromhex(search_term.strip()))
-        # They are few, and in an order that no index serves, so that no planner walks along the index of all.
+        # They are few. No index serves this order, so no planner walks along one over all records.
         return queryset.filter(wanted).order_by("-executed_at", "-pk"), False
 
     @admin.display(description=_("operation"))
     def operation_path(self, row: Any) -> str:
-        return breakable(row.operation)
+        return make_breakable(row.operation)
 
     @admin.display(description=_("state"))
     def shown_state(self, record: Any) -> str:
@@ -173,8 +173,8 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         """
-        A `Page` of what this user may see of the record whose `pk` is *object_id*, or None. For the history page it is
-        a `Link`: what was decided about a key outlives its record.
+        A `Page` with what this user may see of the record whose `pk` is *object_id*, or None. For the history page it
+        is a `Link`: the decisions about a key outlive its record.
         """
         found = locations.parse(object_id)
         if found is None or from_field is not None:
@@ -183,17 +183,17 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
         if request.resolver_match and request.resolver_match.url_name == self.url_name("history"):
             return Link(location.pk(digest))
         if not self.has_view_permission(request):
-            raise PermissionDenied  # before a server is asked: even that it is away is not for this user
+            raise PermissionDenied  # before a server is asked: this user may not even learn that it is away
         may_see = self.has_response_permission(request)
-        if isinstance(location.store, DatabaseStore):
+        if location.store.has_table:
             rows: Any = self.get_queryset(request).using(location.using).filter(pk=digest)
-            stored = next(iter(location.store.read(rows, response=may_see)), None)
+            stored = next(iter(read_rows(location, rows, response=may_see)), None)
         else:
             stored = self.find(location, digest)
         return stored and Page(stored, present(stored, response=may_see))
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Add the store of a record outside the databases; show nothing more than that of a foreign one."""
+        """Add the store of a record outside the databases. Of a foreign record show nothing but that."""
         if obj is None or not obj.store:
             return super().get_fieldsets(request, obj)
         if obj.shown.is_foreign:
@@ -244,8 +244,8 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
 
     @back_if_away
     def body_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """The stored body as bytes to be saved, whatever they are: nothing that a browser would show or run."""
-        # Before the look-up: a user who may not see it does not learn whether it is there.
+        """The stored body as a download, which no browser shows or runs."""
+        # Before the look-up: without permission a user does not learn whether the record exists.
         if not self.has_view_permission(request) or not self.has_response_permission(request):
             raise PermissionDenied
         page = self.get_object(request, unquote(object_id))
@@ -263,7 +263,7 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
             },
         )
 
-    # The methods behind the fields. None shows a column as it is: no string of a row is trusted.
+    # The methods behind the fields. None shows a column directly: no string of a row is trusted.
 
     asked_method = request_field("method", _("method"))
     asked_host = request_field("host", _("host"))
@@ -296,9 +296,8 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
         shown = page.shown
         if shown.headers is None:
             return " ".join(shown.problems) or self._explain_absence(shown)
-        rows = [
-            (name, gettext("(computed for each replay)") if value is None else value) for name, value in shown.headers
-        ]
+        computed = gettext("(computed for each replay)")
+        rows = [(name, computed if value is None else value) for name, value in shown.headers]
         if not rows:
             return self.get_empty_value_display()
         return format_html(
@@ -311,7 +310,7 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
         body = page.shown.body
         if body is None:
             return self._explain_absence(page.shown)
-        facts = ", ".join([text for text in (body.media_type, filesizeformat(body.size)) if text])
+        facts = ", ".join(filter(None, (body.media_type, filesizeformat(body.size))))
         if body.kind is BodyKind.EMPTY:
             return facts
         url = self.url("body", page.pk)

@@ -11,7 +11,7 @@ from django.utils import timezone
 from django.utils.timesince import timeuntil
 from django.utils.translation import gettext_lazy as _
 
-from django_idempotency.admin.pages import RecordPagesMixin, breakable
+from django_idempotency.admin.pages import RecordPagesMixin, make_breakable
 from django_idempotency.operations import locations
 from django_idempotency.operations.presentation import present, state
 from django_idempotency.stores.stored import Location, StoredRecord
@@ -22,19 +22,19 @@ LISTED = 100  # of each database and store, the oldest
 
 
 class UnsettledViewMixin(RecordPagesMixin):
-    """The page of unsettled outcomes, and the search in stores that no list can show."""
+    """The page of unsettled outcomes, and the search in stores outside the databases."""
 
     unsettled_template = "admin/django_idempotency/idempotencyrecord/unsettled.html"
 
     def has_settle_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        raise NotImplementedError  # `DecisionViewsMixin` has it
+        raise NotImplementedError  # defined by `DecisionViewsMixin`
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view
         return [path("unsettled/", view(self.unsettled_view), name=self.url_name("unsettled")), *super().get_urls()]
 
     def unsettled_view(self, request: HttpRequest) -> HttpResponse:
-        """What is unsettled, by database and store. One that does not answer is named, and hides no other."""
+        """The unsettled outcomes of each database and store. One that does not answer is named, and hides no other."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         asked = [place for using in locations.possible_databases() if (place := locations.database(using))]
@@ -61,8 +61,8 @@ class UnsettledViewMixin(RecordPagesMixin):
         shown = present(record, response=False)
         return {
             "shown": shown,
-            "operation": breakable(shown.operation),
-            "request": breakable(shown.request),
+            "operation": make_breakable(shown.operation),
+            "request": make_breakable(shown.request),
             "executed_at": timezone.localtime(record.executed_at),
             "url": self.url("change", record.pk),
             "settle_url": self.url("settle", record.pk) if may_settle else "",
@@ -70,7 +70,7 @@ class UnsettledViewMixin(RecordPagesMixin):
         }
 
     def find_elsewhere(self, request: HttpRequest, text: str) -> dict[str, Any]:
-        """What the stores outside the databases have of the identity *text*, if it is one, and which do not answer."""
+        """The records of the identity *text* outside the databases, and the stores that do not answer."""
         if not locations.IDENTITY.fullmatch(text) or not self.has_view_permission(request):
             return {}
         digest = bytes.fromhex(text)

@@ -2,8 +2,8 @@
 The system checks: what is wrong and can be known before the first request. One file per subject, one id per message.
 
 Read `settings` (on which all others rest), `views` (of the URLconf) with `callers` (who calls them), `functions` (of
-`@once`), `stores` (which check themselves: their ids are given in `stores/*/checks.py`), and `environment` (what is
-around the app).
+`@once`), `stores` (which check themselves: their ids are given in `stores/*/checks.py`), `middleware`, and
+`environment` (what is around the app).
 
 E001 the setting      E002 a store           E003 a view's options      E004 a wrong place
 E005 a Policy without protection             E006 an unsupported database
@@ -11,6 +11,7 @@ E007 a store beside the view's database      E008 the app is missing (`protectio
 E009 a cluster with several writers          E010 a table without transactions
 E011 two functions with one operation         E012 an alias that is not django-redis's
 E013 a Redis that is too old                  E014 a store for tests, outside of them
+E015 a middleware at a wrong place            E016 a pattern without a route
 W001 SQLite without IMMEDIATE                W002 anonymous requests share a scope
 W003 a login view                            W004 the table is missing
 W005 a server that takes no such response    W006 a decorator without effect
@@ -19,6 +20,7 @@ W012 a Redis without a timeout                W013 a Redis that does not answer
 W014 a Redis that evicts                      W015 a Redis that keeps nothing on disk
 W016 ATOMIC_REQUESTS around a store beside the database
 W017 callers without a user, by a credential that may be renewed
+W018 a view that the middleware leaves out
 
 I001 no admin         W008 permissions are missing
 W009 the key is no allowed header             W010 the replay header is not exposed
@@ -27,6 +29,6 @@ A URLconf that cannot be imported is reported by Django's own check. W002 is abo
 a plain Django view does not say who may call it. A Redis server is asked by `manage.py check --deploy`.
 """
 
-from django_idempotency.checks import environment, functions, settings, stores, views
+from django_idempotency.checks import environment, functions, middleware, settings, stores, views
 
-__all__ = ["environment", "functions", "settings", "stores", "views"]
+__all__ = ["environment", "functions", "middleware", "settings", "stores", "views"]

@@ -1,18 +1,18 @@
-"""Who calls a protected view: views that log in or out, and callers whose keys are not told apart by a user."""
+"""The callers of a protected view: those who log in or out there, and those whose keys belong to no user."""
 
-import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
 from django.core.checks import CheckMessage, Warning
 
+from django_idempotency.protection.exemptions import logs_in_or_out
 from django_idempotency.protection.introspection import module_of
 from django_idempotency.protection.routes import SILENCED, View
 
 DRF_PERMISSIONS = "rest_framework.permissions"
-# Permissions that ask for a user; their subclasses do, too.
+# Permissions that need a user; so do their subclasses.
 USER_PERMISSIONS = frozenset({"DjangoModelPermissions", "IsAdminUser", "IsAuthenticated", "IsAuthenticatedOrReadOnly"})
-# Modules whose authenticators give a user, whose scope outlives a credential.
+# Modules whose authenticators find a user, whose scope outlives a credential.
 USER_AUTHENTICATORS = (
     "allauth.headless.contrib",
     "dj_rest_auth.jwt_auth",
@@ -22,43 +22,21 @@ USER_AUTHENTICATORS = (
 )
 # Modules whose permissions accept a credential without a user.
 CREDENTIAL_PERMISSIONS = ("oauth2_provider.contrib.rest_framework", "rest_framework_api_key.permissions")
-# By the package that they are from, the views that change the session, set cookies or hand out tokens: registrations
-# that log in are among them, views that send an e-mail or edit an account are not.
-LOGIN_VIEWS = {
-    "allauth": r"\w*(Login|Logout|Signup)\w*|Session\w*|Confirm(Email|Reauth)\w*|(Reauth|Authenticate(?!d))\w*"
-    r"|Password(Change|Set|ResetFromKey)View|(Verify(Email|Phone)|(Change|Reset)Password|ProviderToken)View",
-    "dj_rest_auth": r"(Login|Logout|Register|SocialLogin|PasswordChange)View",
-    "django": r"(Login|Logout|PasswordChange|PasswordResetConfirm)View",
-    "djoser": r"Token(Create|Destroy)View",
-    "knox": r"Log(in|out|outAll)View",
-    "oauth2_provider": r"(Token|RevokeToken|Authorization|RPInitiatedLogout)View",
-    "rest_framework": r"ObtainAuthToken",
-    "rest_framework_simplejwt": r"Token(Obtain|Refresh|Blacklist)\w*View",
-    "two_factor": r"LoginView",
-}
-LOGIN_NAME = re.compile(r"(?<![a-z])(log_?in|log_?out|sign_?in|sign_?out|obtain_\w*token)(?![a-z])")
 
 
 def check_login(view: View) -> Iterator[CheckMessage]:
     """W003, by the names of the view and of its route, and by the classes that packages give their login views."""
-    words = " ".join((view.name.rpartition(".")[2], view.url_name))
-    named_so = LOGIN_NAME.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", words).lower().replace("-", "_"))
-    if named_so or any(_is_login_view(base) for base in getattr(view.view_class, "__mro__", ())):
+    if logs_in_or_out(view.name.rpartition(".")[2], view.url_name, view.view_class):
         yield Warning(
-            f"{view} seems to log somebody in or out: a replay would send the stored answer without its session or"
+            f"{view} seems to log a user in or out: a replay would send the stored answer without its session or"
             " cookies.",
-            hint=f'Leave login views unprotected. If this is none, set {SILENCED} = ["W003"] on the view.',
+            hint=f'Leave login views unprotected. If this is not one, set {SILENCED} = ["W003"] on the view.',
             id="django_idempotency.W003",
         )
 
 
-def _is_login_view(base: type) -> bool:
-    names = LOGIN_VIEWS.get(base.__module__.partition(".")[0])
-    return names is not None and re.fullmatch(names, base.__name__) is not None
-
-
 def check_scope(view: View) -> Iterator[CheckMessage]:
-    """W002, W017: who calls a DRF view that has no `scope`. Nothing is guessed if a method of its own decides."""
+    """W002, W017, for a DRF view without `scope`. Silent if a method of the view's own chooses its permissions."""
     permissions = _classes(view, "permission")
     authenticators = _classes(view, "authentication")
     if permissions is None:
@@ -66,22 +44,21 @@ def check_scope(view: View) -> Iterator[CheckMessage]:
     if all(_is_of(permission, (DRF_PERMISSIONS,), {"AllowAny"}) for permission in permissions):
         yield Warning(
             f"{view} lets anonymous requests in, and all of them share one scope of idempotency keys.",
-            hint="Name who is calling with the option `scope`, or give the view a permission class.",
+            hint="Name the caller with the option `scope`, or give the view a permission class.",
             id="django_idempotency.W002",
         )
         return
     if any(_is_of(base, (DRF_PERMISSIONS,), USER_PERMISSIONS) for each in permissions for base in _bases(each)):
         return
     renewable = [
-        *(each for each in authenticators or () if not any(_gives_user(base) for base in _bases(each))),
+        *(each for each in authenticators or () if not any(_finds_user(base) for base in _bases(each))),
         *(each for each in permissions if _is_of(each, CREDENTIAL_PERMISSIONS)),
     ]
     if renewable:
         names = ", ".join(sorted(getattr(each, "__name__", repr(each)) for each in renewable))
         yield Warning(
-            f"{view} takes callers without a user ({names}): their"
-            " idempotency keys belong to the credential that they send, and a retry that is sent with a renewed one is"
-            " executed again.",
+            f"{view} accepts callers without a user ({names}): their idempotency keys belong to the credential that"
+            " they send, and a retry with a renewed one is executed again.",
             hint="Name the holder of the credential with the option `scope`, or add a permission like IsAuthenticated."
             f' If credentials are never renewed, set {SILENCED} = ["W017"] on the view.',
             id="django_idempotency.W017",
@@ -89,14 +66,14 @@ def check_scope(view: View) -> Iterator[CheckMessage]:
 
 
 def _classes(view: View, kind: str) -> list[Any] | None:
-    """The classes of *kind*, `permission` or `authentication`; None unless DRF itself makes objects of them."""
+    """The classes of *kind*, `permission` or `authentication`; None unless DRF's own method makes objects of them."""
     getter = {"permission": "get_permissions", "authentication": "get_authenticators"}[kind]
     if module_of(getattr(view.view_class, getter, None)) != "rest_framework.views":
         return None
     return list(view.attribute(f"{kind}_classes") or ())
 
 
-def _gives_user(authenticator: Any) -> bool:
+def _finds_user(authenticator: Any) -> bool:
     return _is_of(authenticator, USER_AUTHENTICATORS) and authenticator.__name__ != "BaseAuthentication"
 
 

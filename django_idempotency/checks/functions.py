@@ -1,4 +1,4 @@
-"""The checks of the functions of `@once`, as far as they are imported by now: no URLconf leads to them."""
+"""The checks of the functions of `@once` that are imported by now: no URLconf leads to them."""
 
 from django.core.checks import CheckMessage, Error, register
 
@@ -31,8 +31,8 @@ def check_functions(**kwargs: object) -> list[CheckMessage]:
         if len(names) > 1:
             messages.append(
                 Error(
-                    f"{' and '.join(sorted(names))} are both @once({operation!r}): for one event the second gets the"
-                    " first's result, and does not run.",
+                    f"{' and '.join(sorted(names))} are both @once({operation!r}): of two that get one event only the"
+                    " first runs, and the other returns its result.",
                     hint="Give each function an operation of its own.",
                     id="django_idempotency.E011",
                 )

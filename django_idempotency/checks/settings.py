@@ -1,4 +1,4 @@
-"""The check of the setting, on which all others rest."""
+"""The check of the setting, which all other checks depend on."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -15,7 +15,7 @@ Arguments = ParamSpec("Arguments")
 
 @register
 def check_setting(**kwargs: object) -> list[CheckMessage]:
-    """E001, E002. A server does not start with either: the app raises the same error when Django sets it up."""
+    """E001, E002. No server starts with either: the app raises the same error when Django sets it up."""
     try:
         conf.resolved()
         aliases = tuple(conf.stores())
@@ -43,7 +43,7 @@ def check_setting(**kwargs: object) -> list[CheckMessage]:
 
 
 def needs_setting(check: Callable[Arguments, list[CheckMessage]]) -> Callable[Arguments, list[CheckMessage]]:
-    """Let *check* be silent if the setting is wrong: E001 or E002 says so, and nothing else can be known."""
+    """Make *check* silent if the setting is wrong: E001 or E002 says so, and the rest depends on it."""
 
     @wraps(check)
     def checked(*args: Arguments.args, **kwargs: Arguments.kwargs) -> list[CheckMessage]:

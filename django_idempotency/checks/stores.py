@@ -1,17 +1,17 @@
-"""The checks that the stores make of themselves: of their configuration, their databases and their servers."""
+"""The checks that the stores make: of their configuration, their databases and their servers."""
 
 from collections.abc import Iterable
 
 from django.core.checks import CheckMessage, Tags, register
 
 from django_idempotency.checks.settings import needs_setting
-from django_idempotency.operations.inventory import named_databases, own_database, stores_in_use
+from django_idempotency.operations.inventory import named_databases, stores_in_use
 
 
 @register
 @needs_setting
 def check_stores(**kwargs: object) -> list[CheckMessage]:
-    """What the stores say of their own configuration."""
+    """The messages of the stores about their own configuration."""
     return [
         message for store, policies in stores_in_use().items() for message in store.check(named_databases(policies))
     ]
@@ -20,7 +20,7 @@ def check_stores(**kwargs: object) -> list[CheckMessage]:
 @register(Tags.database)
 @needs_setting
 def check_databases(databases: Iterable[str] | None = None, **kwargs: object) -> list[CheckMessage]:
-    """What the stores' servers say, for those *databases* that the command names."""
+    """The messages about the servers behind those *databases* that the command names."""
     if not databases:
         return []
     wanted = set(databases)
@@ -28,7 +28,7 @@ def check_databases(databases: Iterable[str] | None = None, **kwargs: object) ->
     for store, policies in stores_in_use().items():
         if store.commits_with_handler:
             largest = max(policy.max_body for policy in policies)
-            for using in sorted(wanted & {*named_databases(policies), *own_database(store)}):
+            for using in sorted(wanted & {*named_databases(policies), store.database()}):
                 messages += store.check_database(using, largest)
     return messages
 
@@ -36,5 +36,5 @@ def check_databases(databases: Iterable[str] | None = None, **kwargs: object) ->
 @register(Tags.caches, deploy=True)
 @needs_setting
 def check_servers(**kwargs: object) -> list[CheckMessage]:
-    """What the servers behind the stores' caches say. With --deploy only: elsewhere a Redis need keep nothing."""
+    """The messages about the servers behind the stores' caches: only with --deploy, as others may be volatile."""
     return [message for store in stores_in_use() for message in store.check_servers()]

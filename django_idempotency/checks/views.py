@@ -12,10 +12,9 @@ from django_idempotency.checks.callers import check_login, check_scope
 from django_idempotency.checks.settings import needs_setting
 from django_idempotency.core.policy import POLICY, Policy, ResolvedPolicy
 from django_idempotency.exceptions import PolicyError
-from django_idempotency.operations.inventory import own_database
-from django_idempotency.protection.introspection import dispatch_layers, layers, module_of
+from django_idempotency.protection.introspection import dispatch_layers, has_mixin, layers, module_of
 from django_idempotency.protection.order import check_dispatch, check_layers
-from django_idempotency.protection.routes import Handler, View, has_mixin, views
+from django_idempotency.protection.routes import Handler, View, views
 from django_idempotency.protection.views import idempotent
 from django_idempotency.stores import stores
 
@@ -31,7 +30,7 @@ def check_views(**kwargs: object) -> list[CheckMessage]:
         for message in _check_view(view):
             if message.level < ERROR and str(message.id).rpartition(".")[2] in view.silenced:
                 continue
-            of_any_route = message.msg.replace(repr(view.route), "")  # said once, of the first
+            of_any_route = message.msg.replace(repr(view.route), "")  # one message, for the first route
             messages.setdefault((message.id, of_any_route), message)
     return list(messages.values())
 
@@ -64,7 +63,7 @@ def _check_view(view: View) -> Iterator[CheckMessage]:
 
 
 def _check_place(view: View, handler: Handler) -> Iterator[CheckMessage]:
-    """Only what a decorator could not see of its surroundings: the rest has raised already."""
+    """E004, for what a decorator could not see around itself; the rest was raised at import."""
     every = list(layers(handler.function))
     ours = next((position for position, layer in enumerate(every) if module_of(layer) == OUR_DECORATORS), -1)
     try:
@@ -87,7 +86,7 @@ def _check_dispatch(view: View) -> Iterator[CheckMessage]:
 def _misplaced(view: str, error: object) -> CheckMessage:
     return Error(
         f"{view}: {error}",
-        hint="Protect the handler itself, inside all that decides who may call it: on a plain Django view with"
+        hint="Protect the handler itself, inside everything that decides who may call it: on a plain Django view with"
         ' @method_decorator(idempotent, name="post"), on a DRF view with IdempotencyMixin.',
         id="django_idempotency.E004",
     )
@@ -100,9 +99,9 @@ def _check_unprotected(view: View) -> Iterator[CheckMessage]:
     if has_mixin(view_class) or any(
         hasattr(value, POLICY) for base in view_class.__mro__ for value in tuple(vars(base).values())
     ):
-        return  # only read on this route, or protected on others
+        return  # this route only reads, or others are protected
     yield Error(
-        f"{view} has a Policy in `idempotency`, and nothing protects it.",
+        f"{view} has a Policy in `idempotency`, but nothing protects it.",
         hint="Add IdempotencyMixin before the bases of a DRF view, or decorate its handlers with @idempotent.",
         id="django_idempotency.E005",
     )
@@ -113,24 +112,20 @@ def _check_database(view: View, handler: Handler, policy: ResolvedPolicy) -> Ite
     model = _written_model(view)
     if model is None or callable(policy.using):
         return
-    store = stores[policy.store]
+    store, of_model = stores[policy.store], router.db_for_write(model)
+    place = f"in {policy.using or store.database()!r}"
+    hint = f"Set the option using={of_model!r}, so that the record is kept where the view writes."
     if not store.commits_with_handler:
-        yield Error(
-            f"{handler.name} (route {view.route!r}) writes {model._meta.label} to a database, and store"
-            f" {policy.store!r} keeps its record outside of it: the two do not commit together.",
-            hint="Use a DatabaseStore for work in a database; other stores are for work that is not in one.",
-            id="django_idempotency.E007",
-        )
+        place = "outside the databases"
+        hint = "Use a DatabaseStore for work in a database; other stores are for work that is not in one."
+    elif (policy.using or store.database()) == of_model:
         return
-    of_record = policy.using or next(iter(own_database(store)), None)
-    of_model = router.db_for_write(model)
-    if of_record is not None and of_record != of_model:
-        yield Error(
-            f"{handler.name} (route {view.route!r}) writes {model._meta.label} to database {of_model!r}, and store"
-            f" {policy.store!r} keeps its record in {of_record!r}: the two do not commit together.",
-            hint=f"Set the option using={of_model!r}, so that the record is kept where the view writes.",
-            id="django_idempotency.E007",
-        )
+    yield Error(
+        f"{handler.name} (route {view.route!r}) writes {model._meta.label} to database {of_model!r}, but store"
+        f" {policy.store!r} keeps its record {place}: the two do not commit together.",
+        hint=hint,
+        id="django_idempotency.E007",
+    )
 
 
 def _check_transaction(view: View, handler: Handler, policy: ResolvedPolicy) -> Iterator[CheckMessage]:
@@ -161,9 +156,9 @@ def _written_model(view: View) -> type[models.Model] | None:
 def _without_effect(view: View, handler: Handler, policy: ResolvedPolicy) -> CheckMessage:
     return Warning(
         f"{handler.name} (route {view.route!r}) is decorated with @idempotent and answers"
-        f" {_format_methods(handler.methods)}, while its option 'methods' is {_format_methods(policy.methods)}:"
+        f" {_format_methods(handler.methods)}, but its option 'methods' is {_format_methods(policy.methods)}:"
         " nothing is protected.",
-        hint="Name the method in the option `methods`, or leave the decorator out.",
+        hint="Name the method in the option `methods`, or remove the decorator.",
         id="django_idempotency.W006",
     )
 

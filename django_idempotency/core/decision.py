@@ -11,22 +11,22 @@ from django_idempotency.exceptions import KeyReused, OutcomeUnknown, Refusal
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The identity is ours to execute. By *token* the store knows its claim when the record is written."""
+    """The identity is ours to execute. The store recognises its claim by *token* when the record is written."""
 
     token: str = ""
-    taken_over: bool = False  # from a request whose outcome is uncertain
+    taken_over: bool = False  # from a request whose outcome is unknown
 
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """Another request holds the claim and is alive. Its *fingerprint* is None if its transaction hides it."""
+    """Another request holds the claim. Its *fingerprint* is None if its open transaction hides it."""
 
     fingerprint: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A completion record exists, made by a request of this *fingerprint*."""
+    """A completion record exists; its request had this *fingerprint*."""
 
     record: CompletionRecord
     fingerprint: bytes
@@ -34,10 +34,10 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Unsettled:
-    """A claim without an outcome: its handler ended the transaction by itself, or outside of one never answered."""
+    """A claim whose outcome is unknown, because its handler ended the transaction by itself or never answered."""
 
     fingerprint: bytes
-    found_out: str = ""  # what happened, if nobody has been told of it before
+    found_out: str = ""  # the reason, if it has not been announced before
 
 
 ClaimResult = Claimed | InFlight | Completed | Unsettled
@@ -61,7 +61,7 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """In flight: ask again later, or refuse."""
+    """The identity is in flight: ask again later, or refuse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ Decision = Execute | Replay | Wait | Refuse
 
 
 def decide(found: ClaimResult, fingerprint: bytes) -> Decision:
-    """The decision for a request of this *fingerprint*, by what the store found for its identity."""
+    """Decide what to do with a request of this *fingerprint*, given what the store *found* for its identity."""
     match found:
         case Claimed():
             return Execute(found)
@@ -97,14 +97,14 @@ Value = TypeVar("Value", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[Value]):
-    """What a handler answered: the *value* for this caller, the *record* for the next; None if it is not to be kept."""
+    """A handler's answer: the *value* is for this caller, the *record* for the next; None if it is not to be stored."""
 
     value: Value
     record: CompletionRecord | None
-    summary: str = "a result"  # as logs name it: "status 201"
-    rule: str = ""  # why there is no record, if the handler may not have expected that its writes vanish
+    summary: str = "a result"  # for logs: "status 201"
+    rule: str = ""  # why there is no record, if a handler may not expect that its writes are rolled back
     only_if_written: bool = False  # without a write it is a refusal
-    is_promise: bool = True  # False: it may be sent although the work is lost
+    is_promise: bool = True  # False if it may be sent although the work is lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class Forget:
 
 
 def settle(answer: Answer[object], *, rollback_requested: bool, has_written: bool) -> Remember | Forget:
-    """The work and the record commit together, or neither does."""
+    """Decide whether the work and the record commit together, or neither does."""
     if answer.record is None:
         return Forget(answer.rule)
     if rollback_requested:

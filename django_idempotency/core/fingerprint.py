@@ -1,4 +1,4 @@
-"""What tells one request from another: digests over framed parts, and one spelling for what clients spell variously."""
+"""Digests that tell requests apart, and one normal form for values that clients write in several ways."""
 
 import json
 from collections.abc import Iterable
@@ -11,36 +11,36 @@ from django_idempotency.exceptions import PolicyError
 
 
 def framed(*parts: bytes) -> bytes:
-    """*parts* with their lengths before them: ("ab", "c") and ("a", "bc") differ."""
+    """Join *parts*, each after its length, so that ("ab", "c") and ("a", "bc") differ."""
     return b"".join([len(part).to_bytes(8) + part for part in parts])
 
 
 def digest(kind: bytes, *parts: bytes) -> bytes:
-    """32 bytes that stand for *parts*, apart from those of every other *kind*."""
+    """Hash *parts* to 32 bytes. The same parts of another *kind* have another digest."""
     return sha256(kind + framed(*parts)).digest()
 
 
 def check_fingerprint(value: object) -> bytes:
-    """What the option `fingerprint` returned. Raises `PolicyError` unless it is bytes."""
+    """Return *value*, the result of the option `fingerprint`. Raises `PolicyError` unless it is bytes."""
     if isinstance(value, bytes):
         return value
     raise PolicyError(f"The option 'fingerprint' must return bytes, not a {type(value).__name__}.")
 
 
 def canonical_json(value: Any, *, allow_nan: bool = True) -> bytes:
-    """*value* as JSON in one spelling: keys sorted, no space. Raises `TypeError` or `ValueError` if it is not JSON."""
+    """Write *value* as JSON with sorted keys and no spaces. Raises `TypeError` or `ValueError` if it is not JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=allow_nan)
     return text.encode(errors="surrogatepass")
 
 
 def parse_json(body: str | bytes) -> Any:
     """
-    *body* as a JSON value in which equal numbers are equal: 1, 1.0 and 1e0 (RFC 8785, 3.2.2.3).
+    Parse *body* as JSON, so that 1, 1.0 and 1e0 are the same value (RFC 8785, 3.2.2.3).
 
-    Raises `ValueError` for what is not JSON, and for a fraction that a double cannot hold: two different ones would be
-    equal. An integer beyond 2**53 stays an exact integer.
+    An integer beyond 2**53 stays an exact integer. Raises `ValueError` if *body* is not JSON, or has a fraction that no
+    double can hold, because two different fractions would become equal.
     """
-    return json.loads(body, parse_int=_parse_integer, parse_float=_parse_real, parse_constant=_refuse_constant)
+    return json.loads(body, parse_int=_parse_integer, parse_float=_parse_real, parse_constant=refuse_constant)
 
 
 def _parse_integer(text: str) -> int | float:
@@ -58,30 +58,31 @@ def _parse_real(text: str) -> float:
     return number + 0.0  # -0 is 0
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
+    """For `parse_constant` of `json.loads`: raise `ValueError` for NaN and Infinity."""
     raise ValueError(f"{name} is not JSON (RFC 8259, 6)")
 
 
 def without_field(form: bytes, name: bytes) -> bytes:
-    """The urlencoded *form* without the fields *name*, byte for byte otherwise."""
+    """Remove the fields *name* from the urlencoded *form*, and keep every other byte."""
     if name not in form:
         return form
     return b"&".join([field for field in form.split(b"&") if field.partition(b"=")[0] != name])
 
 
 def without_gzip_times(body: bytes) -> bytes:
-    """The gzip *body* without the time, the effort and the system that its header tells of (RFC 1952, 2.3)."""
+    """Remove the time, the compression level and the system from the header of the gzip *body* (RFC 1952, 2.3)."""
     return body[:4] + body[10:] if body.startswith(b"\x1f\x8b") else body
 
 
 def parse_query(query: str) -> bytes:
-    """The fields of a *query* in their order, however their characters are escaped."""
+    """Encode the fields of a *query* in their order. Two ways to escape a character make no difference."""
     fields = parse_qsl(query, keep_blank_values=True, encoding="latin-1")  # one character for each byte
     return framed(*[part.encode(errors="surrogatepass") for field in fields for part in field])
 
 
 def without(value: Any, excluded: Iterable[tuple[str, ...]]) -> Any:
-    """A copy of the JSON *value* without the members at the *excluded* paths; lists on the way are entered."""
+    """Copy the JSON *value* without the members at the *excluded* paths, which reach into the items of lists."""
     for path in excluded:
         value = _without_one(value, path)
     return value

@@ -4,16 +4,15 @@ import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from hashlib import sha256
 
-from django_idempotency.core.fingerprint import framed
+from django_idempotency.core.fingerprint import digest
 from django_idempotency.exceptions import KeyInvalid, PolicyError
 
 MAX_KEY = 255  # characters, after unquoting
-LONGEST_TEXT = 255  # characters of a scope or an operation that a project's callable returns
-UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # NUL and lone surrogates: some databases refuse them
+MAX_STRING = 255  # stored characters of a scope, an operation, a request or its id; the digest stands for all of them
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # NUL and lone surrogates, which some databases refuse
 
-# A bare token, as Stripe's and most clients send it: visible ASCII without comma, not opened by a quote.
+# A bare token, as Stripe's and most clients send it: visible ASCII without comma, not beginning with a quote.
 _TOKEN = re.compile(r"[!#-+\--~][!-+\--~]{0,254}", re.ASCII)
 # RFC 9651, 3.3.3: a quoted string of printable ASCII, in which only the quote and the backslash are escaped.
 _STRING = r'"(?P<text>(?:[ !#-\[\]-~]|\\["\\])*)"'
@@ -34,9 +33,9 @@ _PRINTABLE = re.compile(r"[ -~]{1,255}", re.ASCII)
 @dataclass(frozen=True, slots=True)
 class Identity:
     """
-    Scope, operation and key: together they name at most one execution.
+    Scope, operation and key, which together name at most one execution.
 
-    `digest` (32 bytes) stands for it everywhere, because every database compares bytes exactly, whatever its collation.
+    `digest` (32 bytes) is the primary key, because every database compares bytes exactly, whatever its collation.
     """
 
     scope: str
@@ -45,17 +44,17 @@ class Identity:
     digest: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        parts = framed(self.scope.encode(), self.operation.encode(), self.key.encode())
-        object.__setattr__(self, "digest", sha256(b"identity" + parts).digest())
+        value = digest(b"identity", self.scope.encode(), self.operation.encode(), self.key.encode())
+        object.__setattr__(self, "digest", value)
 
     def __str__(self) -> str:
-        """The identity as logs show it: never the key itself."""
+        """The identity as logs show it, which is never the key itself."""
         return self.digest.hex()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One arrival of an identity, with the fingerprint of what was asked and the lifetime of its record."""
+    """One arrival of an identity, with the request's fingerprint and the lifetime of its record."""
 
     identity: Identity
     fingerprint: bytes  # 32 bytes
@@ -66,10 +65,10 @@ class Attempt:
 
 def parse_key(value: str) -> str:
     """
-    The idempotency key in a header's *value* (several header lines arrive joined by commas).
+    Read the idempotency key from a header's *value* (repeated header lines arrive joined by commas).
 
-    A quoted string and a bare token spell the same key: 1 to 255 characters after unquoting, 0x20 to 0x7E in a string,
-    0x21 to 0x7E without comma in a token. Parameters after a string are ignored.
+    The key is a quoted string (0x20 to 0x7E) or a bare token (0x21 to 0x7E without comma), of 1 to 255 characters
+    after unquoting. Parameters after a string are ignored.
 
     Raises `KeyInvalid` for anything else, and for two keys. Source: RFC 9651, 3.3.3 and 4.2.
     """
@@ -77,9 +76,7 @@ def parse_key(value: str) -> str:
     if _TOKEN.fullmatch(value):
         return value
     quoted = _QUOTED.fullmatch(value)
-    if quoted is None:
-        raise KeyInvalid
-    key = _ESCAPED.sub(r"\1", quoted["text"])
+    key = _ESCAPED.sub(r"\1", quoted["text"]) if quoted else ""
     if not 1 <= len(key) <= MAX_KEY:
         raise KeyInvalid
     return key
@@ -87,7 +84,7 @@ def parse_key(value: str) -> str:
 
 def check_key(key: object) -> str:
     """
-    A *key* that a callable returned, as a string. An integer and a UUID are accepted as well.
+    Return the *key* that a project's callable returned as a string; an integer or a UUID is converted.
 
     Raises `KeyInvalid` unless it has 1 to 255 printable ASCII characters.
     """
@@ -98,16 +95,17 @@ def check_key(key: object) -> str:
     return key
 
 
-def storable_text(option: str, value: object) -> str:
-    """The *value* that a project's callable returned for *option*, if every database can store it as a string.
-
-    Raises `PolicyError` otherwise, without printing the value: a scope is often made of a credential.
+def check_string(option: str, value: object) -> str:
     """
-    if isinstance(value, str) and 1 <= len(value) <= LONGEST_TEXT and not UNSTORABLE.search(value):
+    Return the *value* that a project's callable returned for *option*, if every database can store it as a string.
+
+    Raises `PolicyError` otherwise, without printing the value, because a scope is often made of a credential.
+    """
+    if isinstance(value, str) and 1 <= len(value) <= MAX_STRING and not UNSTORABLE.search(value):
         return value
     given = f"one of {len(value)}" if isinstance(value, str) else f"a {type(value).__name__}"
     raise PolicyError(
-        f"The option {option!r} must return a string of 1 to {LONGEST_TEXT} characters without NUL or surrogates,"
+        f"The option {option!r} must return a string of 1 to {MAX_STRING} characters without NUL or surrogates,"
         f" not {given}."
     )
 
@@ -121,7 +119,7 @@ def is_uuid(key: str) -> bool:
 
 
 def key_format(wanted: str | re.Pattern[str] | Callable[[str], object]) -> Callable[[str], bool]:
-    """The option `key_format` as a predicate over keys. Raises `re.error` for an invalid pattern."""
+    """Turn the option `key_format` into a predicate over keys. Raises `re.error` for an invalid pattern."""
     if wanted == "uuid":
         return is_uuid
     if isinstance(wanted, (str, re.Pattern)):
@@ -132,10 +130,10 @@ def key_format(wanted: str | re.Pattern[str] | Callable[[str], object]) -> Calla
 
 def derive_key(identity: Identity, fingerprint: bytes, name: str) -> str:
     """
-    A key for the downstream system *name*: the same at every retry of the same request, different for every name and
-    for a mended payload. A UUID of version 8 (RFC 9562, 5.8), which systems that ask for UUIDs take as well.
+    Derive the key for the downstream system *name*: the same at every retry of a request, another one for every name
+    and for a corrected payload. It is a UUID of version 8 (RFC 9562, 5.8).
     """
-    number = int.from_bytes(sha256(b"derived" + framed(identity.digest, fingerprint, name.encode())).digest()[:16])
+    number = int.from_bytes(digest(b"derived", identity.digest, fingerprint, name.encode())[:16])
     number = number & ~(0xF << 76) | 8 << 76  # version
     number = number & ~(0x3 << 62) | 2 << 62  # variant
     return str(uuid.UUID(int=number))

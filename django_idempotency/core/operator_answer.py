@@ -1,13 +1,13 @@
-"""An answer that a person writes in a handler's place, for an execution whose own is not known."""
+"""An answer that an operator writes in the place of a handler whose own answer is not known."""
 
 import json
 import re
 from http import HTTPStatus
-from typing import NoReturn
 
+from django_idempotency.core.fingerprint import refuse_constant
 from django_idempotency.core.record import CONTENT_LENGTH, CompletionRecord
 
-LOWEST, HIGHEST = 200, 599  # statuses of an answer that is the last word (RFC 9110, 15)
+LOWEST, HIGHEST = 200, 599  # statuses of a final answer (RFC 9110, 15)
 BODILESS = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.NOT_MODIFIED})
 JSON = "application/json"
 
@@ -21,26 +21,28 @@ _JSON = re.compile(r".+/(.+\+)?json", re.IGNORECASE)
 
 
 class AnswerError(ValueError):
-    """What is wrong with an answer, in words. *part* is `status`, `content_type` or `body`."""
+    """An answer that no handler could have given. *part* is the wrong one: `status`, `content_type` or `body`."""
 
     def __init__(self, part: str, message: str) -> None:
         self.part = part
         super().__init__(message)
 
 
-def written(status: int, content_type: str, body: bytes, *, max_body: int, is_event: bool = False) -> CompletionRecord:
+def operator_record(
+    status: int, content_type: str, body: bytes, *, max_body: int, is_event: bool = False
+) -> CompletionRecord:
     """
-    The record of an answer of *status* with *body*, which is JSON where *content_type* says so.
+    Make the record of an answer of *status* with *body*, which has at most *max_body* bytes.
 
-    *max_body* is the largest body in bytes. Of an event (`@once`) the body is the result of the function: JSON.
+    The body must be JSON if *content_type* says so. For an event (`@once`) it is the function's result, always JSON.
 
-    Raises `AnswerError` for what no handler could have answered.
+    Raises `AnswerError` if no handler could have given this answer.
     """
     if not LOWEST <= status <= HIGHEST:
         raise AnswerError("status", f"The status of an answer is a number from {LOWEST} to {HIGHEST}.")
     if not body:
         if is_event:
-            raise AnswerError("body", "The result of an event is JSON: write null where the function returns None.")
+            raise AnswerError("body", "The result of an event is JSON: write null if the function returns None.")
         return CompletionRecord(status=status, reason=reason_phrase(status))
     if status in BODILESS:
         raise AnswerError("body", f"An answer of status {status} has no body.")
@@ -51,7 +53,7 @@ def written(status: int, content_type: str, body: bytes, *, max_body: int, is_ev
         raise AnswerError("content_type", f"The result of an event is JSON: {JSON}.")
     if _JSON.fullmatch(media_type):
         try:
-            json.loads(body.decode(), parse_constant=_refuse_constant)
+            json.loads(body.decode(), parse_constant=refuse_constant)
         except (RecursionError, ValueError) as error:
             raise AnswerError("body", f"The body is not JSON, as its content type says: {error}.") from error
     headers = (("Content-Type", content_type), (CONTENT_LENGTH.title(), None))
@@ -64,16 +66,12 @@ def _media_type(content_type: str) -> str:
         raise AnswerError("content_type", f"A body needs a content type, like {JSON}.")
     charset = _CHARSET.search(found["parameters"])
     if charset and charset["charset"].lower() not in ("utf-8", "utf8"):
-        raise AnswerError("content_type", "The body is written in UTF-8: leave the charset out, or name that.")
+        raise AnswerError("content_type", "The body is written in UTF-8: leave the charset out, or name UTF-8.")
     return found["type"]
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is Python's, and not JSON's")
-
-
 def reason_phrase(status: int) -> str:
-    """HTTP's reason phrase for *status*; empty for a status that it does not know."""
+    """Return HTTP's reason phrase for *status*, or an empty string for a status that HTTP does not define."""
     try:
         return HTTPStatus(status).phrase
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the value of an option may be: each function returns it in its normal form, or raises `PolicyError`."""
+"""The values that an option takes: each function returns a value in its normal form, or raises `PolicyError`."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -9,41 +9,58 @@ from django_idempotency.core.keys import key_format
 from django_idempotency.exceptions import PolicyError
 
 SHORTEST_LEASE = timedelta(milliseconds=100)
-LONGEST = timedelta(days=3660)  # ten years: beyond that, a duration is a typing error and may overflow a calendar
+LONGEST = timedelta(days=3660)  # ten years; a longer one is a typing error, and may overflow a calendar
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
 _DOTTED_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
-_URL = re.compile(r"(https?://|/)[!#-;=?-~]*")  # what may stand between < and > in a Link header
+_URL = re.compile(r"(https?://|/)[!#-;=?-~]*")  # the characters that may stand between < and > in a Link header
 
 
-def boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise PolicyError("must be True or False")
-    return value
+def _check(expected: str, accepts: Callable[[Any], bool]) -> Callable[[Any], Any]:
+    """Make a check that returns a value which it *accepts*, and otherwise says what was *expected*."""
 
-
-def one_of(*choices: str) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if value not in choices:
-            raise PolicyError("must be " + " or ".join(f'"{choice}"' for choice in choices))
-        return str(value)
+    def check(value: Any) -> Any:
+        if not accepts(value):
+            raise PolicyError(f"must be {expected}")
+        return value
 
     return check
 
 
-def mode(value: Any) -> str:
+def _matches(value: Any, pattern: re.Pattern[str]) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def one_of(*choices: str) -> Callable[[Any], Any]:
+    return _check(" or ".join(f'"{choice}"' for choice in choices), lambda value: value in choices)
+
+
+boolean = _check("True or False", lambda value: isinstance(value, bool))
+string = _check("a non-empty string", lambda value: isinstance(value, str) and value != "")
+string_or_callable = _check(
+    "a non-empty string or a callable", lambda value: callable(value) or (isinstance(value, str) and value != "")
+)
+callable_or_path = _check(
+    "a callable, or the dotted path of one", lambda value: callable(value) or _matches(value, _DOTTED_PATH)
+)
+url = _check("an http(s) URL or an absolute path, percent-encoded", lambda value: _matches(value, _URL))
+field_name = _check("the name of an HTTP header", lambda value: _matches(value, _FIELD_NAME))
+byte_count = _check(
+    "a number of bytes, at least 1", lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0
+)
+
+
+def mode(value: Any) -> Any:
     if value in ("phased", "observe"):
         raise PolicyError(f'must be "atomic": "{value}" is not available in this version')
     return one_of("atomic")(value)
 
 
 def methods(value: Any) -> frozenset[str]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise PolicyError('must be a sequence of HTTP methods, like ("POST", "PATCH")')
-    names = frozenset(value)
-    if not names or not all(isinstance(name, str) and _FIELD_NAME.fullmatch(name) for name in names):
-        raise PolicyError('must name at least one HTTP method, like ("POST", "PATCH")')
-    names = frozenset(name.upper() for name in names)
+    given = () if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
+    if not given or not all(_matches(name, _FIELD_NAME) for name in given):
+        raise PolicyError('must be a sequence of at least one HTTP method, like ("POST", "PATCH")')
+    names = frozenset(name.upper() for name in given)
     if safe := names & {"GET", "HEAD", "OPTIONS", "TRACE"}:
         raise PolicyError(f"names {min(safe)}, which is safe by definition and never needs a key (RFC 9110, 9.2.1)")
     return names
@@ -58,27 +75,10 @@ def duration(value: Any) -> timedelta:
 
 
 def lease(value: Any) -> timedelta:
-    if duration(value) < SHORTEST_LEASE:
+    length = duration(value)
+    if length < SHORTEST_LEASE:
         raise PolicyError("must be at least a tenth of a second, because a lease is renewed after a third of its time")
-    return duration(value)
-
-
-def string(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise PolicyError("must be a non-empty string")
-    return value
-
-
-def string_or_callable(value: Any) -> Any:
-    if not callable(value) and not (isinstance(value, str) and value):
-        raise PolicyError("must be a non-empty string or a callable")
-    return value
-
-
-def callable_or_path(value: Any) -> Any:
-    if not callable(value) and not (isinstance(value, str) and _DOTTED_PATH.fullmatch(value)):
-        raise PolicyError("must be a callable, or the dotted path of one")
-    return value
+    return length
 
 
 def key_pattern(value: Any) -> Any:
@@ -88,22 +88,4 @@ def key_pattern(value: Any) -> Any:
         key_format(value)
     except re.error as error:
         raise PolicyError(f"is not a regular expression: {error}") from error
-    return value
-
-
-def url(value: Any) -> str:
-    if not isinstance(value, str) or not _URL.fullmatch(value):
-        raise PolicyError("must be an http(s) URL or an absolute path, percent-encoded")
-    return value
-
-
-def field_name(value: Any) -> str:
-    if not isinstance(value, str) or not _FIELD_NAME.fullmatch(value):
-        raise PolicyError("must be the name of an HTTP header")
-    return value
-
-
-def byte_count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise PolicyError("must be a number of bytes, at least 1")
     return value

@@ -1,9 +1,10 @@
 """
-The options of an operation. `ResolvedPolicy` is their one table: type, default, allowed values and where each holds.
+The options of an operation. `ResolvedPolicy` is their table: type, default, allowed values and where each applies.
 
 A new option is one row there, its type in `Options`, its row in the docs, and the code that uses it.
 """
 
+# ruff: noqa: RUF009 `option` makes fields of a dataclass
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -45,71 +46,59 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One option: its default, which values it takes, and what is made of a value once per view."""
+    """One option: its default, the values it takes, and how a value is prepared once per view."""
 
     default: Any
     check: Callable[[Any], Any]  # returns the value's normal form, or raises `PolicyError`
     dotted: bool = False  # a string is the dotted path of a callable, which is imported
-    convert: Callable[[Any], Any] | None = None  # from the normal form to what a request needs; never given None
+    convert: Callable[[Any], Any] | None = None  # from the normal form to what a request needs; not called with None
     for_events: bool = False  # `@once` takes it
-    of_requests: bool = False  # the setting's value is about requests, so it does not hold for `@once`
-
-    @property
-    def nullable(self) -> bool:
-        """Does None stand for the default?"""
-        return self.default is None
+    of_requests: bool = False  # its value in the setting is about requests and does not apply to `@once`
 
 
-def option(default: Any, check: Callable[[Any], Any], **traits: Any) -> Mapping[str, Option]:
-    """The `Option` of these *traits*, as the metadata of its field in `ResolvedPolicy`."""
-    return {"option": Option(default=default, check=check, **traits)}
+def option(default: Any, check: Callable[[Any], Any], **traits: Any) -> Any:
+    """A field of `ResolvedPolicy` that holds the value of an `Option`."""
+    return field(metadata={"option": Option(default=default, check=check, **traits)})
+
+
+_seconds = timedelta.total_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedPolicy:
     """Every option with its value, made once per view: dotted paths imported, patterns compiled, units fixed."""
 
-    required: bool = field(metadata=option(False, values.boolean))
-    methods: frozenset[str] = field(metadata=option(frozenset({"POST", "PATCH"}), values.methods))
-    ttl: float = field(
-        metadata=option(timedelta(hours=24), values.duration, convert=timedelta.total_seconds, for_events=True)
+    required: bool = option(False, values.boolean)
+    methods: frozenset[str] = option(frozenset({"POST", "PATCH"}), values.methods)
+    ttl: float = option(timedelta(hours=24), values.duration, convert=_seconds, for_events=True)
+    in_flight: str = option("reject", values.one_of("reject", "wait"), for_events=True)
+    wait_timeout: float = option(timedelta(seconds=10), values.duration, convert=_seconds, for_events=True)
+    lease: float = option(timedelta(seconds=30), values.lease, convert=_seconds, for_events=True)
+    uncertain: str = option("refuse", values.one_of("refuse", "retry"), for_events=True)
+    mode: str = option("atomic", values.mode, for_events=True)
+    store: str = option("default", values.string, for_events=True)
+    using: str | Callable[..., str] | None = option(None, values.string_or_callable, for_events=True)
+    scope: Callable[..., str] | None = option(
+        None, values.callable_or_path, dotted=True, for_events=True, of_requests=True
     )
-    in_flight: str = field(metadata=option("reject", values.one_of("reject", "wait"), for_events=True))
-    wait_timeout: float = field(
-        metadata=option(timedelta(seconds=10), values.duration, convert=timedelta.total_seconds, for_events=True)
+    operation: str | Callable[..., str] | None = option(None, values.string_or_callable, of_requests=True)
+    key: Callable[..., str | None] | None = option(
+        None, values.callable_or_path, dotted=True, for_events=True, of_requests=True
     )
-    lease: float = field(
-        metadata=option(timedelta(seconds=30), values.lease, convert=timedelta.total_seconds, for_events=True)
+    key_format: Callable[[str], bool] | None = option(
+        None, values.key_pattern, convert=key_format, for_events=True, of_requests=True
     )
-    uncertain: str = field(metadata=option("refuse", values.one_of("refuse", "retry"), for_events=True))
-    mode: str = field(metadata=option("atomic", values.mode, for_events=True))
-    store: str = field(metadata=option("default", values.string, for_events=True))
-    using: str | Callable[..., str] | None = field(metadata=option(None, values.string_or_callable, for_events=True))
-    scope: Callable[..., str] | None = field(
-        metadata=option(None, values.callable_or_path, dotted=True, for_events=True, of_requests=True)
+    fingerprint: Callable[..., bytes] | None = option(
+        None, values.callable_or_path, dotted=True, for_events=True, of_requests=True
     )
-    operation: str | Callable[..., str] | None = field(
-        metadata=option(None, values.string_or_callable, of_requests=True)
+    should_store: Callable[[Any], bool] | None = option(None, values.callable_or_path, dotted=True, of_requests=True)
+    replay_guard: Callable[[Any, Any], object] | None = option(
+        None, values.callable_or_path, dotted=True, of_requests=True
     )
-    key: Callable[..., str | None] | None = field(
-        metadata=option(None, values.callable_or_path, dotted=True, for_events=True, of_requests=True)
-    )
-    key_format: Callable[[str], bool] | None = field(
-        metadata=option(None, values.key_pattern, convert=key_format, for_events=True, of_requests=True)
-    )
-    fingerprint: Callable[..., bytes] | None = field(
-        metadata=option(None, values.callable_or_path, dotted=True, for_events=True, of_requests=True)
-    )
-    should_store: Callable[[Any], bool] | None = field(
-        metadata=option(None, values.callable_or_path, dotted=True, of_requests=True)
-    )
-    replay_guard: Callable[[Any, Any], object] | None = field(
-        metadata=option(None, values.callable_or_path, dotted=True, of_requests=True)
-    )
-    docs_url: str | None = field(metadata=option(None, values.url))
-    header: str = field(metadata=option("Idempotency-Key", values.field_name))
-    replayed_header: str = field(metadata=option("Idempotency-Replayed", values.field_name))
-    max_body: int = field(metadata=option(1024 * 1024, values.byte_count, for_events=True))  # bytes
+    docs_url: str | None = option(None, values.url)
+    header: str = option("Idempotency-Key", values.field_name)
+    replayed_header: str = option("Idempotency-Replayed", values.field_name)
+    max_body: int = option(1024 * 1024, values.byte_count, for_events=True)  # bytes
 
     meta_name: str = field(init=False)  # of the header, in WSGI's environ
 
@@ -118,7 +107,7 @@ class ResolvedPolicy:
 
     @property
     def wait(self) -> bool:
-        """Does a duplicate wait for the request that is in flight?"""
+        """Does a duplicate wait for the request in flight?"""
         return self.in_flight == "wait"
 
     @property
@@ -136,9 +125,9 @@ ONCE_OPTIONS = tuple(name for name, row in OPTIONS.items() if row.for_events)
 
 def check_options(options: Mapping[str, Any], where: str, allowed: Iterable[str] = tuple(OPTIONS)) -> dict[str, Any]:
     """
-    *options* in their normal form. None stands for the default of an option whose default is None.
+    Return *options* in their normal form. None is accepted for an option whose default is None.
 
-    Raises `PolicyError`, which names the option and *where* it was given, for an unknown option and for a bad value.
+    Raises `PolicyError` for an unknown option or a bad value; it names the option and *where* it was given.
     """
     result: dict[str, Any] = {}
     names = tuple(allowed)
@@ -149,7 +138,7 @@ def check_options(options: Mapping[str, Any], where: str, allowed: Iterable[str]
             raise PolicyError(f"{where} has no option {name!r}.{hint}")
         row = OPTIONS[name]
         try:
-            result[name] = None if value is None and row.nullable else row.check(value)
+            result[name] = None if value is None and row.default is None else row.check(value)
         except PolicyError as error:
             raise PolicyError(f"{where}: option {name!r} {error}, not {value!r}.") from None
     return result
@@ -157,9 +146,9 @@ def check_options(options: Mapping[str, Any], where: str, allowed: Iterable[str]
 
 class Policy:
     """
-    Some options of an operation; those left out come from the next level: decorator, class, setting, default.
+    Some options of an operation. The others come from the next level: decorator, class, setting, default.
 
-    Policies of equal options are equal. Raises `PolicyError` for an unknown option or a bad value.
+    Policies with equal options are equal. Raises `PolicyError` for an unknown option or a bad value.
     """
 
     __slots__ = ("_hash", "options")
@@ -169,14 +158,14 @@ class Policy:
 
     @classmethod
     def at(cls, where: str, options: Mapping[str, Any], allowed: Iterable[str] = tuple(OPTIONS)) -> "Policy":
-        """The policy of *options* given at *where*, which errors name, if all of them are *allowed* there."""
+        """Make a policy of *options*, each of which must be *allowed*; errors say *where* they were given."""
         policy = cls.__new__(cls)
         policy._set(check_options(options, where, allowed))
         return policy
 
     def _set(self, options: dict[str, Any]) -> None:
         self.options: Mapping[str, Any] = MappingProxyType(options)
-        # Once, and of the values too: each request looks its policy up among those of all views.
+        # Computed once, and of the values too: each request looks its policy up among those of all views.
         self._hash = hash(frozenset((name, _hash(value)) for name, value in options.items()))
 
     def __eq__(self, other: object) -> bool:
@@ -202,9 +191,9 @@ POLICY = "idempotency_policy"  # the attribute of a protected callable that hold
 
 def resolve(levels: Iterable[Mapping[str, Any]], load: Callable[[str], Any]) -> ResolvedPolicy:
     """
-    The *levels* of options merged, the nearest last; *load* imports a dotted path.
+    Merge the *levels* of options, of which the last one wins; *load* imports a dotted path.
 
-    Raises `PolicyError` if a path does not lead to a callable.
+    Raises `PolicyError` if a path does not name a callable.
     """
     merged = dict(DEFAULTS)
     for level in levels:

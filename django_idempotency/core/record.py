@@ -1,32 +1,18 @@
-"""The completion record: the stored outcome, as bytes in and out."""
+"""The completion record: how a stored outcome becomes bytes and is read back."""
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 CONTENT_LENGTH = "content-length"
-# Made once: json.loads and json.dumps examine their arguments at each call.
+# Made once, because json.loads and json.dumps examine their arguments at each call.
 _decode = json.JSONDecoder().decode
 _encode = json.JSONEncoder(check_circular=False).encode
 
-# Of one connection (RFC 9110, 7.6.1; proxies' from 11.7), of one moment (Date, Server), of one client (Set-Cookie).
-NEVER_STORED = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authentication-info",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "set-cookie",
-        "date",
-        "server",
-    }
-)
+# Headers of one connection (RFC 9110, 7.6.1, and of proxies 11.7), of one moment, and of one client.
+_OF_CONNECTION = ("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
+_OF_PROXY = ("proxy-authenticate", "proxy-authentication-info", "proxy-authorization")
+NEVER_STORED = frozenset({*_OF_CONNECTION, *_OF_PROXY, "date", "server", "set-cookie"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +20,7 @@ class CompletionRecord:
     """
     The stored outcome of an execution. Immutable until it expires.
 
-    A header whose value is None was there, and is computed anew for each replay (Content-Length).
+    A header whose value is None (Content-Length) is computed for each replay.
     """
 
     status: int
@@ -44,7 +30,7 @@ class CompletionRecord:
     request_id: str = ""  # of the request that was executed
 
     def head(self) -> bytes:
-        """Reason and headers as JSON in bytes: a header may hold characters that some databases refuse."""
+        """Encode reason and headers as JSON, in bytes: some databases refuse characters that a header may hold."""
         return _encode([self.reason, self.headers]).encode()
 
     @classmethod
@@ -58,10 +44,10 @@ class CompletionRecord:
         to_send: bool = True,
     ) -> "CompletionRecord":
         """
-        The record whose `head()` and body these are.
+        Make a record of what `head()` and `body` were stored as.
 
-        Raises `ValueError`, `TypeError` or `RecursionError` for anything else. A record *to_send*, and not only to
-        display, must not have a line break in its reason or headers.
+        Raises `ValueError`, `TypeError` or `RecursionError` if they were changed since. A record *to_send*, not only to
+        display, must have an HTTP status, and no line break in its reason or headers.
         """
         text = str(head, "utf-8")
         reason, headers = _decode(text)
@@ -78,12 +64,12 @@ class CompletionRecord:
 
 
 def _ends_a_line(reason: object, headers: Iterable[tuple[object, object]]) -> bool:
-    texts = [reason, *[text for pair in headers for text in pair]]
-    return any("\r" in text or "\n" in text for text in map(str, texts))
+    strings = map(str, [reason, *[part for pair in headers for part in pair]])
+    return any("\r" in string or "\n" in string for string in strings)
 
 
 def storable_headers(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str | None], ...]:
-    """*headers* less those that belong to one connection, one moment or one client. Source: RFC 9110, 7.6.1."""
+    """Leave out those *headers* that belong to one connection, one moment or one client (RFC 9110, 7.6.1)."""
     pairs = [(name, name.lower(), value) for name, value in headers]
     never = NEVER_STORED
     for _, lower, value in pairs:

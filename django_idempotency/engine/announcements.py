@@ -1,7 +1,7 @@
 """
 Reports each decision: one log line, one signal if it has receivers, and one call of each observer.
 
-`using` is the database in whose transaction the decision was made, or None for a store outside the databases.
+`using` is the database in whose transaction the decision was made; None for a store outside the databases.
 """
 
 import logging
@@ -27,9 +27,9 @@ class Announcement:
     """
     One decision, as observers see it.
 
-    *decision* is "executed", "replayed", "forgotten", "unsettled" or a refusal's code. *database* is the alias of the
-    decision's own database; for a store outside the databases, the one that is used for such stores' counts. If
-    *pending*, the decision stands only once the transaction that may be open there has committed.
+    *decision* is "executed", "replayed", "forgotten", "unsettled" or a refusal's code. *database* is the alias of its
+    database; for a store outside the databases, of the one that has such stores' counts. If it is *pending*, the
+    decision holds only if the transaction that may be open there commits.
     """
 
     identity: Identity
@@ -38,25 +38,25 @@ class Announcement:
     pending: bool
 
 
-# Called with each announcement, on the request's thread; they must not raise. Unlike receivers of the signals, they
-# need no savepoint inside an outer transaction, which would cost statements.
+# Called with each announcement, on the request's thread; they must not raise. Unlike receivers of signals they need no
+# savepoint inside an outer transaction, which would cost statements.
 observers: list[Callable[[Announcement], None]] = []
 
 
 def name(identity: Identity) -> str:
-    """*identity* as log lines name it: its digest, and the operation, because a forgotten digest is stored nowhere."""
+    """Format *identity* for logs: its digest and operation, because a forgotten digest is stored nowhere."""
     return f"{identity} ({identity.operation})"
 
 
 def executed(using: str | None, identity: Identity, record: CompletionRecord) -> None:
-    """The handler ran, and its answer is stored: once the transaction around it, if there is one, has committed."""
+    """The handler ran, and its answer is stored. The signal waits for the commit of a transaction around it."""
     logger.info("Executed %s", identity)
     when = shielded if using is None else after_commit
     _announce(using, identity, "executed", signals.operation_executed, when=when, record=record)
 
 
 def replayed(using: str | None, identity: Identity, record: CompletionRecord) -> None:
-    """The record has answered."""
+    """The *record* answered, and the handler did not run."""
     logger.info("Replayed %s, first executed by request %r", identity, record.request_id)
     _announce(using, identity, "replayed", signals.operation_replayed, record=record)
 
@@ -68,14 +68,14 @@ def refused(using: str | None, identity: Identity, refusal: Refusal) -> None:
 
 
 def forgotten(using: str | None, identity: Identity, summary: str) -> None:
-    """The handler ran, ended with what *summary* names, and nothing is stored."""
+    """The handler ran and ended with *summary*, and nothing is stored."""
     consequence = "its work was rolled back" if using is not None else "its key is free"
     logger.info("Forgot %s, which ended with %s: %s", name(identity), summary, consequence)
     _announce(using, identity, "forgotten", signals.operation_forgotten)
 
 
 def unsettled(using: str | None, identity: Identity, error: CommittedEarly | OutcomeUncertain) -> None:
-    """A claim is left without an outcome: its handler ended the transaction by itself, or has not answered."""
+    """A claim is left without an outcome, for the reason that *error* gives."""
     logger.error("Unsettled %s: %s", name(identity), error.reason)
     _announce(using, identity, "unsettled", signals.operation_unsettled, error=error)
 
@@ -101,7 +101,7 @@ def _announce(
 
 
 def usual_database() -> str:
-    """The alias of the database in which the decisions of stores outside the databases are counted."""
+    """The database in which decisions of stores outside the databases are counted."""
     from django_idempotency.models import DecisionCount  # models are not ready when this module is imported
 
     return router.db_for_write(DecisionCount)

@@ -1,4 +1,4 @@
-"""Claims that could not be ended with their handlers, because their store was away: a queue, tried until it answers."""
+"""A queue of claims that could not be ended with their handlers, because their store did not answer."""
 
 import logging
 import time
@@ -11,7 +11,7 @@ from django_idempotency.stores.base import LeasedStore
 logger = logging.getLogger("django_idempotency")
 
 RETRY = 1.0  # seconds from a failed call to the next try
-PATIENCE = 600.0  # seconds for which an ending is tried; after that a retry finds its outcome unknown
+PATIENCE = 600.0  # seconds for which an ending is tried; later a retry finds an unknown outcome
 MAX_WAITING = 10_000
 
 
@@ -22,16 +22,13 @@ class Ending:
     store: LeasedStore
     attempt: Attempt
     send: Callable[[], None]
-    gives_up: float = field(init=False)  # monotonic
-
-    def __post_init__(self) -> None:
-        self.gives_up = time.monotonic() + PATIENCE
+    gives_up: float = field(default_factory=lambda: time.monotonic() + PATIENCE)
 
     def attempt_call(self) -> bool:
-        """Call the store once. True if it has answered, or if this ending has waited too long."""
+        """Call the store once. Returns True if it answered, or if this ending has waited too long."""
         try:
             self.send()
-        except Exception as error:  # any error is tried again, and logged at the end
+        except Exception as error:  # any call that failed is tried again
             if time.monotonic() < self.gives_up:
                 return False
             logger.error("The claim of %s could not be ended: %s", self.attempt.identity, error)
@@ -39,7 +36,7 @@ class Ending:
 
 
 class Endings:
-    """The endings that wait, in the order in which they are tried. The caller holds a lock during each method."""
+    """The endings that wait, in the order of their next tries. The caller holds a lock during each method."""
 
     def __init__(self) -> None:
         self.waiting: dict[Ending, None] = {}
@@ -54,19 +51,19 @@ class Endings:
         self.schedule()
 
     def schedule(self) -> None:
-        """Let what waits be tried again after `RETRY` seconds at the latest."""
+        """Schedule the next try, if any ending waits, after `RETRY` seconds at the latest."""
         if self.waiting:
             self.next_try = min(self.next_try, time.monotonic() + RETRY)
 
     def take_due(self) -> list[Ending]:
-        """Everything that waits, if it is time to try it."""
+        """Return every waiting ending, if the next try is due."""
         if self.next_try > time.monotonic():
             return []
         self.next_try = float("inf")
         return list(self.waiting)
 
     def note_result(self, ending: Ending, *, is_over: bool) -> None:
-        """Remove *ending* if it *is_over*; else it comes last, because one node of a cluster may be away."""
+        """Remove *ending* if it *is_over*, else move it to the end, because one node of a cluster may be away."""
         if ending in self.waiting:  # `add` may have removed it
             del self.waiting[ending]
             if not is_over:

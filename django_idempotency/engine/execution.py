@@ -1,12 +1,14 @@
-"""What comes of an attempt, and what both kinds of execution share: the operations that a call stack is inside of."""
+"""One execution: its outcomes, and what both kinds (`transactional` and `leased`) have in common."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Generic, TypeVar, assert_never
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar, assert_never
 
 from django_idempotency.core.decision import Answer, Claimed, Decision, Execute, Refuse, Replay, Wait
 from django_idempotency.core.keys import Attempt
+from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.exceptions import Refusal
@@ -16,7 +18,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Executed(Generic[Value]):
-    """The handler ran; *value* is what it answered, and *record* what is remembered of it, or None."""
+    """The handler ran and answered with *value*. The *record* is None if nothing is remembered."""
 
     value: Value
     record: CompletionRecord | None
@@ -31,87 +33,98 @@ class Replayed:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The handler did not run, and no record answers; *refusal* says why."""
+    """The handler did not run, and no record answers, for the reason in *refusal*."""
 
     refusal: Refusal
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """This very call stack is executing the identity already: the caller runs its handler, the outer call records."""
+    """This call comes from inside an execution of the same identity: the caller runs its handler, the outer records."""
 
     handle: OperationHandle
 
 
 @dataclass(slots=True)
 class _Running:
-    """An operation that this very call stack is executing."""
+    """An operation that this call stack is executing."""
 
     digest: bytes
     place: object
     handle: OperationHandle
-    over: bool = False  # a context that was copied meanwhile outlives it
+    is_over: bool = False  # a copy of the context, made meanwhile, outlives it
 
 
 _running: ContextVar[tuple[_Running, ...]] = ContextVar("django_idempotency_running", default=())
 
 
-class Execution(Generic[Value]):
+class Execution(ABC, Generic[Value]):
     """
-    One attempt on its way through its store. *execute* is the handler, and *capture* makes its answer of what it
-    returned.
+    One attempt and its way through *store*. *execute* calls the handler, and *capture* turns the result into an answer.
+
+    *using* is the database of the store; None for a store outside the databases.
     """
 
-    __slots__ = ("attempt", "capture", "execute", "has_run", "place", "record", "using")
+    __slots__ = ("attempt", "capture", "execute", "has_run", "place", "policy", "record", "store", "summary", "using")
 
-    # Where two operations of one identity would be one: a connection, or a store beside them.
+    # Two operations of one identity are the same operation if they share it: a connection, or a store.
     place: object
 
     def __init__(
         self,
+        store: Any,
+        policy: ResolvedPolicy,
         using: str | None,
         attempt: Attempt,
         execute: Callable[[OperationHandle], Value],
         capture: Callable[[Value], Answer[Value]],
     ) -> None:
+        self.store = store
+        self.policy = policy
         self.using = using
         self.attempt = attempt
         self.execute = execute
         self.capture = capture
-        # Set when the handler runs: from there on an error is its own or of unknown outcome, never "nothing was done".
+        # Set when the handler starts: from then on an error is the handler's, or leaves an unknown outcome.
         self.has_run = False
         # Set when it is written.
         self.record: CompletionRecord | None = None
+        self.summary = ""  # of the handler's answer, for logs
 
+    @abstractmethod
     def try_once(self) -> Executed[Value] | Replayed | Refused | None:
         """
-        The outcome, or None while a rival is in flight.
+        Return the outcome, or None while a rival is in flight.
 
-        Raises `LostRace` if only a new start can tell, and `StoreUnavailable` if the store does not answer the claim.
+        Raises `LostRace` if the attempt has to start again, and `StoreUnavailable` if the store does not answer the
+        claim.
         """
-        raise NotImplementedError
 
     def can_start_again(self) -> bool:
         """Would a new start see more?"""
-        raise NotImplementedError
+        return True
 
+    @abstractmethod
     def announce_error(self, error: Exception) -> None:
         """Announce what is known of an execution that ended in *error*."""
-        raise NotImplementedError
 
+    @abstractmethod
     def announce_forgotten(self) -> None:
-        """Announce that nothing is remembered of what the handler has answered."""
-        raise NotImplementedError
+        """Announce that nothing is remembered of the handler's answer."""
+
+    @abstractmethod
+    def carry_out(self, claim: Claimed) -> Executed[Value] | Replayed:
+        """Run the handler under *claim*, and remember or forget its answer."""
 
     def joined(self) -> Joined | None:
-        """The execution of the same identity that this call is made from."""
+        """Find the execution of the same identity from which this call is made."""
         for running in _running.get():
-            if running.digest == self.attempt.identity.digest and running.place is self.place and not running.over:
+            if running.digest == self.attempt.identity.digest and running.place is self.place and not running.is_over:
                 return Joined(running.handle)
         return None
 
     def act(self, decision: Decision) -> Executed[Value] | Replayed | Refused | None:
-        """Carry the *decision* out; None while a rival is in flight."""
+        """Carry the *decision* out. Returns None while a rival is in flight."""
         match decision:
             case Execute(claim):
                 return self.carry_out(claim)
@@ -124,12 +137,8 @@ class Execution(Generic[Value]):
             case _:
                 assert_never(decision)
 
-    def carry_out(self, claim: Claimed) -> Executed[Value] | Replayed:
-        """Run the handler under *claim*, and remember or forget it."""
-        raise NotImplementedError
-
     def run_handler(self) -> Value:
-        """What the handler returns. Meanwhile, calls for the same identity from inside it join it."""
+        """Call the handler. Meanwhile, calls for the same identity from inside it join this execution."""
         self.has_run = True
         handle = OperationHandle(self.attempt)
         running = _Running(self.attempt.identity.digest, self.place, handle)
@@ -137,10 +146,14 @@ class Execution(Generic[Value]):
         try:
             return self.execute(handle)
         finally:
-            running.over = True
+            running.is_over = True
             _running.reset(token)
+
+    def with_request_id(self, record: CompletionRecord) -> CompletionRecord:
+        """The *record* with the id of the request, as the store will return it for a replay."""
+        return replace(record, request_id=self.attempt.request_id) if self.attempt.request_id else record
 
 
 def current_operation() -> OperationHandle | None:
-    """The handle of the innermost protected work that is running, a view's or an `@once` function's, or None."""
-    return next((running.handle for running in reversed(_running.get()) if not running.over), None)
+    """The handle of the innermost protected view or `@once` function that is running, or None."""
+    return next((running.handle for running in reversed(_running.get()) if not running.is_over), None)

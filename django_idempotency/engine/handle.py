@@ -12,7 +12,7 @@ class IdempotentRequest(HttpRequest):
 
 
 class OperationHandle:
-    """`request.idempotency`: the identity in execution, and keys for the systems downstream of it."""
+    """`request.idempotency`: the identity in execution, and keys for the systems that the handler calls."""
 
     __slots__ = ("_attempt",)
 
@@ -30,14 +30,14 @@ class OperationHandle:
 
     @property
     def scope(self) -> str:
-        """Whose key it is."""
+        """The tenant or user to whom the key belongs."""
         return self._attempt.identity.scope
 
     def derive_key(self, name: str) -> str:
         """
         An idempotency key for the downstream system *name*, as a UUID.
 
-        It is the same at every retry of the same request, different for every name and for a mended payload, and does
-        not depend on `SECRET_KEY`.
+        It is the same at every retry of a request, another one for every name and for a corrected payload, and
+        independent of `SECRET_KEY`.
         """
         return derive_key(self._attempt.identity, self._attempt.fingerprint, name)

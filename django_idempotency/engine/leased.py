@@ -1,27 +1,24 @@
 """
-An execution outside the database: claim, handler, record, each by itself, as no transaction covers them.
+An execution outside the databases: no transaction covers claim, handler and record.
 
-Nothing rolls back here, so outcomes are told apart. A handler that answered by itself, with a refusal or an exception
-of its own, leaves its key free. One that never answered, or whose answer is not stored, leaves an uncertain outcome:
-the claim stays, and whoever comes with its key is refused (or, where the work is harmless to repeat, runs it).
+Nothing rolls back here. A handler that answered, with a refusal or an exception of its own, leaves its key free. One
+that did not answer, or whose answer is not stored, leaves an unknown outcome: the claim stays, and a retry is refused
+(with `uncertain="retry"` it runs).
 
-Killed before the claim: nothing was done. Killed from there on, until the record is written: uncertain, as soon as the
-lease has run out. After it: replayed.
+If the process is killed before the claim, nothing was done. If it is killed before the record is written, the outcome
+is unknown as soon as the lease has run out. If it is killed later, a retry gets the record.
 """
 
 import logging
 import os
 import secrets
-from collections.abc import Callable
-from dataclasses import replace
+from typing import Any
 
-from django_idempotency.core.decision import Answer, Claimed, Forget, Remember, Unsettled, decide, settle
-from django_idempotency.core.keys import Attempt
+from django_idempotency.core.decision import Claimed, ClaimResult, Forget, Remember, Unsettled, decide, settle
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine import announcements
 from django_idempotency.engine.execution import Executed, Execution, Refused, Replayed, Value
-from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.renewal import Lease, keeper
 from django_idempotency.exceptions import OutcomeUncertain, PolicyError, StoreUnavailable
 from django_idempotency.stores.base import Fault, LeasedStore
@@ -30,40 +27,47 @@ logger = logging.getLogger("django_idempotency")
 
 
 class LeasedExecution(Execution[Value]):
-    """One attempt's way through a store beside the databases."""
+    """One attempt and its way through a store outside the databases."""
 
-    __slots__ = ("is_uncertain", "lease", "pid", "policy", "store", "summary", "token")
+    __slots__ = ("is_unsettled", "lease", "pid", "token")
 
+    store: LeasedStore
     using: None
 
-    def __init__(
-        self,
-        store: LeasedStore,
-        policy: ResolvedPolicy,
-        attempt: Attempt,
-        execute: Callable[[OperationHandle], Value],
-        capture: Callable[[Value], Answer[Value]],
-    ) -> None:
-        super().__init__(None, attempt, execute, capture)
+    def __init__(self, store: LeasedStore, policy: ResolvedPolicy, using: str | None, *call: Any) -> None:
+        super().__init__(store, policy, None, *call)
         self.place = store
-        self.store = store
-        self.policy = policy
         self.token = secrets.token_hex(16)
         self.pid = os.getpid()
-        self.is_uncertain = False  # as was announced
-        self.summary = ""  # for logs: what the handler answered
+        self.is_unsettled = False  # was announced as such
 
     def try_once(self) -> Executed[Value] | Replayed | Refused | None:
+        found = self._claim()
+        decision = decide(found, self.attempt.fingerprint)
+        if not isinstance(found, Claimed):
+            return self.act(decision)
+        try:
+            try:
+                keeper.hold(self.lease)
+            except RuntimeError as error:  # without a thread the lease would run out while the handler runs
+                self._release(found)
+                logger.error("Cannot start the thread that renews leases; refused %s: %s", self.attempt.identity, error)
+                raise StoreUnavailable from error
+            return self.act(decision)
+        finally:
+            keeper.drop(self.lease)
+
+    def _claim(self) -> ClaimResult:
         policy = self.policy
-        claim = Claimed(self.token)
-        lease = self.lease = Lease(self.store, self.attempt, claim, policy.lease)  # before the store's own begins
+        # Made before the store's own lease begins.
+        self.lease = Lease(self.store, self.attempt, Claimed(self.token), policy.lease)
         try:
             found = self.store.claim(self.attempt, self.token, policy.lease, take_over=policy.take_over)
         except PolicyError:  # there is no such store
             raise
-        except BaseException as error:  # the worker's end among them
-            # The claim may be there, its reply lost or not understood, or come to the store later on.
-            keeper.release_late(lease)
+        except BaseException as error:  # the end of the worker is one, too
+            # The claim may exist if its reply was lost or not understood, or may still reach the store.
+            keeper.release_late(self.lease)
             if isinstance(error, Exception) and self.store.classify(None, error) is Fault.UNAVAILABLE:
                 logger.error("The store %r does not answer: %s", self.store.alias, error)
                 raise StoreUnavailable from error
@@ -72,25 +76,10 @@ class LeasedExecution(Execution[Value]):
             case Unsettled(found_out=reason) if reason:
                 announcements.unsettled(None, self.attempt.identity, OutcomeUncertain(reason))
             case Claimed(taken_over=True):
-                logger.warning("Took %s over from a request whose outcome is uncertain", self.attempt.identity)
+                logger.warning("Took %s over from a request whose outcome is unknown", self.attempt.identity)
             case _:
                 pass
-        decision = decide(found, self.attempt.fingerprint)
-        if not isinstance(found, Claimed):
-            return self.act(decision)
-        try:
-            try:
-                keeper.hold(lease)
-            except RuntimeError as error:  # without a thread it would run out while the handler runs
-                self._release(found)
-                logger.error("Cannot start the thread that renews leases; refused %s: %s", self.attempt.identity, error)
-                raise StoreUnavailable from error
-            return self.act(decision)
-        finally:
-            keeper.drop(lease)
-
-    def can_start_again(self) -> bool:
-        return True
+        return found
 
     def carry_out(self, claim: Claimed) -> Executed[Value] | Replayed:
         try:
@@ -107,24 +96,22 @@ class LeasedExecution(Execution[Value]):
             self._mark_unsettled(claim, OutcomeUncertain(f"its handler's answer cannot be stored: {error}"))
             raise
         self.summary = answer.summary
-        # Work outside the database cannot be observed, so that it counts as done.
+        # Work outside the database cannot be observed, so it counts as done.
         match settle(answer, rollback_requested=False, has_written=True):
             case Forget():
                 self._release(claim)
                 return Executed(answer.value, None)
             case Remember(record):
-                if self.attempt.request_id:
-                    record = replace(record, request_id=self.attempt.request_id)
-                return self._complete(claim, record, answer.value)
+                return self._complete(claim, self.with_request_id(record), answer.value)
 
     def _complete(self, claim: Claimed, record: CompletionRecord, value: Value) -> Executed[Value] | Replayed:
         try:
             kept = self.store.complete(self.attempt, claim, record)
         except Exception as error:
-            uncertain = OutcomeUncertain(f"the store {self.store.alias!r} did not take the answer ({error})")
-            keeper.mark_unsettled(self.lease)  # later: the store has just not answered
-            self._announce_uncertain(uncertain)
-            raise uncertain from error
+            unknown = OutcomeUncertain(f"the store {self.store.alias!r} did not take the answer ({error})")
+            keeper.mark_unsettled(self.lease)  # later, because the store does not answer now
+            self._announce_unsettled(unknown)
+            raise unknown from error
         except BaseException as error:  # the worker is being ended
             self._mark_unsettled(claim, OutcomeUncertain(f"its answer was on its way at {type(error).__name__}"))
             raise
@@ -133,51 +120,51 @@ class LeasedExecution(Execution[Value]):
             return Executed(value, record)
         if kept is not None:
             logger.warning(
-                "%s took longer than its lease, and another request with its key has answered meanwhile: so does this"
-                " one, though its handler ran too", self.attempt.identity
+                "%s took longer than its lease, and another request with its key has answered: this one gets the same"
+                " answer, although its handler ran too", self.attempt.identity
             )  # fmt: skip
             return Replayed(kept)
-        uncertain = OutcomeUncertain("its claim was lost while the handler ran, to another request or to an operator")
-        self._announce_uncertain(uncertain)
-        raise uncertain
+        unknown = OutcomeUncertain("its claim was lost while the handler ran, to another request or to an operator")
+        self._announce_unsettled(unknown)
+        raise unknown
 
     def _is_in_fork(self) -> bool:
-        """Is this a process that the handler has forked, and that came out of it? The claim is its parent's."""
+        """Did the handler fork this process? The claim belongs to its parent."""
         return os.getpid() != self.pid
 
     def _end(self, claim: Claimed, error: BaseException) -> None:
-        """What the *error* that the handler raised says of its outcome."""
+        """End the *claim* of a handler that raised *error*."""
         match error:
-            case OutcomeUncertain(identity=None):  # the handler itself does not know
+            case OutcomeUncertain(identity=None):  # the handler itself says that it does not know
                 self._mark_unsettled(claim, error)
-            case Exception():  # its own answer; or another operation's uncertain outcome, which it has started
+            case Exception():  # its own answer, or the unknown outcome of another operation that it started
                 self._release(claim)
-            case _:  # the worker is being ended: whatever the handler was about to do
+            case _:  # the worker is being ended, at any point of the handler
                 self._mark_unsettled(claim, OutcomeUncertain(f"its handler was ended by {type(error).__name__}"))
 
     def _release(self, claim: Claimed) -> None:
         try:
             self.store.release(self.attempt, claim)
-        except Exception as error:  # the caller gets the handler's answer
-            logger.warning("The key of %s is freed as soon as its store answers: %s", self.attempt.identity, error)
+        except Exception as error:  # the caller gets the handler's answer all the same
+            logger.warning("The key of %s will be freed when its store answers: %s", self.attempt.identity, error)
             keeper.release(self.lease)
 
-    def _mark_unsettled(self, claim: Claimed, uncertain: OutcomeUncertain) -> None:
-        keeper.drop(self.lease)  # a renewal would let it go on
+    def _mark_unsettled(self, claim: Claimed, error: OutcomeUncertain) -> None:
+        keeper.drop(self.lease)  # a renewal would prolong it
         try:
             self.store.mark_unsettled(self.attempt, claim)
-        except Exception as error:  # whatever it is: if the store never answers, the lease runs out by itself
-            logger.warning("The lease of %s is ended as soon as its store answers: %s", self.attempt.identity, error)
+        except Exception as failure:  # if the store never answers, the lease runs out by itself
+            logger.warning("The lease of %s will be ended when its store answers: %s", self.attempt.identity, failure)
             keeper.mark_unsettled(self.lease)
-        self._announce_uncertain(uncertain)
+        self._announce_unsettled(error)
 
-    def _announce_uncertain(self, uncertain: OutcomeUncertain) -> None:
-        uncertain.identity = self.attempt.identity
-        self.is_uncertain = True
-        announcements.unsettled(None, self.attempt.identity, uncertain)
+    def _announce_unsettled(self, error: OutcomeUncertain) -> None:
+        error.identity = self.attempt.identity
+        self.is_unsettled = True
+        announcements.unsettled(None, self.attempt.identity, error)
 
     def announce_error(self, error: Exception) -> None:
-        if not self.is_uncertain:
+        if not self.is_unsettled:
             self.summary = type(error).__name__
             self.announce_forgotten()
 

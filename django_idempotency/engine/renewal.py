@@ -1,7 +1,7 @@
 """
-The leases of this process, renewed by one thread for all of them while their handlers run.
+One thread renews all leases of this process while their handlers run.
 
-The thread starts with the first lease, and again in a forked process. It also works off the queue of `endings`, for the
+It starts with the first lease, and again in a forked process. It also works through the queue of `endings`, for the
 last time when the process ends.
 """
 
@@ -23,32 +23,32 @@ from django_idempotency.stores.base import LeasedStore
 
 logger = logging.getLogger("django_idempotency")
 
-RENEWALS = 3  # within the time of one lease, so that two may fail
-LAST_PATIENCE = 2.0  # seconds for which the end of a process is delayed at most
+RENEWALS = 3  # in the time of one lease, so that two may fail
+LAST_PATIENCE = 2.0  # seconds by which the end of a process is delayed at most
 
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """A claim that is ours for *seconds* from its last renewal on."""
+    """A claim that lasts *seconds* from its last renewal."""
 
     store: LeasedStore
     attempt: Attempt
     claim: Claimed
     seconds: float
     due: float = field(init=False)  # monotonic
-    ends: float = field(init=False)  # monotonic, by our clock: before the store's
+    ends: float = field(init=False)  # monotonic; earlier than in the store
 
     def __post_init__(self) -> None:
         self.begin(time.monotonic())
 
     def begin(self, now: float) -> None:
-        """Let it last from *now*, a moment before it was claimed or renewed."""
+        """Begin at *now*, a moment before the store claims or renews it."""
         self.due = now + self.seconds / RENEWALS
         self.ends = now + self.seconds
 
 
 class LeaseKeeper:
-    """Holds leases until they are dropped, and renews them meanwhile. Safe for any number of threads."""
+    """Renews leases until they are dropped. Safe for any number of threads."""
 
     def __init__(self) -> None:
         self.reset()
@@ -60,21 +60,21 @@ class LeaseKeeper:
         self._away: set[LeasedStore] = set()  # whose last renewal failed
         self._endings = Endings()
         self._thread: threading.Thread | None = None
-        self._wakes = float("inf")  # when the thread looks again by itself
+        self._wakes = float("inf")  # when the thread wakes by itself; monotonic
 
     @property
     def _changed(self) -> threading.Condition:
         """
         The lock, made at its first use.
 
-        A worker of gunicorn with a preloaded application is forked first and patches `threading` for gevent then. A
-        lock from before that could not tell one greenlet from another.
+        With a preloaded application, gunicorn's worker is forked first and then patches `threading` for gevent. An
+        older lock could not tell one greenlet from another.
         """
         made = self._made.get("changed")
         return made if made is not None else self._made.setdefault("changed", threading.Condition())
 
     def hold(self, lease: Lease) -> None:
-        """Renew *lease* from now on. Raises `RuntimeError`, and holds nothing, if no thread can be started."""
+        """Start to renew *lease*. Raises `RuntimeError`, and holds nothing, if no thread can be started."""
         with self._changed:
             self._held.add(lease)
             try:
@@ -84,7 +84,7 @@ class LeaseKeeper:
                 raise
 
     def drop(self, lease: Lease) -> None:
-        """Renew *lease* no more. The store knows by its token a renewal that is on its way at this moment."""
+        """Stop to renew *lease*. The store rejects a renewal that is on its way when the claim ends, by its token."""
         with self._changed:
             self._held.discard(lease)
 
@@ -110,7 +110,7 @@ class LeaseKeeper:
                 logger.warning("Cannot start the thread that ends claims: %s", error)
 
     def finish(self) -> None:
-        """Try the endings that wait a last time, as the process ends. Takes `LAST_PATIENCE` seconds at most."""
+        """Try the waiting endings once more, when the process ends. Takes `LAST_PATIENCE` seconds at most."""
         with self._changed:
             if self._endings.waiting and self._thread is not None and self._thread.is_alive():
                 self._endings.next_try = time.monotonic()
@@ -118,7 +118,7 @@ class LeaseKeeper:
                 self._changed.wait_for(lambda: not self._endings.waiting, LAST_PATIENCE)
 
     def _wake_thread(self, moment: float) -> None:
-        """Make sure that the thread runs, and that it looks at this *moment* at the latest."""
+        """Make sure that the thread runs, and wakes at this *moment* at the latest."""
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._run, name="django_idempotency leases", daemon=True)
             self._thread.start()
@@ -131,7 +131,7 @@ class LeaseKeeper:
                 self._wait()
                 self._renew_due()
                 self._try_endings()
-            except Exception:  # from the project's logging, say; reported as if it had ended the thread
+            except Exception:  # of the project's logging, say; reported as if it had ended the thread
                 threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
 
     def _wait(self) -> None:
@@ -147,9 +147,9 @@ class LeaseKeeper:
 
     def _renew_due(self) -> None:
         """
-        Try each lease that is due once.
+        Renew each due lease once.
 
-        A call that fails may have lasted until a timeout, so that leases in other stores that are due by then go first.
+        A call that fails may have lasted until a timeout; then leases of other stores that became due go first.
         """
         tried: set[Lease] = set()
         while True:
@@ -165,7 +165,7 @@ class LeaseKeeper:
                 return
 
     def _renew(self, lease: Lease) -> bool:
-        """Renew *lease* if it is still held. False if its store does not answer."""
+        """Renew *lease* if it is still held. Returns False if its store does not answer."""
         if lease not in self._held:
             return True
         now = time.monotonic()
@@ -186,7 +186,7 @@ class LeaseKeeper:
         return True
 
     def _try_endings(self) -> None:
-        """Try each ending that is due once, but none of a store that has just failed; leases that are due go first."""
+        """Try each due ending once, but skip a store that has just failed. Due leases go first."""
         with self._changed:
             due = self._endings.take_due()
         away: set[LeasedStore] = set()

@@ -1,15 +1,14 @@
 """
-Claim, execute, record, replay: one direction of flow.
+The entrance of the engine: claim, execute, record, replay.
 
-The law: what commits is remembered, what rolls back is forgotten. `transactional` holds it in the database; `leased`
-says what remains of it for work that no transaction covers. `tests/model` searches both, in every interleaving of two
-clients.
+`transactional` holds the law: what commits is remembered, what rolls back is forgotten. `leased` says what remains of
+it for work outside the databases. `tests/model` searches both, in every interleaving of two clients.
 """
 
 import random
 import time
 from collections.abc import Callable
-from typing import NoReturn, assert_never
+from typing import Any, NoReturn, assert_never
 
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.keys import Attempt
@@ -22,7 +21,7 @@ from django_idempotency.engine.leased import LeasedExecution
 from django_idempotency.engine.transactional import TransactionalExecution
 from django_idempotency.exceptions import HandlerError, Refusal, RequestInProgress
 from django_idempotency.stores import stores
-from django_idempotency.stores.base import LeasedStore, LostRace, TransactionalStore
+from django_idempotency.stores.base import LostRace
 
 RESTARTS = 5  # lost races in a row, after which the client gets 409
 FIRST_POLL, LONGEST_POLL = 0.02, 0.5  # seconds
@@ -43,10 +42,12 @@ def run(
     returned once *guard* accepts it. A call from inside the same execution joins it. *using* names the database; with
     None the store chooses.
 
-    Raises a `HandlerError` if the handler broke the law, and what *execute*, *capture* and *guard* raise; work in the
+    Raises `HandlerError` if the handler broke the law, and whatever *execute*, *capture* and *guard* raise; work in the
     database is rolled back then.
     """
-    execution = _execution(attempt, policy, using, execute, capture)
+    store: Any = stores[policy.store]
+    kind: type[Execution[Value]] = TransactionalExecution if store.commits_with_handler else LeasedExecution
+    execution = kind(store, policy, using, attempt, execute, capture)
     joined = execution.joined()
     if joined is not None:
         return joined
@@ -54,7 +55,7 @@ def run(
         outcome = _decide_until_final(execution, policy)
     except Refusal as error:
         if execution.has_run:
-            _pass_on(error, execution)  # of another operation, inside this one's handler or one of its hooks
+            _pass_on(error, execution)  # of another operation, which the handler or one of its hooks started
         outcome = Refused(error)
     except Exception as error:
         if execution.has_run:
@@ -79,22 +80,8 @@ def run(
     return outcome
 
 
-def _execution(
-    attempt: Attempt,
-    policy: ResolvedPolicy,
-    using: str | None,
-    execute: Callable[[OperationHandle], Value],
-    capture: Callable[[Value], Answer[Value]],
-) -> Execution[Value]:
-    store = stores[policy.store]
-    if isinstance(store, TransactionalStore):
-        return TransactionalExecution(store, using, attempt, execute, capture)
-    assert isinstance(store, LeasedStore)  # noqa: S101  # or the handler of stores would not have made it
-    return LeasedExecution(store, policy, attempt, execute, capture)
-
-
 def _decide_until_final(execution: Execution[Value], policy: ResolvedPolicy) -> Executed[Value] | Replayed | Refused:
-    """Try until the decision is final: a rival that is in flight or was faster makes it provisional."""
+    """Try until the decision is final; it is not while a rival is in flight, or if a rival was faster."""
     deadline = time.monotonic() + policy.wait_timeout if policy.wait else 0.0
     poll = FIRST_POLL
     restarts = 0
@@ -116,11 +103,11 @@ def _decide_until_final(execution: Execution[Value], policy: ResolvedPolicy) -> 
 
 
 def _pass_on(refusal: Refusal, execution: Execution[Value]) -> NoReturn:
-    """Raise another operation's *refusal*, or a `HandlerError` if the work of *execution* is committed by now."""
+    """Raise another operation's *refusal*, or a `HandlerError` if the work of *execution* is already committed."""
     execution.announce_error(refusal)
     if execution.record is None:
         raise refusal
     raise HandlerError(
         f"An on_commit hook raised {type(refusal).__name__} after the work was committed. A retry gets the stored"
-        " answer. Let the hook catch what it starts."
+        " answer. Let the hook catch the refusal."
     ) from refusal

@@ -1,25 +1,22 @@
 """
 An execution inside the database: claim, handler and record in one transaction.
 
-The claim is the transaction's first statement and the record its last; between them runs the handler. Killed at any
-instant before COMMIT, nothing of the three is left; after it, all of them are. A store may let the claim's statement
-begin the transaction, which the atomic block then takes over, and the record's end it.
+The claim is the transaction's first statement and the record its last; the handler runs between them. If the process
+is killed before COMMIT, nothing of the three is left; if it is killed later, all of them are. A store may begin the
+transaction with the claim's statement, before the atomic block, and end it with the record.
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from django.db import Error, connections
 
-from django_idempotency.core.decision import Answer, Claimed, ClaimResult, Forget, Remember, decide, settle
-from django_idempotency.core.keys import Attempt
-from django_idempotency.core.record import CompletionRecord
+from django_idempotency.core.decision import Claimed, ClaimResult, Forget, Remember, decide, settle
+from django_idempotency.core.policy import ResolvedPolicy
+from django_idempotency.core.seen import SeenNames
 from django_idempotency.engine import announcements
 from django_idempotency.engine.execution import Executed, Execution, Refused, Replayed, Value
-from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.transactions import atomic_phase, close_begun, in_transaction, roll_back
 from django_idempotency.engine.watch import TransactionWatch
 from django_idempotency.exceptions import CommittedEarly, HandlerError, StoreUnavailable, TransactionBroken
@@ -31,37 +28,26 @@ DURABLE = (
     "An idempotent handler already runs in a transaction, which commits its work together with the stored answer. Leave"
     " durable=True out inside it, or protect the code around the durable block instead."
 )
-REMEMBERED = 1000  # operations: a callable `operation` may name any number of them
-_warned: set[str] = set()  # operations whose released locks were logged
+warned = SeenNames()  # operations whose released locks were logged
 
 
 class TransactionalExecution(Execution[Value]):
-    """One attempt's way through a store in the database *using*."""
+    """One attempt and its way through a store in the database *using*."""
 
-    __slots__ = ("is_inside", "is_recording", "rule", "store", "summary", "watch")
+    __slots__ = ("is_inside", "is_recording", "rule", "watch")
 
+    store: TransactionalStore
     using: str
 
-    def __init__(
-        self,
-        store: TransactionalStore,
-        using: str | None,
-        attempt: Attempt,
-        execute: Callable[[OperationHandle], Value],
-        capture: Callable[[Value], Answer[Value]],
-    ) -> None:
-        using = using or store.database()
-        super().__init__(using, attempt, execute, capture)
-        self.place = connections[using]
-        self.store = store
-        self.is_inside = False  # of the atomic block, which ends what is begun
+    def __init__(self, store: TransactionalStore, policy: ResolvedPolicy, using: str | None, *call: Any) -> None:
+        super().__init__(store, policy, using or store.database(), *call)
+        self.place = connections[self.using]
+        self.is_inside = False  # set in the atomic block, which ends a transaction that the claim began
         self.is_recording = False  # set when the record is sent, perhaps together with COMMIT
         self.watch: TransactionWatch | None = None
-        # For logs: what the handler answered, and the rule by which its work is rolled back.
-        self.summary = self.rule = ""
+        self.rule = ""  # by which the work is rolled back, for logs
 
     def try_once(self) -> Executed[Value] | Replayed | Refused | None:
-        """The outcome, or None while a rival is in flight. Our own transaction, or savepoint, is over then."""
         try:
             seen = self.store.look_up(self.using, self.attempt)
             if seen is not None:
@@ -73,7 +59,7 @@ class TransactionalExecution(Execution[Value]):
             raise
 
     def can_start_again(self) -> bool:
-        """Only a new transaction sees what a rival committed, and an outer one is not ours to start again."""
+        # Only a new transaction sees what a rival committed, and the engine cannot start an outer one again.
         return not in_transaction(self.using)
 
     def _begin_and_act(self) -> Executed[Value] | Replayed | Refused | None:
@@ -109,11 +95,15 @@ class TransactionalExecution(Execution[Value]):
         self.summary = answer.summary
         self._warn(watch)
         try:
-            # Asked only for an answer to keep: a handler may swallow a database error and refuse for it.
+            # Asked only if the answer is to be stored: a handler may catch a database error and refuse for it.
             requested = answer.record is not None and watch.rollback_requested()
             match settle(answer, rollback_requested=requested, has_written=watch.wrote):
                 case Remember(record):
-                    return self._remember(claim, answer.value, record)
+                    record = self.with_request_id(record)
+                    self.is_recording = True
+                    self.store.complete(self.using, self.attempt, claim, record)
+                    self.record = record
+                    return Executed(answer.value, record)
                 case Forget(rule):
                     self.rule = rule
         except TransactionBroken as error:
@@ -123,25 +113,15 @@ class TransactionalExecution(Execution[Value]):
         roll_back(self.using)
         return Executed(answer.value, None)
 
-    def _remember(self, claim: Claimed, value: Value, record: CompletionRecord) -> Executed[Value]:
-        if self.attempt.request_id:
-            record = replace(record, request_id=self.attempt.request_id)  # as a replay has it from the store
-        self.is_recording = True
-        self.store.complete(self.using, self.attempt, claim, record)
-        self.record = record
-        return Executed(value, record)
-
     def _warn(self, watch: TransactionWatch) -> None:
-        """Log what the handler has done that the transaction does not cover."""
+        """Log what the handler did that the transaction does not cover."""
         identity = self.attempt.identity
         for alias in watch.strangers:
             logger.warning(
                 "%s wrote to database %r while its record is in %r: the two do not commit together. The option `using`"
                 " names the database that the handler writes to.", announcements.name(identity), alias, self.using
             )  # fmt: skip
-        if watch.released_lock and identity.operation not in _warned:
-            if len(_warned) < REMEMBERED:
-                _warned.add(identity.operation)
+        if watch.released_lock and warned.is_new(identity.operation):
             logger.warning(
                 "%s released a lock of its database session before COMMIT, which comes after the handler: another"
                 " request can take the lock and not see this one's work. Use a lock that lasts until COMMIT"
@@ -151,11 +131,12 @@ class TransactionalExecution(Execution[Value]):
 
     def announce_error(self, error: Exception) -> None:
         if self.record is not None:
-            # From COMMIT on, a database's error says nothing. Any other is a hook's, and hooks run after COMMIT.
+            # A database error of COMMIT leaves it open whether the work is durable. Other errors come from hooks, which
+            # run after COMMIT.
             if not isinstance(error, Error):
                 announcements.executed(self.using, self.attempt.identity, self.record)
         elif self.is_recording and not isinstance(error, HandlerError):
-            pass  # COMMIT may have travelled with the record: the retry finds out
+            pass  # COMMIT may have been sent with the record: the retry finds out
         else:
             self.summary = type(error).__name__
             self._announce_end(error if isinstance(error, CommittedEarly) else None)
@@ -164,7 +145,7 @@ class TransactionalExecution(Execution[Value]):
         self._announce_end(None)
 
     def _announce_end(self, error: CommittedEarly | None) -> None:
-        """Announce that nothing is left of the work; or that it is committed, and its claim without an outcome."""
+        """Announce that the work was rolled back, or that the handler has committed it without an outcome."""
         identity = self.attempt.identity
         watch = self.watch
         left = watch is not None and (error is not None or watch.may_have_ended()) and self._is_claim_left()
@@ -184,9 +165,9 @@ class TransactionalExecution(Execution[Value]):
 
     def _is_claim_left(self) -> bool | None:
         """
-        Whether the claim is there although the work was to be rolled back: then the handler has committed it.
+        Does the claim exist although the work was to be rolled back? Then the handler has committed it.
 
-        None if the database does not answer: the retry finds out.
+        None if the database does not answer; then the retry finds out.
         """
         connection: Any = connections[self.using]  # `_rollback` is not in the stubs
         if connection.in_atomic_block if connection.closed_in_transaction else connection.connection is None:
@@ -194,7 +175,7 @@ class TransactionalExecution(Execution[Value]):
         doomed = connection.in_atomic_block and connection.needs_rollback
         try:
             if doomed:
-                # The savepoint that we set is gone, and the outer transaction with it: Django rolls back what is left.
+                # Our savepoint is gone, and with it the outer transaction: Django will roll back what is left.
                 connection._rollback()
             connection.needs_rollback = False
             return self._is_claim_committed()
@@ -208,7 +189,7 @@ class TransactionalExecution(Execution[Value]):
         return self.store.is_unsettled(self.using, self.attempt)
 
     def _explain(self, error: Error) -> None:
-        """Tell a lost race and a store that is away from each other and from all else, which is left to propagate."""
+        """Raise `LostRace` or `StoreUnavailable` if *error* means that; any other is left to propagate."""
         match self.store.classify(self.using, error):
             case Fault.RACE:
                 raise LostRace from error
@@ -216,9 +197,5 @@ class TransactionalExecution(Execution[Value]):
                 logger.error("The store %r does not answer: %s", self.store.alias, error)
                 raise StoreUnavailable from error
             case Fault.OTHER:
-                if missing_table(error):
+                if "django_idempotency_record" in str(error):
                     error.add_note("Has `manage.py migrate` created the tables of django_idempotency?")
-
-
-def missing_table(error: Error) -> bool:
-    return "django_idempotency_record" in str(error)

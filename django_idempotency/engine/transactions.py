@@ -12,10 +12,10 @@ Outcome = TypeVar("Outcome")
 
 def atomic_phase(using: str, work: Callable[[], Outcome]) -> Outcome:
     """
-    Run *work* in a transaction on *using*, or in a savepoint of the one that is open, and commit it, unless *work*
-    raises or has called `roll_back`.
+    Run *work* in a transaction on *using*, or in a savepoint of the open one. It commits, unless *work* raises or has
+    called `roll_back`.
 
-    An error of COMMIT propagates as Django raised it: the work may be durable.
+    An error of COMMIT propagates as Django raised it; the work may be durable then.
     """
     with transaction.atomic(using=using):
         return work()
@@ -23,8 +23,8 @@ def atomic_phase(using: str, work: Callable[[], Outcome]) -> Outcome:
 
 def close_begun(using: str, *, is_begun: bool) -> None:
     """
-    Close the connection, whose session may be in a transaction that Django takes for autocommit: what it sent next
-    would be lost. One that is in an atomic block of the caller's stays, unless a transaction *is_begun* by us.
+    Close the connection, because its session may be in a transaction although Django believes it in autocommit, so
+    that later work would be lost. It stays open in the caller's atomic block, unless the claim has begun (*is_begun*).
     """
     connection = connections[using]
     if is_begun or not connection.in_atomic_block:
@@ -33,14 +33,14 @@ def close_begun(using: str, *, is_begun: bool) -> None:
 
 
 def roll_back(using: str) -> None:
-    """Let the innermost atomic block on *using* roll back at its end, without an exception."""
+    """Make the innermost atomic block on *using* roll back at its end, without an exception."""
     connection = connections[using]
     if connection.in_atomic_block and not connection.closed_in_transaction:
         connection.set_rollback(True)
 
 
 def after_commit(using: str, send: Callable[[], list[tuple[Any, Any]]]) -> None:
-    """*send* a signal robustly once the transaction that is open on *using* has committed; at once if none is open."""
+    """Call *send*, which sends a signal robustly, after the open transaction on *using* commits, or else at once."""
     if connections[using].in_atomic_block:
         transaction.on_commit(send, using=using, robust=True)
     else:
@@ -48,10 +48,10 @@ def after_commit(using: str, send: Callable[[], list[tuple[Any, Any]]]) -> None:
 
 
 def shielded(using: str, send: Callable[[], list[tuple[Any, Any]]]) -> None:
-    """*send* a signal robustly, so that a receiver's database error undoes the receivers' work and no other."""
+    """Call *send*, which sends a signal robustly, so that a receiver's database error undoes only receivers' work."""
     connection = connections[using]
     if (
-        connection.connection is None  # to read its autocommit would connect, which may fail
+        connection.connection is None  # reading its autocommit would connect, which may fail
         or not in_transaction(using)
         or connection.closed_in_transaction
         or connection.needs_rollback
@@ -61,7 +61,7 @@ def shielded(using: str, send: Callable[[], list[tuple[Any, Any]]]) -> None:
     with ExitStack() as stack:
         try:
             stack.enter_context(transaction.atomic(using=using))
-        except Error:  # the connection is lost: a receiver that uses it fails by itself
+        except Error:  # the connection is lost; a receiver that uses it fails by itself
             send()
             return
         if any(isinstance(result, Exception) for _, result in send()):
@@ -69,6 +69,6 @@ def shielded(using: str, send: Callable[[], list[tuple[Any, Any]]]) -> None:
 
 
 def in_transaction(using: str) -> bool:
-    """Whether a transaction is open on *using* that is not ours to start again."""
+    """Is a transaction open on *using* that the engine did not open?"""
     connection: BaseDatabaseWrapper = connections[using]
     return connection.in_atomic_block or not connection.get_autocommit()

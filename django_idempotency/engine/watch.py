@@ -1,4 +1,4 @@
-"""What a handler does to its transaction, observed from outside; nothing is added to its statements."""
+"""Observes what a handler does to its transaction. No statement is added or changed."""
 
 import re
 import threading
@@ -13,13 +13,13 @@ from django.dispatch import receiver
 
 from django_idempotency.exceptions import CommittedEarly, TransactionBroken
 
-SQLITE = "sqlite"  # which has no other transaction left if its own has ended
-# Every statement that is not plainly one of these counts as a write, and as one that may end a transaction.
+SQLITE = "sqlite"
+# Any other statement counts as a write, and as one that may end a transaction.
 _HARMLESS = re.compile(
     r"\s*(?:SELECT\b(?!.*\bINTO\b)|SAVEPOINT\s|RELEASE\s+SAVEPOINT\s|ROLLBACK\s+TO\s+SAVEPOINT\s)[^;]*;?\s*",
     re.IGNORECASE | re.DOTALL,
 )
-_BEGINS = re.compile(r"\s*BEGIN\b[^;]*", re.IGNORECASE)  # how an atomic block on SQLite begins
+_BEGINS = re.compile(r"\s*BEGIN\b[^;]*", re.IGNORECASE)  # the first statement of an atomic block on SQLite
 _RELEASES_LOCK = re.compile(r"\b(?:pg_advisory_unlock|release_lock|release_all_locks)", re.IGNORECASE)
 _SETS_TRANSACTION = re.compile(r"\bSET\b.*\bTRANSACTION\b", re.IGNORECASE | re.DOTALL)
 SET_TRANSACTION = (
@@ -30,7 +30,7 @@ SET_TRANSACTION = (
 
 
 class _Thread(threading.local):
-    """The connections that this thread has opened, and the watches that it is inside of."""
+    """The connections that this thread has opened, and its active watches."""
 
     def __init__(self) -> None:
         self.opened: WeakSet[BaseDatabaseWrapper] = WeakSet()
@@ -49,56 +49,36 @@ def _note_connection(*, connection: BaseDatabaseWrapper, **kwargs: object) -> No
 
 class TransactionWatch:
     """
-    Made before the handler runs, read after it.
+    Watches the transaction on *using* while the handler runs, as a context manager, and is read afterwards.
 
-    *is_committed* asks the database whether the claim is committed. `wrote` is true if the handler sent a statement
-    that is not plainly a read.
+    *is_committed* asks the database whether the claim is committed.
     """
-
-    __slots__ = (
-        "_blocks",
-        "_committed",
-        "_connection",
-        "_depth",
-        "_earlier",
-        "_is_committed",
-        "_left_open",
-        "_lost",
-        "_others",
-        "_outer",
-        "_requested",
-        "_savepoint_ids",
-        "_stayed_open",
-        "released_lock",
-        "strangers",
-        "wrote",
-    )
 
     def __init__(self, using: str, is_committed: Callable[[], bool]) -> None:
         self._connection = cast(Any, connections[using])  # rollback_exc is not in the stubs
         self._is_committed = is_committed
         self._earlier = self._connection.rollback_exc
         self._depth = self._savepoints()
-        self._requested = False  # a rollback, and not in an atomic block of the handler's own
-        self._left_open = False  # an atomic block of the handler's
+        self._requested = False  # the handler asked for a rollback, outside an atomic block of its own
+        self._left_open = False  # the handler left an atomic block open
         self._lost = False  # SQLite's transaction was rolled back while the handler ran
         self._committed = False  # SQLite's transaction was committed while the handler ran
-        self._stayed_open: bool | None = True  # the transaction, as far as the driver knows; None if it does not
-        self.wrote = False
-        self.released_lock = False  # one of the session, which should have been held until COMMIT
-        self.strangers: set[str] = set()  # aliases of other databases that were written to
+        self._stayed_open: bool | None = True  # the transaction is open for the driver; None if the driver cannot tell
+        self.wrote = False  # the handler sent a statement that is not plainly a read
+        self.released_lock = False  # the handler released a lock of the session, which should last until COMMIT
+        self.strangers: set[str] = set()  # aliases of other databases that the handler wrote to
 
     def __enter__(self) -> None:
         """Watch this thread's statements, on every connection that it has or opens, and calls of `set_rollback`."""
         connection = self._connection
-        # By hand: `execute_wrapper` would make a generator for each connection of each request.
+        # Not by `execute_wrapper`, which would make a generator for each connection of each request.
         self._others: list[BaseDatabaseWrapper] = []
         for other in list(_thread.opened):
             self.add(other)
         _thread.watches.append(self)
         connection.execute_wrappers.append(self._own)
-        # The flag does not say who set it: Django sets it as well if an atomic block of the handler's own could not be
-        # rolled back because the transaction around it is gone.
+        # `needs_rollback` does not say who set it: Django sets it, too, if it cannot roll back to the savepoint of a
+        # handler's atomic block, because the transaction is gone.
         state = vars(connection)
         self._outer = state.get("set_rollback")  # of an operation whose handler runs this one
         state["set_rollback"] = self._set_rollback
@@ -115,14 +95,14 @@ class TransactionWatch:
         if self._stayed_open:
             self._stayed_open = is_open(connection)
         if len(connection.savepoint_ids) != self._savepoint_ids:
-            # Leaving that block later would end ours: ours ends first, and takes it along.
+            # If the handler's block were left later, it would end ours.
             self._left_open = True
             del connection.atomic_blocks[self._blocks :], connection.savepoint_ids[self._savepoint_ids :]
         if self._outer is None:
             del vars(connection)["set_rollback"]
         else:
             vars(connection)["set_rollback"] = self._outer
-        # By name: the handler may have installed wrappers of its own that stay.
+        # Removed by name, because wrappers that the handler has installed may stay.
         connection.execute_wrappers.remove(self._own)
         _thread.watches.remove(self)
         for other in self._others:
@@ -130,22 +110,22 @@ class TransactionWatch:
 
     def may_have_ended(self) -> bool:
         """
-        Whether the handler may have ended its transaction, so that only the claim's row tells what became of it.
+        May the handler have ended its transaction, so that the claim's row has to be read?
 
-        False if it sent plain reads alone and the driver saw a transaction throughout. What no wrapper and no driver
-        shows, a COMMIT and a BEGIN in one call of a raw cursor, is found by the record, or by the retry.
+        Not if it sent only plain reads and the driver saw an open transaction throughout. A COMMIT and a BEGIN in one
+        call of a raw cursor are seen by neither; the record, or the retry, finds them.
         """
         return self.wrote or self._stayed_open is not True
 
     def _look(self) -> None:
-        """Notice that the transaction has ended. On SQLite each later statement would be committed by itself."""
+        """Notice the end of the transaction. On SQLite each later statement would commit by itself."""
         if self._stayed_open:
             self._stayed_open = is_open(self._connection)
             if not self._stayed_open and self._connection.vendor == SQLITE:
                 self._committed = self._is_committed()
                 if not self._committed:
-                    # By a statement of the handler's, or by SQLite itself (a full disk, ON CONFLICT ROLLBACK). A server
-                    # undoes at the end what follows; here Django has to let nothing follow.
+                    # Rolled back by the handler, or by SQLite itself (a full disk, ON CONFLICT ROLLBACK). A server
+                    # would undo later statements at the end; here Django has to refuse them.
                     self._lost = self._connection.needs_rollback = True
 
     def _set_rollback(self, rollback: bool) -> None:
@@ -154,17 +134,15 @@ class TransactionWatch:
         type(self._connection).set_rollback(self._connection, rollback)
 
     def _savepoints(self) -> int:
-        """How many are open: an atomic block without one shares the fate of the block around it."""
+        """The number of open savepoints; an atomic block without one ends as the block around it does."""
         return sum(savepoint is not None for savepoint in self._connection.savepoint_ids)
 
     def _own(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
-        self._look()  # what passes by Django's cursor, too: executescript(), commit() of the driver's
+        self._look()  # notices executescript() and the driver's commit(), which do not pass through here
         if self._lost:
             self._connection.validate_no_broken_transaction()
-        if not self.wrote and not is_harmless(sql):
-            self.wrote = True
-        if not self.released_lock and isinstance(sql, str) and _RELEASES_LOCK.search(sql):
-            self.released_lock = True
+        self.wrote = self.wrote or not is_harmless(sql)
+        self.released_lock = self.released_lock or (isinstance(sql, str) and _RELEASES_LOCK.search(sql) is not None)
         try:
             return execute(sql, params, many, context)
         except Error as error:
@@ -181,10 +159,10 @@ class TransactionWatch:
 
     def rollback_requested(self) -> bool:
         """
-        Whether the handler asked for a rollback (`set_rollback(True)`).
+        Did the handler ask for a rollback (`set_rollback(True)`)?
 
-        Raises `TransactionBroken` if the transaction is beyond use for another reason, which the message names, and
-        `CommittedEarly` if it is known to be committed.
+        Raises `TransactionBroken` if the transaction is unusable for another reason, and `CommittedEarly` if it is
+        known to be committed.
         """
         connection = self._connection
         if connection.closed_in_transaction or connection.connection is None:
@@ -202,7 +180,7 @@ class TransactionWatch:
         if self._lost:
             raise TransactionBroken(
                 "The handler's transaction was rolled back, by a statement of its own or by SQLite after an error, and"
-                " the handler went on. Let the error propagate."
+                " the handler continued. Let the error propagate."
             )
         if connection.needs_rollback and not self._requested:
             raise TransactionBroken(
@@ -213,19 +191,19 @@ class TransactionWatch:
 
 
 def is_harmless(sql: object) -> bool:
-    """Whether *sql* is plainly a read or a savepoint: it writes nothing and ends no transaction."""
+    """Is *sql* plainly a read or a savepoint, so that it writes nothing and ends no transaction?"""
     return isinstance(sql, str) and _HARMLESS.fullmatch(sql) is not None
 
 
 def is_open(connection: Any) -> bool | None:
-    """Whether the driver of *connection* sees an open transaction, without a question to the server; None: unknown."""
+    """Does the driver of *connection* see an open transaction? No server is asked. None if the driver cannot tell."""
     raw = connection.connection
     if raw is None or connection.closed_in_transaction:
         return False
     if connection.vendor == SQLITE:
         try:
             return bool(raw.in_transaction)
-        except connection.Database.ProgrammingError:  # closed past Django
+        except connection.Database.ProgrammingError:  # the handler closed it without Django
             return False
     if connection.vendor == "postgresql":
         # psycopg 3, psycopg 2; 0 is libpq's PQTRANS_IDLE

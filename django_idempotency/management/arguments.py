@@ -36,8 +36,8 @@ def add_databases(parser: CommandParser) -> None:
 
 def choose_databases(options: dict[str, Any], warn: Callable[[str], object]) -> list[Location]:
     """
-    The tables that a command works on: those of the databases and schemas that *options* name, or all that are known;
-    *warn* is called if there may be others. Raises `CommandError` for what is not there or cannot be asked.
+    The tables that a command works on: those that *options* name, or all that are known; *warn* is called if there may
+    be others. Raises `CommandError` for an unknown database or schema, and for a database that does not answer.
     """
     for alias in options["database"] or ():
         if alias not in connections.settings:
@@ -73,7 +73,7 @@ def add_locations(parser: CommandParser) -> None:
 def choose_locations(options: dict[str, Any], warn: Callable[[str], object]) -> list[Location]:
     """
     The tables and the other stores that a command asks: those that *options* name, or all that are known. Raises as
-    `choose_databases` does, and for a store that is not configured or cannot be made.
+    `choose_databases` does, and for a store that is not configured or whose setting is wrong.
     """
     named: list[str] | None = options["store"]
     databases_are_named = bool(options["database"] or options["schema"])

@@ -14,10 +14,10 @@ from django_idempotency.stores.stored import Location, StoredRecord
 class RecordCommand(BaseCommand):
     """A command that shows records."""
 
-    requires_system_checks: tuple[str, ...] = ()  # their warnings are not what was asked for
+    requires_system_checks: tuple[str, ...] = ()  # their warnings would hide the records
 
     def write(self, text: str) -> None:
-        """Write *text* to a terminal or pipe of any encoding: characters that it lacks are spelled out."""
+        """Write *text* in the encoding of the terminal or pipe: characters that it lacks are spelled out."""
         encoding = getattr(self.stdout, "encoding", None) or "utf-8"
         self.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
@@ -33,14 +33,14 @@ class RecordCommand(BaseCommand):
 
 
 def explain(place: str, error: Exception) -> str:
-    """What *error*, met in *place*, means to the user of a command."""
+    """The message for *error*, which was met in *place*, with its remedy if that is known."""
     words = f"{place[0].upper()}{place[1:]}: {visible(str(error).strip()) or type(error).__name__}"
     missing = IdempotencyRecord._meta.db_table in words
     return f"{words} Has `manage.py migrate` created its table?" if missing else words
 
 
 def format_lines(record: Presented, *, body: bool) -> Iterator[str]:
-    """*record* for people; with *body*, its stored body too."""
+    """*record* as lines for people; with *body*, its stored body too."""
     status = "unknown" if record.status is None else f"{record.status} {record.reason}".strip()
     rows = {"identity": record.identity}
     if not record.is_foreign:
@@ -69,7 +69,7 @@ def format_lines(record: Presented, *, body: bool) -> Iterator[str]:
 
 
 def as_json(stored: StoredRecord, record: Presented, *, body: bool) -> dict[str, Any]:
-    """*stored*, presented as *record*, for scripts; with *body*, the exact bytes of its body too."""
+    """*stored*, which *record* presents, for scripts; with *body*, the exact bytes of its body too."""
     location = stored.location
     answer: dict[str, Any] | None = None
     if record.status is not None:
@@ -112,11 +112,7 @@ def _summary(content: Body, *, body: bool) -> str:
 
 
 def _body(content: Body, exact: bytes | None) -> dict[str, Any]:
-    described: dict[str, Any] = {
-        "kind": content.kind.value,
-        "media_type": content.media_type,
-        "size": content.size,
-    }
-    if exact is not None:
-        described |= {"text": content.text, "base64": b64encode(exact).decode()}
-    return described
+    described = {"kind": content.kind.value, "media_type": content.media_type, "size": content.size}
+    if exact is None:
+        return described
+    return described | {"text": content.text, "base64": b64encode(exact).decode()}

@@ -1,18 +1,18 @@
 """
-The claim and the record as routines of the server, which keeps their plans: the same protocol as the plain statements
-of `stores/database/`, under the same locks, so that processes with the one and with the other meet.
+The claim and the record as routines of the server, which keeps their plans. Protocol and locks are those of the plain
+statements in `stores/database/`, so that processes with and without routines see each other's claims.
 
-A change of their behaviour is a new version under a new name, in a new migration; the old one is dropped a release
+A change of their behaviour is a new version under a new name, in a new migration. The old one is dropped a release
 later, when no process calls it any more.
 """
 
 from django.db import migrations
 
-from django_idempotency.migrations._routines import CreateRoutines
+from django_idempotency.migrations._routines import COMPLETE, DROP_PROCEDURES, CreateRoutines
 
-# Each statement of a volatile function at READ COMMITTED has a snapshot of its own: the second look sees what a rival
+# At READ COMMITTED each statement of a volatile function has a snapshot of its own, so the second look sees what a rival
 # committed between the first one and the lock. Names are resolved by the caller's search_path, as the table's are.
-# Without sequential scans: a plan is kept, and one that was made for a small table would be slow on a large one.
+# There are no sequential scans, because the kept plan of a small table would be slow on a large one.
 POSTGRESQL = (
     """
 CREATE OR REPLACE FUNCTION django_idempotency_claim_v1(
@@ -80,7 +80,7 @@ DROP_POSTGRESQL = (
     "DROP FUNCTION IF EXISTS django_idempotency_complete_v1(integer, bytea, bytea, bytea, text)",
 )
 
-# A savepoint tells a claim that the handler committed from one that is still ours; its name is the claim's own.
+# A claim that the handler committed has lost its savepoint, whose name belongs to this claim.
 MARIADB = (
     """
 CREATE OR REPLACE PROCEDURE django_idempotency_claim_v1(
@@ -138,26 +138,7 @@ BEGIN
     END IF;
 END
 """,
-    """
-CREATE OR REPLACE PROCEDURE django_idempotency_complete_v1(
-    savepoint_name VARCHAR(64), new_status INT, new_head LONGBLOB, new_body LONGBLOB, this_digest BINARY(32)
-) MODIFIES SQL DATA SQL SECURITY INVOKER
-BEGIN
-    EXECUTE IMMEDIATE CONCAT('RELEASE SAVEPOINT ', savepoint_name);
-    UPDATE django_idempotency_record SET
-        status = new_status, head = new_head, body = new_body,
-        expires_at = IF(
-            TIMESTAMPDIFF(MICROSECOND, executed_at, UTC_TIMESTAMP(6)) * 100
-            > TIMESTAMPDIFF(MICROSECOND, executed_at, expires_at),
-            expires_at + INTERVAL TIMESTAMPDIFF(MICROSECOND, executed_at, UTC_TIMESTAMP(6)) MICROSECOND, expires_at)
-    WHERE digest = this_digest AND status = 0;
-    SELECT ROW_COUNT();
-END
-""",
-)
-DROP_MARIADB = (
-    "DROP PROCEDURE IF EXISTS django_idempotency_claim_v1",
-    "DROP PROCEDURE IF EXISTS django_idempotency_complete_v1",
+    "CREATE OR REPLACE " + COMPLETE.format(release="EXECUTE IMMEDIATE CONCAT('RELEASE SAVEPOINT ', savepoint_name)"),
 )
 
 
@@ -166,5 +147,5 @@ class Migration(migrations.Migration):
 
     operations = [
         CreateRoutines("postgresql", POSTGRESQL, DROP_POSTGRESQL),
-        CreateRoutines("mariadb", MARIADB, DROP_MARIADB),
+        CreateRoutines("mariadb", MARIADB, DROP_PROCEDURES),
     ]

@@ -1,13 +1,13 @@
 """
-The claim and the record as procedures of MySQL, and the table of slots: the same protocol as the plain statements of
-`stores/database/mysql.py`, under the same locks, so that processes with the one and with the other meet.
+The claim and the record as procedures of MySQL, and the table of slots. Protocol and locks are those of the plain
+statements in `stores/database/mysql.py`, so that processes with and without procedures see each other's claims.
 """
 
 from django.db import migrations
 
-from django_idempotency.migrations._routines import CreateRoutines
+from django_idempotency.migrations._routines import COMPLETE, DROP_PROCEDURES, CreateRoutines
 
-# Its rows are only locked, never written: see `MySQL`.
+# Its rows are only locked, never written (see `MySQL`).
 SLOTS = (
     "CREATE TABLE IF NOT EXISTS django_idempotency_slot (slot BINARY(2) PRIMARY KEY) ENGINE = InnoDB",
     """
@@ -88,26 +88,7 @@ BEGIN
 END
 """,  # noqa: S608
     "DROP PROCEDURE IF EXISTS django_idempotency_complete_v1",
-    f"""
-CREATE PROCEDURE django_idempotency_complete_v1(
-    savepoint_name VARCHAR(64), new_status INT, new_head LONGBLOB, new_body LONGBLOB, this_digest BINARY(32)
-) MODIFIES SQL DATA SQL SECURITY INVOKER
-BEGIN
-    CASE savepoint_name {each_savepoint("RELEASE SAVEPOINT")} END CASE;
-    UPDATE django_idempotency_record SET
-        status = new_status, head = new_head, body = new_body,
-        expires_at = IF(
-            TIMESTAMPDIFF(MICROSECOND, executed_at, UTC_TIMESTAMP(6)) * 100
-            > TIMESTAMPDIFF(MICROSECOND, executed_at, expires_at),
-            expires_at + INTERVAL TIMESTAMPDIFF(MICROSECOND, executed_at, UTC_TIMESTAMP(6)) MICROSECOND, expires_at)
-    WHERE digest = this_digest AND status = 0;
-    SELECT ROW_COUNT();
-END
-""",  # noqa: S608
-)
-DROP_PROCEDURES = (
-    "DROP PROCEDURE IF EXISTS django_idempotency_claim_v1",
-    "DROP PROCEDURE IF EXISTS django_idempotency_complete_v1",
+    "CREATE " + COMPLETE.format(release=f"CASE savepoint_name {each_savepoint('RELEASE SAVEPOINT')} END CASE"),
 )
 
 

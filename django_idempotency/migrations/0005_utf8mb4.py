@@ -1,16 +1,21 @@
-"""On MariaDB and MySQL the record's text is utf8mb4, whatever the database's default was when the table was made."""
+"""On MariaDB and MySQL the record's strings are utf8mb4, whatever the database's default was at its creation."""
 
 from typing import Any
 
 from django.db import migrations, router
 
-import django_idempotency.fields
+from django_idempotency.fields import Utf8Field
 
-COLUMNS = ("operation", "request", "request_id", "scope")
+FIELDS: dict[str, dict[str, Any]] = {
+    "scope": {"verbose_name": "scope"},
+    "operation": {"verbose_name": "operation"},
+    "request": {"verbose_name": "request", "blank": True, "default": ""},
+    "request_id": {"verbose_name": "request id", "blank": True, "default": ""},
+}
 
 
 def to_utf8mb4(apps: Any, schema_editor: Any) -> None:
-    """One ALTER TABLE for all the columns that need it, which are none unless the default is another one."""
+    """Change all the columns that need it in one ALTER TABLE; they are none unless the default differs."""
     connection = schema_editor.connection
     if connection.vendor != "mysql":
         return
@@ -22,7 +27,7 @@ def to_utf8mb4(apps: Any, schema_editor: Any) -> None:
         cursor.execute(
             "SELECT column_name FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = %s"
             " AND column_name IN %s AND character_set_name <> 'utf8mb4'",
-            (table, COLUMNS),
+            (table, tuple(FIELDS)),
         )
         columns = [column for (column,) in cursor.fetchall()]
     if columns:
@@ -34,32 +39,12 @@ class Migration(migrations.Migration):
     dependencies = [("django_idempotency", "0004_mysql_claim")]
 
     operations = [
-        # Their type is the same as before on every other database, where SQLite would copy the table for each.
+        # On every other database their type stays the same, but SQLite would copy the table for each.
         migrations.SeparateDatabaseAndState(
             database_operations=[migrations.RunPython(to_utf8mb4, migrations.RunPython.noop)],
             state_operations=[
-                migrations.AlterField(
-                    "idempotencyrecord",
-                    "scope",
-                    django_idempotency.fields.Utf8Field(max_length=255, verbose_name="scope"),
-                ),
-                migrations.AlterField(
-                    "idempotencyrecord",
-                    "operation",
-                    django_idempotency.fields.Utf8Field(max_length=255, verbose_name="operation"),
-                ),
-                migrations.AlterField(
-                    "idempotencyrecord",
-                    "request",
-                    django_idempotency.fields.Utf8Field(blank=True, default="", max_length=255, verbose_name="request"),
-                ),
-                migrations.AlterField(
-                    "idempotencyrecord",
-                    "request_id",
-                    django_idempotency.fields.Utf8Field(
-                        blank=True, default="", max_length=255, verbose_name="request id"
-                    ),
-                ),
+                migrations.AlterField("idempotencyrecord", name, Utf8Field(max_length=255, **options))
+                for name, options in FIELDS.items()
             ],
         ),
     ]

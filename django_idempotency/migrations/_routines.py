@@ -1,4 +1,4 @@
-"""How a migration makes the routines of a database: an accelerator, so one that cannot be made is a word in the log."""
+"""How a migration makes the routines of a database. They only save time, so a failure is logged."""
 
 import logging
 from collections.abc import Sequence
@@ -14,18 +14,38 @@ from django_idempotency.engine.transactions import atomic_phase
 
 logger = logging.getLogger("django_idempotency")
 
+DROP_PROCEDURES = (
+    "DROP PROCEDURE IF EXISTS django_idempotency_claim_v1",
+    "DROP PROCEDURE IF EXISTS django_idempotency_complete_v1",
+)
+# The record as a procedure of MariaDB and of MySQL, which release the savepoint of the claim in different ways.
+COMPLETE = """PROCEDURE django_idempotency_complete_v1(
+    savepoint_name VARCHAR(64), new_status INT, new_head LONGBLOB, new_body LONGBLOB, this_digest BINARY(32)
+) MODIFIES SQL DATA SQL SECURITY INVOKER
+BEGIN
+    {release};
+    UPDATE django_idempotency_record SET
+        status = new_status, head = new_head, body = new_body,
+        expires_at = IF(
+            TIMESTAMPDIFF(MICROSECOND, executed_at, UTC_TIMESTAMP(6)) * 100
+            > TIMESTAMPDIFF(MICROSECOND, executed_at, expires_at),
+            expires_at + INTERVAL TIMESTAMPDIFF(MICROSECOND, executed_at, UTC_TIMESTAMP(6)) MICROSECOND, expires_at)
+    WHERE digest = this_digest AND status = 0;
+    SELECT ROW_COUNT();
+END
+"""
+
 
 class CreateRoutines(Operation):
     """
-    Run the statements of *create* where the database's product is *product*, and those of *drop* backwards.
-
-    *product* is "postgresql" or "mariadb". On any other one nothing is done.
+    Run the statements of *create*, and of *drop* backwards, on databases of *product*: "postgresql", "mariadb" or
+    "mysql".
     """
 
     reversible = True
     reduces_to_sql = True
     category = OperationCategory.SQL
-    model_name = "idempotencyrecord"  # a router is asked where its table goes
+    model_name = "idempotencyrecord"  # for the router, which decides where its table goes
 
     def __init__(self, product: str, create: Sequence[str], drop: Sequence[str]) -> None:
         self.product = product
@@ -56,7 +76,7 @@ class CreateRoutines(Operation):
             return
         try:
             if connection.features.can_rollback_ddl:
-                # In a savepoint: without it, the refusal would end the whole migration.
+                # In a savepoint, without which an error would end the whole migration.
                 atomic_phase(connection.alias, partial(self._execute, schema_editor, statements))
             else:
                 self._execute(schema_editor, statements)

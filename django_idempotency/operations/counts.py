@@ -55,6 +55,7 @@ OF_DECISION = {
     "key-reused": "mismatches",
     "outcome-unknown": "unknown_outcomes",
     "store-unavailable": "unavailable",
+    "key-ignored": "ignored",  # where it is warned of, too
 }
 POSITIONS = {decision: COLUMNS.index(column) for decision, column in OF_DECISION.items()}
 OTHER_REFUSALS = COLUMNS.index("other_refusals")
@@ -68,7 +69,7 @@ def count(using: str, operation: str, decision: str, *, after_commit: bool = Fal
     """
     if not conf.counts() or is_under_test():
         return
-    # The schema is that of now: by COMMIT the connection may work in another.
+    # The present schema: by COMMIT the connection may work in another.
     add = partial(counter.add, (using, schema_of(using)), operation, POSITIONS.get(decision, OTHER_REFUSALS))
     if after_commit and connections[using].in_atomic_block:
         transaction.on_commit(add, using=using, robust=True)
@@ -109,10 +110,10 @@ def forget_before(moment: datetime, using: str | None = None) -> int:
 
 def sample(using: str) -> None:
     """
-    Sample how many records the database *using* holds in this hour, by a few cheap statements; by none under test,
+    Sample how many records the database *using* holds in this hour, by a few cheap statements. Does nothing under test,
     if counting is switched off, or while a transaction is open.
 
-    Raises nothing: an error is logged, and the hour has the sample of another process or none.
+    Raises nothing: an error is logged.
     """
     if not conf.counts() or is_under_test() or in_transaction(using):
         return
@@ -145,7 +146,7 @@ class Counter:
 
     def __init__(self) -> None:
         self.tally = Tally()
-        self.serves_requests = False  # If so, a decision is no time to write: its request waits for the answer.
+        self.serves_requests = False  # if so, it writes after responses: a decision's request waits for its answer
         self._due = 0.0  # by the monotonic clock
         self._writing = threading.Lock()
         self._failed: set[Table] = set()  # tables whose failure is logged
@@ -155,7 +156,7 @@ class Counter:
     def add(self, table: Table, operation: str, position: int) -> None:
         self.tally.add(table, operation, position)
         if not self._exits:
-            # Now, not at import: a process that multiprocessing forks forgets what was registered before.
+            # Not at import: a process that multiprocessing forks loses what was registered before.
             self._exits = True
             atexit.register(flush)
         if not self.serves_requests:
@@ -166,7 +167,7 @@ class Counter:
             self.flush()
 
     def flush(self) -> bool:
-        # In a handler this would be a statement of its own, for which its claim would wait, on any database.
+        # Inside a handler this statement would prolong its transaction, and so its claim, on any database.
         if is_under_test() or in_any_atomic_block() or not self._writing.acquire(blocking=False):
             return not self.tally.rows
         waiting: dict[Table, Rows] = {}
@@ -189,7 +190,7 @@ class Counter:
         using, schema = table
         written = False
         try:
-            with closed_again(using), in_schema(using, schema):
+            with close_if_opened(using), in_schema(using, schema):
                 written = write(using, rows)
                 if written:
                     self._sample_if_due(table)
@@ -216,7 +217,7 @@ class Counter:
 
 
 @contextmanager
-def closed_again(using: str) -> Iterator[None]:
+def close_if_opened(using: str) -> Iterator[None]:
     """Close the connection to *using* if it was opened here: Django's clean-up for this request has already run."""
     connection = connections[using]
     was_open = connection.connection is not None
@@ -229,9 +230,10 @@ def closed_again(using: str) -> Iterator[None]:
 
 def write(using: str, rows: Mapping[Row, list[int]]) -> bool:
     """
-    Add *rows* to the table in the database *using*, in one statement and a transaction of its own. Returns False, and
-    does nothing, while a transaction is open. Raises `ImproperlyConfigured` if one always is, and what the database
-    raises; then nothing is written, or that is not known.
+    Add *rows* to the table in the database *using*, in one statement and a transaction of its own. Returns False and
+    does nothing while a transaction is open.
+
+    Raises `ImproperlyConfigured` if one always is, and the database's errors, after which *rows* may be written or not.
     """
     connection = connections[using]
     if not connection.settings_dict["AUTOCOMMIT"]:

@@ -1,4 +1,4 @@
-"""The stores and databases that the project keeps records in, as far as they are known before the first request."""
+"""The stores and databases of the project's records, as far as they are known before the first request."""
 
 from collections.abc import Callable, Iterable
 
@@ -12,22 +12,30 @@ from django_idempotency.stores.base import Store
 
 
 def stores_in_use() -> dict[Store, list[ResolvedPolicy]]:
-    """Each store that may be used, with the policies that name it: the setting's, and those of views and events."""
+    """Each store that may be used, with the policies that name it: those of the setting, of views and of events."""
     project = conf.resolved()
-    of_views = (_resolved(conf.resolved, *handler.policies) for view in views() for handler in view.handlers)
     of_events = (_resolved(conf.resolved_once, policy) for *_, policy in protected_functions())
     used: dict[Store, list[ResolvedPolicy]] = {}
-    for policy in filter(None, (project, *of_views, *of_events)):
+    for policy in filter(None, (project, *policies_of_views(), *of_events)):
         used.setdefault(stores[policy.store], []).append(policy)
-    for alias in conf.configured_stores():  # perhaps for a task whose module is not imported
+    for alias in conf.configured_stores():  # a task that is not imported may use it
         used.setdefault(stores[alias], [project])
     return used
 
 
+def policies_of_views() -> list[ResolvedPolicy]:
+    """The policies that protect views of the URLconf."""
+    found = (_resolved(conf.resolved, *handler.policies) for view in views() for handler in view.handlers)
+    return [policy for policy in found if policy is not None]
+
+
 def databases_in_use() -> tuple[str, ...]:
-    """The aliases of the databases that hold records, except those that a callable `using` chooses."""
-    used = stores_in_use().items()
-    return tuple(sorted({alias for store, policies in used for alias in _databases(store, policies)}))
+    """The aliases of the databases with records, except those that a callable `using` chooses."""
+    found: set[str | None] = set()
+    for store, policies in stores_in_use().items():
+        if store.commits_with_handler:
+            found |= {store.database(), *named_databases(policies)}
+    return tuple(sorted(filter(None, found)))
 
 
 def some_are_unknown() -> bool:
@@ -36,18 +44,8 @@ def some_are_unknown() -> bool:
 
 
 def named_databases(policies: Iterable[ResolvedPolicy]) -> frozenset[str]:
-    """The aliases that options `using` name; those of a callable are known only at the request."""
+    """The aliases that options `using` name. What a callable chooses is known only at the request."""
     return frozenset(policy.using for policy in policies if isinstance(policy.using, str))
-
-
-def own_database(store: Store) -> tuple[str, ...]:
-    """The database that *store* itself chooses, if it keeps its records in databases."""
-    database = store.database()
-    return () if database is None else (database,)
-
-
-def _databases(store: Store, policies: Iterable[ResolvedPolicy]) -> frozenset[str]:
-    return named_databases(policies) | {*own_database(store)} if store.commits_with_handler else frozenset()
 
 
 def _resolved(resolve: Callable[..., ResolvedPolicy], *policies: Policy) -> ResolvedPolicy | None:

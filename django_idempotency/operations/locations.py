@@ -38,7 +38,7 @@ def possible_databases() -> list[str]:
 
 
 def has_table(alias: str) -> bool:
-    """Is the table of records in the database *alias*? That the routers allow it does not mean that it is there."""
+    """Is the table of records in the database *alias*? The routers may allow it where it does not exist."""
     if alias == usual_database():
         return True
     if alias not in connections.settings or not _may_have_table(alias):
@@ -52,16 +52,16 @@ def _may_have_table(alias: str) -> bool:
 
 def database(using: str) -> Location | None:
     """The table in the database *using*, in the schema of its connection; None if no store keeps records in tables."""
-    store = next((stores[alias] for alias in conf.stores() if _is_table(alias)), None)
+    store = next((stores[alias] for alias in conf.stores() if stores[alias].has_table), None)
     return None if store is None else Location(store=store, using=using, schema=schema_of(using))
 
 
 def tables(using: str, schemas: Sequence[str] = ()) -> list[Location]:
     """
-    The table in the database *using*. If that keeps tenants in schemas: those of *schemas*; without, that of the tenant
-    whose schema the connection works in, and from the public one all.
+    The table in the database *using*. If that keeps tenants in schemas, the tables in *schemas*; by default the one in
+    the connection's own schema, or all of them if that is the public one.
 
-    Raises `LookupError` for a schema without the table, `PolicyError` for a store that cannot be made.
+    Raises `LookupError` for a schema without the table, `PolicyError` for a store whose setting is wrong.
     """
     location = database(using)
     if location is None:
@@ -81,16 +81,12 @@ def tables(using: str, schemas: Sequence[str] = ()) -> list[Location]:
 
 
 def others() -> dict[str, Location]:
-    """The stores outside the databases, by alias. Raises `PolicyError` for one that cannot be made."""
-    return {alias: Location(store=stores[alias]) for alias in conf.stores() if not _is_table(alias)}
-
-
-def _is_table(alias: str) -> bool:
-    return stores[alias].has_table
+    """The stores outside the databases, by alias. Raises `PolicyError` for one whose setting is wrong."""
+    return {alias: Location(store=stores[alias]) for alias in conf.stores() if not stores[alias].has_table}
 
 
 def parse(pk: str) -> tuple[Location, bytes] | None:
-    """The location and the identity that `Location.pk` has spelled so, or None."""
+    """The location and the identity of which *pk* is the `Location.pk`, or None."""
     found = _PK.fullmatch(pk)
     if found is None:
         return None
@@ -124,10 +120,10 @@ def find_unsettled(locations: Iterable[Location], limit: int) -> tuple[list[Stor
 
 
 def explain_refusal(record: StoredRecord) -> str:
-    """Why *record*, which was unsettled, could not be changed; empty if it still seems to be so."""
+    """Why *record*, which was unsettled, could not be changed; empty if it still is unsettled."""
     try:
         now = record.location.find(record.digest)
-    except Exception as error:  # the caller has an error to report already
+    except Exception as error:  # the caller reports an error already
         logger.warning("The %s does not answer: %s", record.location, error)
         return ""
     if now is None:

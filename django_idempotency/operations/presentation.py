@@ -1,4 +1,4 @@
-"""A record in plain words: the admin's pages and the commands show the same."""
+"""A record as strings that the admin's pages and the commands show."""
 
 import json
 import re
@@ -17,8 +17,8 @@ from django_idempotency.stores.stored import StoredRecord
 
 DISPLAYED = 64 * 1024  # characters of a body that a page shows; the rest is a download
 
-# Control characters, lone surrogates, and marks that change the direction of the text around them: a page would swallow
-# them, a terminal would obey them.
+# Control characters, lone surrogates, and marks that change the direction of text: a page would hide them, a terminal
+# would obey them.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNSEEN_IN_LINE = re.compile(rf"{_UNSEEN.pattern}|[\t\n\u2028\u2029]")
 
@@ -69,11 +69,11 @@ class Body:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presented:
     """
-    A record in words. Its strings are safe to print: what a page or a terminal would obey is spelled out (`\\x1b`).
+    A record as strings, which are safe to print: control characters are spelled out (`\\x1b`).
 
-    If the outcome is unsettled, *status* is None. *headers* and *body* are None if there is no answer, if it cannot be
-    read (*problems* say so), and if they were not asked for. A record that *is_foreign* was not written by this
-    package: nothing but its identity is known.
+    The *status* of an unsettled outcome is None. *headers* and *body* are None if there is no answer, if it cannot be
+    read (see *problems*), or if they were left out. A record that *is_foreign* was not written by this package: only
+    its identity is known.
     """
 
     identity: str  # 64 hexadecimal digits
@@ -92,7 +92,7 @@ class Presented:
     reason: str
     headers: tuple[tuple[str, str | None], ...] | None  # a value of None is computed anew for each replay
     body: Body | None
-    problems: tuple[str, ...]  # what of the record cannot be read
+    problems: tuple[str, ...]  # why parts of the record cannot be read
     is_foreign: bool = False
 
     @property
@@ -110,8 +110,8 @@ def state(record: Any) -> State:
 
 def present(record: StoredRecord, *, response: bool = True, limit: int | None = DISPLAYED) -> Presented:
     """
-    Put *record* into words, without its headers and body unless *response*. *limit* is the number of characters that
-    are shown of a body, None for all. Never raises, whatever is stored.
+    Present *record*; without *response*, leave out its headers and body. *limit* is the number of characters of a body,
+    None for all. Raises nothing, whatever is stored.
     """
     unsettled = record.is_unsettled
     method, host, route = [*visible(record.request).split(" ", 2), "", "", ""][:3]
@@ -142,13 +142,13 @@ def present(record: StoredRecord, *, response: bool = True, limit: int | None = 
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    """*text* with what is invisible, or would be obeyed, spelled out. With *lines*, tabs and ends of lines stay."""
+    """*text* with invisible and control characters spelled out. With *lines*, tabs and line ends stay."""
     unseen = _UNSEEN if lines else _UNSEEN_IN_LINE
     return unseen.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _completion(record: StoredRecord) -> tuple[CompletionRecord | None, tuple[str, ...]]:
-    """Reason and headers, without the body; or what is wrong with them."""
+    """Reason and headers, without the body; or why they cannot be read."""
     try:
         found = CompletionRecord.from_stored(record.status, record.head, b"", record.request_id, to_send=False)
         texts = [found.reason, *[name for name, _value in found.headers]]

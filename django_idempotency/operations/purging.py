@@ -22,12 +22,11 @@ logger = logging.getLogger("django_idempotency")
 
 BATCH_SIZE = 1000  # rows
 LARGEST_BATCH = 10_000  # rows
-# Between two batches others have the database to themselves, for this share of the time that the batch took: a busy
-# server makes the batches slow, and so the pauses long.
+# The pause between two batches is this share of the batch's own time: on a busy server both are long.
 PAUSE = 0.5
 LONGEST_PAUSE = 0.25  # seconds
-# A batch that loses a race waits before it tries again, on average twice as long each time. Nodes of a cluster that
-# purge at once meet in the same rows, and all but one of them lose at each COMMIT.
+# A batch that loses a race waits, on average twice as long each time. Of the nodes of a cluster that purge the same
+# rows at once, all but one lose at each COMMIT.
 TRIES = 10
 FIRST_WAIT, LONGEST_WAIT = 0.01, 1.0  # seconds
 
@@ -51,7 +50,7 @@ def purge(
 ) -> Purged:
     """
     Delete the records in the database *using* (by default the one that records are written to) that have expired by
-    now, the oldest first; claims without an outcome too.
+    now, the oldest first; unsettled outcomes too.
 
     Each batch of *batch_size* rows is a transaction of its own, followed by a pause: a request whose key has just
     expired waits for one batch at most. Rows that are locked, because they are claimed anew or because another purge
@@ -89,7 +88,7 @@ def purge(
         try:
             counts.forget_before(timezone.now().astimezone(UTC) - counts.KEEP, using)
             counts.sample(using)
-        except Error as error:  # new code whose tables are still to come: what was purged is purged
+        except Error as error:  # the tables of newer code may still be missing; the purge itself is done
             logger.warning("The counts of database %r were not tidied: %s", using, str(error).strip())
     logger.info("Purged %d expired records from database %r", run.count, using)
     return Purged(count=run.count, finished=run.finished)
@@ -114,7 +113,7 @@ class _Run:
         self.dialect = dialect_for(self.connection, fold=False)
         self.statements: Purge = purge_for(self.connection)
         with self.connection.cursor() as cursor:
-            # What expires from here on is left to the next run, or one beside a busy project would never end.
+            # Later expiries are left to the next run. Otherwise a purge of a busy project would never end.
             self.since, self.until = self.statements.range(cursor)
         self.count = 0
         self.pause = 0.0  # seconds

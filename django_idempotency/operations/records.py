@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from django.db import Error, connections
 
@@ -13,7 +13,6 @@ from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.models import UNSETTLED, IdempotencyRecord
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault, Store, TransactionalStore
-from django_idempotency.stores.database import DatabaseStore
 from django_idempotency.stores.database.store import replay_caches
 from django_idempotency.stores.stored import Location, StoredRecord
 
@@ -30,17 +29,18 @@ def free(record: Identified, *, using: str | None = None, store: str = "default"
     Forget what is stored for an identity, so that the next request with its key runs. Returns False if nothing is
     stored.
 
-    *record* is the record as it was read, by a store or from the table, or the 32-byte digest of its identity. *store*
-    and *using* locate a digest or a row; a `StoredRecord` has its location.
+    *record* is the record as a store or a queryset read it, or the 32-byte digest of its identity. *store* and *using*
+    locate a row or a digest; a `StoredRecord` has its location.
 
     Also evicts the identity from the replay cache of every store that shares the table, even if its row is already
     gone.
 
-    Raises `RequestInProgress` and changes nothing if the identity is in flight, or if it was executed again, or an
+    Raises `RequestInProgress` and changes nothing if the identity is in flight, or if it was executed again, or its
     unsettled outcome was answered, after *record* was read (for a digest: after the call began). It is raised at once;
-    on SQLite, after the present writer has ended or the connection's timeout has passed. If our own transaction loses a
-    race, it begins anew; inside an outer transaction the race is Django's `OperationalError`. Raises `StoreUnavailable`
-    and changes nothing if a replay cache does not answer. All other errors of a database or store propagate.
+    on SQLite, after the present writer has ended or the connection's timeout has passed. A transaction of this function
+    that loses a race begins anew; inside an outer one the race is Django's `OperationalError`. Raises
+    `StoreUnavailable` and changes nothing if a replay cache does not answer. All other errors of a database or store
+    propagate.
     """
     location, digest, seen = _locate(record, using, store)
     owner, using = location.store, location.using
@@ -71,31 +71,32 @@ def settle(record: Identified, answer: CompletionRecord, *, using: str | None = 
 
 
 def _locate(record: Identified, using: str | None, store: str) -> tuple[Location, bytes, Callable[[], Any]]:
-    """Where the record is, its identity, and a function that says when it was executed."""
+    """The location of the record, its identity, and a function that returns when it was executed."""
     if isinstance(record, StoredRecord):
         return record.location, record.digest, lambda: record.executed_at
-    owner = stores[store]
-    digest = record if isinstance(record, bytes) else bytes(record.digest)
+    digest, row = (record, None) if isinstance(record, bytes) else (bytes(record.digest), record)
     if len(digest) != 32:
         raise ValueError(f"The digest of an identity has 32 bytes, not {len(digest)}.")
-    if isinstance(owner, TransactionalStore):
-        using = using or (record._state.db if isinstance(record, IdempotencyRecord) else None) or owner.database()
-    else:
+    owner = stores[store]
+    if not owner.commits_with_handler:
         using = None
+    elif not using:
+        using = (row and row._state.db) or owner.database()
     location = Location(store=owner, using=using)
-    if isinstance(record, IdempotencyRecord):
-        return location, digest, lambda: record.executed_at
-    if not isinstance(owner, TransactionalStore) or using is None:
+    if row is not None:
+        return location, digest, lambda: row.executed_at
+    if using is None:
         return location, digest, lambda: None
-    # Before the transaction, which on SQLite begins only after the present writer has committed.
-    return location, digest, partial(_call, location, partial(owner.executed_at, using, digest))
+    # Read before the transaction, which on SQLite begins only after the present writer has committed.
+    executed_at = cast("TransactionalStore", owner).executed_at
+    return location, digest, partial(_call, location, partial(executed_at, using, digest))
 
 
 def _evict(owner: Store, using: str, digest: bytes) -> None:
-    """Evict the identity from the caches of the stores that share the table; the *owner* clears its own."""
-    if isinstance(owner, DatabaseStore):
+    """Evict the identity from the caches of the stores that share the table. The *owner* clears its own."""
+    if owner.has_table:
         for cache in replay_caches():
-            if cache is not owner.replay_cache:
+            if cache is not getattr(owner, "replay_cache", None):
                 cache.remove(using, digest)
 
 
@@ -115,12 +116,12 @@ def _change(location: Location, change: Callable[[], bool]) -> bool:
 
 
 def _call(location: Location, call: Callable[[], Outcome]) -> Outcome:
-    """Call *call*. SQLite's one writer is reported as a request in progress: it may be the one that is meant."""
+    """Call *call*. If SQLite's one writer is in the way, that is a request in progress: it may have this identity."""
     try:
         return call()
     except Error as error:
         connection = connections[location.using or ""]
-        opened = connection.connection is not None  # else the file is at fault, and not a writer
+        opened = connection.connection is not None  # if not, the file is at fault, and not a writer
         if connection.vendor == "sqlite" and opened and location.classify(error) is Fault.UNAVAILABLE:
             raise RequestInProgress("Another request is writing to the database, perhaps with this key.") from error
         raise

@@ -30,8 +30,8 @@ class Storage:
 
 def measure(using: str) -> Storage:
     """
-    Measure the database *using*. A few records are counted; for many its own estimate is taken, or if it has none, the
-    number at which counting stopped.
+    Measure the database *using*. A few records are counted. For many the database's own estimate is returned, or, if it
+    has none, the number at which counting stopped.
     """
     guess, size = estimate(using)
     limit = COUNTED_WITHOUT_ESTIMATE if guess is None else COUNTED

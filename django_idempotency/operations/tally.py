@@ -1,9 +1,9 @@
-"""Counts in memory, until they are written: bounded, and exact over all threads of a process."""
+"""Counts in memory until they are written: bounded, and exact over all threads of a process."""
 
 import threading
 import time
 
-from django_idempotency.models import COLUMN
+from django_idempotency.core.keys import MAX_STRING
 
 HOUR = 3600  # seconds
 MAX_OPERATIONS = 256  # named by one process in one hour; a callable may make up a new one for each request
@@ -20,6 +20,7 @@ COLUMNS = (
     "other_refusals",
     "forgotten",
     "unsettled",
+    "ignored",
 )
 
 Table = tuple[str, str | None]  # database alias, schema of a tenant
@@ -28,7 +29,7 @@ Rows = dict[Row, list[int]]  # the numbers in the order of COLUMNS
 
 
 class Tally:
-    """Numbers in memory, for all threads. MAX_OPERATIONS and MAX_ROWS bound its size."""
+    """The counts of all threads. MAX_OPERATIONS and MAX_ROWS bound its size."""
 
     def __init__(self) -> None:
         self.rows: Rows = {}
@@ -49,7 +50,7 @@ class Tally:
         if hour != self._hour:
             self._hour = hour
             self._names.clear()
-        operation = operation[:COLUMN]
+        operation = operation[:MAX_STRING]
         if (table, operation) not in self._names:
             if len(self._names) < MAX_OPERATIONS:
                 self._names.add((table, operation))
@@ -69,14 +70,14 @@ class Tally:
         return row
 
     def take(self) -> tuple[Rows, int]:
-        """All numbers, and how many additions found no room. The tally starts afresh."""
+        """Take all numbers out. Returns them, and how many additions found no room."""
         with self._lock:
             rows, self.rows = self.rows, {}
             dropped, self._dropped = self._dropped, 0
         return rows, dropped
 
     def put_back(self, rows: Rows) -> None:
-        """Add *rows*, which could not be written, to what was counted since."""
+        """Add *rows*, which could not be written, to the counts since."""
         with self._lock:
             for key, numbers in rows.items():
                 row = self._row(key, sum(numbers))

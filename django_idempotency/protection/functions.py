@@ -1,4 +1,4 @@
-"""`@once`: work that does not arrive as a request (queues, tasks, webhooks, cron) takes effect once too."""
+"""`@once` protects work that does not arrive as a request: queues, tasks, webhooks, cron."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, ass
 from django_idempotency import conf
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.fingerprint import canonical_json, check_fingerprint, digest
-from django_idempotency.core.keys import Attempt, Identity, check_key, storable_text
+from django_idempotency.core.keys import Attempt, Identity, check_key, check_string
 from django_idempotency.core.policy import ONCE_OPTIONS, POLICY, Options, Policy, ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine.execution import Executed, Joined, Refused, Replayed
@@ -18,7 +18,7 @@ from django_idempotency.engine.run import run
 from django_idempotency.exceptions import KeyInvalid, KeyMissing, PolicyError, UnstorableResponse
 from django_idempotency.protection.order import check_function
 
-NO_SCOPE = "-"  # the scope of events, if the option gives none
+NO_SCOPE = "-"  # the scope of events without the option `scope`
 once_functions: dict[str, tuple[str, Policy]] = {}  # operation and policy by dotted name
 
 Arguments = ParamSpec("Arguments")
@@ -27,9 +27,9 @@ Result = TypeVar("Result")
 
 def protected_functions() -> Iterator[tuple[str, str, Policy]]:
     """
-    Dotted name, operation and policy of each function of `@once` that is imported by now, for system checks.
+    Yield dotted name, operation and policy of each `@once` function that is imported, for system checks.
 
-    Functions that the caller imports meanwhile (it resolves dotted paths) are included.
+    Functions that the caller imports during the iteration are included.
     """
     seen: set[str] = set()
     while names := [name for name in tuple(once_functions) if name not in seen]:
@@ -39,7 +39,7 @@ def protected_functions() -> Iterator[tuple[str, str, Policy]]:
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[Result]):
-    """What a call of an `@once` function came to: its *value*, and whether that is the one of an earlier call."""
+    """The *value* of a call of an `@once` function, and whether an earlier call returned it."""
 
     value: Result
     replayed: bool
@@ -47,18 +47,18 @@ class Outcome(Generic[Result]):
 
 class OnceFunction(Protocol[Arguments, Result]):
     """
-    What `@once` makes of a function: it is called as before, and has `run`.
+    A function that `@once` protects. It is called as before, and has a method `run`.
 
-    Of a method, `run` takes the instance as its first argument: `Consumer.handle.run(consumer, event)`.
+    For a method, `run` takes the instance as its first argument: `Consumer.handle.run(consumer, event)`.
     """
 
     __name__: str
 
     def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        """Return the function's result: of this call, or of the first one for the same event."""
+        """Return the result of this call, or of the first one for the same event."""
 
     def run(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Outcome[Result]:
-        """The same, and tell which. Raises as the call does."""
+        """The same, with the information which it is. Raises as the call does."""
 
     @overload
     def __get__(self, instance: None, owner: type, /) -> Self: ...
@@ -72,50 +72,28 @@ def once(
     """
     Let a function take effect once per event: `@once("invoice.paid", key=lambda event: event["id"])`.
 
-    The options `key`, `scope`, `fingerprint` and `using`, if they are callables, get the function's arguments. The
-    result must be JSON (RFC 8259): a redelivery gets it, and runs nothing. An event is known by its key alone, because
-    brokers deliver one event with different counters; with `fingerprint`, a callable that returns bytes, the same key
-    for another event is `KeyReused`. Two functions need two operations, even for one event: with one, the second would
-    get the first's result.
+    Callables in `key`, `scope`, `fingerprint` and `using` get the function's arguments. A redelivery gets the result,
+    which must be JSON (RFC 8259), and runs nothing. Only the key names an event, because brokers deliver one event
+    with different counters; with `fingerprint`, a callable that returns bytes, the same key for another event is
+    `KeyReused`. Each function needs an operation of its own, or the second would get the first one's result.
 
-    Raises, when called, `KeyReused`, `RequestInProgress` (let the broker deliver it later), `OutcomeUnknown`,
-    `StoreUnavailable`, `KeyMissing`, `KeyInvalid`, and `UnstorableResponse` for a result that is not JSON; the work is
-    then rolled back, unless its store is outside the database, which also raises `OutcomeUncertain`.
-    Raises `PolicyError`, when decorating, for an unknown option, a bad value, a missing key, an `async def`, and
-    anything that is no plain function, like the task that a queue's own decorator makes of one.
+    The decorator raises `PolicyError` for an unknown option, a bad value, a missing key, an `async def`, and anything
+    but a plain function. A call raises `KeyReused`, `RequestInProgress` (let the broker deliver it later),
+    `OutcomeUnknown`, `StoreUnavailable`, `KeyMissing`, `KeyInvalid`, and `UnstorableResponse` for a result that is not
+    JSON. The work is then rolled back, unless its store is outside the databases, which also raises `OutcomeUncertain`.
     """
     if not isinstance(operation, str) or not operation:
         raise PolicyError('@once needs the name of the operation: @once("invoice.paid", key=...)')
     policy = Policy.at("@once", options, ONCE_OPTIONS)
     if policy.options.get("key") is None:
-        raise PolicyError(f'@once("{operation}") needs the option `key`: a callable that gives each event\'s own id.')
+        raise PolicyError(f'@once("{operation}") needs the option `key`: a callable that returns the id of an event.')
 
     def decorate(function: Callable[Arguments, Result]) -> OnceFunction[Arguments, Result]:
         check_function(function, operation)
         once_functions[f"{function.__module__}.{function.__qualname__}"] = (operation, policy)
 
         def run_once(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Outcome[Result]:
-            resolved = conf.resolved_once(policy)
-
-            def execute(handle: OperationHandle) -> Result:
-                return function(*args, **kwargs)
-
-            def capture(value: Result) -> Answer[Result]:
-                return Answer(value, _result_record(value, resolved, operation))
-
-            attempt = _event_attempt(operation, resolved, args, kwargs)
-            outcome = run(attempt, resolved, conf.database(resolved, *args, **kwargs), execute, capture)
-            match outcome:
-                case Executed(value):
-                    return Outcome(value, replayed=False)
-                case Joined():
-                    return Outcome(function(*args, **kwargs), replayed=False)
-                case Replayed(record):
-                    return Outcome(json.loads(record.body), replayed=True)
-                case Refused(refusal):
-                    raise refusal
-                case _:
-                    assert_never(outcome)
+            return _run(function, operation, conf.resolved_once(policy), args, kwargs)
 
         @wraps(function)
         def protected(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -127,17 +105,47 @@ def once(
     return decorate
 
 
+def _run(
+    function: Callable[..., Result],
+    operation: str,
+    policy: ResolvedPolicy,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Outcome[Result]:
+    """Call *function* once for the event in its arguments."""
+
+    def execute(handle: OperationHandle) -> Result:
+        return function(*args, **kwargs)
+
+    def capture(value: Result) -> Answer[Result]:
+        return Answer(value, _result_record(value, policy, operation))
+
+    attempt = _event_attempt(operation, policy, args, kwargs)
+    outcome = run(attempt, policy, conf.database(policy, *args, **kwargs), execute, capture)
+    match outcome:
+        case Executed(value):
+            return Outcome(value, replayed=False)
+        case Joined():
+            return Outcome(function(*args, **kwargs), replayed=False)
+        case Replayed(record):
+            return Outcome(json.loads(record.body), replayed=True)
+        case Refused(refusal):
+            raise refusal
+        case _:
+            assert_never(outcome)
+
+
 def _event_attempt(operation: str, policy: ResolvedPolicy, args: Any, kwargs: Any) -> Attempt:
     made = None if policy.key is None else policy.key(*args, **kwargs)
     if made is None:
-        raise KeyMissing(f'@once("{operation}"): the option `key` gave None for this event.')
+        raise KeyMissing(f'@once("{operation}"): the option `key` returned None for this event.')
     key = check_key(made)
     if policy.key_format is not None and not policy.key_format(key):
         raise KeyInvalid(f'@once("{operation}"): the event\'s key does not fit the option `key_format`.')
     scope = NO_SCOPE if policy.scope is None else policy.scope(*args, **kwargs)
     meaning = b"" if policy.fingerprint is None else check_fingerprint(policy.fingerprint(*args, **kwargs))
     return Attempt(
-        identity=Identity(storable_text("scope", scope), operation, key),
+        identity=Identity(check_string("scope", scope), operation, key),
         fingerprint=digest(b"event", meaning),
         ttl=policy.ttl,
     )
@@ -151,7 +159,7 @@ def _result_record(value: Any, policy: ResolvedPolicy, operation: str) -> Comple
     except (TypeError, ValueError, RecursionError) as error:
         raise UnstorableResponse(f"{remedy} ({error}).") from error
     if not same:
-        raise UnstorableResponse(f"{remedy} that is read back as it was: lists, not tuples; names that are strings.")
+        raise UnstorableResponse(f"{remedy} that is read back unchanged: lists, not tuples; names that are strings.")
     if len(body) > policy.max_body:
         raise UnstorableResponse(f"{remedy} of at most {policy.max_body} bytes (option `max_body`), not {len(body)}.")
     return CompletionRecord(status=200, headers=(("Content-Type", "application/json"),), body=body)

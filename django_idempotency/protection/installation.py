@@ -1,11 +1,11 @@
-"""E008, the one check that is registered without the help of the app: that the app is installed."""
+"""E008, the one check that does not need the app, because it reports that the app is not installed."""
 
 from django.apps import apps
 from django.core.checks import CheckMessage, Error, register
 
 
 def expect_app() -> None:
-    """Something is protected: let `manage.py check` report a missing app, and with it the other checks."""
+    """Make `manage.py check` report a missing app, without which the other checks are missing, too."""
     register(check_installed)
 
 

@@ -1,5 +1,6 @@
-"""What a view is made of: the functions that a callable wraps, and those among them that decide who may call it."""
+"""The functions that a view wraps, and those among them that decide who may call it."""
 
+import sys
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -19,12 +20,14 @@ GUARDED_DISPATCH = frozenset(
 )
 METHOD_DECORATOR = "django.utils.decorators"
 API_VIEW = "rest_framework.decorators"
+DESCRIBING = frozenset({"HEAD", "OPTIONS", "TRACE"})  # methods that Django and DRF answer by themselves
+SAFE = DESCRIBING | {"GET"}
 
 
 def layers(view: Any) -> Iterator[Any]:
     """
-    *view* and what it wraps, from the outside in, as far as `functools.wraps` shows it. The decorators that
-    `method_decorator` applies at each call of a method are included.
+    Yield *view* and the functions that it wraps, from the outside in, as far as `functools.wraps` shows them. The
+    decorators that `method_decorator` applies at each call of a method are included.
     """
     seen: set[int] = set()
     layer = view
@@ -32,12 +35,12 @@ def layers(view: Any) -> Iterator[Any]:
         seen.add(id(layer))
         yield layer
         if module_of(layer) == METHOD_DECORATOR:
-            yield from reversed(_enclosed(layer, "decorators") or [])
+            yield from reversed(enclosed(layer, "decorators") or [])
         layer = getattr(layer, "__wrapped__", None) or (layer.func if isinstance(layer, partial) else None)
 
 
 def dispatch_layers(view_class: type) -> Iterator[Any]:
-    """Each `dispatch` of *view_class* and its bases, with the decorators around it, in the order of the calls."""
+    """Yield each `dispatch` of *view_class* and its bases after its decorators, in the order of the calls."""
     seen: set[int] = set()
     for base in view_class.__mro__:
         for layer in layers(vars(base).get("dispatch")):
@@ -47,14 +50,14 @@ def dispatch_layers(view_class: type) -> Iterator[Any]:
 
 
 def module_of(layer: Any) -> str | None:
-    """The module whose code made *layer*: `functools.wraps` overwrites `__module__`, but not the globals."""
+    """Find the module whose code made *layer*: `functools.wraps` overwrites `__module__`, but not the globals."""
     name = getattr(layer, "__globals__", {}).get("__name__")
     return name if isinstance(name, str) else None
 
 
 def is_guard(layer: Any) -> bool:
     """Does *layer* decide who may call the view, like login_required, permission_required or user_passes_test?"""
-    # `login_not_required` comes from the same module and lets everybody in.
+    # `login_not_required` comes from the same module and lets everyone in.
     return module_of(layer) in GUARDS and getattr(layer, "__name__", "") != "login_not_required"
 
 
@@ -73,12 +76,23 @@ def api_view_function(view_class: type) -> Any:
     for name in getattr(view_class, "http_method_names", ()):
         handler = getattr(view_class, name, None)
         if module_of(handler) == API_VIEW:
-            return _enclosed(handler, "func")
+            return enclosed(handler, "func")
     return None
 
 
-def _enclosed(function: Any, name: str) -> Any:
+def enclosed(function: Any, name: str) -> Any:
     """The variable *name* in the closure of *function*, or None."""
     names = function.__code__.co_freevars
     closure = function.__closure__
-    return closure[names.index(name)].cell_contents if closure and name in names else None
+    if not closure or name not in names:
+        return None
+    try:
+        return closure[names.index(name)].cell_contents
+    except ValueError:  # it is empty yet
+        return None
+
+
+def has_mixin(view_class: type) -> bool:
+    """Is it protected as a whole, by `IdempotencyMixin`?"""
+    module = sys.modules.get("django_idempotency.rest_framework")  # if it is not imported, no class has its mixin
+    return module is not None and issubclass(view_class, module.IdempotencyMixin)

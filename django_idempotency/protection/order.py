@@ -1,6 +1,6 @@
 """
-Where `@idempotent` may stand: directly around the handler, inside everything that decides who may call the view; and
-`@once`: directly around the function, inside the decorator of a queue.
+Where the decorators may stand: `@idempotent` directly around the handler, inside everything that decides who may call
+the view; `@once` directly around the function, inside the decorator of a queue.
 """
 
 from collections.abc import Iterable
@@ -12,15 +12,9 @@ from asgiref.sync import iscoroutinefunction
 
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.protection.installation import expect_app
-from django_idempotency.protection.introspection import (
-    api_view_function,
-    dispatch_layers,
-    is_guard,
-    is_guarded,
-    layers,
-)
+from django_idempotency.protection.introspection import api_view_function, dispatch_layers, is_guard, is_guarded, layers
 
-# Methods by which the objects of Celery, dramatiq, Django's tasks, RQ, procrastinate and others enqueue a call.
+# Methods by which Celery, dramatiq, Django's tasks, RQ, procrastinate and others enqueue a call.
 ENQUEUE = ("apply_async", "defer", "delay", "enqueue", "send_with_options")
 
 
@@ -67,20 +61,20 @@ def check_method(view_class: type, function: Any) -> None:
 @cache
 def check_dispatch(view_class: type, method: Any) -> None:
     """
-    Raise a `PolicyError` if *method*, which is protected, is a dispatch of *view_class* and runs outside the code that
-    decides who may call the view: a replay would then answer everybody.
+    Raise a `PolicyError` if *method*, which is protected, is a dispatch of *view_class* outside the code that decides
+    who may call the view, because a replay would then answer everyone.
     """
     if any(layer is method for layer in dispatch_layers(view_class)) and is_guarded(view_class, method):
         _refuse_dispatch(view_class)
 
 
 def check_handler(handler: Any) -> None:
-    """Raise a `PolicyError` if *handler* is async, or itself decides who may call it."""
+    """Raise a `PolicyError` if *handler* is async, or decides itself who may call it."""
     check_layers(layers(handler), handler)
 
 
 def check_layers(inside: Iterable[Any], handler: Any) -> None:
-    """Raise as `check_handler` does, for those layers of *handler* that are *inside* the protection."""
+    """Raise as `check_handler` does, but only for the layers of *handler* that are *inside* the protection."""
     name = getattr(handler, "__qualname__", None) or repr(handler)
     for layer in inside:
         if iscoroutinefunction(layer) or iscoroutinefunction(type(layer).__call__):
@@ -103,12 +97,11 @@ def check_function(function: Any, operation: str) -> None:
     name = next((each.__name__ for each in known if hasattr(each, "__name__")), "on_event")
     if iscoroutinefunction(function):
         raise PolicyError(f"@once does not protect async functions yet, and {name} is one: make it a plain `def`.")
-    # Some queues return the function itself, with a method that enqueues what they were given.
+    # Some queues return the function itself, with a method that enqueues a call.
     if not isinstance(function, FunctionType) or any(hasattr(function, method) for method in ENQUEUE):
         raise PolicyError(
-            f"@once can only decorate a plain function, and this one is of type {type(function).__name__}. Decorators"
-            " of queues, and others that make an object of a function, stand outside, so that the queue calls the"
-            " protected function:\n\n"
+            f"@once can only decorate a plain function, not a {type(function).__name__}. The decorator of a queue"
+            " stands outside, so that the queue calls the protected function:\n\n"
             "    @shared_task  # or @app.task, @dramatiq.actor, @task, @staticmethod\n"
             f'    @once("{operation}", key=...)\n    def {name}(...): ...'
         )
@@ -118,25 +111,25 @@ def _refuse_drf_view(view_class: type) -> NoReturn:
     name = view_class.__name__
     if api_view_function(view_class) is not None:
         raise PolicyError(
-            "@idempotent must stand inside @api_view, so that authentication, permissions and throttles come first:"
-            "\n\n"
+            "@idempotent must stand inside @api_view, so that authentication, permissions and throttles come first:\n\n"
             f'    @api_view(["POST"])\n    @idempotent\n    def {name}(request): ...'
         )
-    raise PolicyError(
-        f"@idempotent must not stand around {name}.as_view(): authentication, permissions and throttles would run after"
-        f" a replay. Protect the handlers:\n\n    class {name}(IdempotencyMixin, ...): ..."
-    )
+    _refuse_outside_drf(f"{name}.as_view()", name)
 
 
 def _refuse_dispatch(view_class: type) -> NoReturn:
     name = view_class.__name__
     if any(base.__module__ == "rest_framework.views" for base in view_class.__mro__):
-        raise PolicyError(
-            f"@idempotent must not stand around the dispatch of {name}: authentication, permissions and throttles would"
-            f" run after a replay. Protect the handlers:\n\n    class {name}(IdempotencyMixin, ...): ..."
-        )
+        _refuse_outside_drf(f"the dispatch of {name}", name)
     raise PolicyError(
         f"@idempotent must not stand around the dispatch of {name}, in which LoginRequiredMixin or a similar class"
-        " decides who may call it: a replay would answer everybody. Protect the handler:\n\n"
+        " decides who may call it: a replay would answer everyone. Protect the handler:\n\n"
         f'    @method_decorator(idempotent, name="post")\n    class {name}(LoginRequiredMixin, View): ...'
+    )
+
+
+def _refuse_outside_drf(place: str, name: str) -> NoReturn:
+    raise PolicyError(
+        f"@idempotent must not stand around {place}: authentication, permissions and throttles would run after a"
+        f" replay. Protect the handlers:\n\n    class {name}(IdempotencyMixin, ...): ..."
     )

@@ -1,8 +1,7 @@
 """Which views of the project's URLconf are protected, and by which options."""
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -10,18 +9,20 @@ from typing import Any
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from django_idempotency.core.policy import POLICY, Policy
-from django_idempotency.protection.introspection import api_view_function
+from django_idempotency.exceptions import PolicyError
+from django_idempotency.protection.by_default import is_installed, place_for
+from django_idempotency.protection.introspection import DESCRIBING, SAFE, api_view_function, has_mixin
+from django_idempotency.protection.placement import MIDDLEWARE, Place
 
-DESCRIBING = frozenset({"HEAD", "OPTIONS", "TRACE"})  # methods that Django and DRF answer by themselves
+UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 SILENCED = "idempotency_silenced_checks"  # a view's attribute: ids of warnings, as in SILENCED_SYSTEM_CHECKS
-SAFE = DESCRIBING | {"GET"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handler:
-    """A protected function, decorated method, or method of a class that is protected as a whole."""
+    """A protected function, a decorated method, or a method of a class that has the mixin."""
 
-    name: str  # with its module; the name of the class if all of it is protected
+    name: str  # with its module; the class's name if the class has the mixin
     function: Any
     policies: tuple[Policy, ...]
     methods: frozenset[str]  # HTTP's; empty if they are not known
@@ -35,10 +36,11 @@ class View:
     name: str  # with its module
     route: str
     url_name: str
-    callback: Any  # what the URLconf names
+    callback: Any  # in the URLconf
     view_class: type | None
-    options: Mapping[str, Any]  # as_view()'s, which stand in for attributes of the class
+    options: Mapping[str, Any]  # of as_view(), which override attributes of the class
     handlers: tuple[Handler, ...]
+    arguments: tuple[Any, ...] = ()  # what the URL pattern gives it, beside what it reads from the path
     non_atomic_requests: frozenset[str]  # databases whose ATOMIC_REQUESTS it is excepted from
 
     def __str__(self) -> str:
@@ -46,25 +48,79 @@ class View:
 
     @property
     def silenced(self) -> frozenset[str]:
-        """The ids of the warnings, like "W003", that the view's class or function silences for itself."""
+        """The ids of the warnings, like "W003", that the view's class or function silences."""
         owners = (self.view_class, self.callback, *(handler.function for handler in self.handlers))
         return frozenset(str(id).rpartition(".")[2] for owner in owners for id in getattr(owner, SILENCED, ()))
 
     def attribute(self, name: str) -> Any:
-        """The attribute that an instance of the view's class will have."""
+        """Look up an attribute as an instance of the view's class has it."""
         return self.options.get(name, getattr(self.view_class, name, None))
 
 
 def views() -> Iterator[View]:
     """Every view of the URLconf that is protected, or carries a `Policy`."""
-    try:
-        entries = list(_entries(get_resolver().url_patterns, ""))
-    except Exception:  # of the project's modules; Django's own check of the URLconf reports it
-        return
-    for pattern, route in entries:
-        view = view_of(pattern.callback, route, str(pattern.name or ""))
+    by_default = is_installed()
+    for view in every_view():
+        if by_default:
+            view = replace(view, handlers=(*view.handlers, *_of_middleware(view)))
         if view.handlers or isinstance(view.attribute("idempotency"), Policy):
             yield view
+
+
+def entries(urlconf: Any = None) -> Iterator[tuple[URLPattern, str]]:
+    """
+    Each pattern of *urlconf*, by default of ROOT_URLCONF, with its whole route. Raises what the project's modules raise
+    when they are imported.
+    """
+    yield from _entries(get_resolver(urlconf).url_patterns, "")
+
+
+def every_view() -> Iterator[View]:
+    """Every view of the URLconf, with those of its handlers that are decorated or in a class with the mixin."""
+    try:
+        found = list(entries())
+    except Exception:  # of the project's modules; Django's own check of the URLconf reports it
+        return
+    for pattern, route in found:
+        view = view_of(pattern.callback, route, str(pattern.name or ""))
+        yield replace(view, arguments=tuple(pattern.default_args.values())) if pattern.default_args else view
+
+
+def unplaced() -> Iterator[tuple[View, list[str], str]]:
+    """Each view that the middleware would protect if it knew where, with the HTTP methods and the reason."""
+    for view in every_view():
+        reasons: dict[str, list[str]] = {}
+        for method in UNSAFE:
+            place = _place(view, method)
+            if place is not None and place.is_unplaced:
+                reasons.setdefault(place.why, []).append(method)
+        yield from ((view, methods, why) for why, methods in reasons.items())
+
+
+def _place(view: View, method: str) -> Place | None:
+    try:
+        return place_for(view.callback, view.route, view.url_name, method, view.arguments)[1]
+    except PolicyError:  # E003
+        return None
+
+
+def _of_middleware(view: View) -> Iterator[Handler]:
+    """The handlers of *view* that the middleware protects, those of one function as one."""
+    by_function: dict[Any, list[str]] = {}
+    policies: dict[Any, tuple[Policy, ...]] = {}
+    for method in UNSAFE:
+        place = _place(view, method)
+        if place is not None and place.how == MIDDLEWARE:
+            by_function.setdefault(place.function, []).append(method)
+            policies[place.function] = place.policies
+    for function, methods in by_function.items():
+        yield Handler(
+            name=view.name,
+            function=function,
+            policies=policies[function],
+            methods=frozenset(methods),
+            decorated=False,
+        )
 
 
 def _entries(patterns: Iterable[Any], prefix: str) -> Iterator[tuple[URLPattern, str]]:
@@ -77,7 +133,7 @@ def _entries(patterns: Iterable[Any], prefix: str) -> Iterator[tuple[URLPattern,
 
 
 def view_of(callback: Any, route: str = "", url_name: str = "") -> View:
-    """*callback*, the view of a URL pattern, and what of it is protected."""
+    """Describe *callback*, the view of a URL pattern, with its protected handlers."""
     while isinstance(callback, partial):
         callback = callback.func
     view_class = getattr(callback, "cls", None) or getattr(callback, "view_class", None)
@@ -115,7 +171,7 @@ def _of_function(view: Any, name: str) -> Iterator[Handler]:
 
 
 def _around(callback: Any, view_class: type, name: str) -> Iterator[Handler]:
-    """@idempotent around a plain as_view(), or around the dispatch, whose attributes as_view() copies."""
+    """Yield the handler of @idempotent around a plain as_view(), or around the dispatch, whose attributes it copies."""
     policy = getattr(callback, POLICY, None)
     if not isinstance(policy, Policy):
         return
@@ -124,7 +180,7 @@ def _around(callback: Any, view_class: type, name: str) -> Iterator[Handler]:
     policies = (own, policy) if isinstance(own, Policy) else (policy,)
     names = getattr(view_class, "http_method_names", ())
     methods = frozenset(name.upper() for name in names if hasattr(view_class, name)) - DESCRIBING
-    # Its place is judged by the check of the dispatch, or was judged by the decorator.
+    # The decorator, or the check of the dispatch, verifies its place.
     yield Handler(name=name, function=None, policies=policies, methods=methods, decorated=True)
 
 
@@ -154,9 +210,3 @@ def _of_class(callback: Any, view_class: type, options: Mapping[str, Any], name:
             yield Handler(
                 name=name, function=handler, policies=of_class, methods=frozenset(methods - SAFE), decorated=False
             )
-
-
-def has_mixin(view_class: type) -> bool:
-    """Is it protected as a whole, by `IdempotencyMixin`?"""
-    module = sys.modules.get("django_idempotency.rest_framework")  # if it is not imported, no class has its mixin
-    return module is not None and issubclass(view_class, module.IdempotencyMixin)

@@ -8,8 +8,8 @@ from typing import Any, TypeVar, Unpack, assert_never, cast, overload
 from django.http import HttpRequest
 
 from django_idempotency import conf
-from django_idempotency.adapters import plain
 from django_idempotency.adapters.cookies import warn_of_cookies
+from django_idempotency.adapters.plain import PlainAdapter
 from django_idempotency.adapters.session import restore_session, session_key
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.policy import NO_OPTIONS, POLICY, Options, Policy, ResolvedPolicy
@@ -30,8 +30,8 @@ def idempotent(view: View | None = None, /, **options: Unpack[Options]) -> View 
     """
     Let a view take effect once per idempotency key: `@idempotent`, or with options `@idempotent(required=True)`.
 
-    It stands directly around the handler: inside `@api_view`, `@action` and `login_required`; around the method of a
-    class, through `method_decorator` in a plain Django view.
+    It stands directly around the handler: inside `@api_view`, `@action` and `login_required`. In a class it stands
+    around a method, in a plain Django view through `method_decorator`.
 
     Raises `PolicyError` for an unknown option, a bad value, a wrong place and an `async def`.
     """
@@ -42,13 +42,18 @@ def idempotent(view: View | None = None, /, **options: Unpack[Options]) -> View 
 
 
 def protect(view: View, policy: Policy) -> View:
-    """*view*, protected by *policy*, which wins over the policies of its class and of the project."""
+    """Protect *view* by *policy*, which wins over the policies of its class and of the project."""
     method: Any = getattr(view, "func", None)  # `method_decorator` passes a partial of the bound method
     bound: Any = getattr(method, "__self__", None)
     if bound is None:
         check_place(view)
     else:
         check_method(cast(Hashable, type(bound)), getattr(method, "__func__", method))
+    return wrap(view, policy, bound)
+
+
+def wrap(view: View, policy: Policy, bound: Any = None) -> View:
+    """*view*, protected by *policy*, at a place that the caller has found to be right. *bound* is the view's object."""
 
     @wraps(view)
     def protected(*args: Any, **kwargs: Any) -> Any:
@@ -62,17 +67,19 @@ def protect(view: View, policy: Policy) -> View:
 
 
 def _owner_and_request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """The view object, for a method, and the request."""
+    """Find the view object, for a method, and the request."""
     for position, candidate in enumerate(args[:2]):
-        if isinstance(candidate, HttpRequest) or _is_drf_request(candidate):
+        if _is_request(candidate):
             return (args[0] if position else None), candidate
     request = kwargs.get("request")
-    if isinstance(request, HttpRequest) or _is_drf_request(request):
+    if _is_request(request):
         return (args[0] if args else None), request
     raise PolicyError("@idempotent protects views, which take a request. For other work there is @once.")
 
 
-def _is_drf_request(candidate: object) -> bool:
+def _is_request(candidate: object) -> bool:
+    if isinstance(candidate, HttpRequest):
+        return True
     module = sys.modules.get("rest_framework.request")  # if DRF is not imported, this is not its request
     return module is not None and isinstance(candidate, module.Request)
 
@@ -86,12 +93,18 @@ def call(
     view: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], request: Any, policy: ResolvedPolicy
 ) -> Any:
     """Call *view* under *policy*, through the adapter of the framework that made *request*."""
-    adapter = _adapter(request)
+    adapter = _adapter(request, policy)
     django_request = adapter.django_request
     # The handle of the operation whose handler calls this one, if there is one.
     outer = django_request.idempotency = getattr(django_request, "idempotency", None)
     if request.method not in policy.methods:
         return view(*args, **kwargs)
+    attempt = adapter.read()
+    if attempt is None:
+        return view(*args, **kwargs)
+    if isinstance(attempt, Refusal):
+        return adapter.refuse(attempt)
+    operation = attempt.identity.operation
 
     def execute(handle: OperationHandle) -> Any:
         django_request.idempotency = handle
@@ -100,20 +113,13 @@ def call(
         finally:
             django_request.idempotency = outer or handle
 
-    guard = None if policy.replay_guard is None else partial(policy.replay_guard, request)
-    attempt = adapter.read(policy)
-    if attempt is None:
-        return view(*args, **kwargs)
-    if isinstance(attempt, Refusal):
-        return adapter.refuse(attempt, policy)
-    operation = attempt.identity.operation
-
     def capture(response: Any) -> Answer[Any]:
-        answer = adapter.capture(response, policy)
+        answer = adapter.capture(response)
         if answer.record is not None:
             warn_of_cookies(operation, django_request, answer.value)
         return answer
 
+    guard = None if policy.replay_guard is None else partial(policy.replay_guard, request)
     session = session_key(django_request)
     try:
         outcome = run(attempt, policy, conf.database(policy, request), execute, capture, guard)
@@ -129,19 +135,19 @@ def call(
             django_request.idempotency = handle
             return view(*args, **kwargs)
         case Replayed(record):
-            return adapter.replay(record, policy)
+            return adapter.replay(record)
         case Refused(refusal):
-            return adapter.refuse(refusal, policy)
+            return adapter.refuse(refusal)
         case _:
             assert_never(outcome)
 
 
-def _adapter(request: Any) -> plain.PlainAdapter:
+def _adapter(request: Any, policy: ResolvedPolicy) -> PlainAdapter:
     if isinstance(request, HttpRequest):
-        return plain.PlainAdapter(request)
+        return PlainAdapter(request, policy)
     from django_idempotency.adapters.drf import DrfAdapter  # such a request shows that DRF is imported already
 
-    return DrfAdapter(request)
+    return DrfAdapter(request, policy)
 
 
 def call_method(handler: Callable[..., Any], owner: Any, request: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,9 +1,8 @@
 """
-`stores["default"]`: the configured stores, made at first use and kept.
+The stores: a store knows claims and records, neither HTTP nor handlers, and opens no transaction.
 
-The room's rule: a store knows claims and records, neither HTTP nor handlers, and opens no transaction. To read: `base`,
-the contract; `database.store`, then `database.dialect` and one database, of which `sqlite` is the shortest;
-`redis.store` with its `scripts`.
+`stores["default"]` is made at first use and kept. Read `base`, the contract; `database.store`, then `database.dialect`
+and one database, of which `sqlite` is the shortest; `redis.store` with its `scripts`.
 """
 
 from django.apps import apps
@@ -18,9 +17,9 @@ from django_idempotency.stores.base import LeasedStore, Store, TransactionalStor
 
 class StoreHandler:
     """
-    Stores by alias, one of each for the whole process: a store holds no connection of its own.
+    Stores by alias, one of each for the whole process.
 
-    Not Django's `BaseConnectionHandler`, whose per-thread look-up would be paid by every request.
+    It is not Django's `BaseConnectionHandler`, because every request would pay for a look-up per thread.
     """
 
     def __init__(self) -> None:
@@ -37,12 +36,9 @@ class StoreHandler:
                 "Something is protected by django_idempotency, which is not in INSTALLED_APPS: add it there, then run"
                 " `manage.py migrate`."
             )
-        try:
-            configured = dict(conf.stores()[alias])
-        except KeyError:
-            raise PolicyError(
-                f"{conf.SETTING}['STORES'] has no {alias!r}; it has {', '.join(conf.stores())}."
-            ) from None
+        if alias not in conf.stores():
+            raise PolicyError(f"{conf.SETTING}['STORES'] has no {alias!r}; it has {', '.join(conf.stores())}.")
+        configured = dict(conf.stores()[alias])
         where = f"{conf.SETTING}['STORES'][{alias!r}]"
         options = configured.pop("OPTIONS", {})
         path = configured.pop("BACKEND", None)
@@ -59,7 +55,7 @@ class StoreHandler:
         return backend(alias, options)
 
     def forget(self) -> None:
-        """Make every store anew at its next use."""
+        """Make every store again at its next use."""
         self._made.clear()
 
 

@@ -1,4 +1,4 @@
-"""Schemas of tenants, as django-tenants and django-tenant-schemas keep them on their database's connection."""
+"""Schemas of tenants, which django-tenants and django-tenant-schemas keep on the connection."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,17 +9,17 @@ from django.db import connections
 
 
 def schema_of(using: str) -> str | None:
-    """The schema that the connection to *using* works in, or None if the project has no tenants there."""
+    """The schema in which the connection to *using* works, or None without tenants."""
     return getattr(connections[using], "schema_name", None) or None
 
 
 @contextmanager
 def in_schema(using: str, schema: str | None) -> Iterator[None]:
-    """Let the connection to *using* work in *schema*, and in its own again at the end. None changes nothing."""
-    connection: Any = connections[using]
-    if schema in (None, schema_of(using)):
+    """Let the connection to *using* work in *schema*, and afterwards in its own again. None changes nothing."""
+    if schema is None or schema == schema_of(using):
         yield
         return
+    connection: Any = connections[using]
     tenant = connection.tenant
     connection.set_schema(schema)
     try:
@@ -32,7 +32,7 @@ def in_schema(using: str, schema: str | None) -> Iterator[None]:
 
 
 def public_schema() -> str:
-    """The schema that all tenants share, by the setting of those packages."""
+    """The schema that all tenants share."""
     return str(getattr(settings, "PUBLIC_SCHEMA_NAME", "public"))
 
 

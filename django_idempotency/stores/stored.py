@@ -1,16 +1,15 @@
-"""What a store shows to operators: a record as it was read, and where it is."""
+"""Values that a store returns to operators: a stored record, and its location."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.stores.schemas import in_schema
 
 if TYPE_CHECKING:
-    from django_idempotency.stores.base import Fault, Store, TransactionalStore
+    from django_idempotency.stores.base import Fault, Store
 
 STORE = "store:"  # in a `pk`, before the alias of a store outside the databases
 
@@ -18,11 +17,11 @@ STORE = "store:"  # in a `pk`, before the alias of a store outside the databases
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
     """
-    Where records are: the table in the database *using* (and in *schema*, if the connection works in that of a tenant),
-    or a store outside the databases. Each verb raises what the server raises.
+    A place of records: the table in the database *using* (and in a tenant's *schema*), or a store outside the
+    databases. Each verb raises what the server raises.
     """
 
-    store: "Store"  # of several that share the table, any
+    store: "Store"  # any of those that share the table
     using: str | None = None
     schema: str | None = None
 
@@ -32,49 +31,42 @@ class Location:
         schema = "" if self.schema is None else f", schema {self.schema!r}"
         return f"database {self.using!r}{schema}"
 
-    @contextmanager
-    def selected(self) -> Iterator[None]:
+    def selected(self) -> AbstractContextManager[None]:
         """Let the connection work in the location's schema."""
-        if self.using is None:
-            yield
-        else:
-            with in_schema(self.using, self.schema):
-                yield
+        return in_schema(self.using or "", self.schema)
 
     def find(self, digest: bytes) -> "StoredRecord | None":
-        """What is stored for the identity *digest*; None for a claim in flight."""
+        """Find what is stored for the identity *digest*; None for a claim in flight."""
         with self.selected():
             return self.store.find(self.using, digest)
 
     def unsettled(self, limit: int) -> "list[StoredRecord]":
-        """At most *limit* unsettled outcomes, the oldest first."""
+        """List at most *limit* unsettled outcomes, the oldest first."""
         with self.selected():
             return self.store.unsettled(self.using, limit)
 
     def classify(self, error: Exception) -> "Fault":
-        """What *error*, raised by the server, means."""
+        """Say what *error* of the server means."""
         return self.store.classify(self.using, error)
 
     def pk(self, digest: bytes) -> str:
         """
-        The name of the identity *digest* in URLs and in `LogEntry.object_id`: its 64 hexadecimal digits, followed by
-        `@alias` for a database that is not the store's own choice and by `@store:alias` for a store outside the
-        databases.
+        The name of the identity *digest* in URLs and in `LogEntry.object_id`: its 64 hexadecimal digits, then `@alias`
+        for a database that is not the store's own choice, or `@store:alias` for a store outside the databases.
         """
         if self.using is None:
             return f"{digest.hex()}@{STORE}{self.store.alias}"
-        own = cast("TransactionalStore", self.store).database()
-        return digest.hex() if self.using == own else f"{digest.hex()}@{self.using}"
+        return digest.hex() if self.using == self.store.database() else f"{digest.hex()}@{self.using}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRecord:
     """
-    What is stored for one identity. Its times are aware and in UTC; *now* is the server's own, when it was read, and
-    decides whether the record has expired.
+    The record or claim of one identity. Its times are aware and in UTC; *now* is the server's own time of the reading,
+    by which the record has expired or not.
 
-    The *status* of an unsettled outcome is 0. What has no *fingerprint* was not written by this package, or only in
-    part: nothing but its identity is known.
+    The *status* of an unsettled outcome is 0. Without a *fingerprint* it was not written by this package, or only in
+    part, and only its identity is known.
     """
 
     digest: bytes
@@ -97,7 +89,7 @@ class StoredRecord:
 
     @property
     def pk(self) -> str:
-        """`Location.pk` of this record."""
+        """Its name, as in `Location.pk`."""
         return self.location.pk(self.digest)
 
     @property

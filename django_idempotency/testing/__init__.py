@@ -1,5 +1,5 @@
 """
-What a project needs to prove that its own views take effect once. Rule: only tests import it.
+Proves that a project's own views take effect once. Rule: only tests import it.
 
 Read `calls` (one request, with any key), `assertions` and `steps` (`assert_idempotent`), `repeats`, `replaying`; then
 the rooms `compare` (the content of databases), `observe` (what one request does), `processes` (races and kills) and

@@ -1,8 +1,8 @@
-"""What the kit's functions take as arguments."""
+"""Arguments of the kit's functions."""
 
 from collections.abc import Iterable
 
 
 def texts(given: str | Iterable[str]) -> tuple[str, ...]:
-    """*given*, or one string as a tuple: its characters would be patterns that leave out everything."""
+    """*given* as a tuple. One string is one item, because its characters would be patterns that match everything."""
     return (given,) if isinstance(given, str) else tuple(given)

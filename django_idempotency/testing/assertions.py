@@ -1,4 +1,4 @@
-"""`assert_idempotent`: one request sent in every way in which clients send it again, and what must come of each."""
+"""`assert_idempotent`: sends one request in every way in which clients repeat it."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -24,26 +24,27 @@ def assert_idempotent(
 ) -> Proof:
     """
     Prove that *call* takes effect once, however its client sends it: again after its transaction failed, as a
-    duplicate, with another payload, by another user, and, where the view asks for keys, without one or with a bad one.
+    duplicate, with another payload, as another user, with a malformed key and without one.
 
-    After each of them the databases (*using*; all that the test may use by default) are compared by content, and so are
-    e-mails and caches in this process's memory.
+    After each request the content of the databases (*using*; by default all that the test may use) is compared, and so
+    are e-mails and the caches in this process's memory.
 
     *other_payload* is data for the call, or a call; by default the kit makes one, and None leaves it out. *other_user*
-    is a user, a client or a call. *required* is by default as the view's policy has it; False sends a request without a
-    key and expects it to run. *key* is the key, or makes it, for a view that wants it in a format. *effect* is False
-    for a call that changes nothing which the kit can see.
+    is a user, a client or a call. *required* is by default that of the view's policy; with False, a request without a
+    key has to run. *key* is the key, or a callable that makes one, for a view that demands a format. *effect* is False
+    for a call without a change that the kit can see.
 
     *ignore* names what may change with each request: tables and columns (`"audit_*"`, `"auth_user.last_seen"`), keys of
-    caches (`"cache:rl:*"`), headers (`"header:X-Served-By"`), `"mail"`. *limit* is the largest number of rows that a
-    table may have.
+    caches (`"cache:rl:*"`), headers (`"header:X-Served-By"`), `"mail"`. *limit* is the largest number of rows of a
+    table.
 
-    Raises `NotProved`, an `AssertionError`, with all that was found, and `TypeError` for another payload or user that
-    the call cannot be changed by.
+    Raises `NotProved`, an `AssertionError`, with all that was found, and `TypeError` if the call cannot take the other
+    payload or user.
     """
     ignored = texts(ignore)
     observer = Observer(using=using, ignore=ignored, limit=limit)
-    trial = Steps(call, observer, key if isinstance(key, str) else key(), effect, ignored)
+    first_key = key if isinstance(key, str) else key()
+    trial = Steps(call=call, observer=observer, key=first_key, effect=effect, ignore=ignored)
     trial.first_run()
     trial.duplicates()
     trial.another_payload(other_payload)

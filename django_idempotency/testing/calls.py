@@ -1,9 +1,9 @@
 """
-What the kit sends: a `Call` describes one request, and any callable that takes a key and returns a response is a call
+Requests and replies: a `Call` describes one request, and any callable that takes a key and returns a response is a call
 too.
 
-A call knows nothing of the keys that it will be sent with, so one serves for duplicates, races and kills. A `Call` is
-plain data, and makes a client of its own for each request: a forked process can send it as well.
+A call does not contain its key, so the same call serves for duplicates, races and kills. A `Call` is plain data and
+makes a new client for each request, so forked processes can send it.
 """
 
 import json
@@ -30,9 +30,9 @@ from django_idempotency.protection.routes import view_of
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 LONGEST_BODY = 200  # characters of a body that are shown
-POLL = 0.01  # seconds between two tries of a client that is told to come again
+POLL = 0.01  # seconds between two tries of a client that has to retry
 
-# Sends one request with the key, or without one if it is None, and returns the response (or what @once returns).
+# Sends a request with the key, or without one if it is None. Returns the response, or the result of a @once function.
 Sender = Callable[[str | None], Any]
 
 
@@ -41,13 +41,12 @@ class Call:
     """
     One request, to be sent with any key: `Call.post("/payments/", {"amount": 10}, user=user)`.
 
-    *data* is sent as *content_type* says: JSON (the default), a form, or multipart with files; strings and bytes as is.
-    If the key travels in the payload, *data* is a callable that takes it, and *header* is None.
+    *data* is sent as *content_type*: JSON (the default), a form, or multipart with files; strings and bytes unchanged.
+    If the payload contains the key, *data* is a callable of the key, and *header* is None.
 
-    *user* is who sends it. The kit needs neither password nor session for that, and reads the user anew for each
-    request (one who was deleted is nobody); DRF's authenticators do not run. If they matter, send their *headers*
-    (`Authorization`), or give a *client* that is logged in, or a callable that makes one; it decides then who the user
-    is.
+    *user* sends it, without password or session. The kit reads the user again for each request, and a deleted user is
+    anonymous; DRF's authenticators do not run. If they matter, send their *headers* (`Authorization`), or give a
+    *client* that is logged in, or a callable that makes one; the client then decides on the user.
     """
 
     method: str
@@ -81,7 +80,7 @@ class Call:
 
     @classmethod
     def get(cls, path: str, **more: Any) -> "Call":
-        """A GET, whose query stands in *path*; *more* are the fields of a call."""
+        """A GET, with its query in *path*; *more* are the fields of a call."""
         return cls(method="GET", path=path, **more)
 
     @classmethod
@@ -98,12 +97,14 @@ class Call:
         return f"{self.method} {self.path}"
 
     def __call__(self, key: str | None) -> HttpResponseBase:
-        """Send the request with *key*, or without one if it is None. What the view raises is an answer of 500."""
+        """Send the request with *key*, or without one if it is None. An exception of the view is an answer of 500."""
         headers = dict(self.headers)
         if key is not None and self.header is not None:
             headers[self.header] = key
         body, content_type = self._encoded(key)
-        response: HttpResponseBase = self._sender().generic(
+        client = _Visitor(self.user) if self.client is None else self.client
+        client = client if isinstance(client, Client) else client()
+        response: HttpResponseBase = client.generic(
             self.method, self.path, data=body, content_type=content_type, headers=headers
         )
         return response
@@ -115,16 +116,11 @@ class Call:
         return replace(self, **changes)
 
     def with_other_payload(self) -> "Call":
-        """This call with a payload that differs by one member, or by its query if there is no payload to add to."""
+        """This call with one more member in its payload, or in its query if the payload is no mapping."""
         if isinstance(self.data, Mapping):
             return replace(self, data={**self.data, "of_another_request": "1"})
         mark = "&" if "?" in self.path else "?"
         return replace(self, path=f"{self.path}{mark}of_another_request=1")
-
-    def _sender(self) -> Client:
-        if self.client is None:
-            return _Visitor(self.user)
-        return self.client if isinstance(self.client, Client) else self.client()
 
     def _encoded(self, key: str | None) -> tuple[Any, str]:
         data = self.data(key) if callable(self.data) else self.data
@@ -136,7 +132,7 @@ class Call:
             for value in data.values():
                 for file in value if isinstance(value, (list, tuple)) else [value]:
                     if hasattr(file, "seek"):
-                        file.seek(0)  # the request before has read it
+                        file.seek(0)  # an earlier request has read it
             return encode_multipart(BOUNDARY, data), MULTIPART_CONTENT
         if self.content_type.startswith(FORM):
             return urlencode(data, doseq=True), self.content_type
@@ -158,22 +154,22 @@ class _VisitorHandler(ClientHandler):
 
     def get_response(self, request: HttpRequest) -> Any:
         if self.user is not None:
-            # Read anew, as an authenticator does: a handler may have changed the object, and been rolled back.
+            # Read again, as an authenticator does: a handler that was rolled back may have changed the object.
             manager = getattr(type(self.user), "_base_manager", None)
             found = manager.using(self.user._state.db).filter(pk=self.user.pk) if manager is not None else [self.user]
-            for user in found:  # nobody, where a request has deleted the user
+            for user in found:  # none, if a request has deleted the user
                 request._cached_user = user  # type: ignore[attr-defined]  # AuthenticationMiddleware's
                 request._acached_user = user  # type: ignore[attr-defined]
                 request._force_auth_user = user  # type: ignore[attr-defined]  # DRF's force_authenticate
         return super().get_response(request)
 
 
-# --- what comes back ---
+# --- replies ---
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What a client got. *error* is what a server would have logged; *code* that of a refusal, if it can be read."""
+    """The reply to a client. *error* is the exception that a server would have logged, *code* that of a refusal."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)  # lower-case names
@@ -183,25 +179,25 @@ class Reply:
     error: str = ""
     method: str = ""
     path: str = ""
-    view: str = ""  # the dotted name of what was called
+    view: str = ""  # its dotted name
     required: bool = False  # by the policy of the view
-    replayed_header: str = ""  # by the same; in lower case
+    replayed_header: str = ""  # by the policy of the view, in lower case
 
     def __str__(self) -> str:
         text = f"{self.status} {self.code}".rstrip()
-        if self.error:  # a server's page of an error says less
+        if self.error:  # a server's page for an error says less
             return f"{text} ({self.error})"
         body = " ".join(self.body.decode(errors="replace").split())
         return f"{text} {body if len(body) <= LONGEST_BODY else body[:LONGEST_BODY] + '…'}".rstrip()
 
     @property
     def is_result(self) -> bool:
-        """Is it what a function returned, such as one of `@once`? Nothing tells then whether it was replayed."""
+        """Is it the result of a function, such as one of `@once`? That does not show whether it was replayed."""
         return self.status == 200 and not self.method and not self.headers
 
     @property
     def in_progress(self) -> bool:
-        """Is the client told to retry: another request with this key runs, or the store is unavailable?"""
+        """Does the client have to retry: another request with this key runs, or the store is unavailable?"""
         return self.status in (409, 503) and (
             self.code in ("request-in-progress", "store-unavailable")
             or (not self.code and "retry-after" in self.headers)
@@ -214,20 +210,20 @@ def new_key() -> str:
 
 
 def send(call: Sender, key: str | None) -> Reply:
-    """The reply to *call* with *key*. What *call* raises is a reply as well: the refusal's, or a 500."""
+    """Send *call* with *key*. An exception that it raises is a reply too: that of a refusal, or a 500."""
     try:
         answer = call(key)
     except Refusal as refusal:
-        return Reply(status=refusal.status, code=refusal.code, error=spelt(refusal))
+        return Reply(status=refusal.status, code=refusal.code, error=describe_error(refusal))
     except Exception as error:  # a client that raises the view's exceptions, as Django's own does
-        return Reply(status=500, error=spelt(error))
+        return Reply(status=500, error=describe_error(error))
     if isinstance(answer, HttpResponseBase):
-        return reply_of(answer)
+        return make_reply(answer)
     return Reply(status=200, body=json.dumps(answer, cls=DjangoJSONEncoder, sort_keys=True).encode())
 
 
 def send_until_final(call: Sender, key: str | None, patience: float = 30) -> Reply:
-    """As `send`, by a client that retries while it is told to, for *patience* seconds at most."""
+    """Send *call* with *key*, and retry while the reply demands it, for at most *patience* seconds."""
     tries_left = patience / POLL  # counted, because a test may have stopped the clock
     while True:
         reply = send(call, key)
@@ -237,13 +233,13 @@ def send_until_final(call: Sender, key: str | None, patience: float = 30) -> Rep
         time.sleep(POLL)
 
 
-def spelt(error: BaseException) -> str:
-    """An exception, on one line."""
+def describe_error(error: BaseException) -> str:
+    """An exception on one line."""
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
-def reply_of(response: Any) -> Reply:
-    """The reply that a test client's *response* is."""
+def make_reply(response: Any) -> Reply:
+    """Make a `Reply` of a test client's *response*."""
     body = b"".join(response.streaming_content) if response.streaming else response.content
     headers = {name.lower(): value for name, value in response.headers.items()}
     raised = getattr(response, "exc_info", None)
@@ -258,7 +254,7 @@ def reply_of(response: Any) -> Reply:
         body=bytes(body),
         replayed=headers.get(replayed_header) == "true",
         code=_code(headers.get("content-type", ""), body) if response.status_code >= 400 else "",
-        error=spelt(raised[1]) if raised else "",
+        error=describe_error(raised[1]) if raised else "",
         method=method,
         path=request.get("PATH_INFO", ""),
         view="" if match is None else match._func_path,
@@ -268,29 +264,29 @@ def reply_of(response: Any) -> Reply:
 
 
 def _match(response: Any) -> Any:
-    """How the request was resolved; None if it was not."""
+    """The URL's match; None if there is none."""
     match = getattr(response, "resolver_match", None)
     try:
-        return match if getattr(match, "func", None) is not None else None  # it resolves when it is asked
+        return match if getattr(match, "func", None) is not None else None  # it is resolved only now
     except Resolver404:
         return None
 
 
 def _code(content_type: str, body: bytes) -> str:
-    """The code of a refusal, if its body is an object that has one, as problem details do."""
+    """The member `code` of a JSON body, as problem details have it; or an empty string."""
     if "json" not in content_type:
         return ""
     try:
-        told = json.loads(body)
+        problem = json.loads(body)
     except ValueError:
         return ""
-    return str(told.get("code", "")) if isinstance(told, dict) else ""
+    return str(problem.get("code", "")) if isinstance(problem, dict) else ""
 
 
 def _policy(match: Any, method: str) -> ResolvedPolicy:
     """The policy of the handler that was called, or the project's."""
     for handler in () if match is None else view_of(match.func).handlers:
         if not handler.methods or method in handler.methods:
-            with suppress(PolicyError):  # the request itself has failed by it, and says so
+            with suppress(PolicyError):  # the request itself has failed with it
                 return conf.resolved(*handler.policies)
     return conf.resolved()

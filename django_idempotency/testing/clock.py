@@ -1,6 +1,6 @@
 """
-Records of a key, found and let expire. Expiry is decided by the clock of the database, or of another store's server,
-which no library that freezes a test's time can move: so the record is moved instead.
+Finds the records of a key, and lets them expire. The clock of the database or of another store's server decides on
+expiry, and no library can move it: the record is moved instead.
 """
 
 from datetime import UTC, datetime
@@ -21,8 +21,8 @@ def records(
     key: str | None = None, *, scope: str | None = None, operation: str | None = None, using: str | None = None
 ) -> RecordQuerySet:
     """
-    The records of *key*, in the database *using* (by default the one that records are written to), or of all keys;
-    *scope* and *operation* pick some of them. Claims without an outcome are among them, their status is 0.
+    The records of *key* or of all keys, in the database *using* (by default the one that records are written to);
+    *scope* and *operation* pick some of them. Unsettled outcomes are among them: their status is 0.
     """
     found = IdempotencyRecord.objects.using(using or router.db_for_write(IdempotencyRecord))
     wanted = {"key": key, "scope": scope, "operation": operation}
@@ -40,14 +40,14 @@ def expire(
     """
     Let the `records` expire, so that the next request with each key runs, and return their number.
 
-    Of a *store* outside the database, which finds nothing by a key alone, *key*, *scope* and *operation* are needed
-    (`TypeError` without), and the record is freed.
+    A *store* outside the database finds no record by its key alone: it needs *key*, *scope* and *operation*
+    (`TypeError` without), and frees the record.
 
     Raises `LookupError` if there is none: a test that expires nothing proves nothing.
     """
     if not stores[store].commits_with_handler:
         count = int(_free(store, key, scope, operation))
-        kept = "not told by this store"
+        kept = "not listed by this store"
     else:
         found = records(key, scope=scope, operation=operation, using=using)
         _leave_caches(found)
@@ -69,8 +69,8 @@ def forget(
     store: str = "default",
 ) -> int:
     """
-    Delete the `records`, as if their requests had never been sent, and return their number. *store* is as
-    `expire` has it.
+    Delete the `records`, as if their requests had never been sent, and return their number. *store* is that of
+    `expire`.
     """
     if not stores[store].commits_with_handler:
         return int(_free(store, key, scope, operation))
@@ -86,7 +86,7 @@ def _free(store: str, key: str | None, scope: str | None, operation: str | None)
 
 
 def _leave_caches(found: RecordQuerySet) -> None:
-    """Take the records out of the replay caches, which would go on to answer for them."""
+    """Remove the records from the replay caches, which would still answer."""
     for cache in replay_caches():
         for digest in found.values_list("digest", flat=True):
             cache.remove(found.db, bytes(digest))

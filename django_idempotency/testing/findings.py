@@ -1,4 +1,4 @@
-"""What the kit has to say: findings, each in words with its remedy, and the error that carries them all."""
+"""Findings of the kit, each with its remedy, and the error that carries them all."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,11 +13,19 @@ from django_idempotency.testing.calls import Reply
 PROTECT = "put @idempotent directly around the handler, or IdempotencyMixin on the class; see the page Getting started."
 OUTSIDE = (
     "it runs before or around what @idempotent protects: in a middleware, in dispatch(), in another decorator, in a"
-    " permission or a throttle. Move it into the handler, so that a replay leaves it out. If it is no effect (a log of"
+    " permission or a throttle. Move it into the handler, which a replay does not run. If it does not matter (a log of"
     " requests), name its table in `ignore`, or the key of its cache as `cache:<key>`."
 )
 
-# Headers that name one request, or count requests: middleware makes them anew for each answer.
+# What is wrong, and the remedy.
+USED_KEY = ("The first request was answered by a replay: its key was used before.", "use a new key for each test.")
+NO_EFFECT = (
+    "The request changed nothing that can be seen, so a second effect would not be seen either.",
+    "give a call that does something; or name its database in `using`; or give effect=False if its work leaves no trace"
+    " here.",
+)
+
+# Headers that name one request, or count requests: middleware makes new ones for each answer.
 OF_ONE_REQUEST = NEVER_STORED | {
     "age",
     "content-length",
@@ -35,7 +43,7 @@ HEADER = "header:"  # in `ignore`, before a name
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that must not be: *what*, the *details* that show it, and what to do."""
+    """Something that is wrong: *what*, the *details* that show it, and the *remedy*."""
 
     what: str
     details: tuple[str, ...] = ()
@@ -49,7 +57,7 @@ class Finding:
 
 
 class NotProved(AssertionError):
-    """A view does not keep what the assertion asks of it. The message is all that was found."""
+    """A view is not what the assertion demands. The message lists all findings."""
 
     def __init__(self, subject: str, findings: Iterable[Finding]) -> None:
         self.subject = subject
@@ -58,12 +66,12 @@ class NotProved(AssertionError):
         super().__init__("\n\n".join([f"{subject}:", *numbered]))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For test runners that send it from one process to another: it is made anew of what it was made of."""
+        """Make it picklable for test runners with several processes."""
         return type(self), (self.subject, self.findings), self.__dict__
 
 
-def reply_differences(first: Reply, second: Reply, *, ignore: str | Iterable[str] = ()) -> Iterator[str]:
-    """In words, how *second* differs from *first*, of which it should be a copy."""
+def find_reply_differences(first: Reply, second: Reply, *, ignore: str | Iterable[str] = ()) -> Iterator[str]:
+    """Describe how *second* differs from *first*, of which it should be a copy."""
     if first.status != second.status:
         yield f"status {first.status}, then {second.status}"
     if first.body != second.body:
@@ -79,7 +87,7 @@ AROUND, LONGEST = 20, 100  # bytes
 
 
 def _excerpt(body: bytes, other: bytes) -> str:
-    """*body*, about the place where it begins to differ from the *other*."""
+    """The part of *body* around the place where it begins to differ from *other*."""
     at = next((i for i, (one, two) in enumerate(zip(body, other, strict=False)) if one != two), 0)
     start = 0 if len(body) <= LONGEST else max(at - AROUND, 0)
     text = body[start : start + LONGEST].decode(errors="replace")

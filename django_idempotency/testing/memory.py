@@ -1,4 +1,4 @@
-"""A store for unit tests: claims and completion records in the memory of one process, no database and no server."""
+"""A store for unit tests: it keeps claims and records in the memory of one process, without a server."""
 
 import os
 import threading
@@ -20,14 +20,14 @@ from django_idempotency.stores.stored import Location, StoredRecord
 
 LEASE_ENDED = "its lease has run out, and it has not answered"
 
-# Of all such stores, so that a process can be forked at any time: no other thread holds it then.
+# One lock for all such stores. A fork takes it first, so that no other thread holds it in the child.
 _lock = threading.RLock()
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 @dataclass(slots=True)
 class _Entry:
-    """What is stored for an identity: a claim, and with a *record* an answer."""
+    """What is stored for an identity: a claim, and its *record* once it has answered."""
 
     attempt: Attempt
     token: str
@@ -35,17 +35,15 @@ class _Entry:
     lease_ends: float
     expires: float
     taken_over: bool = False
-    told: str = ""  # whose token it was told that the outcome is uncertain
+    told: str = ""  # the token that got the reason why the outcome is unsettled
     unsettled: bool = False
     record: CompletionRecord | None = None
 
 
 class MemoryStore(LeasedStore):
     """
-    For tests that have neither a database nor a Redis: what it keeps is gone with its process, and no other process
-    sees it. The check E014 refuses it outside of tests.
-
-    It takes no options. A store serves all threads of its process.
+    For tests with neither a database nor a Redis. Its records end with the process, and no other process sees them. It
+    takes no options. The check E014 refuses it outside of tests.
     """
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
@@ -63,7 +61,7 @@ class MemoryStore(LeasedStore):
             self._ahead = 0.0
 
     def advance(self, by: timedelta) -> None:
-        """Let the time *by* pass, for this store alone: leases run out, records expire."""
+        """Let the time *by* pass, for this store only: leases run out, records expire."""
         with _lock:
             self._ahead += by.total_seconds()
 
@@ -81,7 +79,7 @@ class MemoryStore(LeasedStore):
         return entry
 
     def _owned(self, attempt: Attempt, claim: Claimed) -> _Entry | None:
-        """The claim of *attempt*, if it is its token's and has no outcome."""
+        """The claim of *attempt*, if it still is that of *claim* and has no record."""
         entry = self._live(attempt.identity.digest)
         return entry if entry is not None and entry.token == claim.token and entry.record is None else None
 
@@ -110,7 +108,7 @@ class MemoryStore(LeasedStore):
             return Unsettled(fingerprint, found_out=LEASE_ENDED if entry.told == token else "")
 
     def _enter(self, attempt: Attempt, token: str, lease: float) -> None:
-        # One execution is told from the next by its time, under a frozen clock too.
+        # Executions differ by their times, also if the clock is frozen.
         self._last = max(self._now(), self._last + timedelta(microseconds=1))
         ends = self._clock() + lease
         self._entries[attempt.identity.digest] = _Entry(attempt, token, self._last, ends, ends + attempt.ttl)
@@ -180,7 +178,7 @@ class MemoryStore(LeasedStore):
                 return False
             if unsettled and entry.record is not None:
                 raise RequestInProgress
-            self._turned_away.add(entry.token)  # its owner may still come
+            self._turned_away.add(entry.token)  # its owner may still be running
             del self._entries[digest]
             return True
 
@@ -198,7 +196,7 @@ class MemoryStore(LeasedStore):
             return True
 
     def _meant(self, digest: bytes, executed_at: datetime | None) -> _Entry | None:
-        """What is stored. Raises `RequestInProgress` where it is in flight, or another execution than it was read."""
+        """What is stored. Raises `RequestInProgress` if it is in flight, or is another execution."""
         entry = self._live(digest)
         if entry is not None and (self._in_flight(entry) or executed_at not in (None, entry.executed_at)):
             raise RequestInProgress
@@ -232,10 +230,10 @@ class MemoryStore(LeasedStore):
             return []
         return [
             Error(
-                f"The store {self.alias!r} is a MemoryStore, which keeps keys in the memory of one process: another"
+                f"The store {self.alias!r} is a MemoryStore, which keeps records in the memory of one process: another"
                 " worker runs a retry again, and a restart forgets everything.",
-                hint="Configure it in the settings of the tests alone. The stores for servers are the DatabaseStore and"
-                " the RedisStore.",
+                hint="Configure it only in the settings of tests. The stores for servers are the DatabaseStore and the"
+                " RedisStore.",
                 id="django_idempotency.E014",
             )
         ]

@@ -1,8 +1,9 @@
-"""`@replayed`: an existing test of a view as a test of its replays, without a line changed in it."""
+"""`@replayed`: an existing test of a view also tests its replays, without a change in it."""
 
 import inspect
 from collections.abc import Callable, Iterable
 from contextlib import ContextDecorator
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, overload
 
 from asgiref.sync import iscoroutinefunction
@@ -11,9 +12,9 @@ from django.test.client import FakePayload
 
 from django_idempotency.adapters.plain import is_answer
 from django_idempotency.testing.arguments import texts
-from django_idempotency.testing.calls import Reply, new_key, reply_of, send
+from django_idempotency.testing.calls import Reply, make_reply, new_key, send
 from django_idempotency.testing.compare.snapshots import LARGEST_TABLE
-from django_idempotency.testing.findings import OUTSIDE, PROTECT, Finding, NotProved, reply_differences
+from django_idempotency.testing.findings import OUTSIDE, PROTECT, Finding, NotProved, find_reply_differences
 from django_idempotency.testing.observe.requests import Observer
 
 METHODS = ("POST", "PATCH")
@@ -25,60 +26,48 @@ Test = TypeVar("Test", bound=Callable[..., Any] | type)
 @overload
 def replayed(test: Test, /) -> Test: ...
 @overload
-def replayed(
-    *,
-    methods: str | Iterable[str] = METHODS,
-    skip: str | Iterable[str] = (),
-    header: str = "Idempotency-Key",
-    using: str | Iterable[str] | None = None,
-    ignore: str | Iterable[str] = (),
-    limit: int = LARGEST_TABLE,
-) -> "Replaying": ...
+def replayed(**options: Any) -> "Replaying": ...
 def replayed(test: Any = None, /, **options: Any) -> Any:
     """
     Let a test's clients send each request that its view answers with success a second time, with the same key: the
     answer must be a replay of the first, and change nothing. The test itself sees the first answer.
 
     On a test, on a class of tests, or as a context manager: `@replayed`, `@replayed(skip=["/login/"])`,
-    `with replayed():`. Django's client and DRF's are both meant. A request that carries a key keeps it, any other gets
-    one. *methods* are those that are sent again, *skip* the paths (with all below them) that are not; *header* carries
-    the key. *using*, *ignore* and *limit* are those of `assert_idempotent`.
+    `with replayed():`. It concerns Django's client and DRF's. A request that carries a key keeps it, any other gets
+    one. The options are the fields of `Replaying`.
 
-    Raises `NotProved`, an `AssertionError`, at the request that was not replayed; and at the end where no request was
-    sent again (but not for a class, in which some tests may only read). `TypeError` for an async test, whose client is
+    Raises `NotProved`, an `AssertionError`, at a request that was not replayed; and at the end if no request was sent
+    again (but not for a class, of which some tests may only read). `TypeError` for an async test, whose client is
     another one; those of a class are left as they are.
     """
     replaying = Replaying(**options)
     return replaying if test is None else replaying(test)
 
 
+@dataclass(kw_only=True)
 class Replaying(ContextDecorator):
-    """What `replayed` makes: while it is entered, the requests of all clients are sent twice."""
+    """
+    Sends the requests of all clients twice while it is entered.
 
-    def __init__(
-        self,
-        *,
-        methods: str | Iterable[str] = METHODS,
-        skip: str | Iterable[str] = (),
-        header: str = "Idempotency-Key",
-        using: str | Iterable[str] | None = None,
-        ignore: str | Iterable[str] = (),
-        limit: int = LARGEST_TABLE,
-        demand: bool = True,
-    ) -> None:
-        self.options: dict[str, Any] = {
-            "methods": frozenset(method.upper() for method in texts(methods)),
-            "skip": texts(skip),
-            "header": header,
-            "using": using,
-            "ignore": texts(ignore),
-            "limit": limit,
-        }
-        self.demand = demand
-        self.count = 0
+    *methods* are sent again, except to the paths *skip* and all paths below them; *header* carries the key. *using*,
+    *ignore* and *limit* are those of `assert_idempotent`. *demand* is whether at least one has to be sent again.
+    """
+
+    methods: str | Iterable[str] = METHODS
+    skip: str | Iterable[str] = ()
+    header: str = "Idempotency-Key"
+    using: str | Iterable[str] | None = None
+    ignore: str | Iterable[str] = ()
+    limit: int = LARGEST_TABLE
+    demand: bool = True
+    count: int = field(default=0, init=False)  # of requests that were sent again
+
+    def __post_init__(self) -> None:
+        self.methods = frozenset(method.upper() for method in texts(self.methods))
+        self.skip = texts(self.skip)
 
     def _recreate_cm(self) -> "Replaying":
-        return Replaying(**self.options, demand=self.demand)
+        return replace(self)
 
     def __call__(self, test: Any) -> Any:
         if isinstance(test, OF_CLASS):
@@ -89,7 +78,7 @@ class Replaying(ContextDecorator):
             )
         if not isinstance(test, type):
             return super().__call__(test)
-        each = Replaying(**self.options, demand=False)
+        each = replace(self, demand=False)
         for name in [name for name in dir(test) if name.startswith("test")]:
             method, found = getattr(test, name), inspect.getattr_static(test, name)
             if callable(method) and not iscoroutinefunction(method):
@@ -108,33 +97,33 @@ class Replaying(ContextDecorator):
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         Client.request = self._real  # type: ignore[method-assign]
         if kind is None and self.demand and not self.count:
-            methods = ", ".join(sorted(self.options["methods"]))
+            methods = ", ".join(sorted(self.methods))
             raise NotProved(
                 "Nothing was replayed",
-                [Finding(f"The test sent no {methods} that was answered with success, so that none was sent again.")],
+                [Finding(f"The test sent no {methods} that was answered with success, so none was sent again.")],
             )
 
     def _concerns(self, environ: dict[str, Any]) -> bool:
         path = str(environ.get("PATH_INFO", ""))
-        below = (each.rstrip("/") for each in self.options["skip"] if each)
-        return environ.get("REQUEST_METHOD") in self.options["methods"] and not any(
+        below = (each.rstrip("/") for each in self.skip if each)
+        return str(environ.get("REQUEST_METHOD")) in self.methods and not any(
             path.rstrip("/") == each or path.startswith(f"{each}/") for each in below
         )
 
     def _twice(self, client: Client, environ: dict[str, Any]) -> Any:
         source = environ.pop("wsgi.input", None)
         body = b"" if source is None else source.read()
-        environ.setdefault("HTTP_" + self.options["header"].upper().replace("-", "_"), new_key())
+        environ.setdefault("HTTP_" + self.header.upper().replace("-", "_"), new_key())
 
         def request() -> Any:
             return self._real(client, **environ, **({} if source is None else {"wsgi.input": FakePayload(body)}))
 
         response = request()
-        first = reply_of(response)
+        first = make_reply(response)
         if response.status_code >= 400 or first.replayed or not is_answer(response.status_code):
-            return response  # it was not kept, or is a copy already
+            return response  # it was not stored, or is a replay already
         self.count += 1
-        observer = Observer(using=self.options["using"], ignore=self.options["ignore"], limit=self.options["limit"])
+        observer = Observer(using=self.using, ignore=self.ignore, limit=self.limit)
         again = observer.watch(lambda: send(lambda key: request(), None))
         findings = self._judge(first, again.reply, tuple(again.seen.lines()))
         if findings:
@@ -145,10 +134,10 @@ class Replaying(ContextDecorator):
     def _judge(self, first: Reply, again: Reply, changes: tuple[str, ...]) -> list[Finding]:
         findings = []
         if not again.replayed:
-            remedy = f"{PROTECT} A path that needs no protection is named in `skip`."
+            remedy = f"{PROTECT} Name a path that needs no protection in `skip`."
             findings.append(Finding("The same request with the same key ran again.", (str(again), *changes), remedy))
         elif changes:
             findings.append(Finding("The replay changed something all the same.", changes, OUTSIDE))
-        if again.replayed and (told := [*reply_differences(first, again, ignore=self.options["ignore"])]):
-            findings.append(Finding("The replay differs from the first answer.", tuple(told)))
+        if again.replayed and (differences := [*find_reply_differences(first, again, ignore=self.ignore)]):
+            findings.append(Finding("The replay differs from the first answer.", tuple(differences)))
         return findings

@@ -1,7 +1,7 @@
-"""The steps of `assert_idempotent`: what is sent, and what it proves or shows to be wrong."""
+"""The steps of `assert_idempotent`: what each of them sends, and what that proves or shows to be wrong."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django.http.response import HttpResponseBase
@@ -9,11 +9,19 @@ from django.test import Client
 
 from django_idempotency.core.keys import MAX_KEY
 from django_idempotency.testing.calls import Call, Reply, Sender
-from django_idempotency.testing.findings import OUTSIDE, PROTECT, Finding, NotProved, reply_differences
+from django_idempotency.testing.findings import (
+    NO_EFFECT,
+    OUTSIDE,
+    PROTECT,
+    USED_KEY,
+    Finding,
+    NotProved,
+    find_reply_differences,
+)
 from django_idempotency.testing.observe.interruptions import Interruption, interruption
 from django_idempotency.testing.observe.requests import Observation, Observer
 
-DERIVED: Any = object()  # another payload than the call's own, which the kit makes
+DERIVED: Any = object()  # another payload, which the kit makes of the call's own
 PERMANENT = (301, 308)
 TURNED_AWAY = (401, 403)
 TOO_LONG = "k" * (MAX_KEY + 1)
@@ -21,40 +29,39 @@ TOO_LONG = "k" * (MAX_KEY + 1)
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What `assert_idempotent` has found in order, and what it could not try."""
+    """What `assert_idempotent` has proved, and what it could not try."""
 
     subject: str
     proved: tuple[str, ...]
     not_tried: tuple[str, ...]
 
     def __str__(self) -> str:
-        """A line for each."""
         lines = [self.subject, *(f"  proved: {each}" for each in self.proved)]
         return "\n".join([*lines, *(f"  not tried: {each}" for each in self.not_tried)])
 
 
+@dataclass(kw_only=True)
 class Steps:
-    """One call under trial. Each step adds what it found."""
+    """Tries one call. Each step adds what it has proved or found."""
 
-    def __init__(self, call: Sender, observer: Observer, key: str, effect: bool, ignore: tuple[str, ...]) -> None:
-        self.call = call
-        self.observer = observer
-        self.key = key
-        self.effect = effect
-        self.ignore = ignore
-        self.findings: list[Finding] = []
-        self.proved: list[str] = []
-        self.not_tried: list[str] = []
-        self.told = Interruption()
-        self.attempt: Observation | None = None  # the request that failed at its end
-        self.reused: Reply | None = None  # what the same key got with another payload
-        self.known: set[str] = set()  # where a duplicate has left something
+    call: Sender
+    observer: Observer
+    key: str
+    effect: bool
+    ignore: tuple[str, ...]
+    findings: list[Finding] = field(default_factory=list)
+    proved: list[str] = field(default_factory=list)
+    not_tried: list[str] = field(default_factory=list)
+    interruption: Interruption = field(default_factory=Interruption)
+    attempt: Observation | None = None  # the request that failed at its end
+    reused: Reply | None = None  # the reply to the same key with another payload
+    known: set[str] = field(default_factory=set)  # places whose changes were reported
 
     def find(self, what: str, details: Iterable[str] = (), remedy: str = "") -> None:
         self.findings.append(Finding(what, tuple(details), remedy))
 
     def prove(self, what: str, before: int) -> None:
-        """*what* is proved, if nothing was found since there were *before* findings."""
+        """Add *what* as proved, if there still are only *before* findings."""
         if len(self.findings) == before:
             self.proved.append(what)
 
@@ -78,26 +85,33 @@ class Steps:
     # --- the steps ---
 
     def first_run(self) -> None:
-        """Let the request fail at its end, and send it again: that is the execution which is then repeated."""
-        with interruption() as told:
+        """Make the request fail at its end, and send it again: that execution is then repeated."""
+        with interruption() as self.interruption:
             attempt = self.send(self.call, self.key)
-        self.told = told
-        if not told.happened:
+        if not self.interruption.happened:
             self.first = attempt
-            why = "its store is outside the database, and rolls nothing back" if told.claims else "no store was asked"
+            why = "no store was asked"
+            if self.interruption.claims:
+                why = "its store is outside the database, and rolls nothing back"
             self.not_tried.append(f"a retry after an exception: {why}")
         else:
             self.attempt = attempt
-            self._judge_attempts_answer(attempt)
+            if attempt.reply.status < 400:
+                self.find(
+                    f"The request failed at its end and was rolled back, but its client got {attempt.reply.status}.",
+                    [str(attempt.reply)],
+                    "something around the view swallows exceptions. Let them propagate, so that the client knows that"
+                    " nothing was done.",
+                )
             self.first = self.send(self.call, self.key)
         self._judge_first()
 
     def _judge_attempts_effects(self, of_duplicate: set[str]) -> None:
-        """What a duplicate leaves as well is no matter of the transaction."""
+        """Judge what was left of the request that failed. A duplicate's own effects are judged with the duplicate."""
         attempt = self.attempt
         if attempt is None:
             return
-        # What the retry did not change again it has found there, which is what caches are for.
+        # What the retry did not change again was only cached.
         again = tuple(key for key in attempt.seen.cached if key in self.first.seen.cached)
         attempt = replace(attempt, seen=replace(attempt.seen, cached=again))
         if attempt.seen.places() - of_duplicate:
@@ -107,48 +121,32 @@ class Steps:
                 attempt.seen.lines(),
                 "no transaction of the view covers it: another database, a connection or thread of its own, an e-mail,"
                 " a cache. Write it in the transaction of the record (the option `using` names its database), and send"
-                " what must go out from there, or from an on_commit hook if it may be lost. If it is no effect, name"
+                " what must go out from there, or from an on_commit hook if it may be lost. If it does not matter, name"
                 " its table in `ignore`, or the key of its cache as `cache:<key>`.",
             )
         elif not attempt.seen:
             self.proved.append("a retry after an exception runs, and nothing of the attempt was left")
 
-    def _judge_attempts_answer(self, attempt: Observation) -> None:
-        if attempt.reply.status < 400:
-            self.find(
-                f"The request failed at its end and was rolled back, but its client was told {attempt.reply.status}.",
-                [str(attempt.reply)],
-                "something around the view swallows exceptions. Let them propagate: the client must know that nothing"
-                " was done.",
-            )
-
     def _judge_first(self) -> None:
-        reply, told = self.first.reply, self.told
+        reply, seen = self.first.reply, self.interruption
         if reply.replayed:
-            self._give_up(
-                "The first request was answered by a replay: its key was used before.", "use a key of its own."
-            )
+            self._give_up(*USED_KEY)
         left_behind = reply.code in ("request-in-progress", "outcome-unknown")
-        if left_behind or reply.status >= 500 or (reply.status >= 400 and not told.kept):
-            remedy = "give a call that the view accepts: only an answer that is kept can be replayed."
+        if left_behind or reply.status >= 500 or (reply.status >= 400 and not seen.kept):
+            remedy = "give a call that the view accepts: only an answer that is stored can be replayed."
             if left_behind:
-                remedy = "let the handler leave the transaction alone: it ended it, so that its claim was left behind."
+                remedy = "let the handler leave the transaction alone: it has ended it, and its claim was left behind."
             elif reply.status >= 500:
                 remedy = "let the handler succeed, and let its errors propagate."
             self._give_up(f"The request itself was answered {reply.status}.", remedy, [str(reply)])
-        if told.claims and not told.kept:
+        if seen.claims and not seen.kept:
             self._give_up(
-                f"The request was answered {reply.status}, but that answer is not kept and the work was rolled back.",
-                "let `should_store` keep it, and do not call set_rollback(True) for a success.",
+                f"The request was answered {reply.status}, but its answer is not stored and its work was rolled back.",
+                "let `should_store` accept it, and do not call set_rollback(True) for a success.",
                 [str(reply)],
             )
         if self.effect and not self.first.seen:
-            self._give_up(
-                "The request changed nothing that can be seen, so that nothing can be told of a second effect.",
-                "give a call that does something; or name its database in `using`; or say effect=False where its work"
-                " leaves no trace here.",
-                [str(reply)],
-            )
+            self._give_up(*NO_EFFECT, [str(reply)])
 
     def _give_up(self, what: str, remedy: str, details: Iterable[str] = ()) -> None:
         self._judge_attempts_effects(set())
@@ -156,7 +154,7 @@ class Steps:
         self.verdict()
 
     def duplicates(self) -> None:
-        """The same request again."""
+        """Send the same request again."""
         before = len(self.findings)
         again = self.send(self.call, self.key)
         self._judge_attempts_effects(again.seen.places())
@@ -172,21 +170,20 @@ class Steps:
             )
         else:
             self.find("The duplicate was not answered by a replay.", [str(again.reply)], PROTECT)
-        told = [*reply_differences(self.first.reply, again.reply, ignore=self.ignore)]
-        if told and (replayed or not again.seen):
+        differences = [*find_reply_differences(self.first.reply, again.reply, ignore=self.ignore)]
+        if differences and (replayed or not again.seen):
             self.find(
                 "The duplicate got another answer than the first request.",
-                told,
-                "what differs is made outside the protected handler, for each request anew (a counter, a clock, a"
-                " random value in a middleware or a decorator). Make it in the handler, or name the header in"
-                " `ignore`.",
+                differences,
+                "the difference is made outside the protected handler (by a counter, a clock or a random value in a"
+                " middleware or a decorator). Make it in the handler, or name the header in `ignore`.",
             )
         self.prove("a duplicate gets the same answer and changes nothing", before)
         if not replayed:
-            self.verdict()  # what follows would tell of the same mistake again
+            self.verdict()  # further steps would find the same mistake
 
     def another_payload(self, other: Any) -> None:
-        """The same key for something else."""
+        """Send the same key with another payload."""
         before = len(self.findings)
         if other is DERIVED and isinstance(self.call, Call) and not callable(self.call.data):
             changed: Sender = self.call.with_other_payload()
@@ -201,7 +198,7 @@ class Steps:
             self.find(
                 "The same key with another payload got the first request's answer.",
                 [str(run.reply)],
-                "the option `fingerprint` leaves out what differs. If that is meant, give an `other_payload` that means"
+                "the option `fingerprint` leaves out what differs. If it should, give an `other_payload` that means"
                 " something else.",
             )
         elif run.reply.status != 422 or run.claimed:
@@ -214,7 +211,7 @@ class Steps:
         self.prove("the same key with another payload is refused", before)
 
     def another_user(self, other: Any) -> None:
-        """The same key, sent by somebody else; and, of a call that has a user, by nobody."""
+        """Send the same key as another user; and, if the call has a user, without one."""
         if isinstance(self.call, Call) and self.call.user is not None:
             self._judge_stranger("without credentials", self.call.changed(user=None))
         if other is None:
@@ -228,6 +225,8 @@ class Steps:
         reply = run.reply
         # A function's result has no mark of a replay.
         same = reply.is_result and reply.body == self.first.reply.body and not run.seen and self.effect
+        # Of the view itself, or a redirect to a login; a permanent redirect only corrects the URL.
+        is_answer = reply.status < 400 and reply.status not in PERMANENT
         if reply.replayed or same:
             self.find(
                 f"The same key {who} got the first user's answer.",
@@ -238,17 +237,17 @@ class Steps:
             reply.code == "key-reused" or (self.reused is not None and reply.body == self.reused.body)
         ):
             self.find(
-                f"The same key {who} met the first user's record: 422 tells that the key is in use.",
+                f"The same key {who} met the first user's record: 422 reveals that the key is in use.",
                 [str(reply)],
                 "tell callers apart by the option `scope`.",
             )
-        elif reply.status in TURNED_AWAY or (reply.status < 500 and run.claimed) or _is_answer(reply):
+        elif reply.status in TURNED_AWAY or (run.claimed and reply.status < 500) or is_answer:
             self.proved.append(f"the same key {who} does not get the first user's answer")
         else:
             self.not_tried.append(f"the same key {who}: it was answered {reply}, which proves nothing")
 
     def bad_keys(self, required: bool | None) -> None:
-        """No key, and one that cannot be a key."""
+        """Send a malformed key, and no key."""
         before = len(self.findings)
         malformed = self.send(self.call, TOO_LONG)
         if malformed.reply.status != 400 or malformed.claimed:
@@ -284,15 +283,15 @@ class Steps:
             self.prove("a request without a key runs", before)
 
     def find_changes(self, run: Observation, what: str, remedy: str) -> None:
-        """Something changed, at a place where it has not been told yet."""
+        """Add a finding if *run* has changed something at a place that was not reported yet."""
         if run.seen.places() - self.known:
             self.known |= run.seen.places()
             self.find(what, run.seen.lines(), remedy)
 
-    # --- what it asks ---
+    # --- other calls ---
 
     def _variant(self, option: str, value: Any, field: str) -> Sender:
-        """The call with *value* for *field*; or *value*, where it is a call itself."""
+        """The call with *value* for *field*; or *value*, if it is a call itself."""
         if field == "data" and isinstance(self.call, Call) and callable(self.call.data) and callable(value):
             return _made(self.call, value)
         if isinstance(value, Call) or (callable(value) and not isinstance(value, Client)):
@@ -303,13 +302,8 @@ class Steps:
         return self.call.changed(**{field: value})
 
 
-def _is_answer(reply: Reply) -> bool:
-    """Is it an answer of its own, or a redirect to a login? A permanent redirect only corrects the URL."""
-    return reply.status < 400 and reply.status not in PERMANENT
-
-
 def _made(call: Call, value: Callable[[str | None], Any]) -> Sender:
-    """The *call* with data that *value* makes of a key, as its own are made; or *value*, where it answers itself."""
+    """The *call* with the data that *value* makes of a key; or what *value* returns, if that is a response."""
 
     def changed(key: str | None) -> Any:
         made = value(key)

@@ -17,7 +17,7 @@ from django.contrib.auth.models import User
 from django.test import RequestFactory
 
 from django_idempotency import Policy, conf
-from django_idempotency.adapters import plain
+from django_idempotency.adapters.plain import PlainAdapter
 from django_idempotency.core.fingerprint import digest
 from django_idempotency.core.keys import Attempt, Identity
 from django_idempotency.core.record import CompletionRecord
@@ -37,7 +37,7 @@ def request_attempt(
     headers = {"Host": HOST, "Idempotency-Key": f'"{key}"', "X-Request-ID": request_id}
     request = RequestFactory().post(path, payload, content_type="application/json", headers=headers)
     request.user = user
-    attempt = plain.read(request, conf.resolved(policy))
+    attempt = PlainAdapter(request, conf.resolved(policy)).read()
     assert attempt is not None  # noqa: S101 - it has a key
     return attempt
 

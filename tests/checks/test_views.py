@@ -547,7 +547,7 @@ def test_W006(check):
     [message] = check(view)
 
     assert message.id == "django_idempotency.W006"
-    assert "answers PUT, while its option 'methods' is PATCH, POST" in message.msg
+    assert "answers PUT, but its option 'methods' is PATCH, POST" in message.msg
 
 
 # --- functions of @once ---

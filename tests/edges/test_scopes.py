@@ -10,7 +10,7 @@ from django.utils.functional import SimpleLazyObject
 from rest_framework.test import APIClient
 
 from django_idempotency.adapters.scope import default_scope
-from django_idempotency.core.keys import Attempt, Identity, storable_text
+from django_idempotency.core.keys import Attempt, Identity, check_string
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import PolicyError
 from tests.app.models import Payment, Unique
@@ -191,7 +191,7 @@ def test_a_uuid_and_a_long_key_are_scopes():
 
     assert scope_of(RemoteUser(number)) == scope_of(RemoteUser(str(number)))
     assert long[0] == long[2] != long[1]
-    assert all(storable_text("scope", scope) for scope in long)
+    assert all(check_string("scope", scope) for scope in long)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_a_renewed_credential_is_another_scope_unless_scope_names_the_holder(ser
 def test_an_error_about_a_scope_does_not_print_it(value):
     """A scope is often made of a credential, and errors are logged."""
     with pytest.raises(PolicyError) as caught:
-        storable_text("scope", value)
+        check_string("scope", value)
 
     assert "secret" not in str(caught.value)
 

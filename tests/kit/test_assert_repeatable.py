@@ -45,7 +45,7 @@ def test_what_is_turned_away_proves_nothing(method, path, client, settings):
     """What is not found, sent to the login, or sent to its own path with a slash has not been tried."""
     settings.MIDDLEWARE = ["django.middleware.common.CommonMiddleware", *settings.MIDDLEWARE]
     for call in (Call(method=method, path=path), lambda key: client.generic(method, path)):
-        with pytest.raises(NotProved, match=r"nothing (can be told|to delete)") as caught:
+        with pytest.raises(NotProved, match=r"nothing (to delete)|proves nothing") as caught:
             assert_repeatable(call)
         assert len(caught.value.findings) == 1
 
@@ -104,5 +104,5 @@ def test_what_cannot_be_repeated():
     for method in ("POST", "PATCH"):
         with pytest.raises(ValueError, match=f"{method} is not repeatable by definition"):
             assert_repeatable(Call(method=method, path="/right/"))
-    with pytest.raises(ValueError, match="two times at least"):
+    with pytest.raises(ValueError, match="at least two times"):
         assert_repeatable(Call.get("/right-document/"), times=1)

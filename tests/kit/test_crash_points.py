@@ -19,10 +19,10 @@ from django_idempotency.testing.calls import Call
 from django_idempotency.testing.compare.snapshots import TableTooLarge
 from django_idempotency.testing.findings import NotProved
 from django_idempotency.testing.observe.guards import guard
-from django_idempotency.testing.processes.crashes import crash_points, settle
+from django_idempotency.testing.processes.crashes import crash_points
 from django_idempotency.testing.processes.forks import CannotFork
 from tests.app.models import Child, Payment, Unique
-from tests.kit.crash_gallery import ACCOUNT, PAID
+from tests.kit.gallery import ACCOUNT, RUNS
 from tests.proof.bugs import RecordOutside
 
 REDIS_URL = os.environ.get("REDIS_URL", "")
@@ -32,8 +32,7 @@ pytestmark = [pytest.mark.django_db(transaction=True, databases=["default", "oth
 
 @pytest.fixture(autouse=True)
 def _gallery(settings, tmp_path):
-    settings.ROOT_URLCONF = "tests.kit.crash_gallery"
-    settings.MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}  # Django 6.1 asks
+    settings.ROOT_URLCONF = "tests.kit.gallery"
     settings.LEDGER = tmp_path / "ledger.txt"
 
 
@@ -107,7 +106,7 @@ def test_what_differs_from_run_to_run_is_no_alarm(name):
 
 def test_what_differs_only_later_is_told_with_its_column():
     """It is neither done again nor lost: the column's name is what its author needs."""
-    PAID.value = 0
+    RUNS.value = 0
 
     with pytest.raises(NotProved) as caught:
         crash_points(post("differs-later"))
@@ -115,7 +114,7 @@ def test_what_differs_only_later_is_told_with_its_column():
     told = str(caught.value)
     assert "reference='number 2': differs in column reference: name `app_payment.reference` in `ignore`" in told
     assert "instead of" not in told
-    PAID.value = 0
+    RUNS.value = 0
     assert crash_points(post("differs-later"), ignore="app_payment.reference")
 
 
@@ -202,7 +201,7 @@ def test_runs_that_do_not_agree_are_told():
 
 def test_a_run_that_only_the_first_time_succeeds_is_told():
     """Its answer says more than the rows that are missing."""
-    PAID.value = 0
+    RUNS.value = 0
 
     with pytest.raises(NotProved, match=r"Two single runs[\s\S]*the second was answered 500 \(RuntimeError: paid"):
         crash_points(post("pays-once"))
@@ -217,7 +216,7 @@ def test_threads_that_were_there_before_are_not_waited_for():
     try:
         with guard() as seen:
             pass
-        settle(seen.threads)
+        seen.wait_for_threads(60)
     finally:
         done.set()
     assert time.monotonic() - started < 0.1
@@ -239,27 +238,27 @@ WRONG = {
         "after COMMIT",
         "on_commit hook",
     ],
-    "thread": ["done again", "reference='thread': twice instead of once", "A thread was started", "thread worker"],
+    "in-a-thread": ["done again", "reference='thread': twice instead of once", "A thread was started", "thread payer"],
     "e-mail": [
-        "e-mail 'You paid' to payer@example.com, at tests/kit/crash_gallery.py:",
+        "e-mail 'You have paid' to payer@example.com, at tests/kit/gallery.py:",
         "inside the handler's transaction, which does not cover it",
         "e-mail: twice instead of once",
-        "killed after e-mail 'You paid'",
+        "killed after e-mail 'You have paid'",
         "tells a worker",
     ],
     "e-mail-in-hook": ["never done", "e-mail: never instead of once", "on_commit hook"],
     "http-call": [
         "connection to 127.0.0.1:",
-        "crash_gallery.py:",
+        "gallery.py:",
         "inside the handler's transaction, which does not cover it",
         "twice instead of once",
         "derive_key",
     ],
-    "file": ["file ", "ledger.txt, at tests/kit/crash_gallery.py:", "file: twice instead of once"],
+    "file": ["file ", "ledger.txt, at tests/kit/gallery.py:", "file: twice instead of once"],
     # These are found before anything is killed.
-    "before": ["A duplicate with the same key is done again", "reference='around': twice instead of once"],
+    "before-the-handler": ["A duplicate with the same key is done again", "reference='around': twice instead of once"],
     "unprotected": ["A duplicate with the same key is done again", "Protect the view"],
-    "swallow": ["answered 500 (TransactionBroken: The handler swallowed a database error"],
+    "swallowed-inside": ["answered 500 (TransactionBroken: The handler swallowed a database error"],
     "refused": ["was refused: 400", "nothing to try"],
     "unprotected-and-idle": ["not protected", "Put @idempotent"],
 }
@@ -369,7 +368,7 @@ class OfATransactionTestCase(TransactionTestCase):
 
     databases = ("default", "other")
 
-    @override_settings(ROOT_URLCONF="tests.kit.crash_gallery")
+    @override_settings(ROOT_URLCONF="tests.kit.gallery")
     def test_points_are_killed(self) -> None:
         """Any callable is a call; a database that `using` does not name is not compared."""
 

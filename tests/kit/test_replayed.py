@@ -55,7 +55,7 @@ def test_the_clients_of_drf_are_meant_as_well(user):
     [
         ("unprotected", ["ran again", "table app_payment: 1 row added", "gallery.py", "@idempotent"]),
         ("kept-by-nobody", ["ran again"]),
-        ("before-the-handler", ["changed something all the same", "table app_unique", "in dispatch"]),
+        ("before-the-handler", ["changed something all the same", "table app_payment", "in before"]),
         ("hook-before-the-handler", ["changed something all the same", "in an on_commit hook"]),
         ("e-mail-afterwards", ["changed something all the same", "'You have paid'"]),
         ("counter-in-the-answer", ["differs from the first answer", '"served": ']),
@@ -74,7 +74,7 @@ def test_each_wrong_view_is_caught(name, told, browser):
 
 def test_paths_can_be_skipped(browser):
     """With all that is below them; and what may change with each request is named."""
-    with replayed(skip=["/unprotected", "/kept-by-nobody/"], ignore=["app_unique"]):
+    with replayed(skip=["/unprotected", "/kept-by-nobody/"], ignore=["app_payment"]):
         browser.post("/unprotected/")
         browser.post("/kept-by-nobody/")
         browser.post("/before-the-handler/")

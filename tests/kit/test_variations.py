@@ -9,7 +9,7 @@ from django.db.models import F
 from django_idempotency.testing.compare.equivalence import differences
 from django_idempotency.testing.compare.shapes import Shape
 from django_idempotency.testing.compare.snapshots import Changes, TableChanges, TableName, snapshot
-from django_idempotency.testing.compare.variations import explain_differences, masked, varying
+from django_idempotency.testing.compare.variations import explain_differences, find_varying, mask
 from tests.app.models import Child, Payment
 
 pytestmark = pytest.mark.django_db
@@ -26,13 +26,13 @@ def pay(amount=10, reference="paid"):
 
 
 def columns(first, second):
-    return {f"{place.table}.{column}" for place, column in varying(first, second)}
+    return {f"{place.table}.{column}" for place, column in find_varying(first, second)}
 
 
 def problems_of(first, second, third):
     """What is said of a third run, by what two have shown."""
-    found = varying(first, second)
-    return [str(each) for each in explain_differences(masked(third, found), masked(first, found))]
+    found = find_varying(first, second)
+    return [str(each) for each in explain_differences(mask(third, found), mask(first, found))]
 
 
 def test_only_the_column_that_differs_is_left_out():

@@ -114,7 +114,7 @@ BUGS = {
     AnyToken: ("test_a_stale_token_changes_nothing_of_a_claim", "what comes with another one changes nothing"),
     Deaf: ("test_a_renewed_lease_lasts", "from now on"),
     Forgetful: ("test_after_its_lease_the_outcome_is_unknown", "After the lease `Unsettled`"),
-    FreesAll: ("test_another_execution_is_not_freed", "where another execution of it is stored"),
+    FreesAll: ("test_another_execution_is_not_freed", "if another execution of it is stored"),
     LetsIn: ("test_an_abandoned_claim_is_not_let_in_later", "is not let in any more"),
     TellsEverybody: ("test_of_threads_that_find_out_at_once_one_is_told_why", "says why to the first who asks"),
     TwoSteps: ("test_of_threads_that_claim_at_once_one_is_claimed", "in one atomic step"),

@@ -362,7 +362,7 @@ def test_somebody_was_faster(admin_client, made, monkeypatch):
 
     monkeypatch.setattr(records, "free", second)
 
-    assert "somebody was faster" in text(decide(admin_client, "settle", of, choice="run-again"))
+    assert "another user was faster" in text(decide(admin_client, "settle", of, choice="run-again"))
     assert not LogEntry.objects.exists()
 
 

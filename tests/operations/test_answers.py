@@ -2,11 +2,11 @@
 
 import pytest
 
-from django_idempotency.core.operator_answer import AnswerError, written
+from django_idempotency.core.operator_answer import AnswerError, operator_record
 
 
 def answer(status=201, content_type="application/json", body=b'{"id":1}', **options):
-    return written(status, content_type, body, **{"max_body": 1000, **options})
+    return operator_record(status, content_type, body, **{"max_body": 1000, **options})
 
 
 def wrong(*args, **kwargs):

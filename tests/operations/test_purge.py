@@ -321,9 +321,15 @@ def test_the_expiry_index_serves():
         if VENDOR == "postgresql":
             cursor.execute("ANALYZE django_idempotency_record")
         since, until = statements.range(cursor)
-        sql = getattr(statements, "SELECT", statements.DELETE)
+        sent = []
+        with (
+            transaction.atomic(),
+            connection.execute_wrapper(lambda execute, *call: sent.append(call) or execute(*call)),
+        ):
+            statements.batch(cursor, since, until, 2)
+        sql, parameters = sent[0][:2]
         explain = "EXPLAIN QUERY PLAN" if VENDOR == "sqlite" else "EXPLAIN"
-        cursor.execute(f"{explain} {sql}", (since, until, 2))
+        cursor.execute(f"{explain} {sql}", parameters)
         plan = "\n".join(str(row) for row in cursor.fetchall())
 
     assert "idempotency_record_expires" in plan

@@ -10,82 +10,47 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
-
-from django.db import DEFAULT_DB_ALIAS
-from django.db.backends.utils import CursorWrapper
 
 from tests.lab.lines import Lines
 from tests.lab.origin import answer_of, call_back, load, serve_forks
-from tests.lab.statements import label
 
 # --- the points at which it can be killed ---
 
 
-class Points:
-    """Tells the test of each point, and goes on when the test says so."""
+@lru_cache(maxsize=1)
+def installed_points() -> Any:
+    """The testing kit's points in all that this process sends from now on. Without *lines* they do nothing."""
+    from django_idempotency.testing.processes.points import Points
 
-    def __init__(self, lines: Lines) -> None:
-        self.lines = lines
+    class SentPoints(Points):
+        """Sends each point, and waits for the reply."""
 
-    def reach(self, point: str) -> None:
-        self.lines.send({"point": point})
-        if self.lines.receive() is None:
-            os._exit(1)  # the test itself is gone
+        lines: Lines | None = None
 
-    def statement(self, execute: Callable[..., Any]) -> Callable[..., Any]:
-        """
-        Around every statement, savepoints and SQLite's BEGIN included: in the place of a method of Django's cursor.
+        def arrive(self, name: str) -> None:
+            if self.lines is not None:
+                self.lines.send({"point": name})
+                if self.lines.receive() is None:
+                    os._exit(1)  # the test itself is gone
 
-        Not an execute wrapper: where one is installed, nothing is folded on MariaDB and MySQL.
-        """
-
-        def halting(cursor: CursorWrapper, sql: str, *args: Any) -> Any:
-            if cursor.db.alias != DEFAULT_DB_ALIAS:
-                return execute(cursor, sql, *args)
-            return self.around(execute, label(sql))(cursor, sql, *args)
-
-        return halting
-
-    def around(self, call: Callable[..., Any], what: str) -> Callable[..., Any]:
-        def halting(*args: Any, **kwargs: Any) -> Any:
-            self.reach(f"before {what}")
-            try:
-                return call(*args, **kwargs)
-            finally:
-                self.reach(f"after {what}")
-
-        return halting
+    points = SentPoints()
+    points.install()
+    return points
 
 
 @contextmanager
-def halting(lines: Lines) -> Iterator[Points]:
-    """Halt before and after all that the default connection sends."""
-    from django.db import connection
-
-    points = Points(lines)
-    methods = {
-        "_commit": lambda *args: "COMMIT",
-        "_rollback": lambda *args: "ROLLBACK",
-        "_set_autocommit": lambda autocommit: "AUTOCOMMIT" if autocommit else "BEGIN",
-    }
-    for name, what in methods.items():
-        method = getattr(connection, name)
-
-        def wrapped(*args: Any, method: Any = method, what: Any = what) -> Any:
-            return points.around(method, what(*args))(*args)
-
-        setattr(connection, name, wrapped)
-    own = {name: getattr(CursorWrapper, name) for name in ("_execute", "_executemany")}
-    for name, execute in own.items():
-        setattr(CursorWrapper, name, points.statement(execute))
-    yield points
-    for name, execute in own.items():
-        setattr(CursorWrapper, name, execute)
-    for name in methods:
-        delattr(connection, name)
+def halting(lines: Any) -> Iterator[Any]:
+    """Send each point that is reached in the block to *lines*."""
+    points = installed_points()
+    points.lines = lines
+    try:
+        yield points
+    finally:
+        points.lines = None
 
 
 # --- jobs ---
@@ -108,7 +73,7 @@ def request(lines: Lines, halts: bool, **what: Any) -> dict[str, Any]:
         return {"answer": answer_of(**what)}
     with halting(lines) as points:
         answer = answer_of(**what)
-    points.reach("before the answer is sent")
+        points.reach("before the answer is sent")
     return {"answer": answer}
 
 

@@ -30,7 +30,7 @@ class TestDatabaseStore(TransactionalStoreTests):
             with pytest.raises(TransactionBroken):
                 self.store.complete(self.using, first, claim, replace(RECORD, status=500))
 
-        self._found(first, act)
+        self._claim(first, act)
 
         assert self.ask(first).record == RECORD
 
@@ -62,7 +62,7 @@ BUGS = {
     EarlyCommit: ("test_a_rollback_forgets_the_claim", "what rolls back is forgotten"),
     RecordOutside: ("test_a_savepoint_that_is_rolled_back_forgets", "in the claim's own transaction"),
     Texts: ("test_a_record_comes_back_byte_for_byte", "as bytes in and out"),
-    Timid: ("test_a_new_identity_is_claimed", "where nothing is stored"),
+    Timid: ("test_a_new_identity_is_claimed", "if nothing is stored"),
 }
 
 

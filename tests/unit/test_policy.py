@@ -97,11 +97,11 @@ def test_every_option_is_tried_below():
 
 def test_a_new_option_is_one_row_of_the_table(monkeypatch):
     """With that row alone, policies, the setting, `@once` and what a request gets know the option."""
-    row = "    echo: bool = field(metadata=option(False, values.boolean, for_events=True))\n"
+    row = "    echo: bool = option(False, values.boolean, for_events=True)\n"
     source = Path(policy.__file__).read_text()
     with_row = types.ModuleType("policy_with_echo")
     monkeypatch.setitem(sys.modules, with_row.__name__, with_row)
-    before = "    max_body: int = field("
+    before = "    max_body: int = option("
     exec(compile(source.replace(before, row + before), policy.__file__, "exec"), vars(with_row))  # noqa: S102 the table, with one row more
 
     assert with_row.Policy(echo=True).options == {"echo": True}

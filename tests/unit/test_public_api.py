@@ -30,7 +30,7 @@ def modules_after(code: str, **environment: str) -> set[str]:
 
 def test_the_roots_names():
     """The root exports what protected code needs, and nothing else."""
-    assert django_idempotency.__all__ == ["Policy", "current_operation", "idempotent", "once"]
+    assert django_idempotency.__all__ == ["Policy", "current_operation", "idempotency_exempt", "idempotent", "once"]
 
 
 def test_exported_names_exist():
@@ -48,7 +48,7 @@ def test_the_package_is_typed():
 def test_the_root_needs_no_settings():
     """A client in another process imports it, too; no model and nothing of DRF or Redis comes along."""
     loaded = modules_after(
-        "from django_idempotency import Policy, current_operation, idempotent, once\n"
+        "from django_idempotency import Policy, current_operation, idempotency_exempt, idempotent, once\n"
         "from django_idempotency import exceptions, fingerprints\n"
         "idempotent(required=True)(lambda request: None)\n"
         "once('event', key=str)(lambda event: None)\n"

@@ -23,9 +23,9 @@ Progress = Callable[[int], object]
 
 
 class Command(BaseCommand):
-    """Thin over `purging.purge`."""
+    """Calls `purging.purge` for each table."""
 
-    requires_system_checks: tuple[str, ...] = ()  # cron would mail their warnings with every run
+    requires_system_checks: tuple[str, ...] = ()  # cron would mail their warnings after every run
 
     help = (
         "Delete the records that have expired, the oldest first, in small batches beside which requests go on. Several"

@@ -5,20 +5,20 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from django_idempotency.core.keys import MAX_KEY, UNSTORABLE, Identity, check_key
+from django_idempotency.core.keys import MAX_KEY, MAX_STRING, UNSTORABLE, Identity, check_key
 from django_idempotency.exceptions import KeyInvalid
 from django_idempotency.management.arguments import add_locations, choose_locations
 from django_idempotency.management.output import RecordCommand, as_json, format_lines
-from django_idempotency.models import COLUMN, IdempotencyRecord
+from django_idempotency.models import IdempotencyRecord
 from django_idempotency.operations import locations
 from django_idempotency.operations.locations import IDENTITY
 from django_idempotency.operations.presentation import present, visible
-from django_idempotency.stores.database import DatabaseStore
+from django_idempotency.stores.database.rows import read_rows
 from django_idempotency.stores.stored import Location, StoredRecord
 
 
 class Command(RecordCommand):
-    """Thin over `presentation.present`."""
+    """Shows what `presentation.present` makes of records."""
 
     help = (
         "Show every record of an idempotency key: what was asked, and what was answered. Stores outside the databases"
@@ -76,7 +76,7 @@ def _key(text: str) -> str:
 
 def _find(location: Location, key: str, scope: str | None, operation: str | None) -> list[StoredRecord]:
     """The records of *key*, or of the identity that it spells, the oldest first."""
-    if not isinstance(location.store, DatabaseStore):
+    if not location.store.has_table:
         found = [location.find(digest) for digest in _digests(key, scope, operation)]
         return [
             record
@@ -86,15 +86,15 @@ def _find(location: Location, key: str, scope: str | None, operation: str | None
     with location.selected():
         rows = IdempotencyRecord.objects.using(location.using)
         if scope is not None:
-            rows = rows.filter(scope=scope[:COLUMN])
+            rows = rows.filter(scope=scope[:MAX_STRING])
         if operation is not None:
-            rows = rows.filter(operation=operation[:COLUMN])
+            rows = rows.filter(operation=operation[:MAX_STRING])
         if IDENTITY.fullmatch(key):
-            # Two look-ups by an index each: an OR of them could read the whole table. A key may look like an identity.
-            by_identity = location.store.read(rows.filter(pk=bytes.fromhex(key)))
+            # Two look-ups, each by its index: an OR could read the whole table. A key may look like an identity.
+            by_identity = read_rows(location, rows.filter(pk=bytes.fromhex(key)))
             if by_identity:
                 return by_identity
-        return location.store.read(rows.for_key(key).order_by("executed_at", "pk"))
+        return read_rows(location, rows.for_key(key).order_by("executed_at", "pk"))
 
 
 def _digests(key: str, scope: str | None, operation: str | None) -> list[bytes]:

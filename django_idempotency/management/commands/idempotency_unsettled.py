@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from django_idempotency import conf
-from django_idempotency.core.operator_answer import HIGHEST, JSON, LOWEST, AnswerError, written
+from django_idempotency.core.operator_answer import HIGHEST, JSON, LOWEST, AnswerError, operator_record
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import PolicyError, Refusal
 from django_idempotency.management.arguments import add_locations, choose_locations, identity, whole_number
@@ -24,7 +24,7 @@ BAD_ARGUMENT = 2  # argparse's exit code
 
 
 class Command(RecordCommand):
-    """Thin over `operations.locations` and `operations.records`."""
+    """Lists what `operations.locations` finds, and changes it by `operations.records`."""
 
     help = (
         "List the executions whose outcome is unsettled, the oldest first, or settle one: --run-again lets the next"
@@ -143,7 +143,7 @@ class Command(RecordCommand):
         self.write(f"Stored an answer of status {status} for {record} in {record.location}: retries get it.")
 
     def change(self, record: StoredRecord, change: Callable[[], bool]) -> None:
-        """Make the *change*. Raises `CommandError` if it was not made, and if that is not known."""
+        """Make the *change*. Raises `CommandError` if it was not made, or if that is unknown."""
         try:
             if change():
                 return
@@ -172,7 +172,7 @@ def _body(text: str | None, file: str | None) -> bytes:
 def _answer(record: StoredRecord, status: int, content_type: str | None, body: bytes) -> CompletionRecord:
     try:
         largest = conf.resolved().max_body
-        return written(status, content_type or JSON, body, max_body=largest, is_event=not record.request)
+        return operator_record(status, content_type or JSON, body, max_body=largest, is_event=not record.request)
     except AnswerError as error:
         part = error.part.replace("_", "-")
         raise CommandError(f"--{part}: {visible(str(error))}", returncode=BAD_ARGUMENT) from error

@@ -1,5 +1,6 @@
-"""The system checks of the DatabaseStore: by a database's settings, and by its server where that may be asked."""
+"""The system checks of the DatabaseStore: of a database's settings, and of its server under `--database`."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from django.core import checks
@@ -11,8 +12,8 @@ from django_idempotency.models import IdempotencyRecord
 from django_idempotency.stores.database.dialect import TABLE
 from django_idempotency.stores.database.dialects import SUPPORTED
 
-HEAD = 64 * 1024  # bytes of a record beside its body, generously
-ESCAPED = 2  # bytes at most that one byte takes in a literal
+HEAD = 64 * 1024  # bytes of a record beside its body, at most
+ESCAPED = 2  # bytes that one byte takes in a literal, at most
 
 
 def check_settings(using: str) -> list[CheckMessage]:
@@ -20,22 +21,21 @@ def check_settings(using: str) -> list[CheckMessage]:
     connection = connections[using]
     if connection.vendor not in SUPPORTED:
         return [_unsupported(using, connection.display_name)]
-    if connection.vendor == "sqlite":
-        mode = connection.settings_dict["OPTIONS"].get("transaction_mode")
-        if str(mode).upper() not in ("IMMEDIATE", "EXCLUSIVE"):
-            return [
-                Warning(
-                    f"The SQLite database {using!r} has no transaction_mode 'IMMEDIATE': while another request writes,"
-                    " a transaction that reads before it writes is refused at once, instead of waiting for its turn.",
-                    hint=f"Set DATABASES[{using!r}]['OPTIONS']['transaction_mode'] to 'IMMEDIATE'.",
-                    id="django_idempotency.W001",
-                )
-            ]
-    return []
+    mode = connection.settings_dict["OPTIONS"].get("transaction_mode")
+    if connection.vendor != "sqlite" or str(mode).upper() in ("IMMEDIATE", "EXCLUSIVE"):
+        return []
+    return [
+        Warning(
+            f"The SQLite database {using!r} has no transaction_mode 'IMMEDIATE': while another request writes, a"
+            " transaction that reads before it writes is refused at once, instead of waiting for its turn.",
+            hint=f"Set DATABASES[{using!r}]['OPTIONS']['transaction_mode'] to 'IMMEDIATE'.",
+            id="django_idempotency.W001",
+        )
+    ]
 
 
 def check_server(using: str, max_body: int) -> list[CheckMessage]:
-    """E006, E009, E010, W004, W005, W007: asked of the server; *max_body* is the largest response that is stored."""
+    """E006, E009, E010, W004, W005, W007. The server is asked; *max_body* is the largest stored response in bytes."""
     connection = connections[using]
     if connection.vendor not in SUPPORTED:
         return []
@@ -56,8 +56,8 @@ def check_server(using: str, max_body: int) -> list[CheckMessage]:
             if not version.startswith("PostgreSQL"):
                 return [_unsupported(using, version)]
         tables = connection.introspection.table_names(cursor)
-        messages = _mysql(using, cursor, max_body) if connection.vendor == "mysql" else []
-    # A database in which nothing was ever migrated needs no word from us.
+        messages = [*_check_mysql(using, cursor, max_body)] if connection.vendor == "mysql" else []
+    # A database without any migration does not need our table yet.
     if TABLE not in tables and "django_migrations" in tables:
         messages.append(_missing(using))
     return messages
@@ -82,40 +82,32 @@ def _unsupported(using: str, name: str) -> CheckMessage:
     )
 
 
-def _mysql(using: str, cursor: CursorWrapper, max_body: int) -> list[CheckMessage]:
-    messages: list[CheckMessage] = []
+def _check_mysql(using: str, cursor: CursorWrapper, max_body: int) -> Iterator[CheckMessage]:
     cursor.execute("SHOW GLOBAL VARIABLES WHERE Variable_name IN ('wsrep_on', 'max_allowed_packet')")
     variables: dict[str, Any] = {name.lower(): value for name, value in cursor.fetchall()}
     if variables.get("wsrep_on") == "ON":
-        messages.append(
-            checks.Error(
-                f"Database {using!r} is a Galera cluster. Its nodes do not see each other's locks, so of two requests"
-                " with one key on two nodes both may run, until one fails at COMMIT.",
-                hint="Send all writes to one node, then silence this check in SILENCED_SYSTEM_CHECKS.",
-                id="django_idempotency.E009",
-            )
+        yield checks.Error(
+            f"Database {using!r} is a Galera cluster. Its nodes do not see each other's locks, so of two requests with"
+            " one key on two nodes both may run, until one fails at COMMIT.",
+            hint="Send all writes to one node, then silence this check in SILENCED_SYSTEM_CHECKS.",
+            id="django_idempotency.E009",
         )
     needed = max_body * ESCAPED + HEAD
     if int(variables.get("max_allowed_packet", needed)) < needed:
-        messages.append(
-            Warning(
-                f"Database {using!r} takes statements of at most {variables['max_allowed_packet']} bytes"
-                f" (max_allowed_packet); a response of {max_body} bytes (option 'max_body') can take {needed}.",
-                hint=f"Raise max_allowed_packet to {needed}, or lower the option `max_body`.",
-                id="django_idempotency.W005",
-            )
+        yield Warning(
+            f"Database {using!r} takes statements of at most {variables['max_allowed_packet']} bytes"
+            f" (max_allowed_packet); a response of {max_body} bytes (option 'max_body') can take {needed}.",
+            hint=f"Raise max_allowed_packet to {needed}, or lower the option `max_body`.",
+            id="django_idempotency.W005",
         )
     cursor.execute(
         "SELECT engine FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = %s", (TABLE,)
     )
     row = cursor.fetchone()
     if row is not None and row[0] != "InnoDB":
-        messages.append(
-            checks.Error(
-                f"The table {TABLE!r} in database {using!r} has the engine {row[0]}: what it holds does not commit and"
-                " roll back with the handler's work.",
-                hint=f"Run ALTER TABLE {TABLE} ENGINE = InnoDB, and the same for tables that the handlers write to.",
-                id="django_idempotency.E010",
-            )
+        yield checks.Error(
+            f"The table {TABLE!r} in database {using!r} has the engine {row[0]}, so its rows do not commit and roll"
+            " back with the handler's work.",
+            hint=f"Run ALTER TABLE {TABLE} ENGINE = InnoDB, and the same for tables that the handlers write to.",
+            id="django_idempotency.E010",
         )
-    return messages

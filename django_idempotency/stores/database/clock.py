@@ -1,6 +1,6 @@
 """
-Times as the server has them, with `USE_TZ` and without. If it is False, Django reads and writes naive times: in UTC on
-MariaDB, MySQL and SQLite, as our statements write them, and in `TIME_ZONE` on PostgreSQL.
+The server's times, with `USE_TZ` and without. If `USE_TZ` is False, Django reads and writes naive times: in UTC on
+MariaDB, MySQL and SQLite, as our statements do, and in `TIME_ZONE` on PostgreSQL.
 """
 
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ from django.utils import timezone
 
 
 def in_utc(using: str, moment: datetime) -> datetime:
-    """*moment*, as Django has read it from *using*, in UTC."""
+    """Convert *moment*, which Django read from *using*, to UTC."""
     if timezone.is_naive(moment):
         zone = timezone.get_default_timezone() if connections[using].vendor == "postgresql" else UTC
         moment = moment.replace(tzinfo=zone)
@@ -19,7 +19,7 @@ def in_utc(using: str, moment: datetime) -> datetime:
 
 
 def as_django_writes(using: str, moment: datetime | None) -> datetime | None:
-    """*moment* as a parameter of a statement on *using*: Django refuses aware times if `USE_TZ` is False."""
+    """Convert *moment* to a parameter on *using*, because Django refuses aware times if `USE_TZ` is False."""
     if moment is None or settings.USE_TZ or timezone.is_naive(moment) or connections[using].vendor == "postgresql":
         return moment
     return moment.astimezone(UTC).replace(tzinfo=None)

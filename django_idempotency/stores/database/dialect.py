@@ -1,4 +1,4 @@
-"""What the databases have in common."""
+"""The base of all dialects: the statements that databases have in common."""
 
 import logging
 from datetime import datetime
@@ -8,10 +8,10 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
 from django_idempotency.core.decision import Claimed, ClaimResult, Completed, Unsettled
-from django_idempotency.core.keys import Attempt
+from django_idempotency.core.keys import MAX_STRING, Attempt
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import RequestInProgress
-from django_idempotency.models import COLUMN, UNSETTLED, IdempotencyRecord
+from django_idempotency.models import UNSETTLED, IdempotencyRecord
 from django_idempotency.stores.base import Fault
 
 logger = logging.getLogger("django_idempotency")
@@ -20,7 +20,7 @@ TABLE = IdempotencyRecord._meta.db_table
 
 
 class FoldedClaim(Claimed):
-    """A claim that began its transaction: its record ends it."""
+    """A claim that began its transaction, and whose record ends it."""
 
     __slots__ = ()
 
@@ -29,88 +29,72 @@ class Dialect:
     """
     The claim protocol of one kind of database.
 
-    Every statement runs on a cursor that the caller opened, in the caller's transaction. Expiry is by the database's
-    clock.
+    Each statement runs on the caller's cursor, in the caller's transaction. Expiry is by the database's clock.
     """
 
     NOW: ClassVar[str]
-    # A record lives from its completion on. Written anew only if the handler took over 1 % of the lifetime, since a
-    # changed column in an index costs more than one that stays.
+    LATER: ClassVar[str]  # NOW plus the parameter that `ttl` returns
+    # A record's lifetime counts from its completion. It is written anew only if the handler took over 1 % of it,
+    # because a changed column in an index costs more.
     EXPIRES: ClassVar[str]
-    LATER: ClassVar[str]  # NOW plus a parameter: seconds, as `ttl` gives them
     EXECUTED: ClassVar[str] = "executed_at = %s"
-    looks_up_first: ClassVar[bool] = False  # Is a replay cheaper when it is found before the transaction begins?
-
-    # what a live record answers with, in the order in which `found` takes it
-    RECORD = "status, fingerprint, head, body, request_id"
+    RECORD = "status, fingerprint, head, body, request_id"  # in the order of `read_row`
+    looks_up_first: ClassVar[bool] = False  # Is a replay cheaper if it is found before the transaction begins?
 
     def __init__(self) -> None:
-        self.FIND = f"SELECT {self.RECORD} FROM {TABLE} WHERE digest = %s AND expires_at > {self.NOW}"  # noqa: S608
-        self.FREE = f"DELETE FROM {TABLE} WHERE digest = %s AND {self.EXECUTED}"  # noqa: S608
-        self.FREE_UNSETTLED = f"{self.FREE} AND status = 0"
-        self.SETTLE = (
-            f"UPDATE {TABLE} SET status = %s, head = %s, body = %s, expires_at = {self.EXPIRES}"  # noqa: S608
-            f" WHERE digest = %s AND {self.EXECUTED} AND status = 0 AND expires_at > {self.NOW}"
+        self.FIND = f"SELECT {self.RECORD} FROM {TABLE} WHERE digest = %s AND expires_at > {self.NOW}"
+        self.COMPLETE = (
+            f"UPDATE {TABLE} SET status = %s, head = %s, body = %s, expires_at = {self.EXPIRES}"
+            " WHERE digest = %s AND status = 0"
         )
-        self.STATUS = f"SELECT status FROM {TABLE} WHERE digest = %s"  # noqa: S608
+        self.SETTLE = f"{self.COMPLETE} AND {self.EXECUTED} AND expires_at > {self.NOW}"
+        self.FREE = f"DELETE FROM {TABLE} WHERE digest = %s AND {self.EXECUTED}"
+        self.FREE_UNSETTLED = f"{self.FREE} AND status = 0"
+        self.STATUS = f"SELECT status FROM {TABLE} WHERE digest = %s"
 
     def begin(self, connection: BaseDatabaseWrapper, attempt: Attempt) -> ClaimResult | None:
         """
-        Begin the transaction by the claim itself, or find what stands in the way; or None, where `claim` has to be
-        called inside. Called where no transaction is open on *connection*; only with `Claimed` one is open afterwards.
+        Begin the transaction by the claim itself, or find what prevents it. None if `claim` has to be called inside.
+
+        No transaction is open on *connection* before, and only with `Claimed` afterwards.
         """
         return None
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
-        """Claim, or find what stands in the way. Raises `LostRace` where this transaction cannot tell."""
+        """Claim, or find what prevents it. Raises `LostRace` if only a new transaction can tell."""
         raise NotImplementedError
 
     def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
-        """Write the record on the claim's row. False where that row is not this transaction's claim any more."""
+        """Write the record on the claim's row. Returns False if that row is not this transaction's claim any more."""
         raise NotImplementedError
 
     def is_aborted(self, error: Exception) -> bool:
-        """Does *error*, raised by `complete`, say that the claim's transaction had ended or was aborted before?"""
+        """Does *error*, raised by `complete`, mean that the claim's transaction had already ended or failed?"""
         raise NotImplementedError
 
     def classify(self, connection: BaseDatabaseWrapper, error: Exception) -> Fault:
-        """What *error* means before the handler has run: told by sqlstate or errno, never by the class."""
+        """Say what *error* means before the handler has run, by its sqlstate or errno, never by its class."""
         raise NotImplementedError
 
     def fetch_row(self, cursor: CursorWrapper) -> Any:
-        """The statement's row, or None, once the statement is known to have succeeded."""
+        """Fetch the statement's row, or None, and its late errors."""
         return cursor.fetchone()
 
     def look_up(self, cursor: CursorWrapper, attempt: Attempt) -> Completed | Unsettled | None:
-        """The live record, if this transaction can see one. One plain SELECT."""
+        """Find the live record that this transaction can see, by one plain SELECT."""
         cursor.execute(self.FIND, (attempt.identity.digest,))
         row = self.fetch_row(cursor)
-        return None if row is None else found(row, attempt)
+        return None if row is None else read_row(row, attempt)
 
-    def free(
-        self, cursor: CursorWrapper, digest: bytes, executed_at: datetime | None, *, unsettled: bool = False
-    ) -> bool:
-        """
-        Delete the identity's row of *executed_at*, with *unsettled* only a claim. False where it has none.
-
-        Raises `RequestInProgress` where a rival's claim is on it, or where the row is another execution's or an answer.
-        """
-        return self._change(cursor, self.FREE_UNSETTLED if unsettled else self.FREE, digest, executed_at)
-
-    def settle(
-        self, cursor: CursorWrapper, digest: bytes, executed_at: datetime | None, record: CompletionRecord
-    ) -> bool:
-        """
-        Write *record* on the identity's claim of *executed_at*, which has no outcome. False where it has none.
-
-        Raises as `free` does.
-        """
-        return self._change(cursor, self.SETTLE, digest, executed_at, record.status, record.head(), record.body)
-
-    def _change(
+    def change(
         self, cursor: CursorWrapper, statement: str, digest: bytes, executed_at: datetime | None, *values: Any
     ) -> bool:
-        """Did the *statement* change the identity's row? Its parameters are *values*, identity and time."""
+        """
+        Execute FREE, FREE_UNSETTLED or SETTLE, whose parameters are *values*, the identity and its time of execution.
+
+        Returns False if nothing is stored. Raises `RequestInProgress` if a rival's claim is on the row, or if the row
+        belongs to another execution or has an answer.
+        """
         if not self.hold(cursor, digest):
             return False
         cursor.execute(statement, (*values, digest, cursor.db.ops.adapt_datetimefield_value(executed_at)))
@@ -122,9 +106,9 @@ class Dialect:
 
     def hold(self, cursor: CursorWrapper, digest: bytes) -> bool:
         """
-        Take the claim's own lock until the transaction ends, without waiting. False where there is no row to change.
+        Take the claim's own lock until the transaction ends, without waiting. Returns False if there is no row.
 
-        Raises `RequestInProgress` where a rival has it.
+        Raises `RequestInProgress` if a rival has the lock.
         """
         return True
 
@@ -133,36 +117,51 @@ class Dialect:
         return attempt.ttl
 
     def status(self, cursor: CursorWrapper, digest: bytes) -> int | None:
-        """The status of the identity's row, expired or not."""
+        """Find the status of the identity's row, expired or not."""
         cursor.execute(self.STATUS, (digest,))
         row = self.fetch_row(cursor)
         return None if row is None else row[0]
 
 
-def found(row: Any, attempt: Attempt) -> Completed | Unsettled:
-    """What a row of `Dialect.RECORD` says to *attempt*."""
+def upsert(values: str, now: str) -> str:
+    """The claim of PostgreSQL and SQLite: insert *values*, a SELECT or VALUES, or take over an expired row."""
+    return f"""
+        INSERT INTO {TABLE} AS r (digest, fingerprint, scope, operation, key, request, request_id,
+                                  status, head, body, executed_at, expires_at)
+        {values}
+        ON CONFLICT (digest) DO UPDATE SET
+            fingerprint = excluded.fingerprint, scope = excluded.scope, operation = excluded.operation,
+            key = excluded.key, request = excluded.request, request_id = excluded.request_id,
+            status = 0, head = excluded.head, body = excluded.body,
+            executed_at = excluded.executed_at, expires_at = excluded.expires_at
+        WHERE r.expires_at <= {now}
+    """
+
+
+def read_row(row: Any, attempt: Attempt) -> Completed | Unsettled:
+    """Turn a row of `Dialect.RECORD` into the answer to *attempt*."""
     status, fingerprint, head, body, request_id = row
     if status == UNSETTLED:
-        # Our own claim is joined before any statement; a living rival's row is invisible or locked. So this one is
-        # committed: its handler ended the transaction by itself.
+        # A call from inside our own claim joins it before any statement, and a rival's row is invisible or locked while
+        # the rival lives. So this claim is committed: its handler ended the transaction by itself.
         return Unsettled(bytes(fingerprint))
     try:
         record = CompletionRecord.from_stored(status, head, body, request_id)
     except (RecursionError, TypeError, ValueError) as error:
-        logger.error("The record of %s cannot be read: somebody has changed it: %s", attempt.identity, error)
+        logger.error("The record of %s cannot be read, because its row was changed: %s", attempt.identity, error)
         return Unsettled(bytes(fingerprint))
     return Completed(record, bytes(fingerprint))
 
 
-def values(attempt: Attempt) -> tuple[bytes, bytes, str, str, str, str, str]:
-    """What a claim writes: digest, fingerprint, scope, operation, key, request, request id."""
+def claim_values(attempt: Attempt) -> tuple[bytes, bytes, str, str, str, str, str]:
+    """The values of a claim: digest, fingerprint, scope, operation, key, request, request id."""
     identity = attempt.identity
     return (
         identity.digest,
         attempt.fingerprint,
-        identity.scope[:COLUMN],
-        identity.operation[:COLUMN],
+        identity.scope[:MAX_STRING],
+        identity.operation[:MAX_STRING],
         identity.key,
-        attempt.request[:COLUMN],
-        attempt.request_id[:COLUMN],
+        attempt.request[:MAX_STRING],
+        attempt.request_id[:MAX_STRING],
     )

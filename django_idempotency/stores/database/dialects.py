@@ -1,4 +1,4 @@
-"""Chooses the statements for a connection's server."""
+"""Chooses the dialect for a connection's server."""
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -10,14 +10,14 @@ SUPPORTED = ("postgresql", "mysql", "sqlite")  # Django's vendors; MariaDB's is 
 
 def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True, fold: bool = True) -> Dialect:
     """
-    The statements for this connection's server. Without *connect* no server is asked what it is: the dialect then
-    serves to classify errors only. *fold* allows BEGIN and COMMIT to travel with our statements, where the driver can.
+    Make the dialect of this connection's server. Without *connect* no server is asked, and the dialect can only
+    classify errors. *fold* allows BEGIN and COMMIT to be sent with our statements, if the driver can.
 
     Raises `PolicyError` for a database that is not supported.
     """
     if connect:
         connection.ensure_connection()
-    # Imported where used: each needs nothing of its driver, but a process rarely needs more than one.
+    # Imported here, because a process rarely needs more than one.
     match connection.vendor:
         case "postgresql":
             from django_idempotency.stores.database.folded import FoldedPostgreSQL, can_fold
@@ -38,7 +38,7 @@ def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True, fold: 
 
             if not connect:
                 return MySQL()
-            # Asked past Django's cursor, as these are no statements of a request.
+            # Not asked on Django's cursor, because these are no statements of a request.
             with connection.wrap_database_errors, connection.connection.cursor() as cursor:
                 names = procedures(cursor)
                 by_procedure = names >= {CLAIM_PROCEDURE, COMPLETE_PROCEDURE}
@@ -60,9 +60,9 @@ def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True, fold: 
 
 def _outlives_requests(connection: BaseDatabaseWrapper) -> bool:
     """
-    Does the connection serve more than one request, so that what the server parses for it is parsed once?
+    Does the connection serve more than one request, so that the server parses a function once for all of them?
 
-    On one that is new for each request, PostgreSQL's functions take longer than the statements that they contain.
+    On a connection that is new for each request, PostgreSQL's functions take longer than the statements in them.
     """
     settings = connection.settings_dict
     return settings["CONN_MAX_AGE"] != 0 or bool(settings["OPTIONS"].get("pool"))

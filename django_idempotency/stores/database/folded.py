@@ -1,4 +1,4 @@
-"""PostgreSQL with psycopg 3: BEGIN travels with the claim, COMMIT with the record."""
+"""PostgreSQL with psycopg 3: BEGIN is sent with the claim, COMMIT with the record."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,17 +13,16 @@ from django_idempotency.stores.database.dialect import FoldedClaim
 from django_idempotency.stores.database.postgresql import PostgreSQL, sqlstate
 
 IDLE, IN_TRANSACTION = 0, 2  # libpq: PQTRANS_IDLE, PQTRANS_INTRANS
-NO_CLAIM = "22012"  # division_by_zero: how the folded record says that there is no row to write
+NO_CLAIM = "22012"  # division_by_zero, which the record with COMMIT raises if there is no claim
 
 
 class FoldedPostgreSQL(PostgreSQL):
     """
-    A first execution in as many round trips as its handler's own transaction takes.
+    A first execution takes as many round trips as the handler's own transaction.
 
-    Only where the transaction is ours alone and nothing has been sent in it; everything else takes the plain path. The
-    driver is in autocommit for the moment of the claim, so that it sends no BEGIN of its own. Before and after it is as
-    Django left it, for the handler and for what Django does at the end: psycopg's `commit` sends nothing where no
-    transaction is open.
+    Only an outermost transaction is folded, in which nothing was sent before. The driver is in autocommit during the
+    claim, so that it sends no BEGIN of its own. The flag is restored at once, so the handler sees a normal connection.
+    Django's own COMMIT sends nothing, because the transaction has already ended.
     """
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
@@ -35,19 +34,19 @@ class FoldedPostgreSQL(PostgreSQL):
         folded = False
 
         def fold(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
-            # The innermost wrapper. The project's own may have sent something, which is in a transaction already, and
-            # may have put a comment to our statement.
+            # This wrapper is the innermost. The project's own may have sent a statement before, which began the
+            # transaction, and may have added a comment to ours.
             nonlocal folded
             if not isinstance(sql, str) or statements.claim not in sql:
                 return execute(sql, params, many, context)
             if raw.pgconn.transaction_status != IDLE:
                 return execute(sql.replace(begin, "", 1), params, many, context)
             folded = True
-            raw._autocommit = True  # a word to the driver, which sends nothing; its public name is no more than that
+            raw._autocommit = True  # sends nothing, as the public attribute
             try:
                 return execute(sql, params, many, context)
             finally:
-                raw._autocommit = False  # in a transaction the public name would refuse
+                raw._autocommit = False  # which the public attribute refuses in a transaction
 
         with cursor.db.execute_wrapper(fold):
             self.send_claim(cursor, statements, begin + statements.claim, attempt)
@@ -59,18 +58,16 @@ class FoldedPostgreSQL(PostgreSQL):
     def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
         raw = cursor.db.connection
         if not isinstance(claim, FoldedClaim) or raw.pgconn.transaction_status != IN_TRANSACTION:
-            # A claim inside another transaction, a folded one's too; or the handler has ended ours.
+            # The claim is inside another transaction, or the handler has ended ours.
             return super().complete(cursor, digest, claim, record)
-        # COMMIT is not reached unless exactly one row was written. Its error is what commit() would raise: the work
-        # may be durable.
-        statements = self.statements
-        self.send_record(cursor, statements, statements.complete_and_commit, digest, claim, record)
+        # COMMIT is reached only if exactly one row was written. It raises what commit() would; the work may be durable.
+        self.send_record(cursor, digest, claim, record, and_commit=True)
         return True
 
     def status(self, cursor: CursorWrapper, digest: bytes) -> int | None:
         raw = cursor.db.connection
         if not cursor.db.savepoint_ids and raw.pgconn.transaction_status not in (IDLE, IN_TRANSACTION):
-            cursor.execute("ROLLBACK")  # nothing of it is to be kept, and an aborted transaction answers nothing
+            cursor.execute("ROLLBACK")  # an aborted transaction answers nothing, and its work is lost anyway
         return super().status(cursor, digest)
 
     def is_aborted(self, error: Exception) -> bool:
@@ -90,7 +87,7 @@ def can_fold(connection: BaseDatabaseWrapper) -> bool:
 
 
 def _is_ours_and_idle(connection: Any) -> bool:
-    """Is the atomic block around us the outermost, one that Django will commit, with nothing sent in it?"""
+    """Is this the outermost atomic block, which Django will commit, with nothing sent in it yet?"""
     raw = connection.connection
     return (
         connection.in_atomic_block

@@ -11,7 +11,7 @@ from django_idempotency.core.decision import Claimed, ClaimResult, InFlight
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.stores.base import Fault, LostRace
-from django_idempotency.stores.database.dialect import FoldedClaim, values
+from django_idempotency.stores.database.dialect import FoldedClaim, claim_values
 from django_idempotency.stores.database.innodb import (
     BEGIN_PROCEDURE,
     COMMIT_PROCEDURE,
@@ -28,14 +28,14 @@ SAVEPOINT = "idempotency_0"  # the one that they set and release; the other proc
 
 class FoldedInnoDB(InnoDB):
     """
-    A first execution in as many round trips as its handler's own transaction takes, a replay in one.
+    A first execution takes as many round trips as the handler's own transaction, a replay takes one.
 
     The claim's procedure turns autocommit off, and on again if it did not claim; the record's procedure commits, and
-    turns it on. With each reply the server tells the driver whether autocommit is on, and a driver that knows it to be
-    what Django asks for sends nothing.
+    turns it on. Each reply of the server says whether autocommit is on, and the driver sends nothing if that is what
+    Django asks for.
 
-    Only where no transaction is open and no execute wrapper is installed, whose own statements would be committed by
-    themselves; everything else takes the plain path.
+    Nothing is folded in an open transaction, nor if an execute wrapper is installed, because its own statements would
+    be committed separately.
     """
 
     CALL_BEGIN = f"CALL {BEGIN_PROCEDURE}(%s, %s, %s, %s, %s, %s, %s, %s)"
@@ -50,13 +50,13 @@ class FoldedInnoDB(InnoDB):
             return None
         try:
             with connection.cursor() as cursor:
-                self.folds = is_there(cursor, self.CALL_BEGIN, (*values(attempt), self.ttl(attempt)))
+                self.folds = is_there(cursor, self.CALL_BEGIN, (*claim_values(attempt), self.ttl(attempt)))
                 if not self.folds:
                     return None
                 row = self.fetch_row(cursor)
             return self.claim_result(row, FoldedClaim(SAVEPOINT), attempt)
         except DatabaseError as error:
-            # Whoever goes on after these keeps the session, and what is the session's: a lock, a temporary table.
+            # The caller continues after these, so it keeps its session, with its locks and temporary tables.
             is_locked = errno(error) in LOCKED
             if (is_locked or self.classify(connection, error) is Fault.RACE) and _gives_back(connection):
                 if is_locked:
@@ -67,8 +67,7 @@ class FoldedInnoDB(InnoDB):
     def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
         if not isinstance(claim, FoldedClaim) or not self.folds or not _is_outermost(cursor.db):
             return super().complete(cursor, digest, claim, record)
-        # COMMIT is not reached unless exactly one row was written. Its error is what commit() would raise: the work may
-        # be durable.
+        # COMMIT is reached only if exactly one row was written. It raises what commit() would; the work may be durable.
         self.folds = is_there(cursor, self.CALL_COMMIT, (record.status, record.head(), record.body, digest))
         if not self.folds:
             return super().complete(cursor, digest, claim, record)
@@ -82,8 +81,9 @@ def _is_outermost(connection: Any) -> bool:
 
 def _gives_back(connection: Any) -> bool:
     """
-    Let nothing be open, and autocommit be on. An error's packet does not say what the session is at; the reply to
-    ROLLBACK does. False if that is not certain.
+    End the transaction and turn autocommit on. Returns False if that fails.
+
+    An error's packet does not say whether autocommit is on, but the reply to ROLLBACK does.
     """
     try:
         with connection.wrap_database_errors:

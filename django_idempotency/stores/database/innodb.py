@@ -1,4 +1,4 @@
-"""What MariaDB and MySQL have in common: InnoDB's row locks show a claim in flight, if nobody queues on them."""
+"""The base of MariaDB and MySQL: InnoDB's row locks show a claim in flight, if no statement waits for them."""
 
 from datetime import datetime
 from typing import Any, ClassVar
@@ -12,16 +12,16 @@ from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.stores.base import Fault, LostRace
-from django_idempotency.stores.database.dialect import TABLE, Dialect, found, values
+from django_idempotency.stores.database.dialect import TABLE, Dialect, claim_values, read_row
 
 # https://mariadb.com/kb/en/mariadb-error-code-reference/, https://dev.mysql.com/doc/mysql-errors/9.7/en/
 DUPLICATE = 1062
 NO_SUCH = 1305  # savepoint, procedure
 NOT_LOCKED = 1100  # LOCK TABLES of other tables is in effect
-NO_PROCEDURE = frozenset({NO_SUCH, 1370})  # none of this name, or not ours to execute
+NO_PROCEDURE = frozenset({NO_SUCH, 1370})  # none of this name; no privilege to execute it
 LOCKED = frozenset({1205, 3572})  # lock wait timeout (MariaDB, without waiting), NOWAIT (MySQL)
 RACES = frozenset({1020, 1213, 3101})  # record has changed since last read, deadlock, a cluster's certification failed
-# "Got error N from storage engine", "Got error N during COMMIT": a cluster rolled the transaction back; no savepoint
+# "Got error N from storage engine", "Got error N during COMMIT"; 149: a cluster rolled the transaction back
 ENGINE_ERRORS, ROLLED_BACK, NO_SAVEPOINT, DISK_FULL = frozenset({1030, 1180}), "error 149", "error 153", "error 28"
 UNAVAILABLE = frozenset(
     {
@@ -38,7 +38,7 @@ UNAVAILABLE = frozenset(
         1080,  # the server forces the connection to close
         1114,  # the table is full
         1203,  # too many connections of this user
-        1205,  # lock wait timeout: the server's own, where the claim itself does not wait
+        1205,  # lock wait timeout: the server's own, because the claim itself does not wait
         1206,  # the number of locks exceeds the size of their table
         1226,  # a limit of this user is reached
         1290,  # the server is read-only: a replica, or a node that has left its group
@@ -73,11 +73,8 @@ class InnoDB(Dialect):
     """
     The claim and the record, each as one call of a procedure of the migrations, or as plain statements.
 
-    A savepoint, set with the claim and released with the record, is gone if the handler ended the transaction (DDL
-    does).
-
-    The procedures do what the statements do, in one round trip and parsed once per connection. If they are missing,
-    nothing but time is lost.
+    A savepoint, set with the claim and released with the record, is gone if the handler ended the transaction, as DDL
+    does. The procedures do the same as the statements, in one round trip and parsed once per connection.
     """
 
     NOW: ClassVar[str] = "UTC_TIMESTAMP(6)"  # now(6) is in the session's time zone
@@ -93,30 +90,26 @@ class InnoDB(Dialect):
     def __init__(self, *, by_procedure: bool = False) -> None:
         super().__init__()
         self.by_procedure = by_procedure
-        self.LOCK = f"SELECT 1 FROM {TABLE} WHERE digest = %s FOR UPDATE NOWAIT"  # noqa: S608
-        self.COMPLETE = (
-            f"UPDATE {TABLE} SET status = %s, head = %s, body = %s, expires_at = {self.EXPIRES}"  # noqa: S608
-            " WHERE digest = %s AND status = 0"
-        )
+        self.LOCK = f"SELECT 1 FROM {TABLE} WHERE digest = %s FOR UPDATE NOWAIT"
 
     def ttl(self, attempt: Attempt) -> int:
         return round(attempt.ttl * 1_000_000)
 
     def savepoint_name(self, cursor: CursorWrapper, digest: bytes) -> str:
-        """The name of the claim's savepoint, its own: a claim made inside another's handler must not replace it."""
+        """Name the claim's savepoint, which a claim made inside its handler must not replace."""
         raise NotImplementedError
 
     def claim_by_statements(self, cursor: CursorWrapper, attempt: Attempt, savepoint: str) -> Any:
-        """What the claim's procedure returns: its row, or None where this transaction cannot tell."""
+        """Return the same as the claim's procedure: a row, or None if only a new transaction can tell."""
         raise NotImplementedError
 
     def complete_by_statements(self, cursor: CursorWrapper, savepoint: str, written: tuple[Any, ...]) -> bool:
-        """Release the *savepoint* and write the record. False if there is no claim to write on."""
+        """Release the *savepoint* and write the record. Returns False if there is no claim."""
         raise NotImplementedError
 
     def fetch_row(self, cursor: CursorWrapper) -> Any:
-        # A procedure can fail behind its row. The driver reads that error with the next result; left unread, it is
-        # raised by close(), and swallowed there.
+        # A procedure can fail after its row. The driver reads that error with the next result; otherwise close() would
+        # raise and swallow it.
         row = cursor.fetchone()
         while cursor.nextset():
             pass
@@ -125,19 +118,19 @@ class InnoDB(Dialect):
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
         savepoint = self.savepoint_name(cursor, attempt.identity.digest)
         try:
-            if self._called(cursor, self.CALL_CLAIM, (savepoint, *values(attempt), self.ttl(attempt))):
+            if self._called(cursor, self.CALL_CLAIM, (savepoint, *claim_values(attempt), self.ttl(attempt))):
                 row = self.fetch_row(cursor)
             else:
                 row = self.claim_by_statements(cursor, attempt, savepoint)
         except DatabaseError as error:
-            if errno(error) in LOCKED:  # now and then one passes by the handler that is declared for it
+            if errno(error) in LOCKED:  # sometimes the procedure's own handler does not catch it
                 return InFlight()
             raise
         return self.claim_result(row, Claimed(savepoint), attempt)
 
     def claim_result(self, row: Any, claim: Claimed, attempt: Attempt) -> ClaimResult:
-        """What the *row* of a claim says; *claim* is what it is if it was made."""
-        if row is None:  # older than the rival's commit, or purged between two of our statements
+        """Turn the *row* of a claim into its result, which is *claim* if the identity was claimed."""
+        if row is None:  # our snapshot is older than the rival's commit, or the row was purged meanwhile
             raise LostRace
         match row[0]:
             case "claimed":
@@ -145,7 +138,7 @@ class InnoDB(Dialect):
             case "in flight":
                 return InFlight()
             case _:
-                return found(row[1:], attempt)
+                return read_row(row[1:], attempt)
 
     def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
         written = (record.status, record.head(), record.body, digest)
@@ -154,7 +147,7 @@ class InnoDB(Dialect):
         return self.complete_by_statements(cursor, claim.token, written)
 
     def _called(self, cursor: CursorWrapper, call: str, parameters: tuple[Any, ...]) -> bool:
-        """Execute *call*. False if there is no procedure to be called: a migration may have taken it back."""
+        """Execute *call*. Returns False if there is no such procedure; a migration may have been reversed."""
         if not self.by_procedure:
             return False
         self.by_procedure = is_there(cursor, call, parameters)
@@ -166,19 +159,19 @@ class InnoDB(Dialect):
         except DatabaseError as error:
             if errno(error) != NOT_LOCKED:
                 raise
-            cursor.execute("UNLOCK TABLES")  # LOCK TABLES of the handler's has committed its work
+            cursor.execute("UNLOCK TABLES")  # the handler's LOCK TABLES has committed its work
             return super().status(cursor, digest)
 
     def hold(self, cursor: CursorWrapper, digest: bytes) -> bool:
         cursor.execute(self.LOCK, (digest,))
-        # Without a row nothing is locked, and a DELETE would wait for a rival that inserts one now.
+        # Without a row nothing is locked, and a DELETE would wait for a rival's INSERT.
         return self.fetch_row(cursor) is not None
 
-    def _change(
+    def change(
         self, cursor: CursorWrapper, statement: str, digest: bytes, executed_at: datetime | None, *values: Any
     ) -> bool:
         try:
-            return super()._change(cursor, statement, digest, executed_at, *values)
+            return super().change(cursor, statement, digest, executed_at, *values)
         except DatabaseError as error:
             if errno(error) in LOCKED:
                 raise RequestInProgress from error
@@ -198,7 +191,7 @@ class InnoDB(Dialect):
 
 
 def procedures(cursor: Any) -> frozenset[str]:
-    """Which of the migrations' procedures are there? *cursor* is the driver's: it is no statement of a request."""
+    """Find which procedures of the migrations exist. *cursor* is the driver's."""
     cursor.execute(
         "SELECT routine_name FROM information_schema.routines"
         " WHERE routine_schema = DATABASE() AND routine_name IN (%s, %s, %s, %s)",
@@ -208,7 +201,7 @@ def procedures(cursor: Any) -> frozenset[str]:
 
 
 def is_there(cursor: CursorWrapper, call: str, parameters: tuple[Any, ...]) -> bool:
-    """Execute *call*. False if its procedure is not there, or not ours to execute."""
+    """Execute *call*. Returns False if its procedure does not exist, or if this user may not execute it."""
     try:
         cursor.execute(call, parameters)
     except DatabaseError as error:
@@ -219,7 +212,7 @@ def is_there(cursor: CursorWrapper, call: str, parameters: tuple[Any, ...]) -> b
 
 
 def errno(error: Exception) -> int | None:
-    """The server's or the driver's number: the first argument of every error of PyMySQL and mysqlclient."""
+    """The number of the server's or the driver's error, which PyMySQL and mysqlclient pass as its first argument."""
     cause = error.__cause__ or error
     number = cause.args[0] if cause.args else None
     return number if isinstance(number, int) else None

@@ -1,33 +1,33 @@
-"""MariaDB: a statement can be told to wait for no lock, so one compound statement claims."""
+"""MariaDB: a statement can be told not to wait for locks, so one compound statement claims."""
 
 from typing import Any
 
 from django.db.backends.utils import CursorWrapper
 
 from django_idempotency.core.keys import Attempt
-from django_idempotency.stores.database.dialect import TABLE, values
+from django_idempotency.stores.database.dialect import TABLE, claim_values
 from django_idempotency.stores.database.folded_innodb import FoldedInnoDB
 from django_idempotency.stores.database.innodb import COLUMNS
 
 
 class MariaDB(FoldedInnoDB):
     """
-    One compound statement, in which every part that could wait for a rival's lock gives up at once instead (1205).
+    One compound statement, of which no part waits for a rival's lock; it fails at once instead (1205).
 
-    Where a plain SELECT is no snapshot, the INSERT comes first: at SERIALIZABLE the SELECT would lock the gap in which
-    the row is missing against all claims, and at READ UNCOMMITTED it would see what a rival may still roll back.
+    If a plain SELECT is no snapshot, the INSERT comes first. At SERIALIZABLE the SELECT would lock the gap of the
+    missing row against all claims, and at READ UNCOMMITTED it would see a row that a rival may still roll back.
 
-    Nobody queues on the INSERT: when its holder rolls back, InnoDB kills all but one of those that wait (1213). No
-    ON DUPLICATE KEY UPDATE: Django's connections report 1 row for one that changed nothing.
+    No INSERT may wait, because InnoDB kills all but one of those that wait when the rival rolls back (1213). ON
+    DUPLICATE KEY UPDATE does not serve, because Django's connections report 1 row if it changed nothing.
 
-    The server parses that statement anew for each claim, which the procedures of migration 0002 save.
+    The server parses that statement for each claim, but the procedures of migration 0002 only once per connection.
     """
 
     def __init__(self, *, by_procedure: bool = False, folds: bool = False) -> None:
         super().__init__(by_procedure=by_procedure, folds=folds)
         at_once = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR"
         columns = ", ".join(f"'{state}'" for state in ("",) * 5)
-        live = f"SELECT MAX(expires_at > {self.NOW}) INTO live FROM {TABLE} WHERE digest = d"  # noqa: S608
+        live = f"SELECT MAX(expires_at > {self.NOW}) INTO live FROM {TABLE} WHERE digest = d"
         self.CLAIM = f"""
             BEGIN NOT ATOMIC
                 DECLARE d BINARY(32) DEFAULT %s;
@@ -62,14 +62,14 @@ class MariaDB(FoldedInnoDB):
                         WHERE digest = d AND expires_at > {self.NOW} LOCK IN SHARE MODE;
                 END IF;
             END
-        """  # noqa: S608
+        """
         self.COMPLETE = f"BEGIN NOT ATOMIC RELEASE SAVEPOINT %%s; {self.COMPLETE}; SELECT ROW_COUNT(); END"
 
     def savepoint_name(self, cursor: CursorWrapper, digest: bytes) -> str:
         return f"idempotency_{digest[:8].hex()}"
 
     def claim_by_statements(self, cursor: CursorWrapper, attempt: Attempt, savepoint: str) -> Any:
-        written = (*values(attempt)[1:], self.ttl(attempt))
+        written = (*claim_values(attempt)[1:], self.ttl(attempt))
         cursor.execute(_named(self.CLAIM, savepoint), (attempt.identity.digest, *written, *written))
         return self.fetch_row(cursor)
 
@@ -79,5 +79,5 @@ class MariaDB(FoldedInnoDB):
 
 
 def _named(statement: str, savepoint: str) -> str:
-    """*statement* with the name of the claim's savepoint, which no parameter can carry."""
+    """Put the name of the claim's savepoint into *statement*; a parameter cannot be a name."""
     return statement.replace("%%s", savepoint, 1)

@@ -1,4 +1,4 @@
-"""MySQL: no INSERT can be told to wait for no lock, so one that might have to wait is not made."""
+"""MySQL: an INSERT cannot be told not to wait for locks, so one that might wait is not sent."""
 
 from typing import Any, ClassVar
 
@@ -6,36 +6,35 @@ from django.db import DatabaseError, IntegrityError
 from django.db.backends.utils import CursorWrapper
 
 from django_idempotency.core.keys import Attempt
-from django_idempotency.stores.database.dialect import TABLE, values
+from django_idempotency.stores.database.dialect import TABLE, claim_values
 from django_idempotency.stores.database.folded_innodb import FoldedInnoDB
 from django_idempotency.stores.database.innodb import COLUMNS, DUPLICATE, errno
 
 SLOTS = "django_idempotency_slot"
 NO_TABLE = 1146
-SAVEPOINTS = frozenset(f"idempotency_{depth}" for depth in range(8))  # that the procedures know
+SAVEPOINTS = frozenset(f"idempotency_{depth}" for depth in range(8))  # the names that the procedures know
 
 
 class MySQL(FoldedInnoDB):
     """
     A look-up, then one statement that looks for a rival and inserts.
 
-    A rival's uncommitted row is found by a locking read with NOWAIT. If there is no row, at REPEATABLE READ and
-    SERIALIZABLE that read locks the gap in which the row is missing, against the claims of all other keys. So it is
-    made only if there may be a rival: a claim locks three of the 65,536 rows of a table of slots, by six bytes of its
-    digest, and if one of the three was free, nobody else is inserting this digest. Slots that others hold for other
-    keys cost a look, and refuse nobody: only the record's own row decides. A transaction's end frees them.
+    A locking read with NOWAIT finds a rival's uncommitted row. But if there is no row, at REPEATABLE READ and
+    SERIALIZABLE it locks the gap of the missing row against the claims of all other keys. So it is sent only if there
+    may be a rival: a claim locks three of the 65,536 rows of a table of slots, by six bytes of its digest; if one of
+    the three was free, no other transaction is inserting this digest. Slots that other keys hold cost a look and refuse
+    no request, because only the record's own row decides. They are free at the end of the transaction.
 
-    Where a plain SELECT is no snapshot, it is not trusted: READ UNCOMMITTED shows what a rival may still roll back, so
-    the look-up waits for no lock there, but asks for one; at SERIALIZABLE it would lock the gap, and the INSERT comes
-    first.
+    A plain SELECT is not used if it is no snapshot. READ UNCOMMITTED shows a row that a rival may still roll back, so
+    the look-up asks for its lock, without a wait; at SERIALIZABLE it would lock the gap, so the INSERT comes first.
     """
 
-    # What the look-up returns before the record: has it not expired?
+    # Returned by the look-up before the record: is it live?
     LIVE: ClassVar[str] = "expires_at > UTC_TIMESTAMP(6)"
 
     def __init__(self, *, by_procedure: bool = False, folds: bool = False, has_slots: bool = True) -> None:
         super().__init__(by_procedure=by_procedure, folds=folds)
-        look = f"SELECT {self.LIVE}, {self.RECORD} FROM {TABLE} WHERE digest = %s"  # noqa: S608
+        look = f"SELECT {self.LIVE}, {self.RECORD} FROM {TABLE} WHERE digest = %s"
         self.LOOK = (
             f"{look} AND @@transaction_isolation IN ('READ-COMMITTED', 'REPEATABLE-READ')"
             f" UNION ALL ({look} AND @@transaction_isolation = 'READ-UNCOMMITTED' FOR SHARE NOWAIT)"
@@ -45,19 +44,18 @@ class MySQL(FoldedInnoDB):
         self.INSERT = insert(f"IF(({FREE_SLOTS}) > 0, NULL, %s)", self.NOW, self.LATER)
         self.INSERT_WITHOUT_SLOTS = insert("%s", self.NOW, self.LATER)
         self.RENEW = (
-            f"UPDATE {TABLE} SET fingerprint = %s, scope = %s, operation = %s, `key` = %s,"  # noqa: S608
+            f"UPDATE {TABLE} SET fingerprint = %s, scope = %s, operation = %s, `key` = %s,"
             f" request = %s, request_id = %s, status = 0, head = '', body = '',"
             f" executed_at = {self.NOW}, expires_at = {self.LATER} WHERE digest = %s"
         )
         self.has_slots = has_slots
 
     def savepoint_name(self, cursor: CursorWrapper, digest: bytes) -> str:
-        # By the depth of Django's blocks, as a claim inside another's handler is in a deeper one: the procedures know
-        # few names.
+        # By the depth of Django's blocks, which is larger inside a handler: the procedures know few names.
         return f"idempotency_{len(cursor.db.savepoint_ids)}"
 
     def claim_by_statements(self, cursor: CursorWrapper, attempt: Attempt, savepoint: str) -> Any:
-        written = (*values(attempt), self.ttl(attempt))
+        written = (*claim_values(attempt), self.ttl(attempt))
         digest = attempt.identity.digest
         row = self._row(cursor, self.LOOK, digest, digest)
         claimed = False
@@ -76,7 +74,7 @@ class MySQL(FoldedInnoDB):
         return row and ("record", *row[1:])
 
     def _inserted(self, cursor: CursorWrapper, written: tuple[Any, ...]) -> bool:
-        """Insert the claim's row. False if there is one already. An uncommitted one is an error: 3572."""
+        """Insert the claim's row. Returns False if there is one; an uncommitted one is an error (3572)."""
         digest = written[0]
         try:
             if self.has_slots:
@@ -86,7 +84,7 @@ class MySQL(FoldedInnoDB):
                 except DatabaseError as error:
                     if errno(error) != NO_TABLE or SLOTS not in str(error):
                         raise
-                    self.has_slots = False  # a migration was taken back
+                    self.has_slots = False  # a migration was reversed
             cursor.execute(self.INSERT_WITHOUT_SLOTS, (*written, digest))
             return bool(cursor.rowcount == 1)
         except IntegrityError as error:
@@ -107,19 +105,19 @@ class MySQL(FoldedInnoDB):
         return parameters[0] in SAVEPOINTS and super()._called(cursor, call, parameters)
 
 
-FREE_SLOTS = f"SELECT COUNT(*) FROM {SLOTS} WHERE slot IN (%s, %s, %s) FOR UPDATE SKIP LOCKED"  # noqa: S608
+FREE_SLOTS = f"SELECT COUNT(*) FROM {SLOTS} WHERE slot IN (%s, %s, %s) FOR UPDATE SKIP LOCKED"
 
 
 def insert(rival: str, now: str, later: str) -> str:
-    """Inserts the claim's row unless there is a row of the digest *rival*; NULL looks for none."""
+    """Insert the claim's row, unless the digest *rival* has one; NULL looks for none."""
     return (
-        f"INSERT INTO {TABLE} ({COLUMNS}) SELECT %s, %s, %s, %s, %s, %s, %s, 0, '', '', {now}, {later} FROM DUAL"  # noqa: S608
+        f"INSERT INTO {TABLE} ({COLUMNS}) SELECT %s, %s, %s, %s, %s, %s, %s, 0, '', '', {now}, {later} FROM DUAL"
         f" WHERE NOT EXISTS (SELECT 1 FROM {TABLE} WHERE digest = {rival} FOR SHARE NOWAIT)"
     )
 
 
 def has_slots(cursor: Any) -> bool:
-    """Is the table of slots there? *cursor* is the driver's."""
+    """Does the table of slots exist? *cursor* is the driver's."""
     cursor.execute(
         "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = %s", (SLOTS,)
     )

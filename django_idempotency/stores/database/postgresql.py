@@ -1,4 +1,4 @@
-"""PostgreSQL: an advisory lock shows a claim in flight without waiting for it."""
+"""PostgreSQL: an advisory lock shows a claim in flight, without a wait."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.stores.base import Fault, LostRace
-from django_idempotency.stores.database.dialect import TABLE, Dialect, found, values
+from django_idempotency.stores.database.dialect import TABLE, Dialect, claim_values, read_row, upsert
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 RACES = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
@@ -33,11 +33,10 @@ UNAVAILABLE = frozenset(
 # connection_exception; insufficient_resources: the disk, memory, connections, or the table of locks is full;
 # system_error: input or output
 UNAVAILABLE_CLASSES = ("08", "53", "58")
-NO_FUNCTION = frozenset({"42883", "42501"})  # undefined_function; insufficient_privilege: not ours to execute
-ABORTED = frozenset({"25P02", "25P01", "3B001"})  # aborted, none active, no such savepoint
+NO_FUNCTION = frozenset({"42883", "42501"})  # undefined_function; insufficient_privilege to execute it
+ABORTED = frozenset({"25P02", "25P01", "3B001"})  # transaction aborted, no active one, no such savepoint
 
-
-# of migration 0002
+# Made by migration 0002.
 FUNCTIONS = (
     "django_idempotency_claim_v1(bigint, bytea, bytea, text, text, text, text, text, double precision)",
     "django_idempotency_complete_v1(integer, bytea, bytea, bytea, text)",
@@ -46,11 +45,11 @@ FUNCTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """One spelling of the claim and the record. Both find the same lock and leave the same row."""
+    """The claim and the record, as plain SQL or as calls. Both ways take the same lock and leave the same row."""
 
     claim: str
-    complete: str  # one row, or none where there is no claim to write on
-    complete_and_commit: str  # for several statements in one message: an error where there is no claim
+    complete: str  # affects one row, or none if there is no claim
+    complete_and_commit: str  # several statements in one message; fails if there is no claim
     by_function: bool
 
 
@@ -59,12 +58,12 @@ class PostgreSQL(Dialect):
     One statement looks the record up, tries the identity's lock if there is none, and inserts the claim if it got the
     lock.
 
-    The lock is the transaction's own: COMMIT, ROLLBACK and the end of the connection free it, nothing else has to. It
-    is tried only where no record was found, else of two replays of one record one would be refused. The table's oid is
-    mixed into it, because all schemas of a database share one space of locks.
+    The lock belongs to the transaction: COMMIT, ROLLBACK and the end of the connection free it. It is tried only if no
+    record was found, or one of two simultaneous replays would be refused. The table's oid is part of it, because all
+    schemas of a database share one space of locks.
 
-    The server plans that statement anew for each claim. Where the functions of migration 0002 are, they do the same
-    with plans that the server keeps; where they are not, nothing but time is missing.
+    The server plans that statement anew for each claim. The functions of migration 0002 do the same with plans that the
+    server keeps; without them a claim only takes longer.
     """
 
     NOW = "now()"
@@ -77,35 +76,26 @@ class PostgreSQL(Dialect):
 
     def __init__(self, *, by_function: bool = False) -> None:
         super().__init__()
+        insert = upsert(
+            f"SELECT %s::bytea, %s::bytea, %s, %s, %s, %s, %s, 0, ''::bytea, ''::bytea, {self.NOW}, {self.LATER}"
+            " FROM lock WHERE taken",
+            self.NOW,
+        )
         claim = f"""
             WITH found AS MATERIALIZED (
-                SELECT {self.RECORD} FROM {TABLE} WHERE digest = %s AND expires_at > {self.NOW}
+                {self.FIND}
             ), lock AS MATERIALIZED (
-                SELECT CASE WHEN EXISTS (SELECT FROM found) THEN NULL
-                       ELSE ({self.LOCK}) END AS taken
+                SELECT CASE WHEN EXISTS (SELECT FROM found) THEN NULL ELSE ({self.LOCK}) END AS taken
             ), claim AS (
-                INSERT INTO {TABLE} AS r (digest, fingerprint, scope, operation, key, request, request_id,
-                                          status, head, body, executed_at, expires_at)
-                SELECT %s::bytea, %s::bytea, %s, %s, %s, %s, %s, 0, ''::bytea, ''::bytea, {self.NOW}, {self.LATER}
-                FROM lock WHERE taken
-                ON CONFLICT (digest) DO UPDATE SET
-                    fingerprint = excluded.fingerprint, scope = excluded.scope, operation = excluded.operation,
-                    key = excluded.key, request = excluded.request, request_id = excluded.request_id, status = 0,
-                    head = ''::bytea, body = ''::bytea,
-                    executed_at = excluded.executed_at, expires_at = excluded.expires_at
-                WHERE r.expires_at <= {self.NOW}
-                RETURNING pg_current_xact_id()::text AS transaction
+                {insert} RETURNING pg_current_xact_id()::text AS transaction
             )
             SELECT lock.taken, (SELECT transaction FROM claim), found.* FROM lock LEFT JOIN found ON true
-        """  # noqa: S608 the table's name is ours
-        complete = (
-            f"UPDATE {TABLE} SET status = %s, head = %s, body = %s, expires_at = {self.EXPIRES}"  # noqa: S608
-            " WHERE digest = %s AND status = 0 AND pg_current_xact_id() = %s::xid8"
-        )
+        """
+        complete = f"{self.COMPLETE} AND pg_current_xact_id() = %s::xid8"
         self.PLAIN = Statements(
             claim=claim,
             complete=complete,
-            complete_and_commit=f"WITH written AS ({complete} RETURNING 1) SELECT 1 / count(*) FROM written; COMMIT",  # noqa: S608
+            complete_and_commit=f"WITH written AS ({complete} RETURNING 1) SELECT 1 / count(*) FROM written; COMMIT",
             by_function=False,
         )
         self.BY_FUNCTION = Statements(
@@ -117,61 +107,56 @@ class PostgreSQL(Dialect):
         self.statements = self.BY_FUNCTION if by_function else self.PLAIN
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
-        statements = self.statements  # read once: another thread may find meanwhile that the functions are gone
+        statements = self.statements  # read once, because another thread may replace them meanwhile
         self.send_claim(cursor, statements, statements.claim, attempt)
         return self.claim_result(cursor, attempt)
 
-    def send_claim(self, cursor: CursorWrapper, statements: Statements, claim: str, attempt: Attempt) -> None:
-        """Execute *claim*, which is, or ends with, the claim of *statements*. Raises `LostRace` if they are gone."""
+    def send_claim(self, cursor: CursorWrapper, statements: Statements, sql: str, attempt: Attempt) -> None:
+        """Execute *sql*, which ends with the claim of *statements*. Raises `LostRace` if the functions are gone."""
         digest = attempt.identity.digest
-        parameters = (_lock(digest), *values(attempt), attempt.ttl)
+        parameters = (_lock(digest), *claim_values(attempt), attempt.ttl)
         try:
-            cursor.execute(claim, parameters if statements.by_function else (digest, *parameters))
+            cursor.execute(sql, parameters if statements.by_function else (digest, *parameters))
         except ProgrammingError as error:
-            if self._goes_on_without(statements, error):
+            if self._drops_functions(statements, error):
                 raise LostRace from error
             raise
 
     def claim_result(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
-        """What the claim's row says. Raises `LostRace` where this transaction cannot tell."""
+        """Read the claim's row. Raises `LostRace` if only a new transaction can tell."""
         taken, transaction, *row = cursor.fetchone()
         if taken is None:
-            return found(row, attempt)
+            return read_row(row, attempt)
         if not taken:
             return InFlight()
         if transaction is not None:
             return Claimed(transaction)
-        # The rival committed between our snapshot and our lock. At READ COMMITTED a second look shows its record; an
-        # empty one means a snapshot that is older than it, whatever the level claims to be.
+        # The rival committed between our snapshot and our lock. At READ COMMITTED a second look shows its record; if it
+        # shows none, our snapshot is older than the record.
         seen = self.look_up(cursor, attempt)
         if seen is None:
             raise LostRace
         return seen
 
     def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
-        # The transaction's number tells a claim that the handler committed from one that is still ours.
-        statements = self.statements
-        self.send_record(cursor, statements, statements.complete, digest, claim, record)
+        self.send_record(cursor, digest, claim, record, and_commit=False)
         return bool(cursor.rowcount == 1)
 
     def send_record(
-        self,
-        cursor: CursorWrapper,
-        statements: Statements,
-        complete: str,
-        digest: bytes,
-        claim: Claimed,
-        record: CompletionRecord,
+        self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord, *, and_commit: bool
     ) -> None:
-        """Execute *complete*, one of *statements*. If they are gone this execution fails, and its retry does not."""
+        """Execute the record. If the functions are gone, this execution fails, and its retry does without them."""
+        statements = self.statements
+        sql = statements.complete_and_commit if and_commit else statements.complete
         try:
-            cursor.execute(complete, (record.status, record.head(), record.body, digest, claim.token))
+            # The token is the transaction's number, which differs if the handler has committed the claim.
+            cursor.execute(sql, (record.status, record.head(), record.body, digest, claim.token))
         except ProgrammingError as error:
-            self._goes_on_without(statements, error)
+            self._drops_functions(statements, error)
             raise
 
-    def _goes_on_without(self, statements: Statements, error: Exception) -> bool:
-        """Are the functions gone? A migration took them back, or this tenant's schema never had them."""
+    def _drops_functions(self, statements: Statements, error: Exception) -> bool:
+        """Use plain statements from now on if the functions are gone (a reversed migration, another schema)."""
         if not statements.by_function or sqlstate(error) not in NO_FUNCTION:
             return False
         self.statements = self.PLAIN
@@ -189,8 +174,8 @@ class PostgreSQL(Dialect):
     def classify(self, connection: BaseDatabaseWrapper, error: Exception) -> Fault:
         state = sqlstate(error)
         if state is None:
-            # No server said a word: we could not connect, or lost the connection. By its state alone that is not to be
-            # told: Django may have opened another one on leaving the transaction.
+            # No error of the server: we could not connect, or lost the connection. The connection's state alone does
+            # not tell, because Django may have opened another one when it left the transaction.
             lost = connection.connection is None or connection.connection.closed
             return Fault.UNAVAILABLE if lost or isinstance(error, OperationalError) else Fault.OTHER
         if state in RACES:
@@ -199,7 +184,7 @@ class PostgreSQL(Dialect):
 
 
 def has_functions(connection: Any) -> bool:
-    """Are `FUNCTIONS` there, and ours to execute? Asked past Django's cursor: it is no statement of a request."""
+    """Can we execute `FUNCTIONS`? Not asked on Django's cursor, because it is no statement of a request."""
     with connection.wrap_database_errors, connection.connection.cursor() as cursor:
         cursor.execute(
             "SELECT bool_and(coalesce(has_function_privilege(to_regprocedure(name)::oid, 'EXECUTE'), false))"
@@ -214,6 +199,6 @@ def _lock(digest: bytes) -> int:
 
 
 def sqlstate(error: Exception) -> str | None:
-    """The five characters that the server sent: psycopg 3 and psycopg2 keep them under different names."""
+    """The code that the server sent, which psycopg 3 and psycopg2 keep under different names."""
     cause = error.__cause__ or error
     return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)

@@ -7,7 +7,7 @@ from django_idempotency.core.decision import Claimed, ClaimResult
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.stores.base import Fault, LostRace
-from django_idempotency.stores.database.dialect import TABLE, Dialect, values
+from django_idempotency.stores.database.dialect import Dialect, claim_values, upsert
 
 # https://www.sqlite.org/rescode.html; extended codes keep the primary one in their low byte
 UNAVAILABLE = frozenset(
@@ -19,7 +19,7 @@ UNAVAILABLE = frozenset(
         10,  # IOERR
         13,  # FULL: the disk
         14,  # CANTOPEN
-        15,  # PROTOCOL: the locks of the write-ahead log are not free
+        15,  # PROTOCOL: the locks of the write-ahead log are taken
     }
 )
 
@@ -28,7 +28,7 @@ class SQLite(Dialect):
     """
     A look-up before the transaction, so that a replay waits for no writer; then the claim, which waits for its turn.
 
-    Whoever held the database before has committed or is gone when the claim runs: nothing is ever seen in flight.
+    When the claim runs, the previous writer has committed or rolled back, so no claim is ever seen in flight.
     """
 
     NOW = "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now')"
@@ -38,33 +38,19 @@ class SQLite(Dialect):
         " THEN strftime('%%Y-%%m-%%d %%H:%%M:%%f', expires_at,"
         " ((julianday('now') - julianday(executed_at)) * 86400) || ' seconds') ELSE expires_at END"
     )
-    # The ORM writes another text than the claim does: microseconds, or no fraction at all.
+    # The ORM writes another fraction of a second than the claim does: microseconds, or none.
     EXECUTED = "strftime('%%Y-%%m-%%d %%H:%%M:%%f', executed_at) = strftime('%%Y-%%m-%%d %%H:%%M:%%f', %s)"
     looks_up_first = True
 
     def __init__(self) -> None:
         super().__init__()
-        self.CLAIM = f"""
-            INSERT INTO {TABLE} (digest, fingerprint, scope, operation, key, request, request_id,
-                                 status, head, body, executed_at, expires_at)
-            VALUES (%s, %s, %s, %s, %s, %s, %s, 0, x'', x'', {self.NOW}, {self.LATER})
-            ON CONFLICT (digest) DO UPDATE SET
-                fingerprint = excluded.fingerprint, scope = excluded.scope, operation = excluded.operation,
-                key = excluded.key, request = excluded.request, request_id = excluded.request_id,
-                status = 0, head = x'', body = x'',
-                executed_at = excluded.executed_at, expires_at = excluded.expires_at
-            WHERE expires_at <= {self.NOW}
-        """  # noqa: S608
-        self.COMPLETE = (
-            f"UPDATE {TABLE} SET status = %s, head = %s, body = %s, expires_at = {self.EXPIRES}"  # noqa: S608
-            " WHERE digest = %s AND status = 0"
-        )
+        self.CLAIM = upsert(f"VALUES (%s, %s, %s, %s, %s, %s, %s, 0, x'', x'', {self.NOW}, {self.LATER})", self.NOW)
 
     def ttl(self, attempt: Attempt) -> str:
         return f"{attempt.ttl:+f} seconds"
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
-        cursor.execute(self.CLAIM, (*values(attempt), self.ttl(attempt)))
+        cursor.execute(self.CLAIM, (*claim_values(attempt), self.ttl(attempt)))
         if cursor.rowcount == 1:
             return Claimed()
         # A rival committed while we waited for the database.
@@ -74,13 +60,13 @@ class SQLite(Dialect):
         return seen
 
     def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
-        if not cursor.db.connection.in_transaction:  # executescript() and a raw COMMIT leave autocommit behind
+        if not cursor.db.connection.in_transaction:  # ended by executescript() or a raw COMMIT
             return False
         cursor.execute(self.COMPLETE, (record.status, record.head(), record.body, digest))
         return bool(cursor.rowcount == 1)
 
     def is_aborted(self, error: Exception) -> bool:
-        return False  # an error undoes its statement and leaves the transaction as it was
+        return False  # an error undoes only its own statement
 
     def classify(self, connection: BaseDatabaseWrapper, error: Exception) -> Fault:
         code = getattr(error.__cause__ or error, "sqlite_errorcode", None)

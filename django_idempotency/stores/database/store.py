@@ -1,4 +1,4 @@
-"""The store that holds the law: claims and completion records in the database that the handler writes to."""
+"""The store that holds the law, with claims and completion records in the database that the handler writes to."""
 
 import time
 from collections.abc import Collection, Mapping
@@ -14,61 +14,48 @@ from django_idempotency.core.decision import Claimed, ClaimResult
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import CommittedEarly, PolicyError, TransactionBroken
-from django_idempotency.models import UNSETTLED, DatabaseNow, IdempotencyRecord, RecordQuerySet
+from django_idempotency.models import UNSETTLED, IdempotencyRecord, RecordQuerySet
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault, TransactionalStore
-from django_idempotency.stores.database.clock import as_django_writes, in_utc
+from django_idempotency.stores.database.clock import as_django_writes
 from django_idempotency.stores.database.dialect import Dialect
 from django_idempotency.stores.database.dialects import dialect_for
+from django_idempotency.stores.database.rows import read_rows
 from django_idempotency.stores.redis.replay_cache import ReplayCache, table_of
 from django_idempotency.stores.schemas import schema_of
 from django_idempotency.stores.stored import Location, StoredRecord
 
 BROKEN = (
-    "The claim is gone: the handler's transaction was rolled back or its connection replaced while the handler went on."
-    " A database error was swallowed. Let it propagate, or put the statement that may fail into its own atomic block."
+    "The claim is gone: the handler's transaction was rolled back, or its connection was replaced, and the handler"
+    " continued. A database error was swallowed. Let it propagate, or put the statement that may fail into its own"
+    " atomic block."
 )
-
-
-# Columns of a record, for operators.
-ASKED = ("digest", "scope", "operation", "key", "fingerprint", "request", "request_id", "status")
-ANSWERED = ("head", "body")
-TIMES = ("executed_at", "expires_at")
 
 
 class DatabaseStore(TransactionalStore):
     """
     PostgreSQL, MariaDB, MySQL and SQLite. A first execution costs two statements, a replay one.
 
-    The option `FOLD` (True), for PostgreSQL with psycopg 3, MariaDB and MySQL: BEGIN travels with the claim and COMMIT
-    with the record, so that a first execution adds no round trip. False sends each of them by itself.
+    The option `FOLD` (True) is for PostgreSQL with psycopg 3, MariaDB and MySQL: BEGIN is sent with the claim and
+    COMMIT with the record, so that a first execution adds no round trip.
 
-    The option `REPLAY_CACHE` (None) names a django-redis alias from which replays are answered without a statement.
+    The option `REPLAY_CACHE` (None) names a django-redis alias that answers replays without a statement.
     """
 
     has_table = True
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         super().__init__(alias, options)
-        for name in options:
-            if name not in ("FOLD", "REPLAY_CACHE"):
-                raise PolicyError(
-                    f"The DatabaseStore {alias!r} has no option {name!r}: it takes 'FOLD' and 'REPLAY_CACHE'."
-                )
+        self.check_options("FOLD", "REPLAY_CACHE")
         self.fold = options.get("FOLD", True)
         if not isinstance(self.fold, bool):
-            raise PolicyError(f"The DatabaseStore {alias!r}: option 'FOLD' must be True or False, not {self.fold!r}.")
+            raise PolicyError(f"{self}: option 'FOLD' must be True or False, not {self.fold!r}.")
         cache = options.get("REPLAY_CACHE")
-        if cache is not None and (not isinstance(cache, str) or not cache):
-            raise PolicyError(
-                f"The DatabaseStore {alias!r}: option 'REPLAY_CACHE' must be the alias of a django-redis cache, not"
-                f" {cache!r}."
-            )
-        self.replay_cache = None if cache is None else ReplayCache(cache, f"The DatabaseStore {alias!r}")
+        self.replay_cache = None if cache is None else ReplayCache(cache, str(self))
         self._dialects: dict[str, Dialect] = {}
 
     def dialect(self, using: str) -> Dialect:
-        """The statements for the server behind *using*, found out once."""
+        """The statements for the server of *using*, which is asked once."""
         dialect = self._dialects.get(using)
         if dialect is None:
             dialect = self._dialects.setdefault(using, dialect_for(connections[using], fold=self.fold))
@@ -116,7 +103,7 @@ class DatabaseStore(TransactionalStore):
                 if not dialect.is_aborted(error):
                     raise
                 cause = error
-            # Whose end was it? A claim that is still there was committed with the handler's work.
+            # If the claim still exists, it was committed with the handler's work.
             try:
                 committed = dialect.status(cursor, digest) == UNSETTLED
             except Error:
@@ -132,46 +119,39 @@ class DatabaseStore(TransactionalStore):
         return row.values_list("executed_at", flat=True).first()
 
     def find(self, using: str | None, digest: bytes) -> StoredRecord | None:
-        return next(iter(self.read(self._records(using).filter(digest=digest))), None)
+        return next(iter(self._read(self._records(using).filter(digest=digest))), None)
 
     def unsettled(self, using: str | None, limit: int) -> list[StoredRecord]:
-        return self.read(self._records(using).unsettled().live().order_by("executed_at", "digest")[:limit])
+        return self._read(self._records(using).unsettled().live().order_by("executed_at", "digest")[:limit])
 
     def _records(self, using: str | None) -> RecordQuerySet:
         return IdempotencyRecord.objects.using(using or self.database())
 
-    def read(self, records: RecordQuerySet, *, response: bool = True) -> list[StoredRecord]:
-        """*records*, in their order. Without *response* their answers are not read: headers and bodies are empty."""
-        using = records.db
-        location = Location(store=self, using=using, schema=schema_of(using))
-        columns = [*ASKED, *(ANSWERED if response else ())]
-        rows: list[dict[str, Any]] = list(records.annotate(now=DatabaseNow()).values(*columns, *TIMES, "now"))
-        for row in rows:
-            row |= {name: in_utc(using, row[name]) for name in (*TIMES, "now")}
-            row |= {name: bytes(row[name]) for name in columns if isinstance(row[name], memoryview)}  # psycopg2's
-        return [StoredRecord(**row, location=location) for row in rows]
+    def _read(self, records: RecordQuerySet) -> list[StoredRecord]:
+        return read_rows(Location(store=self, using=records.db, schema=schema_of(records.db)), records)
 
     def free(self, using: str | None, digest: bytes, executed_at: datetime | None, *, unsettled: bool = False) -> bool:
         using = using or self.database()
         if self.replay_cache is not None:
             self.replay_cache.remove(using, digest)
         with connections[using].cursor() as cursor:
-            seen = as_django_writes(using, executed_at)
-            return self.dialect(using).free(cursor, digest, seen, unsettled=unsettled)
+            dialect = self.dialect(using)
+            statement = dialect.FREE_UNSETTLED if unsettled else dialect.FREE
+            return dialect.change(cursor, statement, digest, as_django_writes(using, executed_at))
 
     def settle(self, using: str | None, digest: bytes, executed_at: datetime | None, record: CompletionRecord) -> bool:
         using = using or self.database()
         with connections[using].cursor() as cursor:
-            return self.dialect(using).settle(cursor, digest, as_django_writes(using, executed_at), record)
+            dialect, values = self.dialect(using), (record.status, record.head(), record.body)
+            return dialect.change(cursor, dialect.SETTLE, digest, as_django_writes(using, executed_at), *values)
 
     def classify(self, using: str | None, error: Exception) -> Fault:
-        using = using or self.database()
-        connection = connections[using]
-        dialect = self._dialects.get(using) or dialect_for(connection, connect=False)
+        connection = connections[using or self.database()]
+        dialect = self._dialects.get(connection.alias) or dialect_for(connection, connect=False)
         return dialect.classify(connection, error)
 
     def check(self, databases: Collection[str] = ()) -> list[CheckMessage]:
-        from django_idempotency.stores.database import checks  # a server that serves needs none of it
+        from django_idempotency.stores.database import checks  # requests do not need it
 
         messages = [
             message for using in sorted({self.database(), *databases}) for message in checks.check_settings(using)
@@ -189,6 +169,6 @@ class DatabaseStore(TransactionalStore):
 
 
 def replay_caches() -> list[ReplayCache]:
-    """Those of all stores, which may share a table."""
-    found = (stores[alias] for alias in conf.stores())
-    return [store.replay_cache for store in found if isinstance(store, DatabaseStore) and store.replay_cache]
+    """The replay caches of all stores, which may share a table."""
+    found = (stores[alias].replay_cache for alias in conf.stores())
+    return [cache for cache in found if cache is not None]

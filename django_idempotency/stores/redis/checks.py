@@ -1,4 +1,4 @@
-"""The system checks of what is kept behind a django-redis alias: by its settings, and by its server, where asked."""
+"""The system checks of a django-redis alias: of its settings, and of its server under `--deploy`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,7 @@ OLDEST_REDIS, OLDEST_VALKEY = (7, 0), (7, 2)
 
 
 def check_settings(redis: RedisAlias, *, is_cache: bool = False) -> list[CheckMessage]:
-    """E012, W011, W012. No server is asked. *is_cache*: may it forget, and be away?"""
+    """E012, W011, W012. No server is asked. *is_cache*: is it the replay cache, which may forget and be away?"""
     try:
         client = redis.client
     except PolicyError as error:
@@ -27,41 +27,39 @@ def check_settings(redis: RedisAlias, *, is_cache: bool = False) -> list[CheckMe
         ]
     except Exception as error:  # Sentinel and Cluster clients connect when they are made
         return [_silent(redis, error)]
-    messages: list[CheckMessage] = []
+    return [*_check_options(redis, client, is_cache=is_cache)]
+
+
+def _check_options(redis: RedisAlias, client: Any, *, is_cache: bool) -> Iterator[CheckMessage]:
     cache: Any = caches[redis.alias]
     if cache._ignore_exceptions and not is_cache:
-        messages.append(
-            Warning(
-                f"{redis.owner}: the cache {redis.alias!r} has IGNORE_EXCEPTIONS, which does not hold here: where its"
-                " server is away, requests with a key are refused with 503, and none runs unprotected.",
-                hint="Give the store an alias of its own, without IGNORE_EXCEPTIONS, or silence this check.",
-                id="django_idempotency.W011",
-            )
+        yield Warning(
+            f"{redis.owner}: the cache {redis.alias!r} has IGNORE_EXCEPTIONS, which does not apply here: while its"
+            " server is away, requests with a key are refused with 503, and none runs unprotected.",
+            hint="Give the store an alias of its own, without IGNORE_EXCEPTIONS, or silence this check.",
+            id="django_idempotency.W011",
         )
     if _timeout(client) is None:
-        messages.append(
-            Warning(
-                f"{redis.owner}: the cache {redis.alias!r} has no SOCKET_TIMEOUT, so a server that is frozen holds"
-                " requests for as long as it is.",
-                hint=f"Set SOCKET_TIMEOUT and SOCKET_CONNECT_TIMEOUT in CACHES[{redis.alias!r}]['OPTIONS'], in seconds."
-                " Aliases with one LOCATION share the options of the first that connects.",
-                id="django_idempotency.W012",
-            )
+        yield Warning(
+            f"{redis.owner}: the cache {redis.alias!r} has no SOCKET_TIMEOUT, so a frozen server blocks requests for as"
+            " long as it is frozen.",
+            hint=f"Set SOCKET_TIMEOUT and SOCKET_CONNECT_TIMEOUT in CACHES[{redis.alias!r}]['OPTIONS'], in seconds."
+            " Aliases with one LOCATION share the options of the first that connects.",
+            id="django_idempotency.W012",
         )
-    return messages
 
 
 def check_server(redis: RedisAlias) -> list[CheckMessage]:
-    """E013, W013 to W015, asked of the server."""
+    """E013, W013 to W015. The server is asked."""
     try:
         client = redis.client
     except PolicyError:
         return []  # E012
-    except Exception as error:  # as above
+    except Exception as error:  # as in `check_settings`
         return [_silent(redis, error)]
     try:
         info = _of_one_node(client.info())
-    except Exception as error:  # the driver's, or the socket's
+    except Exception as error:  # of the driver, or of the socket
         return [_silent(redis, error)]
     return [*_version(redis, info), *_losses(redis, client, info)]
 
@@ -93,7 +91,7 @@ def _losses(redis: RedisAlias, client: Any, info: dict[str, Any]) -> Iterator[Ch
         yield Warning(
             f"{redis.owner}: the server behind the cache {redis.alias!r} has the maxmemory-policy {policy!r}: it may"
             " evict a claim whose request runs, or a stored answer, and the next request with the key runs again.",
-            hint="Set maxmemory-policy to noeviction, on a server of its own for what must not be forgotten.",
+            hint="Set maxmemory-policy to noeviction, on a server for data that must not be forgotten.",
             id="django_idempotency.W014",
         )
     if not info.get("aof_enabled"):
@@ -103,7 +101,7 @@ def _losses(redis: RedisAlias, client: Any, info: dict[str, Any]) -> Iterator[Ch
             f"{'' if saves else ' and takes no snapshots'}: when it is killed, it forgets"
             f" {'the last claims and answers' if saves else 'all claims and answers'}, and requests with their keys run"
             " again.",
-            hint="Set appendonly to yes, and appendfsync to always where no answer may be lost.",
+            hint="Set appendonly to yes, and appendfsync to always if no answer may be lost.",
             id="django_idempotency.W015",
         )
 
@@ -111,28 +109,24 @@ def _losses(redis: RedisAlias, client: Any, info: dict[str, Any]) -> Iterator[Ch
 def _configured(client: Any, name: str) -> str:
     try:
         return str(_of_one_node(client.config_get(name)).get(name, ""))
-    except Exception:  # a hosted server lets nobody ask
+    except Exception:  # a hosted server may refuse CONFIG
         return ""
 
 
 def _of_one_node(answer: dict[str, Any]) -> dict[str, Any]:
-    """A cluster's client answers for each node, under its name."""
+    """Take the answer of one node, because a cluster's client returns those of all, by name."""
     first = next(iter(answer.values()), None)
     return first if isinstance(first, dict) and ":" in next(iter(answer)) else answer
 
 
-def _timeout(client: Any) -> float | None:
+def _timeout(client: Any) -> Any:
+    """The seconds after which a call fails, or None if it never does."""
     pool = getattr(client, "connection_pool", None)
     if pool is None:  # a cluster's
-        return _own(client.get_connection_kwargs()) if hasattr(client, "get_connection_kwargs") else 1.0
+        return client.get_connection_kwargs().get("socket_timeout") if hasattr(client, "get_connection_kwargs") else 1.0
     if "socket_timeout" in pool.connection_kwargs:
-        return _own(pool.connection_kwargs)
+        return pool.connection_kwargs["socket_timeout"]
     try:
-        return _own({"socket_timeout": pool.connection_class().socket_timeout})  # the driver's own default
-    except Exception:  # one that cannot be made without arguments
+        return pool.connection_class().socket_timeout  # the driver's own default
+    except Exception:  # a class that cannot be made without arguments
         return None
-
-
-def _own(options: dict[str, Any]) -> float | None:
-    value: float | None = options.get("socket_timeout")
-    return value

@@ -1,7 +1,7 @@
-"""A django-redis alias as the package uses it: its raw connection and its keys, never the cache's pickle."""
+"""A django-redis alias: the raw connection and the keys of the cache, but never its pickle."""
 
 import codecs
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ from django.core.cache.backends.base import InvalidCacheBackendError
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.stores.base import Fault
 
-# The driver's errors that say that nothing was done, or that nobody knows. A cluster's are no others' subclasses.
+# Errors of the driver after which nothing was done, or the outcome is unknown. Those of a cluster have no common base.
 AWAY = (
     "ConnectionError",
     "TimeoutError",
@@ -21,25 +21,28 @@ AWAY = (
     "RedisClusterException",
     "TryAgainError",
 )
-# Those that it has no class for, by the code that the server's words begin with.
+# Errors of the server for which the driver has no class, by the beginning of their message.
 NOTHING_DONE = ("BUSY ", "MISCONF", "NOREPLICAS")
 
 
 class RedisAlias:
     """
-    The alias of a django-redis cache, which *owner* names in its errors. Nothing is connected before it is used; one
-    client serves all threads of a process.
+    The *alias* of a django-redis cache; errors name *owner* and its *option*. It connects at first use, and one client
+    serves all threads of a process.
     """
 
-    def __init__(self, alias: str, owner: str) -> None:
+    def __init__(self, alias: str, owner: str, option: str) -> None:
+        if not isinstance(alias, str) or not alias:
+            raise PolicyError(f"{owner}: option {option!r} must be the alias of a django-redis cache, not {alias!r}.")
         self.alias = alias
         self.owner = owner
+        self._scripts: dict[str, Any] = {}
 
     @cached_property
     def client(self) -> Any:
         """
-        The client of the primary. Raises `PolicyError` for an alias that is not configured, not django-redis's, or
-        whose text is not UTF-8.
+        The client of the primary. Raises `PolicyError` if the alias is not configured, is not django-redis's, or does
+        not encode strings as UTF-8.
         """
         from django_redis import get_redis_connection  # type: ignore[import-untyped]
 
@@ -55,26 +58,29 @@ class RedisAlias:
         encoder = client.get_encoder()
         if encoder.decode_responses:
             raise PolicyError(
-                f"{self.owner}: the cache {self.alias!r} decodes what it reads as text, and answers are bytes. Take"
+                f"{self.owner}: the cache {self.alias!r} decodes what it reads, and stored answers are bytes. Take"
                 " decode_responses out of its options."
             )
         if not _is_utf_8(encoder.encoding):
             raise PolicyError(
-                f"{self.owner}: the cache {self.alias!r} encodes text as {encoder.encoding!r}, and what is stored is"
+                f"{self.owner}: the cache {self.alias!r} encodes strings as {encoder.encoding!r}, and records are"
                 " UTF-8. Take encoding out of its options."
             )
         return client
 
     @cached_property
     def make_key(self) -> Callable[[str], str]:
-        """Makes the alias's own key of a name: with its prefix and version, or by its KEY_FUNCTION."""
+        """A function that turns a name into a key of the alias, with its prefix and version, or by its KEY_FUNCTION."""
         cache: Any = caches[self.alias]
         key_function, prefix, version = cache.key_func, cache.key_prefix, cache.version
         return lambda name: str(key_function(name, prefix, version))
 
-    def script(self, source: str) -> Any:
-        """*source* as a callable of keys and arguments, which is loaded where the server does not know it."""
-        return self.client.register_script(source)
+    def run(self, script: str, keys: Iterable[str], arguments: Iterable[Any] = ()) -> Any:
+        """Run *script* (its source) on *keys*. The server loads it only if it does not know it."""
+        registered = self._scripts.get(script)
+        if registered is None:
+            registered = self._scripts.setdefault(script, self.client.register_script(script))
+        return registered(keys, arguments)
 
 
 def _is_utf_8(encoding: str) -> bool:
@@ -85,7 +91,7 @@ def _is_utf_8(encoding: str) -> bool:
 
 
 def classify(error: Exception) -> Fault:
-    """What *error* of a driver's call that was to change something means."""
+    """Say what an *error* of the driver means before the handler has run."""
     import redis.exceptions as driver
 
     if isinstance(error, (OSError, *(getattr(driver, name) for name in AWAY if hasattr(driver, name)))):

@@ -1,26 +1,24 @@
 """
-The RedisStore's steps, each one script: atomic on the server, by its own clock.
+The steps of the RedisStore. Each is one script, atomic on the server and by the server's clock.
 
-Each gets two keys of one hash slot: the record of the identity, a hash, and the claims that share its tag, a sorted set
-of digests by the end of their leases, in milliseconds since the epoch. What a script answers begins with a word.
+A script gets two keys of one hash slot. The first is the record of an identity, a hash; the second is a sorted set of
+the digests of claims with this tag, by the end of their leases in milliseconds since the epoch. An answer begins with a
+word. Fields of the hash, beside those of a record (with executed_at in milliseconds):
 
-    state       claimed, completed, or freed: nothing but the tokens that are turned away
+    state       claimed, completed, or freed (only rejected tokens are left)
     token       the owner's
     lease       the end of its lease, in milliseconds
-    ttl         milliseconds, for the record to come
+    ttl         of the record to come, in milliseconds
     taken_over  "1" if it was taken over from another owner
-    announced   the token of who was told that the outcome is uncertain, "2" if the owner itself said so
-    away        tokens that are turned away: whose claim was abandoned, or ended by an operator
-    away_until  milliseconds
+    announced   the token of the request that announced the unknown outcome; "2" if the owner did
+    away        rejected tokens, whose claim was abandoned, or ended by an operator
+    away_until  the end of their rejection, in milliseconds
 
-and what a record says: fingerprint, scope, operation, key, request, request_id, executed_at (milliseconds), status,
-head, body.
+Any other value under these keys was not written by this package: it is reported and never overwritten. Only operators
+read the sets, so a broken one does not affect requests.
 
-What is there and is none of it is garbage: it is left as it is. The sets serve operators alone, so one that is broken
-stops nobody.
-
-The scripts that end a claim are let in when the server's memory is full, so that what was let in before can be
-remembered (redis.io, "Lua scripts: flags").
+The scripts that end a claim also run if the server's memory is full, so that an admitted request can be remembered
+(redis.io, "Lua scripts: flags").
 """
 
 _FIND = """
@@ -46,9 +44,9 @@ local away, away_until = found[11] or '', tonumber(found[12] or nil) or 0
 if away_until <= now then away = '' end
 """
 
-MOST_AWAY = 64  # tokens that a key turns away, of 32 characters
+MOST_AWAY = 64  # rejected tokens of a key, of 32 characters each
 
-# turn_away lets a token change nothing any more, and keep_away leaves nothing but such tokens.
+# turn_away rejects a token from now on; keep_away deletes all but the rejected tokens.
 _AWAY = f"""
 local function turn_away(token, milliseconds)
     if not string.find(away, token, 1, true) then away = string.sub(away .. ' ' .. token, -{33 * MOST_AWAY}) end
@@ -106,7 +104,7 @@ end
 return {{'kept'}}
 """
 
-# token, digest, and the milliseconds that an abandoned claim is kept out, or 0
+# token, digest, and the milliseconds for which an abandoned claim is rejected, or 0
 RELEASE = f"""{_LET_IN}
 {_FIND}{_AWAY}
 if garbage or state == 'completed' then return 0 end
@@ -134,7 +132,7 @@ return 1
 
 # --- for operators ---
 
-# digest, executed_at (0 of garbage) or '', without an outcome alone?
+# digest, executed_at ('' for any, 0 for garbage), "1" to free only an unsettled outcome
 FREE = f"""{_LET_IN}
 {_FIND}{_AWAY}
 if garbage then
@@ -153,7 +151,7 @@ redis.pcall('ZREM', claims, ARGV[1])
 return 'freed'
 """
 
-# digest, executed_at or '', token, status, head, body
+# digest, executed_at ('' for any), token, status, head, body
 SETTLE = f"""{_LET_IN}
 {_FIND}
 if garbage or not state or state == 'freed' then return 'nothing' end
@@ -168,21 +166,21 @@ redis.pcall('ZREM', claims, ARGV[1])
 return 'settled'
 """
 
-# The record whole, the milliseconds that are left of it, and the server's time.
+# Answers with the server's time, the rest of the record's lifetime in milliseconds, and all its fields.
 SHOW = f"""{_FIND}
 if garbage then return {{'garbage', now}} end
 if not state or state == 'freed' or (state == 'claimed' and lease > now) then return {{'nothing'}} end
 return {{'found', now, redis.call('PTTL', record), redis.call('HGETALL', record)}}
 """
 
-# limit; with the set of claims alone
+# limit; the only key is the set of claims
 OVERDUE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
 """
 
-# digest; of which nothing but the entry is left
+# digest, whose record is gone
 FORGET = f"""{_LET_IN}
 {_FIND}
 return state ~= 'claimed' and redis.call('ZREM', claims, ARGV[1]) or 0

@@ -1,8 +1,8 @@
 """
-The store for work that is not in a database: claims and completion records in Redis or Valkey, through django-redis.
+The store for work outside the databases: claims and completion records in Redis or Valkey, through django-redis.
 
-A first execution takes two round trips, claim and completion, a replay one; nothing is pickled. The record of an
-identity and the set of claims that it is listed in have one hash tag, so a cluster keeps them in one slot.
+A first execution takes two round trips, a replay one; nothing is pickled. The record of an identity and the set that
+lists its claim have one hash tag, so that a cluster keeps them in one slot.
 """
 
 import logging
@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import Any
 
 from django.core.checks import CheckMessage
@@ -19,7 +18,7 @@ from django.core.checks import CheckMessage
 from django_idempotency.core.decision import Claimed, ClaimResult, Completed, InFlight, Unsettled
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.exceptions import PolicyError, RequestInProgress
+from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.stores.base import Fault, LeasedStore
 from django_idempotency.stores.redis import scripts
 from django_idempotency.stores.redis.client import RedisAlias, classify
@@ -27,7 +26,7 @@ from django_idempotency.stores.stored import Location, StoredRecord
 
 logger = logging.getLogger("django_idempotency")
 
-UNKNOWN = datetime(1970, 1, 1, tzinfo=UTC)  # when what is none of ours was executed
+UNKNOWN = datetime(1970, 1, 1, tzinfo=UTC)  # the time of execution of a value that this package did not write
 NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 LEASE_ENDED = "its lease has run out, and it has not answered"
 DIGEST = re.compile(rb"[0-9a-f]{64}")
@@ -38,148 +37,107 @@ class RedisStore(LeasedStore):
     """
     Redis 7.0 and newer, or Valkey; one server, Sentinel, or Cluster.
 
-    The option `CACHE` names the django-redis alias; its KEY_PREFIX and VERSION are part of every key. The alias's own
-    SOCKET_TIMEOUT bounds each call.
+    The option `CACHE` names the django-redis alias. Its KEY_PREFIX and VERSION are part of every key, and its
+    SOCKET_TIMEOUT limits each call.
     """
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         super().__init__(alias, options)
-        for name in options:
-            if name != "CACHE":
-                raise PolicyError(f"The RedisStore {alias!r} has no option {name!r}: it takes 'CACHE'.")
-        cache = options.get("CACHE", "default")
-        if not isinstance(cache, str) or not cache:
-            raise PolicyError(
-                f"The RedisStore {alias!r}: option 'CACHE' must be the alias of a django-redis cache, not {cache!r}."
-            )
-        self.redis = RedisAlias(cache, f"The RedisStore {alias!r}")
-
-    # --- scripts, each loaded once ---
-
-    @cached_property
-    def _claim(self) -> Any:
-        return self.redis.script(scripts.CLAIM)
-
-    @cached_property
-    def _complete(self) -> Any:
-        return self.redis.script(scripts.COMPLETE)
-
-    @cached_property
-    def _release(self) -> Any:
-        return self.redis.script(scripts.RELEASE)
-
-    @cached_property
-    def _renew(self) -> Any:
-        return self.redis.script(scripts.RENEW)
+        self.check_options("CACHE")
+        self.redis = RedisAlias(options.get("CACHE", "default"), str(self), "CACHE")
 
     def _keys(self, digest: str) -> tuple[str, str]:
-        """The keys of the record and of the set of claims."""
-        make_key = self.redis.make_key
-        tag = digest[:2]
-        return make_key(f"idempotency:{{{tag}}}:{digest}"), make_key(f"idempotency:{{{tag}}}:claims")
+        """The keys of the record and of the set of claims, of an identity's hexadecimal *digest*."""
+        make_key, prefix = self.redis.make_key, f"idempotency:{{{digest[:2]}}}"
+        return make_key(f"{prefix}:{digest}"), make_key(f"{prefix}:claims")
+
+    def _run(self, script: str, digest: bytes, *arguments: Any) -> Any:
+        """Run *script* for the identity *digest*."""
+        return self.redis.run(script, self._keys(digest.hex()), arguments)
 
     # --- for requests ---
 
     def claim(self, attempt: Attempt, token: str, lease: float, *, take_over: bool) -> ClaimResult:
-        identity = attempt.identity
-        digest = identity.digest.hex()
-        arguments = (
-            token,
-            attempt.fingerprint,
-            _milliseconds(lease),
-            _milliseconds(attempt.ttl),
-            "1" if take_over else "0",
-            digest,
-            identity.scope,
-            identity.operation,
-            identity.key,
-            attempt.request,
-            attempt.request_id,
-        )
-        found = self._claimed(self._keys(digest), arguments)
-        match found:
+        match self._claim(attempt, token, lease, "1" if take_over else "0"):
             case [b"claimed", taken_over]:
                 return Claimed(token, taken_over=bool(taken_over))
             case [b"in flight", fingerprint]:
                 return InFlight(fingerprint)
             case [b"completed", fingerprint, *record]:
                 try:
-                    return Completed(_record(*record), fingerprint)
+                    return Completed(_read_record(*record), fingerprint)
                 except (RecursionError, TypeError, ValueError) as error:
-                    return self._garbage(attempt, error)
+                    return self._log_garbage(attempt, error)
             case [b"unsettled", fingerprint, newly]:
                 return Unsettled(fingerprint, found_out=LEASE_ENDED if newly else "")
             case [_, reason]:
-                return self._garbage(attempt, reason)
-            case _:
-                raise TypeError(f"The claim's script has answered {found!r}.")
+                return self._log_garbage(attempt, reason)
+            case answer:
+                raise TypeError(f"The claim's script has answered {answer!r}.")
 
-    def _claimed(self, keys: tuple[str, str], arguments: tuple[Any, ...]) -> Any:
+    def _claim(self, attempt: Attempt, token: str, lease: float, take_over: str) -> Any:
         import redis.exceptions as driver
 
-        try:
-            return self._claim(keys, arguments)
-        except driver.ConnectionError:
-            # The reply may be lost, or the connection was an old one. A claim that is there is known by its token.
-            return self._claim(keys, arguments)
-
-    def _garbage(self, attempt: Attempt, reason: object) -> Unsettled:
-        """What somebody else wrote there, or what is left of something: nobody knows what came of the request."""
         identity = attempt.identity
-        logger.error("Store %r has something for %s that it has not written: %s", self.alias, identity, reason)
+        digest = identity.digest
+        times = (_milliseconds(lease), _milliseconds(attempt.ttl))
+        parts = (identity.scope, identity.operation, identity.key, attempt.request, attempt.request_id)
+        arguments = (token, attempt.fingerprint, *times, take_over, digest.hex(), *parts)
+        try:
+            return self._run(scripts.CLAIM, digest, *arguments)
+        except driver.ConnectionError:
+            # An old connection, or a lost reply. If the claim exists, the script recognises its token.
+            return self._run(scripts.CLAIM, digest, *arguments)
+
+    def _log_garbage(self, attempt: Attempt, reason: object) -> Unsettled:
+        """Log a value that this package did not write, or only in part. Returns an unknown outcome."""
+        identity = attempt.identity
+        logger.error("Store %r found a value for %s that it did not write: %s", self.alias, identity, reason)
         return Unsettled(attempt.fingerprint)
 
     def complete(self, attempt: Attempt, claim: Claimed, record: CompletionRecord) -> CompletionRecord | None:
-        digest = attempt.identity.digest.hex()
-        arguments = (
-            claim.token,
-            digest,
-            _milliseconds(attempt.ttl),
-            record.status,
-            record.head(),
-            record.body,
-        )
-        keys = self._keys(digest)
-        found = self._complete(keys, arguments)
-        if found == [b"gone"]:
-            # Evicted, or the server was started anew. Nobody else has claimed it, or it would not be gone.
-            logger.warning("Store %r has forgotten the claim of %s, and takes it anew", self.alias, attempt.identity)
+        digest = attempt.identity.digest
+        ttl = _milliseconds(attempt.ttl)
+        arguments = (claim.token, digest.hex(), ttl, record.status, record.head(), record.body)
+        answer = self._run(scripts.COMPLETE, digest, *arguments)
+        if answer == [b"gone"]:
+            # Evicted, or the server was restarted. No other request has claimed it, or there would be a claim.
+            logger.warning("Store %r has forgotten the claim of %s, and claims it again", self.alias, attempt.identity)
             if not isinstance(self.claim(attempt, claim.token, 1.0, take_over=False), Claimed):
                 return None
-            found = self._complete(keys, arguments)
-        match found:
+            answer = self._run(scripts.COMPLETE, digest, *arguments)
+        match answer:
             case [b"kept"]:
                 return record
             case [b"completed", fingerprint, *stored] if fingerprint == attempt.fingerprint:
                 try:
-                    return _record(*stored)
+                    return _read_record(*stored)
                 except (RecursionError, TypeError, ValueError) as error:
-                    self._garbage(attempt, error)
+                    self._log_garbage(attempt, error)
             case [b"garbage", reason]:
-                self._garbage(attempt, reason)
+                self._log_garbage(attempt, reason)
             case _:
                 pass
         return None
 
     def release(self, attempt: Attempt, claim: Claimed) -> None:
-        digest = attempt.identity.digest.hex()
-        self._release(self._keys(digest), (claim.token, digest, 0))
+        digest = attempt.identity.digest
+        self._run(scripts.RELEASE, digest, claim.token, digest.hex(), 0)
 
     def abandon(self, attempt: Attempt, claim: Claimed, lease: float) -> None:
-        digest = attempt.identity.digest.hex()
-        self._release(self._keys(digest), (claim.token, digest, _milliseconds(lease)))
+        digest = attempt.identity.digest
+        self._run(scripts.RELEASE, digest, claim.token, digest.hex(), _milliseconds(lease))
 
     def renew(self, attempt: Attempt, claim: Claimed, lease: float) -> bool:
-        return self._lease(attempt, claim, _milliseconds(lease), announced=False)
+        return self._set_lease(attempt, claim, _milliseconds(lease), "0")
 
     def mark_unsettled(self, attempt: Attempt, claim: Claimed) -> None:
-        self._lease(attempt, claim, 0, announced=True)
+        self._set_lease(attempt, claim, 0, "2")
 
-    def _lease(self, attempt: Attempt, claim: Claimed, milliseconds: int, *, announced: bool) -> bool:
-        digest = attempt.identity.digest.hex()
+    def _set_lease(self, attempt: Attempt, claim: Claimed, milliseconds: int, announced: str) -> bool:
+        digest = attempt.identity.digest
         ttl = _milliseconds(attempt.ttl)
-        arguments = (claim.token, digest, milliseconds, ttl, "2" if announced else "0")
-        return bool(self._renew(self._keys(digest), arguments))
+        return bool(self._run(scripts.RENEW, digest, claim.token, digest.hex(), milliseconds, ttl, announced))
 
     def classify(self, using: str | None, error: Exception) -> Fault:
         return classify(error)
@@ -187,53 +145,46 @@ class RedisStore(LeasedStore):
     # --- for operators ---
 
     def find(self, using: str | None, digest: bytes) -> StoredRecord | None:
-        found = self.redis.script(scripts.SHOW)(self._keys(digest.hex()), ())
-        return None if found[0] == b"nothing" else _stored(Location(store=self), digest, found)
+        answer = self._run(scripts.SHOW, digest)
+        return None if answer[0] == b"nothing" else _read_stored(Location(store=self), digest, answer)
 
     def unsettled(self, using: str | None, limit: int) -> list[StoredRecord]:
         found = [record for tag in TAGS for record in self._unsettled(tag, limit)]
         return sorted(found, key=lambda record: record.executed_at)[:limit]
 
     def _unsettled(self, tag: str, limit: int) -> list[StoredRecord]:
-        """Those of one *tag*. Entries whose record is gone are forgotten on the way, and do not count."""
-        overdue = self.redis.script(scripts.OVERDUE)
-        forget = self.redis.script(scripts.FORGET)
+        """The unsettled outcomes of one *tag*. Entries whose record is gone are removed and do not count."""
         claims = self.redis.make_key(f"idempotency:{{{tag}}}:claims")
         while True:
             try:
-                members = overdue((claims,), (limit,))
-            except Exception as error:  # the driver's
+                members = self.redis.run(scripts.OVERDUE, (claims,), (limit,))
+            except Exception as error:  # of the driver
                 if "WRONGTYPE" not in str(error):
                     raise
-                logger.error("Store %r has something at %s that it has not written: %s", self.alias, claims, error)
+                logger.error("Store %r found a value at %s that it did not write: %s", self.alias, claims, error)
                 return []
             found, forgotten = [], 0
-            for digest in filter(DIGEST.fullmatch, members):
-                record = self.find(None, bytes.fromhex(digest.decode()))
+            for name in filter(DIGEST.fullmatch, members):
+                digest = bytes.fromhex(name.decode())
+                record = self.find(None, digest)
                 if record is not None and record.is_unsettled:
                     found.append(record)
                 else:  # expired, or evicted
-                    forgotten += forget(self._keys(digest.decode()), (digest,))
+                    forgotten += self._run(scripts.FORGET, digest, name)
             if not forgotten:
                 return found
 
     def free(self, using: str | None, digest: bytes, executed_at: datetime | None, *, unsettled: bool = False) -> bool:
         arguments = (digest.hex(), _instant(executed_at), "1" if unsettled else "0")
-        return _told(self.redis.script(scripts.FREE)(self._keys(digest.hex()), arguments)) == "freed"
+        return _decide(self._run(scripts.FREE, digest, *arguments)) == "freed"
 
     def settle(self, using: str | None, digest: bytes, executed_at: datetime | None, record: CompletionRecord) -> bool:
-        arguments = (
-            digest.hex(),
-            _instant(executed_at),
-            secrets.token_hex(16),  # the first owner may still come, and is stale
-            record.status,
-            record.head(),
-            record.body,
-        )
-        return _told(self.redis.script(scripts.SETTLE)(self._keys(digest.hex()), arguments)) == "settled"
+        token = secrets.token_hex(16)  # the first owner may still arrive; its token is stale then
+        arguments = (digest.hex(), _instant(executed_at), token, record.status, record.head(), record.body)
+        return _decide(self._run(scripts.SETTLE, digest, *arguments)) == "settled"
 
     def check(self, databases: Collection[str] = ()) -> list[CheckMessage]:
-        from django_idempotency.stores.redis import checks as redis_checks  # a server that serves needs none of it
+        from django_idempotency.stores.redis import checks as redis_checks  # requests do not need it
 
         return redis_checks.check_settings(self.redis)
 
@@ -251,34 +202,34 @@ def _instant(moment: datetime | None) -> str:
     return "" if moment is None else str(round(moment.timestamp() * 1000))
 
 
-def _record(status: bytes, head: bytes, body: bytes, request_id: bytes) -> CompletionRecord:
-    """The record as it was stored. Raises as `from_stored` does."""
+def _read_record(status: bytes, head: bytes, body: bytes, request_id: bytes) -> CompletionRecord:
+    """Make the record of its stored fields. Raises as `from_stored` does."""
     return CompletionRecord.from_stored(int(status), head, body, request_id.decode())
 
 
-def _told(answer: bytes) -> str:
-    """The word that a script answered. Raises `RequestInProgress` where it is in flight, or another execution."""
+def _decide(answer: bytes) -> str:
+    """Return the word that a script answered. Raises `RequestInProgress` for a claim in flight or another execution."""
     word = answer.decode()
     if word in ("in flight", "other"):
         raise RequestInProgress
     return word
 
 
-def _stored(location: Location, digest: bytes, found: list[Any]) -> StoredRecord:
-    """What the script SHOW has found. What is none of ours has neither fields nor times of its own."""
-    now = _moment(found[1])
+def _read_stored(location: Location, digest: bytes, answer: list[Any]) -> StoredRecord:
+    """Make a `StoredRecord` of the answer of `SHOW`. A foreign value has neither fields nor times of its own."""
+    now = _moment(answer[1])
     foreign = StoredRecord(digest=digest, executed_at=UNKNOWN, expires_at=NEVER, now=now, location=location)
-    if found[0] != b"found":
+    if answer[0] != b"found":
         return foreign
-    fields = dict(_pairs(found[3]))
-    foreign = replace(foreign, expires_at=_moment(found[1] + max(found[2], 0)))
+    fields = dict(_pairs(answer[3]))
+    foreign = replace(foreign, expires_at=_moment(answer[1] + max(answer[2], 0)))
     try:
         foreign = replace(foreign, executed_at=_moment(int(fields.get("executed_at", 0))))
         status = int(fields.get("status", 0))
     except (OverflowError, ValueError):
-        return foreign  # somebody has changed it
-    texts = ("scope", "operation", "key", "request", "request_id")
-    rest: dict[str, Any] = {name: fields.get(name, b"").decode(errors="replace") for name in texts}
+        return foreign  # its fields were changed
+    names = ("scope", "operation", "key", "request", "request_id")
+    rest: dict[str, Any] = {name: fields.get(name, b"").decode(errors="replace") for name in names}
     if fields["state"] == b"completed":
         rest |= {"status": status, "head": fields["head"], "body": fields["body"]}
     return replace(foreign, fingerprint=fields["fingerprint"], **rest)

@@ -1,6 +1,6 @@
 """
-Compares what two runs of the same work changed, apart from what differs by itself: the numbers and random keys of new
-rows, references to them, and the time of day.
+Compares the changes of two runs of the same work, except for what differs in every run: numbers and random keys of new
+rows, references to them, and times.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ Content = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """*what* was *found* so many times at *place* instead of *expected* times; or it differs as *how* says."""
+    """*what* happened *found* times at *place* instead of *expected* times; or it differs as *how* says."""
 
     place: str
     what: str
@@ -30,8 +30,8 @@ class Difference:
     how: str = ""
 
     def __str__(self) -> str:
-        told = self.how or f"{format_times(self.found)} instead of {format_times(self.expected)}"
-        return ": ".join(part for part in (self.place, self.what, told) if part)
+        how = self.how or f"{format_times(self.found)} instead of {format_times(self.expected)}"
+        return ": ".join(filter(None, (self.place, self.what, how)))
 
 
 def format_times(count: int) -> str:
@@ -40,7 +40,7 @@ def format_times(count: int) -> str:
 
 
 def equivalent(changes: Changes, others: Changes, **more: Any) -> bool:
-    """Did two runs change the same? *more*: the options of `differences`."""
+    """Did two runs make the same changes? *more* are the options of `differences`."""
     return not differences(changes, others, **more)
 
 
@@ -48,13 +48,13 @@ def differences(
     found: Changes, expected: Changes, *, keys: str | Iterable[str] = (), ignore: str | Iterable[str] = ()
 ) -> list[Difference]:
     """
-    What one run changed otherwise than the run that is *expected*; empty if the two are equivalent. `str` puts each
-    into words.
+    The differences between the changes of one run and the *expected* ones; empty if they are equivalent. `str` makes a
+    sentence of each.
 
-    New rows compare by content, and where one refers to another new row, that one's content counts, not its number.
-    Numbers and random keys that a row got, and times of the run itself, are not compared. Of a row that was there
-    before both runs, numbers compare by how much they changed. *keys* are the idempotency keys of the two runs, which
-    may occur in strings. *ignore* names tables or columns (`"audit_*"`, `"shop_payment.gateway_id"`) to leave out.
+    New rows are compared by content; a reference to another new row stands for that row's content, not for its number.
+    Numbers and random keys of new rows and times of the run are not compared. In older rows, numbers are compared by
+    how much they changed. *keys* are the idempotency keys of the two runs, which may occur in strings. *ignore* names
+    tables or columns (`"audit_*"`, `"shop_payment.gateway_id"`) to leave out.
     """
     wanted, seen = (contents(changes, keys=keys, ignore=ignore) for changes in (expected, found))
     places = sorted({*wanted, *seen}, key=str)
@@ -62,7 +62,7 @@ def differences(
 
 
 def count_differences(place: TableName, expected: list[Content], found: list[Content]) -> Iterator[Difference]:
-    """The contents that one table has another number of times than *expected*."""
+    """The contents that one table has more or less often than *expected*."""
     wanted, seen = Counter(expected), Counter(found)
     for content in dict.fromkeys([*expected, *found]):
         if wanted[content] != seen[content]:
@@ -74,7 +74,7 @@ def count_differences(place: TableName, expected: list[Content], found: list[Con
 def contents(
     changes: Changes, *, keys: str | Iterable[str] = (), ignore: str | Iterable[str] = ()
 ) -> dict[TableName, list[Content]]:
-    """What one run changed: for each row a value, equal to another run's value if the rows are equivalent."""
+    """The changes of one run: a value for each row, equal to another run's value if the rows are equivalent."""
     run = _Comparable(changes, texts(keys), texts(ignore))
     places = [place for place in changes.tables if not _is_ignored(place.table, run.ignored)]
     return {place: rows for place in places if (rows := [*run.contents(place)])}
@@ -85,7 +85,7 @@ def _is_ignored(name: str, patterns: Iterable[str]) -> bool:
 
 
 def format_content(content: Content) -> str:
-    """What happened to a row, in words."""
+    """Describe what happened to a row."""
     verb, *columns = content
     return f"{verb} {', '.join(f'{name}={_value(value)}' for name, value in columns)}"
 
@@ -99,7 +99,7 @@ def _value(value: Any) -> str:
 
 
 class _Comparable:
-    """What one run changed, in a form that another run can be compared with."""
+    """The changes of one run, in a form that can be compared with another run's."""
 
     def __init__(self, changes: Changes, keys: Iterable[str], ignored: tuple[str, ...]) -> None:
         self.changes = changes
@@ -116,7 +116,7 @@ class _Comparable:
         }
 
     def contents(self, place: TableName) -> Iterator[Content]:
-        """A value for each row of *place* that was added, removed or changed; equal if the rows are equivalent."""
+        """A value for each row of *place* that was added, removed or changed."""
         change = self.changes.tables.get(place)
         if change is None:
             return
@@ -146,7 +146,7 @@ class _Comparable:
     def _plain(
         self, place: TableName, change: TableChanges, column: str, value: Any, trail: tuple[Any, ...] = ()
     ) -> Any:
-        """A value that a run has written, without what differs from run to run."""
+        """A value that a run has written, without what differs in every run."""
         if value is None:
             return None
         shape = change.shape
@@ -172,7 +172,7 @@ class _Comparable:
         return value
 
     def _step(self, place: TableName, change: TableChanges, column: str, before: Any, after: Any) -> Any:
-        """How a value of a row that was there before has changed."""
+        """How a value of an older row has changed."""
         if _is_number(before) and _is_number(after) and column not in change.shape.references:
             return f"{after - before:+}"
         after = self._plain(place, change, column, after)
@@ -182,10 +182,10 @@ class _Comparable:
 def _spellings(value: Any) -> set[str]:
     """*value* as a string; a UUID in both spellings that databases use."""
     try:
-        told = UUID(str(value))
+        found = UUID(str(value))
     except ValueError:
         return {str(value)}
-    return {str(told), told.hex}
+    return {str(found), found.hex}
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""A test's database put back to what a snapshot held, row by row: what a run has changed is taken back."""
+"""Undoes the changes between two snapshots of a test's database, row by row."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,35 +11,35 @@ from django_idempotency.testing.compare.snapshots import Changes, Row, TableChan
 
 def restore(changes: Changes) -> None:
     """
-    Take back *changes*, which must be the last thing that happened to their tables.
+    Undo *changes*, which must be the latest ones of their tables.
 
-    One transaction for each database, with its checks put off to the end. Counters that the database keeps for new rows
-    stay where they are. Raises Django's database errors where a table does not let it: a trigger, a generated column.
+    Each database has one transaction, which checks constraints at its end. Sequences of new primary keys stay where
+    they are. Raises Django's database errors if a table prevents it, by a trigger or a generated column.
     """
     for using in sorted({place.using for place in changes.tables}):
         tables = {place: change for place, change in changes.tables.items() if place.using == using}
         connection = connections[using]
         with connection.constraint_checks_disabled():
-            atomic_phase(using, lambda using=using, tables=tables: _take_back(using, tables))  # type: ignore[misc]
+            atomic_phase(using, lambda using=using, tables=tables: _undo(using, tables))  # type: ignore[misc]
 
 
-def _take_back(using: str, tables: Mapping[TableName, TableChanges]) -> None:
+def _undo(using: str, tables: Mapping[TableName, TableChanges]) -> None:
     connection = connections[using]
     quote = connection.ops.quote_name
-    # Its own number, where the column is an identity.
+    # An identity column gets its old number back.
     overriding = " OVERRIDING SYSTEM VALUE" if connection.vendor == "postgresql" else ""
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute("SET CONSTRAINTS ALL DEFERRED")
         for place, change in tables.items():
             for row in change.added:
-                where, values = _that_row(change, row, quote)
+                where, values = _condition(change, row, quote)
                 cursor.execute(f"DELETE FROM {quote(place.table)} WHERE {where}", values)  # noqa: S608 quoted names
         for place, change in tables.items():
             for before, after in change.changed:
                 columns = [column for column in before if before[column] != after[column]]
                 settings = ", ".join(f"{quote(column)} = %s" for column in columns)
-                where, values = _that_row(change, after, quote)
+                where, values = _condition(change, after, quote)
                 cursor.execute(
                     f"UPDATE {quote(place.table)} SET {settings} WHERE {where}",  # noqa: S608 quoted names
                     [*_sendable(before[column] for column in columns), *values],
@@ -54,8 +54,8 @@ def _take_back(using: str, tables: Mapping[TableName, TableChanges]) -> None:
                 )
 
 
-def _that_row(change: TableChanges, row: Row, quote: Any) -> tuple[str, list[Any]]:
-    """The condition that finds *row*: by its primary key, or by all that it holds where the table has none."""
+def _condition(change: TableChanges, row: Row, quote: Any) -> tuple[str, list[Any]]:
+    """The condition that finds *row*: by its primary key, or by all of its values if the table has none."""
     columns = change.shape.key or tuple(row)
     terms = [f"{quote(column)} IS NULL" if row[column] is None else f"{quote(column)} = %s" for column in columns]
     return " AND ".join(terms), _sendable(row[column] for column in columns if row[column] is not None)

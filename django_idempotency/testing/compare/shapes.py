@@ -1,6 +1,6 @@
 """
-The columns of a table by purpose: its primary key, references to other rows, values that each run makes anew. A model's
-fields say so, or the database's catalogue if the table has no model.
+The columns of a table by purpose: its primary key, references to other rows, values that differ in each run. They are
+read from the model's fields, or from the database's catalogue if the table has no model.
 """
 
 from collections.abc import Iterable
@@ -11,19 +11,18 @@ from django.apps import apps
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-# Written by Django itself, not by a handler.
-# "sqlite_" is what ANALYZE notes there: no table of anybody's may be called so (sqlite.org, "Internal Schema Objects").
+# Tables that Django itself writes, and SQLite's own: that prefix is reserved (sqlite.org, "Internal Schema Objects").
 UNSEEN = ("django_migrations", "django_content_type", "django_session", "sqlite_*")
 CONTAINERS = (dict, list, set, tuple, str, bytes, int, float, bool)  # as a default: a constant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """The columns of a table, by what they are for."""
+    """The columns of a table by purpose."""
 
     key: tuple[str, ...] = ()  # the primary key's; empty if the table has none
     references: dict[str, tuple[str, str]] = field(default_factory=dict)  # column: the table and column it refers to
-    made: frozenset[str] = frozenset()  # another value in each run: numbers and random keys
+    made: frozenset[str] = frozenset()  # differ in each run: numbers and random keys
     stamps: frozenset[str] = frozenset()  # auto_now and auto_now_add
     generic: frozenset[str] = frozenset()  # refer to a row of a table that another column names
 
@@ -34,9 +33,9 @@ def own_tables() -> list[str]:
 
 
 def shapes(connection: BaseDatabaseWrapper, cursor: Any, tables: Iterable[str]) -> dict[str, Shape]:
-    """The shape of each of *tables*, all of which are there."""
+    """The shape of each of *tables*, which must exist."""
     models_of = [model for model in apps.get_models(include_auto_created=True) if not model._meta.proxy]
-    # Several may share a table: the one that makes it knows it best.
+    # If several share a table, the managed one counts.
     known = {model._meta.db_table: model for model in sorted(models_of, key=lambda model: model._meta.managed)}
     return {
         table: _of_model(known[table]) if table in known else _of_catalogue(connection, cursor, table)
@@ -92,6 +91,6 @@ def _of_catalogue(connection: BaseDatabaseWrapper, cursor: Any, table: str) -> S
     return Shape(
         key=key,
         references={column: (to[1], to[0]) for column, to in relations.items()},
-        # A number alone is one that the database counts.
+        # A key of one number is taken for a sequence of the database.
         made=frozenset(key) if len(key) == 1 and key[0] in numbers and key[0] not in relations else frozenset(),
     )

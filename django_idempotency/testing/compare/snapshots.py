@@ -1,7 +1,7 @@
 """
-The database by content: what every table holds before and after, and what has changed in between, row by row.
+Snapshots of the content of databases, and the changes between two of them, row by row.
 
-Effects that their author forgot are found because nobody has to name them: tables that no model has are read too.
+Every table is read, also those without a model: so effects are found that a test's author has forgotten.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ from django_idempotency.testing.compare.shapes import UNSEEN, Shape, own_tables,
 
 LARGEST_TABLE = 20_000  # rows
 JSON_OID = 114  # on PostgreSQL a column of type json, of which drivers make an object; of jsonb Django has the text
-MARGIN = timedelta(minutes=1)  # by which the database's clock may differ from ours
+MARGIN = timedelta(minutes=1)  # by which the database's clock may differ from this process's
 
 Row = Mapping[str, Any]  # by column
 
@@ -51,7 +51,7 @@ class TableName:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What a table held. Rows by their primary key; in a table without one, by content and number."""
+    """The content of a table: rows by their primary key; without one, by their content and a number."""
 
     shape: Shape
     rows: Mapping[Any, Row]
@@ -59,13 +59,13 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What some databases held, at one time."""
+    """The content of databases at one time."""
 
     tables: Mapping[TableName, Table]
     taken_at: datetime
 
     def changes(self, after: "Snapshot") -> "Changes":
-        """What has changed from this snapshot to the one taken *after* it."""
+        """The changes from this snapshot to the one *after* it."""
         tables = {}
         for place in sorted({*self.tables, *after.tables}, key=str):
             change = _table_changes(self.tables.get(place), after.tables.get(place))
@@ -82,11 +82,11 @@ def snapshot(
     limit: int = LARGEST_TABLE,
 ) -> Snapshot:
     """
-    All rows of all tables of the databases *using*: one alias, some, none, or by default all that the test may use.
+    Read all rows of the databases *using*: one alias, several, none, or by default all that the test may use.
 
-    Left out are the tables of sessions, content types and migrations, the tables and columns that *ignore* names
-    (`"audit_*"`, `"auth_user.last_seen"`), and the package's *own* tables unless they are wanted. One statement for
-    each table, and all rows are kept: made for what a test's database holds.
+    It leaves out the tables of sessions, content types and migrations, the tables and columns that *ignore* names
+    (`"audit_*"`, `"auth_user.last_seen"`), and without *own* the package's own tables. It sends one statement for each
+    table and keeps all rows in memory.
 
     Raises `TableTooLarge` for a table of more than *limit* rows, and Django's database errors.
     """
@@ -98,7 +98,7 @@ def snapshot(
         except DatabaseOperationForbidden:
             if using is not None:
                 raise
-            # The test may not use it, so nothing that it calls can.
+            # The test may not use it, so its requests do not either.
     return Snapshot(tables, datetime.now(UTC))
 
 
@@ -107,10 +107,10 @@ def _aliases(using: str | Iterable[str] | None) -> list[str]:
         return list(texts(using))
     seen: dict[tuple[str, ...], str] = {}
     for alias in connections:
-        if connections[alias].vendor == "unknown":  # of a project without a database
+        if connections[alias].vendor == "unknown":  # the project has no database
             continue
         settings = connections[alias].settings_dict
-        # A replica is, in a test, its primary under another name.
+        # In a test a replica is its primary under another name.
         seen.setdefault(tuple(str(settings[name]) for name in ("ENGINE", "NAME", "HOST", "PORT")), alias)
     return list(seen.values())
 
@@ -134,7 +134,9 @@ def _tables(alias: str, ignored: list[str], limit: int) -> dict[TableName, Table
             is_json = [connection.vendor == "postgresql" and column[1] == JSON_OID for column in cursor.description]
             if len(rows) > limit:
                 raise TableTooLarge(alias, name, limit)
-            tables[TableName(alias, name)] = Table(shape, _keyed(_rows(columns, is_json, rows, left_out), shape.key))
+            tables[TableName(alias, name)] = Table(
+                shape, _index_rows(_rows(columns, is_json, rows, left_out), shape.key)
+            )
     return tables
 
 
@@ -144,7 +146,7 @@ def _rows(columns: list[str], is_json: list[bool], rows: Iterable[Any], left_out
         yield {column: _plain(value, json) for column, value, json in cells if column not in left_out}
 
 
-def _keyed(found: Iterable[Row], columns: tuple[str, ...]) -> dict[Any, Row]:
+def _index_rows(found: Iterable[Row], columns: tuple[str, ...]) -> dict[Any, Row]:
     if columns:
         return {tuple(row[column] for column in columns): row for row in found}
     alike: Counter[Any] = Counter()
@@ -157,7 +159,7 @@ def _keyed(found: Iterable[Row], columns: tuple[str, ...]) -> dict[Any, Row]:
 
 
 def _plain(value: Any, is_json: bool = False) -> Any:
-    """A driver's value as one that can be compared, be part of a key, and be written again."""
+    """A driver's value as one that can be compared, hashed and written again."""
     if isinstance(value, dict) or (is_json and value is not None):
         return dumps(value, default=str)
     if isinstance(value, (memoryview, bytearray)):
@@ -171,7 +173,7 @@ def _plain(value: Any, is_json: bool = False) -> Any:
     return value
 
 
-# --- what has changed ---
+# --- changes ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,7 @@ class TableChanges:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What changed between two snapshots, table by table. Empty, and then false, where nothing did."""
+    """The changes between two snapshots, table by table; false if there are none."""
 
     tables: Mapping[TableName, TableChanges] = field(default_factory=dict)
     since: datetime = field(default_factory=partial(datetime.now, UTC))
@@ -199,11 +201,11 @@ class Changes:
         return bool(self.tables)
 
     def __str__(self) -> str:
-        """In words, a line for each row; what every run makes anew is marked: (new), a number, and (now), a time."""
-        return "\n".join(_told(self.tables, Window(self.since, self.until))) or "nothing changed"
+        """A line for each row. New primary keys and random values are marked (new), times of the run (now)."""
+        return "\n".join(_lines(self.tables, Window(self.since, self.until))) or "nothing changed"
 
     def without_times(self) -> "Changes":
-        """These changes, less those of a row in which only times of this very moment have changed."""
+        """These changes without the rows in which only a time of the run has changed."""
         window = Window(self.since, self.until)
         tables = {}
         for place, change in self.tables.items():
@@ -239,7 +241,7 @@ MOST_ROWS = 5  # of a table that are shown
 LONGEST_VALUE = 60  # characters
 
 
-def _told(tables: Mapping[TableName, TableChanges], window: "Window") -> Iterator[str]:
+def _lines(tables: Mapping[TableName, TableChanges], window: "Window") -> Iterator[str]:
     for place, change in tables.items():
         lines = [f"  + {_row(row, change.shape, window)}" for row in change.added]
         lines += [f"  - {_row(row)}" for row in change.removed]
@@ -252,17 +254,17 @@ def _told(tables: Mapping[TableName, TableChanges], window: "Window") -> Iterato
 
 
 def rows(count: int) -> str:
-    """*count* rows, in words."""
+    """*count* with its noun."""
     return "1 row" if count == 1 else f"{count} rows"
 
 
 def _row(row: Row, shape: Shape | None = None, window: "Window | None" = None) -> str:
-    told = []
+    parts = []
     for column, value in row.items():
         new = shape is not None and column in shape.made
         now = window is not None and window.has(value)
-        told.append(f"{column}={shown(value)}{' (new)' if new else ' (now)' if now else ''}")
-    return ", ".join(told)
+        parts.append(f"{column}={shown(value)}{' (new)' if new else ' (now)' if now else ''}")
+    return ", ".join(parts)
 
 
 def _change(shape: Shape, before: Row, after: Row) -> str:
@@ -283,15 +285,15 @@ def shown(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The time between two snapshots, as the values of a run tell it: "now" is in it."""
+    """The time between two snapshots, in which a run has happened."""
 
     since: datetime
     until: datetime
 
     def has(self, value: Any) -> bool:
-        """Is *value* a time of the run? Naive ones may be in UTC, or in the project's own zone."""
+        """Is *value* a time of the run? A naive one may be in UTC or in the project's own zone."""
         if not isinstance(value, datetime):
             return False
         zones = [timezone.get_default_timezone(), UTC]
-        told = [value.replace(tzinfo=zone) for zone in zones] if value.tzinfo is None else [value]
-        return any(self.since - MARGIN <= each <= self.until + MARGIN for each in told)
+        times = [value.replace(tzinfo=zone) for zone in zones] if value.tzinfo is None else [value]
+        return any(self.since - MARGIN <= each <= self.until + MARGIN for each in times)

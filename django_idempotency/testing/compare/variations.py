@@ -1,6 +1,6 @@
 """
-What a call writes otherwise each time (random values, copies of a number, a salted password), found by two runs that
-nothing disturbs; and what is wrong with a third, apart from that.
+Finds what differs in every run of a call (random values, copies of a number, salted passwords) by two undisturbed runs,
+and explains how a third run differs apart from that.
 """
 
 import re
@@ -24,16 +24,16 @@ STEP = re.compile(r"[+-]\d+(\.\d+)?(e[+-]?\d+)?", re.IGNORECASE)  # by how much 
 Column = tuple[TableName, str]
 
 
-def varying(first: Changes, second: Changes, **more: Any) -> frozenset[Column]:
+def find_varying(first: Changes, second: Changes, **more: Any) -> frozenset[Column]:
     """
-    The columns in which two runs from the same state differ. *more* as `differences` takes it.
+    The columns in which two runs from the same state differ. *more* are the options of `differences`.
 
-    None of a table of which they changed another number of rows. A reference counts only if the row that it leads to
-    still differs without its own columns.
+    A table of which the runs changed different numbers of rows has none. A reference counts only if the rows that it
+    leads to differ in more than the columns found so far.
     """
     found: set[Column] = set()
     while True:
-        one, other = contents(masked(first, found), **more), contents(masked(second, found), **more)
+        one, other = contents(mask(first, found), **more), contents(mask(second, found), **more)
         differing = {
             (place, column)
             for place in one.keys() & other.keys()
@@ -45,17 +45,17 @@ def varying(first: Changes, second: Changes, **more: Any) -> frozenset[Column]:
         found |= new or differing
 
 
-def masked(changes: Changes, columns: Iterable[Column]) -> Changes:
-    """*changes* without what stands in *columns*. The rows themselves are all there."""
+def mask(changes: Changes, columns: Iterable[Column]) -> Changes:
+    """*changes* with the values of *columns* masked. All rows stay."""
     tables = {}
     for place, change in changes.tables.items():
         names = {column for there, column in columns if there == place}
         tables[place] = TableChanges(
             change.shape,
-            added=tuple(_masked(row, names, VARIES) for row in change.added),
-            removed=tuple(_masked(row, names, VARIES) for row in change.removed),
+            added=tuple(_mask_row(row, names, VARIES) for row in change.added),
+            removed=tuple(_mask_row(row, names, VARIES) for row in change.removed),
             changed=tuple(
-                (_masked(before, names, BEFORE), _masked(after, names, VARIES)) for before, after in change.changed
+                (_mask_row(before, names, BEFORE), _mask_row(after, names, VARIES)) for before, after in change.changed
             ),
         )
     return Changes(tables, changes.since, changes.until)
@@ -63,8 +63,8 @@ def masked(changes: Changes, columns: Iterable[Column]) -> Changes:
 
 def explain_differences(found: Changes, expected: Changes, **more: Any) -> list[Difference]:
     """
-    As `differences`, with what is known of both: a number that changed by a multiple was changed more than once, and a
-    row that has its counterpart is neither missing nor done again, but differs in a column.
+    As `differences`, but more is said of rows that come in pairs: a number that changed by a multiple was changed more
+    than once, and other rows differ in a column and are neither missing nor doubled.
     """
     wanted, seen = contents(expected, **more), contents(found, **more)
     places = sorted({*wanted, *seen}, key=str)
@@ -87,31 +87,31 @@ def _explain(place: TableName, wanted: list[Content], seen: list[Content]) -> It
             yield Difference(place=str(place), what=format_content(one), how=how)
 
 
-def _masked(row: Row, columns: set[str], mask: str) -> Row:
+def _mask_row(row: Row, columns: set[str], mask: str) -> Row:
     return {column: mask if column in columns else value for column, value in row.items()}
 
 
 def _unmatched(wanted: list[Content], seen: list[Content]) -> tuple[list[Content], list[Content]]:
-    """What only one of the two has, rows that may belong together at the same place."""
+    """The contents that only one of the two has, in the same order, so that similar rows pair up."""
     one, other = Counter(wanted), Counter(seen)
     return sorted((one - other).elements(), key=repr), sorted((other - one).elements(), key=repr)
 
 
 def _columns(missing: list[Content], extra: list[Content]) -> set[str]:
-    """The columns in which rows that come in pairs differ; none where they do not."""
+    """The columns in which the rows differ, if they come in pairs."""
     if Counter(verb for verb, *_ in missing) != Counter(verb for verb, *_ in extra):
         return set()
     one, other = (Counter(pair for _, *pairs in rows for pair in pairs) for rows in (missing, extra))
     differing = {column for column, _ in (*(one - other), *(other - one))}
     if differing:
         return differing
-    # The same values in other company.
+    # The same values, but in other rows.
     paired = zip(missing, extra, strict=True)
     return {column for (_, *mine), (_, *others) in paired for column, _ in {*mine} ^ {*others}}
 
 
 def _how_often(wanted: Content, seen: Content) -> int:
-    """How often *seen* does what *wanted* does once, where both only change numbers; or 0."""
+    """How many times *seen* does what *wanted* does once, if both only change numbers; or 0."""
     if wanted[0] != "changed" or len(wanted) != len(seen):
         return 0
     ratios = set()

@@ -1,4 +1,4 @@
-"""Which connections a process opens to the project's own databases and caches, and which to somebody else."""
+"""Is a connection one to the project's own databases and caches, or to a foreign server?"""
 
 import socket
 from collections.abc import Iterator
@@ -12,21 +12,21 @@ from django_idempotency.testing.observe.tracer import frames
 DEFAULT_PORTS = {"redis": 6379, "rediss": 6379}
 # A connection that one of these opens is to the project's own database or cache.
 LAYERS = ("django.db.backends.", "django.core.cache.", "django_redis.", "django_idempotency.stores.")
-# These of them call what the project gave them.
+# Those of their functions that call the project's code.
 HANDING_ON = ("get_or_set", "on_commit", "run_and_clear_commit_hooks")
 
 
 def is_projects_own(host: str, port: str) -> bool:
     """
-    Is a connection that is being opened to *host* and *port* one to a database or cache of the settings?
+    Does a connection to *host* and *port* belong to a database or cache of the settings?
 
-    Told by who opens it, from the frames of the call, and by the addresses of the caches.
+    The frames of the call show who opens it; addresses of caches belong to the project too.
     """
     return is_a_layers_own() or (host, port) in _resolved(tuple(_cache_locations()))
 
 
 def is_a_layers_own() -> bool:
-    """Is this called by one of the layers, which do their own work?"""
+    """Is this called by one of the layers for its own work?"""
     for frame in frames():
         if f"{frame.f_globals.get('__name__', '')}.".startswith(LAYERS):
             return frame.f_code.co_name not in HANDING_ON
@@ -49,11 +49,11 @@ def _cache_locations() -> Iterator[tuple[str, str]]:
 
 @lru_cache(maxsize=8)
 def _resolved(locations: tuple[tuple[str, str], ...]) -> frozenset[tuple[str, str]]:
-    """*locations*, as they are spelt and as the resolver has them."""
+    """*locations*, and the addresses that they resolve to."""
     found = set(locations)
     for host, port in locations:
         try:
             found |= {(str(info[4][0]), port) for info in socket.getaddrinfo(host, int(port))}
         except OSError:
-            pass  # as good as the name itself
+            pass  # the name itself has to do
     return frozenset(found)

@@ -1,14 +1,14 @@
 """
-Effects that no transaction covers, recorded as they happen: e-mails, connections to other servers, files, processes,
-threads.
+Records effects that no transaction covers: e-mails, connections to other servers, files, processes, threads.
 
-Python's audit events report all but e-mails and threads, for any library. What Django's database and
-cache layers do by themselves is left out, and so is what a library's C code does without Python.
+Python's audit events report all but e-mails and threads, for any library. The connections of Django's database and
+cache layers are left out, and C code that does without Python is not seen.
 """
 
 import os
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,17 +24,17 @@ from django_idempotency.testing.observe.addresses import is_a_layers_own, is_pro
 from django_idempotency.testing.observe.tracer import find_origin, frames
 
 E_MAIL, CONNECTION, FILE, NEW_FILE, PROCESS, THREAD = "e-mail", "connection", "file", "new file", "process", "thread"
-FOREIGN = (E_MAIL, CONNECTION, FILE, PROCESS)  # kinds whose effect a rollback leaves in the world
+FOREIGN = (E_MAIL, CONNECTION, FILE, PROCESS)  # kinds that a rollback does not undo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignEffect:
-    """Something that a rollback does not take back. *inside*: did it happen while its thread had a transaction open?"""
+    """Something that a rollback does not undo. *inside*: did its thread have a transaction open?"""
 
     kind: str
     what: str
     inside: bool
-    where: str  # the line of the project's code, or nothing
+    where: str  # the line of the project's code, or empty
 
     def __str__(self) -> str:
         place = f", at {self.where}" if self.where else ""
@@ -43,19 +43,25 @@ class ForeignEffect:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """What was recorded in the block, in order, by all threads of the process."""
+    """What all threads of the process did in the block, in order."""
 
     effects: list[ForeignEffect] = field(default_factory=list)
-    threads: list[threading.Thread] = field(default_factory=list)  # started meanwhile; not those of a database's pool
+    threads: list[threading.Thread] = field(default_factory=list)  # those started, except by a database's pool
 
     @property
     def inside(self) -> list[ForeignEffect]:
-        """Those of the `FOREIGN` kinds that happened inside a transaction."""
+        """The effects of the `FOREIGN` kinds inside a transaction."""
         return [effect for effect in self.effects if effect.inside and effect.kind in FOREIGN]
 
     def kinds(self) -> Counter[str]:
-        """How often each kind was seen."""
+        """The number of effects of each kind."""
         return Counter(effect.kind for effect in self.effects)
+
+    def wait_for_threads(self, seconds: float) -> None:
+        """Wait at most *seconds* for the threads that were started, and for those that they start."""
+        deadline = time.monotonic() + seconds
+        for thread in self.threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 Listener = Callable[[ForeignEffect], object]
@@ -69,7 +75,7 @@ class _Observer:
 
 
 _observers: list[_Observer] = []
-_here = threading.local()  # .busy: this thread tells already of what it does
+_here = threading.local()  # .busy: this thread is recording an effect already
 
 
 @contextmanager
@@ -77,8 +83,8 @@ def guard(before: Listener | None = None, after: Listener | None = None) -> Iter
     """
     Record what no transaction covers while the block runs.
 
-    *before* is called with each effect when it is about to happen, in its thread; *after* with an e-mail that was sent.
-    A transaction that was open when the block began, such as a `TestCase`'s, is not one that an effect is inside of.
+    *before* is called with each effect just before it happens, in its thread; *after* with each e-mail that was sent.
+    Transactions that were open when the block began, such as a `TestCase`'s, do not count.
     """
     seen = Guard()
 
@@ -90,7 +96,7 @@ def guard(before: Listener | None = None, after: Listener | None = None) -> Iter
     _listen()
     load_backends()
     observer = _Observer(_depths(), note, after or (lambda effect: None))
-    with _e_mails_announced(), _threads_announced(seen.threads):
+    with _record_e_mails(), _record_threads(seen.threads):
         _observers.append(observer)
         try:
             yield seen
@@ -98,7 +104,7 @@ def guard(before: Listener | None = None, after: Listener | None = None) -> Iter
             _observers.remove(observer)
 
 
-def _tell(kind: str, what: str, *, sent: bool = False) -> None:
+def _record(kind: str, what: str, *, sent: bool = False) -> None:
     for observer in tuple(_observers):
         inside = any(depth > observer.depths.get(alias, 0) for alias, depth in _depths().items())
         effect = ForeignEffect(kind=kind, what=what, inside=inside, where=find_origin().line)
@@ -106,7 +112,7 @@ def _tell(kind: str, what: str, *, sent: bool = False) -> None:
 
 
 def _depths() -> dict[str, int]:
-    # A transaction that was begun by hand (`set_autocommit(False)`) counts as one.
+    # A transaction begun by `set_autocommit(False)` counts as one block.
     return {
         connection.alias: len(connection.atomic_blocks)
         or (connection.connection is not None and not connection.autocommit)
@@ -120,26 +126,22 @@ def _depths() -> dict[str, int]:
 def _socket(args: tuple[Any, ...]) -> tuple[str, str] | None:
     address = args[1]
     if not isinstance(address, tuple):
-        return None  # a Unix socket, of this machine
+        return None  # a Unix socket: on this machine
     return None if is_projects_own(str(address[0]), str(address[1])) else (CONNECTION, f"to {address[0]}:{address[1]}")
 
 
 def _open(args: tuple[Any, ...]) -> tuple[str, str] | None:
     path, _, flags = args
     if any(frame.f_globals.get("__name__", "").partition(".")[0] == "logging" for frame in frames()):
-        return None  # a log's file, which is opened for its first line
+        return None  # a log file, opened for its first line
     if not isinstance(path, (str, bytes)) or not flags & (os.O_WRONLY | os.O_RDWR):
         return None
     name = os.fsdecode(path)
-    # What is opened as a directory is a temporary file without a name.
+    # Opening a directory makes a temporary file without a name.
     if name == os.devnull or "__pycache__" in name or name in _temporary() or os.path.isdir(name):
         return None
-    # A file that must be new is an orphan at worst; any other is changed.
+    # A file that has to be new is left over at worst; an older one is changed.
     return (NEW_FILE if flags & os.O_EXCL else FILE), name
-
-
-def _temporary_file(args: tuple[Any, ...]) -> None:
-    _temporary().add(os.fsdecode(args[0]))
 
 
 def _process(args: tuple[Any, ...]) -> tuple[str, str]:
@@ -149,27 +151,27 @@ def _process(args: tuple[Any, ...]) -> tuple[str, str]:
 EVENTS: dict[str, Callable[[tuple[Any, ...]], tuple[str, str] | None]] = {
     "socket.connect": _socket,
     "open": _open,
-    "tempfile.mkstemp": _temporary_file,
+    "tempfile.mkstemp": lambda args: _temporary().add(os.fsdecode(args[0])),
     "subprocess.Popen": _process,
     "os.system": _process,
 }
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
-    # It stays for the life of the process: without an observer it costs one look at a list.
+    # It cannot be removed again. Without an observer it costs one look at a list.
     if not _observers or event not in EVENTS or getattr(_here, "busy", False):
         return
     _here.busy = True
     try:
         found = EVENTS[event](args)
         if found is not None:
-            _tell(*found)
+            _record(*found)
     finally:
         _here.busy = False
 
 
 def _temporary() -> set[str]:
-    """Names of temporary files that this thread has made: uploads, which their owner removes."""
+    """The temporary files that this thread has made, such as uploads, which their owner removes."""
     if not hasattr(_here, "temporary"):
         _here.temporary = set()
     names: set[str] = _here.temporary
@@ -185,7 +187,7 @@ def _listen() -> None:
 
 
 def load_backends() -> None:
-    """Import Django's own backends, so that each of them is known; a project's own are once they are used."""
+    """Import Django's own backends, so that `_backends` finds them; a project's own are imported before use."""
     for name in ("console", "dummy", "filebased", "locmem", "smtp"):
         import_module(f"django.core.mail.backends.{name}")
 
@@ -196,21 +198,21 @@ def _backends(parent: Any = BaseEmailBackend) -> Iterator[Any]:
         yield from _backends(backend)
 
 
-def _announced(send: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """*send*, a backend's `send_messages`, with a word before and after each message."""
+def _record_around(send: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Wrap *send*, a backend's `send_messages`, to record each message before and after."""
 
     def send_messages(backend: Any, messages: Any) -> Any:
-        if getattr(_here, "busy", False):  # of a backend that hands on to another one
+        if getattr(_here, "busy", False):  # a backend that calls another one
             return send(backend, messages)
-        _here.busy = True  # what it connects to is the e-mail itself
+        _here.busy = True  # the connection to the mail server is part of the e-mail
         try:
             sent = list(messages)
-            told = [f"{message.subject!r} to {', '.join(message.recipients())}" for message in sent]
-            for what in told:
-                _tell(E_MAIL, what)
+            names = [f"{message.subject!r} to {', '.join(message.recipients())}" for message in sent]
+            for name in names:
+                _record(E_MAIL, name)
             result = send(backend, sent)
-            for what in told:
-                _tell(E_MAIL, what, sent=True)
+            for name in names:
+                _record(E_MAIL, name, sent=True)
             return result
         finally:
             _here.busy = False
@@ -219,10 +221,10 @@ def _announced(send: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 
 
 @contextmanager
-def _e_mails_announced() -> Iterator[None]:
+def _record_e_mails() -> Iterator[None]:
     own = [(each, vars(each)["send_messages"]) for each in {*_backends()} if "send_messages" in vars(each)]
     for backend, send in own:
-        backend.send_messages = _announced(send)
+        backend.send_messages = _record_around(send)
     try:
         yield
     finally:
@@ -230,22 +232,22 @@ def _e_mails_announced() -> Iterator[None]:
             backend.send_messages = send
 
 
-# --- threads, of which Python 3.11 has no event ---
+# --- threads, for which Python 3.11 has no audit event ---
 
 
 @contextmanager
-def _threads_announced(started: list[threading.Thread]) -> Iterator[None]:
+def _record_threads(started: list[threading.Thread]) -> Iterator[None]:
     own = threading.Thread.start
 
     def start(thread: threading.Thread) -> None:
-        # A database's pool and what renews leases live as long as the process.
+        # Threads of a database's pool, and those that renew leases, live as long as the process.
         if is_a_layers_own() or thread.name.startswith("django_idempotency "):
             own(thread)
             return
         if not getattr(_here, "busy", False):
             _here.busy = True
             try:
-                _tell(THREAD, thread.name)
+                _record(THREAD, thread.name)
             finally:
                 _here.busy = False
         own(thread)

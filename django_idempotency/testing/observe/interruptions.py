@@ -1,4 +1,4 @@
-"""A request that fails after its handler has done all its work: nothing of it may be left."""
+"""Makes a request fail after its handler has done all its work: nothing of it may be left."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -14,14 +14,14 @@ from django_idempotency.stores import stores
 
 
 class Interrupted(Exception):
-    """Raised by the testing kit after the handler, in its transaction: everything is to be rolled back."""
+    """Raised by the testing kit after the handler, in its transaction, to roll everything back."""
 
 
 @dataclass(slots=True)
 class Interruption:
-    """What became of the request that was to be interrupted."""
+    """What happened to the request that was to be interrupted."""
 
-    claims: list[bytes] = field(default_factory=list)  # digests, the first one of the operation that is to fail
+    claims: list[bytes] = field(default_factory=list)  # digests; the first operation is the one that is to fail
     kept: bool = False  # was there an answer to store?
     happened: bool = False
 
@@ -29,30 +29,30 @@ class Interruption:
 @contextmanager
 def interruption() -> Iterator[Interruption]:
     """
-    Let the first operation that claims meanwhile fail when its record is due, as by a failed COMMIT.
+    Make the first operation that claims in the block fail instead of storing its record, as a failed COMMIT would.
 
-    The methods of every configured store are wrapped, so it does not matter how a view reaches the engine. The error is
-    not logged. A store outside the database rolls nothing back, so its operation is left alone.
+    It wraps the methods of every configured store, so it does not matter how a view reaches the engine. The error is
+    not logged. A store outside the databases rolls nothing back, so its operation does not fail.
     """
     logger = logging.getLogger("django.request")
     logger.addFilter(_is_not_ours)
     try:
-        with noted_claims() as claims, ExitStack() as stack:
+        with collect_claims() as claims, ExitStack() as stack:
             seen = Interruption(claims)
             for store in _stores():
-                stack.enter_context(patch.object(store, "complete", _failing(store, seen)))
+                stack.enter_context(patch.object(store, "complete", _fail_at_end(store, seen)))
             yield seen
     finally:
         logger.removeFilter(_is_not_ours)
 
 
 @contextmanager
-def noted_claims() -> Iterator[list[bytes]]:
-    """The digests of the identities that are claimed meanwhile, in any store: their handlers run."""
+def collect_claims() -> Iterator[list[bytes]]:
+    """Collect the digests of the identities that are claimed in the block, in any store: their handlers run."""
     claims: list[bytes] = []
     with ExitStack() as stack:
         for store in _stores():
-            stack.enter_context(patch.object(store, "claim", _noting(store, claims)))
+            stack.enter_context(patch.object(store, "claim", _note_claims(store, claims)))
         yield claims
 
 
@@ -60,7 +60,7 @@ def _stores() -> list[Any]:
     return [stores[alias] for alias in conf.stores()]
 
 
-def _noting(store: Any, claims: list[bytes]) -> Callable[..., Any]:
+def _note_claims(store: Any, claims: list[bytes]) -> Callable[..., Any]:
     claim = store.claim
 
     def claim_and_note(*args: Any, **kwargs: Any) -> Any:
@@ -72,17 +72,17 @@ def _noting(store: Any, claims: list[bytes]) -> Callable[..., Any]:
     return claim_and_note
 
 
-def _failing(store: Any, seen: Interruption) -> Callable[..., Any]:
+def _fail_at_end(store: Any, seen: Interruption) -> Callable[..., Any]:
     complete = store.complete
 
     def fail_or_complete(*args: Any) -> Any:
-        if seen.happened or seen.claims[:1] != [_digest(args)]:  # an operation inside the one that is to fail
+        if seen.happened or seen.claims[:1] != [_digest(args)]:  # not the operation that is to fail
             return complete(*args)
         seen.kept = True
         if not store.commits_with_handler:
             return complete(*args)
         seen.happened = True
-        raise Interrupted("The testing kit lets this request fail at its end: nothing of it may be left.")
+        raise Interrupted("The testing kit makes this request fail at its end: nothing of it may be left.")
 
     return fail_or_complete
 

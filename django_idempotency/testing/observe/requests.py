@@ -1,12 +1,10 @@
 """
-What a request changes (databases by content, e-mails, caches), and which line of the project did it.
+Observes what a request changes (databases by content, e-mails, caches), and which line of the project did it.
 
-Inside a `TestCase` the `on_commit` hooks of the request are run as a commit would run them, so that their work is seen.
+Inside a `TestCase` it runs the request's `on_commit` hooks as a commit would.
 """
 
 import re
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -19,14 +17,14 @@ from django.db import connections
 from django.db.transaction import TransactionManagementError
 
 from django_idempotency.testing.arguments import texts
-from django_idempotency.testing.calls import Reply, Sender, send, spelt
+from django_idempotency.testing.calls import Reply, Sender, describe_error, send
 from django_idempotency.testing.compare.shapes import own_tables
 from django_idempotency.testing.compare.snapshots import LARGEST_TABLE, Changes, Snapshot, TableName, snapshot
-from django_idempotency.testing.observe.guards import CONNECTION, E_MAIL, PROCESS, ForeignEffect, guard
-from django_idempotency.testing.observe.interruptions import noted_claims
+from django_idempotency.testing.observe.guards import E_MAIL, ForeignEffect, guard
+from django_idempotency.testing.observe.interruptions import collect_claims
 from django_idempotency.testing.observe.tracer import Origin, find_origin
 
-PATIENCE = 1.0  # seconds for threads that the request has started, all together
+PATIENCE = 1.0  # seconds for all threads that the request has started
 WRITES = re.compile(r"\s*(INSERT|UPDATE|DELETE|REPLACE|MERGE)\b", re.IGNORECASE)
 # As far as the table's name.
 BEGINNING = re.compile(
@@ -34,22 +32,18 @@ BEGINNING = re.compile(
 )
 MAIL = "mail"  # in `ignore`
 CACHE = "cache:"  # in `ignore`, before a pattern of keys
-# DRF's throttles and Django's sessions keep what they count and know there.
+# Keys of DRF's throttles and of Django's sessions.
 UNSEEN_KEYS = ("*throttle_*", "*django.contrib.sessions.cache*")
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A statement that wrote, and the line of the project's code that sent it, if there is one."""
+    """A statement that wrote, and the line of the project's code that sent it."""
 
     using: str
-    what: str  # the statement, as far as its table
+    what: str  # the statement up to its table
     table: str
     origin: Origin
-
-    def concerns(self, place: TableName) -> bool:
-        """Did it write there?"""
-        return (self.using, self.table) == (place.using, place.table)
 
     def __str__(self) -> str:
         hook = " in an on_commit hook" if self.origin.in_hook else ""
@@ -58,28 +52,26 @@ class Write:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What a request left behind; false if that is nothing."""
+    """The effects of a request; false if there are none."""
 
     changes: Changes
     mails: tuple[ForeignEffect, ...] = ()
     cached: tuple[str, ...] = ()  # keys, with their alias
     writes: tuple[Write, ...] = ()  # also those that were rolled back
     threads: tuple[str, ...] = ()
-    uncovered: tuple[ForeignEffect, ...] = ()  # connections and processes, whose effects the kit cannot inspect
 
     def __bool__(self) -> bool:
         return bool(self.changes or self.mails or self.cached)
 
     def places(self) -> set[str]:
-        """Where something was left: names of tables, "mail", keys of caches."""
+        """The places of effects: names of tables, "mail", keys of caches."""
         return {*map(str, self.changes.tables), *self.cached, *((MAIL,) if self.mails else ())}
 
     def lines(self) -> Iterator[str]:
-        """What was left behind, in words, and who wrote it."""
+        """Descriptions of the effects, with the lines of code that caused them."""
         if self.changes:
             yield from str(self.changes).splitlines()
-            changed = self.changes.tables
-            writes = [write for write in self.writes if any(write.concerns(place) for place in changed)]
+            writes = [each for each in self.writes if TableName(each.using, each.table) in self.changes.tables]
             yield from dict.fromkeys(f"written by {write}" for write in writes)
             if self.threads:
                 yield f"a thread was started meanwhile: {', '.join(self.threads)}"
@@ -91,11 +83,11 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A request that was sent: what came back, and what it did."""
+    """A request that was sent: its reply and its effects."""
 
     reply: Reply
     seen: Seen
-    claimed: bool  # did a store let it claim, so that the handler ran?
+    claimed: bool  # did a store accept its claim, so that the handler ran?
 
 
 class Observer:
@@ -120,20 +112,20 @@ class Observer:
             raise
 
     def send(self, call: Sender, key: str | None) -> Observation:
-        """Send *call* with *key*; nothing else may have changed anything since the last request."""
+        """Send *call* with *key*. Nothing else may have changed anything since the last request."""
         return self.watch(lambda: send(call, key))
 
     def watch(self, request: Callable[[], Reply]) -> Observation:
         """Make *request*, and observe what it does."""
         before, cached = self._last, _cached()
         writes: list[Write] = []
-        with _recording(writes), noted_claims() as claims, guard() as foreign:
+        with _recording(writes), collect_claims() as claims, guard() as foreign:
             hooks = {each: len(each.run_on_commit) for each in connections.all(initialized_only=True)}
             reply = request()
             error = run_test_hooks(hooks)
-            _wait_for(foreign.threads)
+            foreign.wait_for_threads(PATIENCE)
         if error is not None and not reply.error:
-            reply = replace(reply, status=500, error=f"an on_commit hook raised {spelt(error)}")
+            reply = replace(reply, status=500, error=f"an on_commit hook raised {describe_error(error)}")
         after = self._last = self._snapshot()
         mails = [effect for effect in foreign.effects if effect.kind == E_MAIL]
         seen = Seen(
@@ -142,7 +134,6 @@ class Observer:
             cached=tuple(self._changed_keys(cached, _cached())),
             writes=tuple(writes),
             threads=tuple(thread.name for thread in foreign.threads),
-            uncovered=tuple(effect for effect in foreign.effects if effect.kind in (CONNECTION, PROCESS)),
         )
         return Observation(reply, seen, bool(claims))
 
@@ -155,45 +146,39 @@ class Observer:
 
 
 def _cached() -> dict[tuple[str, str], Any]:
-    """The contents of the caches in this process, which can be read without asking a server."""
+    """The contents of the caches in this process's memory."""
     found: dict[tuple[str, str], Any] = {}
     for alias in caches:
-        # One that nobody has asked for yet may be of a server that a test does not have.
+        # A cache that is not connected yet may need a server that the test does not have.
         cache = getattr(caches._connections, alias, None)  # type: ignore[attr-defined]
         if isinstance(cache, LocMemCache):
             found |= {(alias, key): value for key, value in dict(cache._cache).items()}  # type: ignore[attr-defined]
     return found
 
 
-# --- hooks and threads ---
+# --- hooks ---
 
 
 def run_test_hooks(before: dict[Any, int]) -> Exception | None:
-    """Run the hooks that were registered since then in a transaction that the test never commits."""
+    """Run the hooks that were registered after those counts, in a transaction that the test never commits."""
     for connection in connections.all(initialized_only=True):
         start = before.get(connection, 0)
         while connection.in_atomic_block and len(connection.run_on_commit) > start:
             hook, robust = connection.run_on_commit.pop(start)[1:]  # type: ignore[misc]  # the stubs know two
             try:
                 hook()
-            except Exception as error:  # the caller's to tell; Django drops a robust hook's as well
+            except Exception as error:  # the caller reports it; Django ignores a robust hook's too
                 if not robust:
                     return error
     return None
 
 
-def _wait_for(threads: list[threading.Thread]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    for thread in threads:
-        thread.join(max(deadline - time.monotonic(), 0))
-
-
-# --- who writes ---
+# --- statements ---
 
 
 @contextmanager
 def _recording(writes: list[Write]) -> Iterator[None]:
-    """Note the statements of this thread that write, on every database, in *writes*."""
+    """Add the statements of this thread that write, on any database, to *writes*."""
     own = own_tables()
 
     def note(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Which line of the project's code does something, read from the frames of the call."""
+"""Finds the line of the project's code that does something, from the frames of the call."""
 
 import os
 import site
@@ -10,14 +10,14 @@ from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 
-TEST_CLIENT = "django.test.client"  # the request begins here
-# Functions that call on_commit hooks: Django's (without a transaction `on_commit` calls the hook), and the kit's.
+TEST_CLIENT = "django.test.client"  # where a request begins
+# Functions that call on_commit hooks: Django's (`on_commit` itself if no transaction is open), and the kit's.
 HOOK_RUNNERS = frozenset({"on_commit", "run_and_clear_commit_hooks", "run_test_hooks"})
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The nearest *line* of the project's code, or an empty string; *in_hook*: it is called by an on_commit hook."""
+    """The nearest *line* of the project's code, or an empty string. *in_hook*: does an on_commit hook call it?"""
 
     line: str = ""
     in_hook: bool = False

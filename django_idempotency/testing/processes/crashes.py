@@ -1,12 +1,11 @@
 """
-kill -9 at every point of a call: what its retries leave has to be what one undisturbed run leaves.
+Kills a call by SIGKILL at each of its points: its retries have to leave what one undisturbed run leaves.
 
-For each point a process is forked, makes the call, stops there and is killed. Another process retries until it has a
-final answer, and once more. Then the database is compared, by content, with what a single clean run had changed, and
-put back.
+For each point a forked process makes the call, halts there and is killed. Another process retries until it has a final
+answer, and once more. Then the changes in the database are compared by content with those of an undisturbed run, and
+undone.
 """
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -20,13 +19,13 @@ from django_idempotency.testing.compare.snapshots import LARGEST_TABLE
 from django_idempotency.testing.findings import NotProved
 from django_idempotency.testing.observe.guards import CONNECTION, FOREIGN, THREAD, ForeignEffect, guard
 from django_idempotency.testing.processes.forks import Line, Process
-from django_idempotency.testing.processes.points import END, Points
-from django_idempotency.testing.processes.trials import Trial, briefly
+from django_idempotency.testing.processes.points import END, HaltingPoints
+from django_idempotency.testing.processes.trials import Trial, summarize
 from django_idempotency.testing.processes.verdicts import CrashPoint, CrashReport
 
-PATIENCE = 45.0  # seconds in which a retry must get its final answer: longer than the default lease
+PATIENCE = 45.0  # seconds in which a retry must get its final answer; more than the default lease
 NO_REPLY = Reply(status=0)  # of a process that was killed
-SETTLING = 0.5  # seconds that threads of the call are given to end after it
+SETTLING = 0.5  # seconds in which the call's threads may end after it
 
 
 def crash_points(
@@ -42,14 +41,14 @@ def crash_points(
     patience: float = PATIENCE,
 ) -> CrashReport:
     """
-    Kill *call* before and after each statement, savepoint, BEGIN, COMMIT and ROLLBACK, each Redis command, and around
-    what no transaction covers; retry; compare with a single clean run. Returns a report, which prints as a table.
+    Kill *call* before and after each statement, savepoint, BEGIN, COMMIT and ROLLBACK, each Redis command, and each
+    effect that no transaction covers; retry; compare with an undisturbed run. Returns a report, which prints a table.
 
-    *using*, *ignore* and *limit* are those of `snapshot` and `differences`: what is compared. *allow* names effects
+    *using*, *ignore* and *limit* say what is compared, as for `snapshot` and `differences`. *allow* names effects
     outside the database that another system keeps from doubling (`"e-mail *"`, `"connection to gateway.example:443"`).
-    *effect* is False for a call that changes nothing which the kit can see.
-    *unknown_outcomes*: a retry may be told 409 `outcome-unknown`, as by a RedisStore, so long as nothing is done twice.
-    *reset* puts back what a run has changed; by default the kit does that for the database. *patience* is in seconds.
+    *effect* is False for a call without a change that the kit can see. With *unknown_outcomes* a retry may get 409
+    `outcome-unknown`, as from a RedisStore, if nothing is done twice. *reset* undoes the changes of a run; by default
+    the kit undoes those of the databases. *patience* is in seconds.
 
     Raises `NotProved`, an `AssertionError` that names the points, what was doubled or lost, and the remedy; and
     `CannotFork` inside a `TestCase`.
@@ -71,7 +70,7 @@ def crash_points(
         key = trial.key()
         killed, retried = _kill_and_retry(trial, key, number, patience)
         changed, done = trial.differences(key), [*expected.differences(killed, retried)]
-        if unknown_outcomes and retried.reply.code == "outcome-unknown":  # the work may be lost, and so its answer
+        if unknown_outcomes and retried.reply.code == "outcome-unknown":  # the work may not have been done
             changed = [each for each in changed if each.found >= each.expected]
             done = [each for each in done if each.found > each.expected]
         point = CrashPoint(number=number, name=killed.halted or name, reply=retried.reply, problems=(*changed, *done))
@@ -91,22 +90,22 @@ def crash_points(
 
 @dataclass(slots=True)
 class _Heard:
-    """What was heard of a process that made the call."""
+    """The messages of a process that made the call."""
 
     reply: Reply = NO_REPLY
-    again: Reply = NO_REPLY  # of a duplicate right after it, where one was sent
+    again: Reply = NO_REPLY  # to a duplicate right after it, if one was sent
     names: list[str] = field(default_factory=list)  # of its points
     effects: list[ForeignEffect] = field(default_factory=list)
     halted: str = ""  # the point at which it was killed
 
 
 class _Expected:
-    """What a clean run did outside the database, and its duplicate did not."""
+    """The effects outside the database of an undisturbed run that its duplicate does not have, and its answer."""
 
     def __init__(self, clean: _Heard, duplicate: _Heard, allow: tuple[str, ...]) -> None:
         self.clean = clean
         self._allow = allow
-        # What a duplicate does too (an authenticator that asks another server) is not the handler's.
+        # An effect that a duplicate has too (an authenticator that asks another server) is not the handler's.
         self._common = {_identity(effect) for effect in duplicate.effects}
         self._is_stable = _answer(clean.reply) == _answer(duplicate.reply)
         self.foreign = self._judged(clean.effects)
@@ -121,7 +120,7 @@ class _Expected:
         ]
 
     def differences(self, killed: _Heard, retried: _Heard) -> Iterator[Difference]:
-        """What a killed run and its retry did otherwise outside the database, or were answered otherwise."""
+        """How a killed run and its retry differ outside the database, and in their answers."""
         seen = Counter(map(_identity, self._judged([*killed.effects, *retried.effects])))
         for identity, count in Counter(map(_identity, self.foreign)).items():
             if seen[identity] != count:
@@ -131,20 +130,20 @@ class _Expected:
         if reply.status != self.clean.reply.status:
             hint = "; see `unknown_outcomes`" if reply.code == "outcome-unknown" else ""
             what = f"a single run was answered {self.clean.reply.status}"
-            yield Difference(place="the retry's answer", what=briefly(reply), how=f"{what}{hint}")
+            yield Difference(place="the retry's answer", what=summarize(reply), how=f"{what}{hint}")
         elif self._is_stable and _answer(again) != _answer(reply):
-            how = f"a second retry was answered {briefly(again)}"
-            yield Difference(place="the retry's answer", what=briefly(reply), how=how)
+            how = f"a second retry was answered {summarize(again)}"
+            yield Difference(place="the retry's answer", what=summarize(reply), how=how)
 
     def notes(self) -> Iterator[str]:
-        """What may explain a problem, and is none by itself."""
+        """What may explain a problem."""
         for effect in self.clean.effects:
             if effect.kind == THREAD and effect.inside:
                 yield f"(A thread was started inside the handler's transaction, which does not cover it: {effect}.)"
 
 
 def _identity(effect: ForeignEffect) -> tuple[str, str]:
-    """What makes two effects the same in two runs: names of files and subjects of e-mails may tell the key."""
+    """What two runs of an effect have in common: names of files and subjects of e-mails may contain the key."""
     return (effect.kind, effect.what if effect.kind == CONNECTION else "")
 
 
@@ -156,14 +155,14 @@ def _answer(reply: Reply) -> tuple[int, bytes]:
 
 
 def _run(trial: Trial, key: str, halt_at: int | None = None) -> _Heard:
-    """Make the call, and kill it at its point *halt_at*."""
+    """Make the call in a process, and kill it at its point *halt_at*."""
 
     def work(line: Line) -> tuple[Reply, list[str]]:
-        points = Points(line, halt_at)
+        points = HaltingPoints(line, halt_at)
         points.install()
         with guard(points.effect_is_due, points.effect_was) as seen:
             reply = send(trial.call, key)
-            settle(seen.threads)
+            seen.wait_for_threads(SETTLING)
         points.reach(END)
         return reply, points.names
 
@@ -181,7 +180,7 @@ def _run(trial: Trial, key: str, halt_at: int | None = None) -> _Heard:
 
 
 def _kill_and_retry(trial: Trial, key: str, number: int, patience: float) -> tuple[_Heard, _Heard]:
-    """Kill the call at its point *number*; then let a client come again until it has a final answer, and once more."""
+    """Kill the call at its point *number*. Then a client retries until it has a final answer, and once more."""
 
     def work(line: Line) -> tuple[Reply, Reply]:
         trial.connect()
@@ -189,11 +188,11 @@ def _kill_and_retry(trial: Trial, key: str, number: int, patience: float) -> tup
         with guard(lambda effect: line.tell("effect", effect)) as seen:
             first = send_until_final(trial.call, key, patience)
             again = send(trial.call, key)
-            settle(seen.threads)
+            seen.wait_for_threads(SETTLING)
         return first, again
 
     retried = _Heard()
-    with Process(work) as process:  # it gets ready meanwhile
+    with Process(work) as process:  # it connects meanwhile
         killed = _run(trial, key, number)
         process.send("go")
         while retried.reply is NO_REPLY:
@@ -203,10 +202,3 @@ def _kill_and_retry(trial: Trial, key: str, number: int, patience: float) -> tup
                 case "result", (first, again):
                     retried.reply, retried.again = first, again
     return killed, retried
-
-
-def settle(started: Iterable[threading.Thread]) -> None:
-    """Wait for the threads that the call has *started*, and for theirs: in a server they would go on too."""
-    deadline = time.monotonic() + SETTLING
-    for thread in started:
-        thread.join(max(0.0, deadline - time.monotonic()))

@@ -1,7 +1,7 @@
 """
-Forked processes on the test database: each has connections of its own, reports to its parent, and can be killed.
+Forked processes on the test database: each has its own connections, reports to its parent, and can be killed.
 
-A fork has a copy of its parent's memory, so it can make any call that a test can.
+A fork has a copy of its parent's memory, so it can make any call that a test can make.
 """
 
 import gc
@@ -24,26 +24,24 @@ from django.utils.module_loading import import_string
 
 from django_idempotency import conf
 from django_idempotency.stores import stores
-from django_idempotency.stores.database import DatabaseStore
 from django_idempotency.testing.observe.guards import load_backends
 
 TIMEOUT = 60.0  # seconds of silence after which the other side counts as hung
 
 
 class CannotFork(RuntimeError):
-    """This test cannot share its database with another process; the message says what would let it."""
+    """This test cannot share its database with another process. The message says how it can."""
 
 
 class ProcessFailed(RuntimeError):
-    """A process ended or fell silent before it had sent its result."""
+    """A process has ended, or hangs, without a result."""
 
 
 def prepare(using: Iterable[str]) -> None:
     """
-    Make this process ready to fork processes that use the databases *using*.
+    Prepare to fork processes that use the databases *using*.
 
-    Raises `CannotFork` if another process would not see what this one sees: inside a transaction, or on a database in
-    memory.
+    Raises `CannotFork` if they would not see what this process sees: inside a transaction, or on a database in memory.
     """
     if not hasattr(os, "fork"):
         raise CannotFork("This system cannot fork: race() and crash_points() need Linux, macOS or another Unix.")
@@ -51,17 +49,17 @@ def prepare(using: Iterable[str]) -> None:
         connection = connections[alias]
         if connection.in_atomic_block:
             raise CannotFork(
-                f"The test holds a transaction on database {alias!r}, so another process sees nothing of its rows. Use"
+                f"The test holds a transaction on database {alias!r}, so another process does not see its rows. Use"
                 " TransactionTestCase instead of TestCase; with pytest-django, the mark django_db(transaction=True) or"
                 " the fixture transactional_db."
             )
         if connection.vendor == "sqlite" and connection.is_in_memory_db():  # type: ignore[attr-defined]
             raise CannotFork(
-                f"The test database {alias!r} lives in this process's memory, where no other process can see it. Give"
-                f" it a file: DATABASES[{alias!r}]['TEST'] = {{'NAME': BASE_DIR / 'test.sqlite3'}}; or leave the"
-                " database out by naming the others in `using`."
+                f"The test database {alias!r} is in this process's memory, where no other process can see it. Give it a"
+                f" file: DATABASES[{alias!r}]['TEST'] = {{'NAME': BASE_DIR / 'test.sqlite3'}}; or name only the others"
+                " in `using`."
             )
-    # What each process would have to find out by itself, at its first request.
+    # Otherwise each process would have to load this at its first request.
     get_resolver().url_patterns  # noqa: B018 imports the views
     load_backends()
     if any("redis" in cache["BACKEND"].lower() for cache in settings.CACHES.values()):
@@ -70,8 +68,9 @@ def prepare(using: Iterable[str]) -> None:
         import_string(path)
     for name in conf.stores():
         store = stores[name]
-        if isinstance(store, DatabaseStore) and store.database() in using:
-            store.dialect(store.database())
+        database = store.database()
+        if database and database in using and hasattr(store, "dialect"):
+            store.dialect(database)
 
 
 class Line:
@@ -87,7 +86,7 @@ class Line:
             self._pipe.send((what, value))
 
     def wait(self) -> Any:
-        """What the parent sends next. A process whose parent is gone ends here."""
+        """Wait for the parent's next message. If the parent is gone, this process ends."""
         try:
             return self._pipe.recv()
         except (EOFError, OSError):
@@ -95,14 +94,14 @@ class Line:
 
 
 class Process:
-    """A forked process that runs *work* and sends the parent what it returns, which must be picklable."""
+    """A forked process that runs *work* and sends its parent the result, which must be picklable."""
 
-    # Pipes to processes that live: a new process must not keep another's open.
+    # Pipes to living processes: a new process must not keep another's open.
     _pipes: set[Connection] = set()
 
     def __init__(self, work: Callable[[Line], object]) -> None:
         for connection in connections.all(initialized_only=True):
-            # SQLite keeps its locks in the process's memory, where a fork would find locks that it does not hold.
+            # SQLite keeps its locks in memory, where a fork would find locks that it does not hold.
             if connection.vendor == "sqlite":
                 connection.close()
         self._left_behind = [
@@ -110,7 +109,7 @@ class Process:
         ]
         self._pipe, there = Pipe()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of other threads: none of them is in the child
+            warnings.simplefilter("ignore", DeprecationWarning)  # about other threads, which the child does not use
             self.pid = os.fork()
         if self.pid == 0:
             _live(work, there, (self._pipe, *self._pipes))
@@ -120,9 +119,9 @@ class Process:
 
     def hear(self, timeout: float = TIMEOUT) -> tuple[str, Any]:
         """
-        Its next message: what, and a value; "result" is its last. *timeout* is in seconds.
+        Wait for its next message, a name and a value; the last one is "result". *timeout* is in seconds.
 
-        Raises `ProcessFailed` if it ends or says nothing.
+        Raises `ProcessFailed` if it ends or sends nothing.
         """
         if not self._pipe.poll(timeout):
             raise ProcessFailed(f"Process {self.pid} said nothing for {timeout:.0f} s.{self._hint()}")
@@ -138,12 +137,12 @@ class Process:
         if not self._left_behind:
             return ""
         return (
-            f" It may wait for a thread that is in the test's own process only: {', '.join(self._left_behind)}. A pool"
+            f" It may wait for a thread that only the test's own process has: {', '.join(self._left_behind)}. A pool"
             " that was used before the fork has no threads after it: use a pool first in the call, not in the test."
         )
 
     def result(self, timeout: float = TIMEOUT) -> Any:
-        """What its work returned; other messages are passed over. Raises as `hear` does."""
+        """Wait for the result of its work, and ignore other messages. Raises as `hear` does."""
         while True:
             what, value = self.hear(timeout)
             if what == "result":
@@ -153,10 +152,10 @@ class Process:
         self._pipe.send(value)
 
     def kill(self) -> None:
-        """SIGKILL, and wait for the end. What it had said before can still be heard."""
+        """Kill it by SIGKILL, and wait for its end. Its earlier messages can still be heard."""
         if not self._ended:
             self._ended = True
-            os.kill(self.pid, signal.SIGKILL)  # not waited for before, so the number is its own
+            os.kill(self.pid, signal.SIGKILL)  # the number is still its own, because nobody has waited for it
             os.waitpid(self.pid, 0)
 
     def __enter__(self) -> "Process":
@@ -170,7 +169,7 @@ class Process:
 
 
 def _live(work: Callable[[Line], object], pipe: Connection, others: Iterable[Connection]) -> NoReturn:
-    """The whole life of a forked process. None of the parent's exit handlers runs, and no buffer is written twice."""
+    """The whole life of a forked process. It runs no exit handler of its parent and writes no buffer twice."""
     status = 1
     try:
         for other in others:
@@ -180,7 +179,7 @@ def _live(work: Callable[[Line], object], pipe: Connection, others: Iterable[Con
         try:
             line.tell("result", work(line))
             status = 0
-        except BaseException:  # of another process, which can raise nothing here
+        except BaseException:  # sent to the parent, which raises it
             line.tell("failed", traceback.format_exc())
     finally:
         os._exit(status)
@@ -191,9 +190,9 @@ _inherited: list[object] = []
 
 def _leave_inheritance() -> None:
     """
-    Forget the parent's connections without closing them: a polite close would end them for the parent too.
+    Forget the parent's connections without closing them, which would end them for the parent too.
 
-    They are kept unused, so that no destructor does what we avoid.
+    They stay referenced, so that no destructor closes them.
     """
     gc.freeze()
     for connection in connections.all(initialized_only=True):

@@ -1,9 +1,9 @@
 """
-The points at which a process can be killed: before and after all that it sends to its databases and to Redis, and each
-effect that no transaction covers.
+The points at which a process can be killed: before and after each statement that it sends to a database, each command
+to Redis, and each effect that no transaction covers.
 
-All of it is put around Django's and redis-py's own methods, in a process that ends with the call: nothing in the
-package knows of it. What goes past Django's cursors (`connection.connection.commit()`) makes no point.
+They are put around Django's and redis-py's own methods, in a process that ends with the call. Calls of the driver that
+bypass Django (`connection.connection.commit()`) are no points.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Any
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.backends.signals import connection_created
+from django.db.backends.utils import CursorWrapper
 
 from django_idempotency.testing.observe.guards import FOREIGN, ForeignEffect
 from django_idempotency.testing.processes.forks import Line
@@ -25,33 +25,27 @@ METHODS: dict[str, Callable[..., str]] = {
     "_rollback": lambda *args: "ROLLBACK",
     "_set_autocommit": lambda autocommit: "AUTOCOMMIT" if autocommit else "BEGIN",
 }
-# Of a connection that opens; nothing takes effect by them.
+STATEMENTS = ("_execute", "_executemany")  # of Django's cursor, which send every statement, also of savepoints
+# The commands of a new connection, which have no effect.
 GREETINGS = frozenset({"AUTH", "CLIENT", "CLUSTER", "COMMAND", "HELLO", "PING", "READONLY", "SELECT", "SENTINEL"})
 
 
 class Points:
-    """
-    Counts and names the points that this process reaches, and stops at the number *halt_at*, counted from 0.
+    """The points that this process reaches, in every thread. A subclass says what happens at each."""
 
-    There it tells its parent ("halted" and the point's name), and waits to be killed. Foreign effects are told at once
-    ("effect"), so that the parent knows of those that a killed process has had.
-    """
-
-    def __init__(self, line: Line, halt_at: int | None = None) -> None:
-        self.line = line
-        self.halt_at = halt_at
-        self.names: list[str] = []
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._here = threading.local()
 
+    def arrive(self, name: str) -> None:
+        """The process is at the point *name*, and its other threads wait at their next ones."""
+        raise NotImplementedError
+
     def reach(self, name: str) -> None:
         if getattr(self._here, "connecting", False):
-            return  # nothing takes effect by what a connection sends to begin with
-        with self._lock:  # of several threads one is halted, and the others at their next points
-            self.names.append(name)
-            if len(self.names) - 1 == self.halt_at:
-                self.line.tell("halted", name)
-                self.line.wait()
+            return  # what a new connection sends first has no effect
+        with self._lock:
+            self.arrive(name)
 
     def around(self, call: Callable[..., Any], what: str) -> Callable[..., Any]:
         """*call*, with a point before it and one after it."""
@@ -65,38 +59,31 @@ class Points:
 
         return halting
 
-    def statement(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
-        """Around every statement, savepoints included: one of Django's execute wrappers."""
-        what = named(label(sql), context["connection"].alias)
-        return self.around(execute, what)(sql, params, many, context)
-
-    def effect_is_due(self, effect: ForeignEffect) -> None:
-        if effect.kind in FOREIGN:
-            self.reach(f"before {effect.kind} {effect.what}")
-        self.line.tell("effect", effect)
-
-    def effect_was(self, effect: ForeignEffect) -> None:
-        self.reach(f"after {effect.kind} {effect.what}")
-
     def install(self) -> None:
-        """Halt in all that this process does from now on, in every thread."""
+        """Reach a point in all that this process does from now on, in every thread."""
         wrappers = {type(connection) for connection in connections.all()}
-        # All that they inherit is read before any of it changes.
+        # All methods are read before one is replaced, as some are inherited.
         own = [(wrapper, name, getattr(wrapper, name)) for wrapper in wrappers for name in METHODS]
         connecting = [(wrapper, wrapper.connect) for wrapper in wrappers]
         for wrapper, name, method in own:
             setattr(wrapper, name, self._method(method, METHODS[name]))
         for wrapper, connect in connecting:
             setattr(wrapper, "connect", self._quietly(connect))  # noqa: B010 a method, to mypy
-        for connection in connections.all(initialized_only=True):
-            connection.execute_wrappers.append(self.statement)
-        connection_created.connect(self._on_connection)
+        for name in STATEMENTS:
+            setattr(CursorWrapper, name, self._statement(getattr(CursorWrapper, name)))
         if "redis.connection" in sys.modules:
             self._install_redis(sys.modules["redis.connection"].AbstractConnection)
 
     def _method(self, method: Callable[..., Any], what: Callable[..., str]) -> Callable[..., Any]:
         def wrapped(connection: BaseDatabaseWrapper, *args: Any) -> Any:
             return self.around(method, named(what(*args), connection.alias))(connection, *args)
+
+        return wrapped
+
+    def _statement(self, execute: Callable[..., Any]) -> Callable[..., Any]:
+        # Not an execute wrapper, beside which nothing is folded on MariaDB and MySQL.
+        def wrapped(cursor: CursorWrapper, sql: Any, *args: Any) -> Any:
+            return self.around(execute, named(label(sql), cursor.db.alias))(cursor, sql, *args)
 
         return wrapped
 
@@ -109,10 +96,6 @@ class Points:
                 self._here.connecting = False
 
         return quiet
-
-    def _on_connection(self, *, connection: BaseDatabaseWrapper, **kwargs: object) -> None:
-        if self.statement not in connection.execute_wrappers:
-            connection.execute_wrappers.append(self.statement)
 
     def _install_redis(self, kind: Any) -> None:
         send, send_packed, read = kind.send_command, kind.send_packed_command, kind.read_response
@@ -131,7 +114,7 @@ class Points:
                 return send_packed(connection, *args, **kwargs)
             self.reach(f"before Redis {command}")
             result = send_packed(connection, *args, **kwargs)
-            here.sent = command  # only now: on the way it may have connected, and read greetings
+            here.sent = command  # not before, because sending may connect first, and read replies to that
             return result
 
         def read_response(connection: Any, *args: Any, **kwargs: Any) -> Any:
@@ -149,26 +132,55 @@ class Points:
         )
 
 
+class HaltingPoints(Points):
+    """
+    Lists the names of the points, and halts the process at number *halt_at*, counted from 0.
+
+    There it sends its parent "halted" with the name, and waits to be killed. Foreign effects are sent at once, as
+    "effect": so the parent knows those of a process that is killed later.
+    """
+
+    def __init__(self, line: Line, halt_at: int | None = None) -> None:
+        super().__init__()
+        self.line = line
+        self.halt_at = halt_at
+        self.names: list[str] = []
+
+    def arrive(self, name: str) -> None:
+        self.names.append(name)
+        if len(self.names) - 1 == self.halt_at:
+            self.line.tell("halted", name)
+            self.line.wait()
+
+    def effect_is_due(self, effect: ForeignEffect) -> None:
+        if effect.kind in FOREIGN:
+            self.reach(f"before {effect.kind} {effect.what}")
+        self.line.tell("effect", effect)
+
+    def effect_was(self, effect: ForeignEffect) -> None:
+        self.reach(f"after {effect.kind} {effect.what}")
+
+
 def named(what: str, alias: str) -> str:
     return what if alias == "default" else f"{what} on {alias!r}"
 
 
 OWN = {
-    "claim": re.compile("INSERT|_claim_v"),
-    "record": re.compile("SET status = %s|_complete_v"),
+    "claim": re.compile("INSERT|_claim_v|_begin_v"),
+    "record": re.compile("SET status = %s|_complete_v|_commit_v"),
 }
 
 
 def label(sql: object) -> str:
-    """A statement as a report names it: its verb and its table, without what changes from run to run."""
+    """The name of a statement in a report: its verb and its table, without what differs in every run."""
     text = " ".join(str(sql).split()) if isinstance(sql, (str, bytes)) else "a composed statement"
     verb, _, rest = text.partition(" ")
-    if verb in ("SAVEPOINT", "RELEASE"):
+    if verb in ("SAVEPOINT", "RELEASE", "BEGIN", "COMMIT"):
         return verb
     if verb == "ROLLBACK":
         return "ROLLBACK TO" if "TO" in rest.upper().split() else verb
     if "django_idempotency" in text:
         of = next((name for name, sign in OWN.items() if sign.search(text)), "look-up")
-        return f"{of} and COMMIT" if text.endswith("; COMMIT") else of
+        return f"{of} and COMMIT" if text.endswith("; COMMIT") or "_commit_v" in text else of
     table = re.search(r"(?:FROM|INTO|UPDATE|TABLE) [`\"\[]?(\w+)", text)
     return f"{verb} {table[1] if table else rest[:20]}".rstrip()

@@ -1,6 +1,6 @@
 """
-The same call from many processes at once. With one key, one takes effect and all get its answer; with a key each, they
-leave what the same calls leave without protection.
+Sends the same call from many processes at once. With one key, one call takes effect and all get its answer; with a key
+each, they leave what the same calls leave without protection.
 """
 
 import time
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import Value
 from typing import Any, Literal
 
 from django_idempotency import conf
@@ -20,24 +21,25 @@ from django_idempotency.testing.compare.snapshots import LARGEST_TABLE
 from django_idempotency.testing.findings import Finding, NotProved
 from django_idempotency.testing.observe.guards import THREAD, ForeignEffect, guard
 from django_idempotency.testing.processes.forks import Line, Process
-from django_idempotency.testing.processes.trials import UNSAFE, Trial, briefly
+from django_idempotency.testing.processes.trials import UNSAFE, Trial, summarize
 
 REMEDY = (
-    "Do all of it inside the handler, on its own connection. What is done before the claim (a middleware, a decorator"
-    " around the protected view), or by another connection or thread, is done by each of them."
+    "Do all of it inside the handler, on its own connection. Each request does what comes before the claim (in a"
+    " middleware, in a decorator around the protected view) or uses another connection or thread."
 )
 OWN_KEYS_REMEDY = (
-    "Something that the handler relies on ends before COMMIT, which now comes after the handler: a lock of the session"
-    " (pg_advisory_lock, GET_LOCK), of a cache or of a file that is let go inside it. Hold it until COMMIT: lock a row"
-    " (select_for_update), use pg_advisory_xact_lock, or let go in an on_commit hook."
+    "A lock that the handler relies on is released before COMMIT, which now comes after the handler: a lock of the"
+    " session (pg_advisory_lock, GET_LOCK), of a cache or of a file. Hold it until COMMIT: lock a row"
+    " (select_for_update), use pg_advisory_xact_lock, or release it in an on_commit hook."
 )
-LINGER = 0.05  # seconds by which each COMMIT is put off, for what ends before it to be seen
+LINGER = 0.5  # seconds at most by which COMMIT is put off until each handler has come to its own
+STEP = 0.001  # seconds
 PATIENCE = 45.0  # seconds in which each client must get its final answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RaceReport:
-    """What each client was answered, in its order: the last one is its final answer."""
+    """The answers to each client, in their order: the last one is final."""
 
     call: str
     key: str
@@ -51,20 +53,20 @@ class RaceReport:
 
     @property
     def executed(self) -> int:
-        """How many of them were answered by the handler itself."""
+        """How many clients were answered by the handler itself."""
         return sum(not reply.replayed for reply in self.final)
 
     @property
     def conflicts(self) -> int:
-        """How often a client was told to come again."""
+        """How often a client had to retry."""
         return sum(len(answers) - 1 for answers in self.answers)
 
     def __str__(self) -> str:
         statuses = Counter(reply.status for reply in self.final)
-        told = ", ".join(f"{count} x {status}" for status, count in sorted(statuses.items()))
+        counts = ", ".join(f"{count} x {status}" for status, count in sorted(statuses.items()))
         return (
-            f"{self.call}: {len(self.answers)} at once, {self.executed} executed, {told},"
-            f" told to come again {format_times(self.conflicts)}"
+            f"{self.call}: {len(self.answers)} at once, {self.executed} executed, {counts},"
+            f" had to retry {format_times(self.conflicts)}"
         )
 
 
@@ -82,17 +84,17 @@ def race(
     patience: float = PATIENCE,
 ) -> RaceReport:
     """
-    Let as many *processes*, behind a barrier, make *call* at once with one *key*, each until it has a final answer.
+    Make *call* in several *processes* at once with one *key*, in each until it has a final answer. Together they have
+    to change what a single run changes, and all final answers have to be the same, byte for byte.
 
-    With *keys* "each", every process has a key of its own (made by *key*, if it is a callable), and what they change
-    together is compared with what the same requests change without protection: a lock that the handler lets go before
-    COMMIT no longer keeps them apart. Each COMMIT is put off for a moment, for that to be seen.
-    What they change together has to be what a single run changes, and all their final answers the same, byte for byte.
+    With *keys* "each", every process has its own key (made by *key*, if that is a callable). Together they have to
+    change what the same requests change without protection. COMMIT is put off for a moment, which shows if the handler
+    releases a lock too early.
 
-    What the race has changed is left for the test to look at; a single run, which comes first, is put back. *using*,
-    *ignore* and *limit* are those of `snapshot` and `differences`: what is compared. *effect* is False for a call that
-    changes nothing which the kit can see. *reset* puts back what a run has changed; by default the kit does that for
-    the database. *patience* is in seconds.
+    The changes of the race are left for the test to examine; those of single runs before it are undone. *using*,
+    *ignore* and *limit* say what is compared, as for `snapshot` and `differences`. *effect* is False for a call without
+    a change that the kit can see. *reset* undoes the changes of a run; by default the kit undoes those of the
+    databases. *patience* is in seconds.
 
     Raises `NotProved`, an `AssertionError` that says what was done more than once; `CannotFork` inside a `TestCase`.
     """
@@ -133,7 +135,7 @@ def race(
 def _run_at_once(
     trial: Trial, works: Sequence[Callable[[], Sequence[Reply]]], patience: float
 ) -> tuple[tuple[Reply, ...], ...]:
-    """What each of *works* returns, begun at once behind a barrier, each in a process of its own."""
+    """Begin all *works* at once, each in its own process, and return their results."""
 
     def wait_for_all(work: Callable[[], Sequence[Reply]], line: Line) -> Sequence[Reply]:
         trial.connect()
@@ -155,24 +157,24 @@ def _run_at_once(
 
 def _race_with_own_keys(trial: Trial, keys: list[str], patience: float) -> tuple[tuple[Reply, ...], ...]:
     """
-    The answers to requests with *keys*, sent at once. What they change must be what the same requests change one after
-    the other without protection.
+    Send requests with these *keys* at once, and return their answers. They have to change what the same requests change
+    one after the other without protection.
     """
     (in_a_row,) = _run_at_once(trial, [partial(_send_unprotected, trial.call, keys)], patience * len(keys))
     broken = next((reply for reply in in_a_row if reply.status >= 500), None)
     if broken is not None:
         trial.refuse(
-            f"Without protection, {len(keys)} requests in a row failed, so that there is nothing to compare with.",
-            [briefly(broken)],
-            "Let the handler run without request.idempotency, and as often as it is sent.",
+            f"Without protection, {len(keys)} requests in a row failed, so there is nothing to compare with.",
+            [summarize(broken)],
+            "Let the handler run without request.idempotency, and several times in a row.",
         )
     expected = trial.changes()
     trial.put_back()
-    answers = _run_at_once(
-        trial, [partial(_send_with_slow_commit, trial.call, key, patience) for key in keys], patience
-    )
+    commits = Commits(len(keys))
+    works = [partial(_send_with_late_commit, trial.call, key, patience, commits) for key in keys]
+    answers = _run_at_once(trial, works, patience)
     problems = [*map(str, trial.compare(expected, keys))]
-    problems += [briefly(reply) for (*_, reply) in answers if reply.status >= 500]
+    problems += [summarize(reply) for (*_, reply) in answers if reply.status >= 500]
     if problems:
         trial.put_back()
         _run_at_once(trial, [partial(_send_unprotected, trial.call, [key]) for key in keys], patience)
@@ -187,18 +189,34 @@ def _race_with_own_keys(trial: Trial, keys: list[str], patience: float) -> tuple
 
 
 def _send_unprotected(call: Sender, keys: Iterable[str]) -> list[Reply]:
-    """In a process that ends afterwards: no policy protects any method there."""
+    """Send requests with *keys* one after the other, in a process that ends afterwards: there no policy protects."""
     nothing = property(lambda policy: frozenset(), lambda policy, methods: None)
     setattr(ResolvedPolicy, "methods", nothing)  # noqa: B010 a field, to mypy
     return [send(call, key) for key in keys]
 
 
-def _send_with_slow_commit(call: Sender, key: str, patience: float) -> list[Reply]:
-    """In a process that ends afterwards: between each handler and its COMMIT some time passes."""
+class Commits:
+    """Lets the handlers of all processes end before the first of them commits, or `LINGER` has passed."""
+
+    def __init__(self, number: int) -> None:
+        self._missing = Value("i", number)  # shared with the processes
+
+    def wait(self) -> None:
+        with self._missing.get_lock():
+            self._missing.value -= 1
+        for _ in range(int(LINGER / STEP)):  # counted, because a test may have stopped the clock
+            if self._missing.value <= 0:
+                return
+            time.sleep(STEP)
+        self._missing.value = 0  # the others wait for a lock that this one holds until COMMIT
+
+
+def _send_with_late_commit(call: Sender, key: str, patience: float, commits: Commits) -> list[Reply]:
+    """The answers to one client, in a process that ends afterwards."""
     for store in [stores[alias] for alias in conf.stores()]:
 
         def complete_later(*args: Any, complete: Callable[..., Any] = store.complete) -> Any:  # type: ignore[attr-defined]
-            time.sleep(LINGER)
+            commits.wait()
             return complete(*args)
 
         setattr(store, "complete", complete_later)  # noqa: B010 a method, to mypy
@@ -209,7 +227,7 @@ def _send_with_slow_commit(call: Sender, key: str, patience: float) -> list[Repl
 
 
 def _until_final(call: Sender, key: str, patience: float) -> list[Reply]:
-    """All answers of a client that comes again while it is told to, and after an error of the server."""
+    """All answers to a client that retries while it has to, and after a server error."""
     deadline = time.monotonic() + patience
     answers: list[Reply] = []
     while True:
@@ -220,17 +238,17 @@ def _until_final(call: Sender, key: str, patience: float) -> list[Reply]:
 
 
 def _problems(report: RaceReport, alone: Reply) -> list[str]:
-    """What is wrong with the answers."""
+    """Everything that is wrong with the answers."""
     problems = []
     final = Counter((reply.status, reply.body) for reply in report.final)
     if len(final) > 1:
-        told = "; ".join(f"{count} x {status} {body[:80]!r}" for (status, body), count in final.most_common(3))
-        problems.append(f"{len(final)} different final answers: {told}")
+        most = "; ".join(f"{count} x {status} {body[:80]!r}" for (status, body), count in final.most_common(3))
+        problems.append(f"{len(final)} different final answers: {most}")
     elif report.final[0].status != alone.status:
-        problems.append(f"the final answer is {briefly(report.final[0])}; that of a single run {alone.status}")
+        problems.append(f"the final answer is {summarize(report.final[0])}; that of a single run was {alone.status}")
     errors = {answer.error for answers in report.answers for answer in answers[:-1] if answer.error}
     if problems and errors:
-        problems.append(f"on the way there were errors: {'; '.join(sorted(errors))}")
+        problems.append(f"errors before the final answer: {'; '.join(sorted(errors))}")
     if alone.replayed or report.final[0].method not in UNSAFE:
         return problems
     if report.executed != 1:

@@ -1,4 +1,4 @@
-"""One call, made again and again by other processes, each time from the same state of the database."""
+"""Makes one call several times in other processes, each time from the same state of the database."""
 
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -14,8 +14,8 @@ from django_idempotency.testing.compare.equivalence import Difference, contents,
 from django_idempotency.testing.compare.restoring import restore
 from django_idempotency.testing.compare.shapes import own_tables
 from django_idempotency.testing.compare.snapshots import Changes, Snapshot, TableTooLarge, snapshot
-from django_idempotency.testing.compare.variations import Column, explain_differences, masked, varying
-from django_idempotency.testing.findings import Finding, NotProved
+from django_idempotency.testing.compare.variations import Column, explain_differences, find_varying, mask
+from django_idempotency.testing.findings import NO_EFFECT, USED_KEY, Finding, NotProved
 from django_idempotency.testing.processes.forks import prepare
 
 NO_LIMIT = 1_000_000_000  # rows
@@ -24,9 +24,9 @@ UNSAFE = ("POST", "PATCH")  # what a key protects; the other methods are idempot
 
 class Trial:
     """
-    Knows the database as it was when the trial began, and puts it back after each run.
+    Knows the content of the databases when the trial began, and restores it after each run.
 
-    Raises `CannotFork` where other processes would not see it.
+    Raises `CannotFork` if other processes would not see it.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Trial:
         self._own = {*own_tables()}
         self.using = sorted({place.using for place in self._before.tables})
         prepare(self.using)
-        # The same key again, so that what a handler derives from it is the same; its record is put back with the rest.
+        # The same key for each run, for what a handler derives from it; its record is undone with the other changes.
         self._same_key = all(stores[alias].has_table for alias in conf.stores())
         self._wanted_key = key
         self.first_key = key if key and self._same_key else new_key()
@@ -57,7 +57,7 @@ class Trial:
         self._varying: frozenset[Column] = frozenset()
 
     def _first_snapshot(self, limit: int) -> Snapshot:
-        """A table that is too large is left out where it is ignored. What is done to it is not put back then."""
+        """Take a snapshot. A table that is too large but ignored is left out, and its changes are not undone."""
         while True:
             try:
                 return snapshot(self._using, own=True, ignore=self._unread, limit=limit)
@@ -67,7 +67,7 @@ class Trial:
                 self._unread.append(error.table)
 
     def _snapshot(self) -> Snapshot:
-        """Of the same tables as the first time, however many rows a run has added."""
+        """Take a snapshot of the same tables again, however many rows a run has added."""
         return snapshot(self._using, own=True, ignore=self._unread, limit=NO_LIMIT)
 
     def __str__(self) -> str:
@@ -79,30 +79,27 @@ class Trial:
         return self.first_key if self._same_key else self._wanted_key or new_key()
 
     def connect(self) -> None:
-        """In a process of its own: get ready, so that a call finds a connection to each server."""
+        """Connect this process to each server before the call."""
         for alias in self.using:
-            if connections[alias].vendor != "sqlite":  # a file is there at once
+            if connections[alias].vendor != "sqlite":  # which opens a file
                 connections[alias].ensure_connection()
 
     def rehearse(self, make: Callable[[str], tuple[Reply, Sequence[object]]]) -> Reply:
         """
-        Let *make* make the call with the key that it is given, and send its duplicate; put everything back, and make
-        the call once more. What the first one has changed is what each run has to change from now on, but for columns
-        in which the two differ. *make* returns the reply, and the effects outside the database. Returns the first
-        reply.
+        Make the call and its duplicate by *make*, a function of the key that returns the reply and the effects outside
+        the database; undo all changes, and make the call once more. From now on each run has to change what the first
+        one has changed, except for columns in which the two differ. Returns the first reply.
 
-        Raises `NotProved` where there is nothing to try: the call fails, does nothing, or its duplicate is done again.
+        Raises `NotProved` if nothing can be tried: the call fails, does nothing, or its duplicate is done again.
         """
         first, effects = make(self.first_key)
         if first.in_progress or first.status >= 500:
             self.refuse(
-                f"A single request, with nothing in its way, was answered {briefly(first)}.",
-                remedy="It has to succeed before it can be tried: mend the view, or the call.",
+                f"A single, undisturbed request was answered {summarize(first)}.",
+                remedy="It has to succeed before it can be tried: correct the view, or the call.",
             )
         if first.replayed:
-            self.refuse(
-                "The first request was answered by a replay: its key was used before.", remedy="Use a key of its own."
-            )
+            self.refuse(USED_KEY[0], remedy=USED_KEY[1])
         self._clean = self.changes()
         again, _ = make(self.first_key)
         if first.status >= 400 and not again.replayed:
@@ -119,16 +116,11 @@ class Trial:
         if first.method in UNSAFE and not again.replayed:
             self.refuse(
                 "It is not protected: a duplicate with the same key was not answered from a record.",
-                [f"first {briefly(first)}", f"then {briefly(again)}"],
+                [f"first {summarize(first)}", f"then {summarize(again)}"],
                 "Put @idempotent or IdempotencyMixin on its view.",
             )
         if self._effect and not effects and not contents(self._clean, ignore=self._ignore):
-            self.refuse(
-                "The request changed nothing that can be seen, so that nothing can be told of a second effect.",
-                [briefly(first)],
-                "Give a call that does something; or name its database in `using`; or say effect=False where its work"
-                " leaves no trace here.",
-            )
+            self.refuse(NO_EFFECT[0], [summarize(first)], NO_EFFECT[1])
         self.put_back()
         if left := self._before.changes(self._snapshot()):
             raise RuntimeError(
@@ -140,18 +132,18 @@ class Trial:
     def _compare_with_another_run(self, make: Callable[[str], tuple[Reply, Sequence[object]]]) -> None:
         key = self.first_key if self._same_key else new_key()
         second, _ = make(key)
-        self._varying = varying(self._clean, self.changes(), keys={key, self.first_key}, ignore=self._ignore)
+        self._varying = find_varying(self._clean, self.changes(), keys={key, self.first_key}, ignore=self._ignore)
         if found := self.differences(key):
             self.refuse(
-                "Two single runs, each from the same state, did not change the same.",
-                [*map(str, found), f"the second was answered {briefly(second)}"],
-                "Let it do the same each time, or name in `ignore` what may differ. What is in no database (a cache, a"
-                " file, another server) is not put back between them.",
+                "Two single runs from the same state made different changes.",
+                [*map(str, found), f"the second was answered {summarize(second)}"],
+                "Let it do the same each time, or name in `ignore` what may differ. Changes outside the databases (in a"
+                " cache, a file, another server) are not undone between them.",
             )
         self.put_back()
 
     def refuse(self, what: str, details: Iterable[str] = (), remedy: str = "") -> NoReturn:
-        """Put everything back, and raise `NotProved`."""
+        """Undo all changes, and raise `NotProved`."""
         refusal = NotProved(str(self), [Finding(what, tuple(details), remedy)])
         self.changes()
         try:
@@ -161,23 +153,23 @@ class Trial:
         raise refusal
 
     def changes(self) -> Changes:
-        """What has changed since the trial began; the package's own tables are left out."""
+        """The changes since the trial began, except in the package's own tables."""
         self._found = self._before.changes(self._snapshot())
         tables = {place: change for place, change in self._found.tables.items() if place.table not in self._own}
         return Changes(tables, self._found.since, self._found.until)
 
     def differences(self, key: str) -> list[Difference]:
-        """What the last run, with *key*, has changed otherwise than the clean one."""
-        found, clean = masked(self.changes(), self._varying), masked(self._clean, self._varying)
+        """How the changes of the last run, with *key*, differ from those of the first."""
+        found, clean = mask(self.changes(), self._varying), mask(self._clean, self._varying)
         return explain_differences(found, clean, keys={key, self.first_key}, ignore=self._ignore)
 
     def compare(self, expected: Changes, keys: Iterable[str]) -> list[Difference]:
-        """What requests with *keys* have changed otherwise than *expected*, apart from what differs in every run."""
-        found = masked(self.changes(), self._varying)
-        return differences(found, masked(expected, self._varying), keys=keys, ignore=self._ignore)
+        """How the changes of requests with *keys* differ from the *expected* ones."""
+        found = mask(self.changes(), self._varying)
+        return differences(found, mask(expected, self._varying), keys=keys, ignore=self._ignore)
 
     def put_back(self) -> None:
-        """Undo what `changes` saw last: all that has changed since the trial began, or since `reset` was called."""
+        """Undo the latest `changes`: all since the trial began, or since `reset` was called."""
         if self._reset is None:
             try:
                 restore(self._found)
@@ -194,7 +186,7 @@ class Trial:
             raise RuntimeError(f"All that {self} changes has to be put back, but `reset` left:\n{left}")
 
     def _left(self, changes: Changes) -> Changes:
-        """What is not as it was. Rows that were made anew are; so is a time of the run in a row that was there."""
+        """The *changes* that matter: not rows that were replaced by equal ones, nor times of the run in older rows."""
         tables = {
             place: change
             for place, change in changes.without_times().tables.items()
@@ -204,6 +196,6 @@ class Trial:
         return left if contents(left, ignore=self._ignore) else Changes()
 
 
-def briefly(reply: Reply) -> str:
-    """A reply, without the page that a server shows for an error."""
+def summarize(reply: Reply) -> str:
+    """A reply, without a server's page for an error."""
     return f"{reply.status} ({reply.error})" if reply.error else str(reply)

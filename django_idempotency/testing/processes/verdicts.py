@@ -1,4 +1,4 @@
-"""What became of a call that was killed at each of its points: a table to read, and findings with their remedies."""
+"""The results of killing a call at each of its points: a table, and findings with their remedies."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -12,30 +12,30 @@ from django_idempotency.testing.observe.guards import ForeignEffect
 MOST_NAMES = 4  # points that a message names for one difference
 
 AGAIN = (
-    "It was committed, or had left this process, before the answer was stored, so the retry could not know of it. Do it"
-    " inside the handler, on the handler's own connection, in the database that holds the record (option `using`)."
+    "It was committed, or had left this process, before the answer was stored, so the retry did it again. Do it inside"
+    " the handler, on the handler's own connection, in the database that holds the record (option `using`)."
 )
 LOST = (
     "It was to follow COMMIT (an on_commit hook, a thread, code around the view). A process that is killed in between"
-    " never does it, because the retry is only a replay. Do it in the handler, or write a row there that tells a worker"
-    " to do it."
+    " never does it, because the retry is a replay. Do it in the handler, or write a row there that tells a worker to"
+    " do it."
 )
 OTHERWISE = "Do all of it inside the handler, in one database. `ignore` names what may differ from run to run."
 UNCOVERED = (
     "Write a row in the handler that tells a worker to do it. Or give the other system a key by which it recognizes the"
     " retry, request.idempotency.derive_key(...), and name the effect in `allow`."
 )
-# Whether a difference is of this kind, what it means, and the remedy.
+# A test for each kind of difference, its meaning, and the remedy.
 KINDS: tuple[tuple[Callable[[Difference], bool], str, str], ...] = (
     (lambda each: each.found > each.expected, "done again by the retry.", AGAIN),
     (lambda each: each.found < each.expected, "never done, although the retry was answered.", LOST),
-    (lambda each: each.found == each.expected, "not as in a run that nothing disturbs.", OTHERWISE),
+    (lambda each: each.found == each.expected, "not as in an undisturbed run.", OTHERWISE),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrashPoint:
-    """One kill: the point, the retry's reply, and the differences from a clean run."""
+    """One kill: the point, the retry's reply, and the differences from an undisturbed run."""
 
     number: int
     name: str
@@ -44,7 +44,7 @@ class CrashPoint:
 
     @property
     def verdict(self) -> str:
-        """`once`; `unknown` if the retry was told that the outcome is unknown; `broken`."""
+        """`once`, `broken`, or `unknown` if the retry was refused because of an unknown outcome."""
         if self.problems:
             return "broken"
         return "unknown" if self.reply.code == "outcome-unknown" else "once"
@@ -52,7 +52,7 @@ class CrashPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrashReport:
-    """What was seen at all points; *uncovered*: effects inside the handler's transaction that it does not cover."""
+    """The kills at all points, and the *uncovered* effects inside the handler's transaction."""
 
     call: str
     points: tuple[CrashPoint, ...]
@@ -79,7 +79,7 @@ class CrashReport:
         return "\n".join([*lines, *self.notes])
 
     def findings(self) -> Iterator[Finding]:
-        """What is wrong, where, and what to do."""
+        """Everything that is wrong, where it happened, and the remedy."""
         for effect in self.uncovered:
             yield Finding(
                 f"{effect}: inside the handler's transaction, which does not cover it.",

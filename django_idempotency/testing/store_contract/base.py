@@ -1,4 +1,4 @@
-"""What the tests of both kinds of store share: attempts of their own, waiting with a deadline, other threads."""
+"""What the tests of both kinds of store share: attempts, expectations, waiting with a deadline, threads."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from django.db import connections
 
-from django_idempotency.core.decision import Claimed, ClaimResult
+from django_idempotency.core.decision import Claimed, ClaimResult, Completed
 from django_idempotency.core.keys import Attempt, Identity
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import RequestInProgress
@@ -30,25 +30,27 @@ RECORD = CompletionRecord(
 )
 OTHER_RECORD = CompletionRecord(status=202, reason="Accepted", body=b"two", request_id="request-1")
 
+FIND = "find: What is stored for the identity, except a claim in flight."
+
 Outcome = TypeVar("Outcome")
 
 
 class StoreTests:
     """
-    The ground of all the tests: what a kind of store needs to be asked by them.
+    The base of all tests. A subclass says how a store of its kind is used.
 
-    A test case is optional, so that nothing here may be one of its methods, `setUp` and assertions included.
+    The tests may be used without a test case, so they rely on none of its methods.
     """
 
-    # Can another process use the same store? It is made anew there, by `make_store`.
+    # Can another process use the same store? It calls `make_store` there.
     between_processes = True
 
     def make_store(self) -> Any:
-        """The store under test, made anew: once for each test, and in other processes."""
+        """Make the store under test: called once for each test, and in other processes."""
         raise NotImplementedError
 
     def make_store_that_is_away(self) -> Any:
-        """A store whose server does not answer, if there is such a thing."""
+        """Make a store whose server does not answer; None if there is no such thing."""
         return None
 
     @cached_property
@@ -57,52 +59,64 @@ class StoreTests:
 
     @property
     def using(self) -> str | None:
-        """The database in whose transaction all happens, or None beside all of them."""
+        """The database that holds the records; None for a store outside the databases."""
         raise NotImplementedError
 
-    # --- what each kind of store does in its own way ---
+    # --- how a store of each kind is used ---
 
     def ask(self, attempt: Attempt) -> ClaimResult:
-        """What *attempt* finds as a newcomer. A claim that it gets is not kept."""
+        """Return what *attempt* finds as a new request. A claim that it gets is given back."""
         raise NotImplementedError
 
     def keep(self, attempt: Attempt, record: CompletionRecord = RECORD) -> None:
-        """Execute *attempt*, whose answer is *record*."""
+        """Execute *attempt*, with the answer *record*."""
         raise NotImplementedError
 
     def leave_unsettled(self, attempt: Attempt) -> None:
-        """Execute *attempt* with an outcome that nobody knows, and let that be visible."""
+        """Execute *attempt* so that its outcome is unsettled, visible to all."""
         raise NotImplementedError
 
     def while_in_flight(self, attempt: Attempt, call: Callable[[], Outcome]) -> Outcome:
         """
-        *call*, by another client while *attempt* is in flight; what it returns or raises. The attempt is completed with
-        RECORD then. A store that lets the other client wait may let it see that.
+        Make *call* from another client while *attempt* is in flight, and return its result. Then the attempt is
+        completed with RECORD; a store that lets the other client wait may show it that.
         """
         raise NotImplementedError
 
     def change(self, call: Callable[[], Outcome]) -> Outcome:
-        """*call*, an operator's, as the package makes it."""
+        """Make *call*, an operator's, as the package makes it."""
         raise NotImplementedError
 
-    # --- for the tests ---
+    # --- what is expected ---
 
     def found(self, attempt: Attempt) -> StoredRecord:
         found: StoredRecord | None = self.store.find(self.using, attempt.identity.digest)
-        expect(found is not None, "find: What is stored for the identity, a claim in flight excepted.", found)
+        expect(found is not None, FIND, found)
         assert found is not None  # noqa: S101  # for the types
         return found
 
-    def refuses(self, call: Callable[[], object], sentence: str) -> None:
-        """*call* raises `RequestInProgress`."""
+    def expect_answer(self, attempt: Attempt, sentence: str, record: CompletionRecord = RECORD) -> None:
+        """A retry of *attempt* gets *record*."""
+        found = self.ask(attempt)
+        expect(found == Completed(record, attempt.fingerprint), sentence, found)
+
+    def expect_new(self, attempt: Attempt, sentence: str) -> None:
+        """A request like *attempt* is executed, as the first one of its identity."""
+        found = self.ask(attempt)
+        expect(isinstance(found, Claimed) and not found.taken_over, sentence, found)
+
+    def expect_refused(self, call: Callable[[], object], sentence: str) -> None:
+        """An operator's *call* raises `RequestInProgress`."""
         try:
             result = self.change(call)
         except RequestInProgress:
             return
         expect(False, sentence, result)
 
+    # --- threads ---
+
     def in_threads(self, work: Callable[[int], Outcome], number: int = THREADS) -> list[Outcome]:
-        """What *work* returned in each of *number* threads that began together."""
+        """Let *number* threads begin *work* together, and return the result of each."""
         barrier = threading.Barrier(number)
 
         def begin(place: int) -> Outcome:
@@ -116,7 +130,7 @@ class StoreTests:
     def in_thread(
         self, pool: ThreadPoolExecutor, work: Callable[..., Outcome], *arguments: object
     ) -> "Future[Outcome]":
-        """*work* in another thread, on connections of its own, which are closed at its end."""
+        """Do *work* in another thread, and close its database connections at the end."""
 
         def run() -> Outcome:
             try:
@@ -129,7 +143,7 @@ class StoreTests:
 
 
 def attempt(**changes: Any) -> Attempt:
-    """An attempt of an identity that nobody else has, to be kept for longer than the test."""
+    """An attempt of a new identity. Its record would outlive the test."""
     scope = changes.pop("scope", "conformance")
     operation = changes.pop("operation", "POST payments/")
     key = changes.pop("key", None) or str(uuid.uuid4())
@@ -143,7 +157,7 @@ def attempt(**changes: Any) -> Attempt:
 
 
 def expect(truth: bool, sentence: str, seen: object = None) -> None:
-    """Fail the test with the *sentence* of the contract that does not hold, and what was *seen* instead."""
+    """Unless *truth*, fail the test with the *sentence* of the contract that does not hold, and what was *seen*."""
     if not truth:
         raise AssertionError(f"{sentence}\nSeen: {seen!r}")
 
@@ -155,7 +169,7 @@ def expect_claimed(found: ClaimResult, sentence: str) -> Claimed:
 
 
 def until(call: Callable[[], Outcome], accept: Callable[[Outcome], bool], sentence: str) -> Outcome:
-    """*call* again and again until its result is to *accept*: for what time alone brings about."""
+    """Repeat *call* until *accept* is true of its result: for what only time brings about."""
     deadline = time.monotonic() + TIMEOUT
     while True:
         result = call()
@@ -170,5 +184,5 @@ def skip(reason: str) -> None:
 
 
 def let_pass(seconds: float) -> None:
-    """Let time pass, for what must hold after it too."""
+    """Wait, to test that something still holds after these *seconds*."""
     time.sleep(seconds)

@@ -1,11 +1,12 @@
-"""A store beside all databases: what a lease is, and what becomes of a claim when it has run out."""
+"""Leases of a store outside the databases: what a claim is while its lease lasts, and after it has run out."""
 
 import secrets
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from django_idempotency.core.decision import Claimed, ClaimResult, Completed, InFlight, Unsettled
+from django_idempotency.core.decision import Claimed, ClaimResult, InFlight, Unsettled
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.testing.processes.forks import Process
@@ -26,22 +27,24 @@ from django_idempotency.testing.store_contract.base import (
 from django_idempotency.testing.store_contract.operators import OperatorTests
 from django_idempotency.testing.store_contract.records import RecordTests
 
-CLAIMED_AGAIN = "claim: `Claimed` again where the token holds the claim already, as its reply may have been lost."
+CLAIMED_AGAIN = "claim: `Claimed` again if the token holds the claim already, as its reply may have been lost."
 LASTS = "claim: `InFlight` while another's lease lasts."
 UNSETTLED = "claim: After the lease `Unsettled`, whose `found_out` says why to the first who asks."
 TAKES_OVER = "claim: With `take_over` and the same fingerprint `Claimed` instead (`taken_over`)."
 KEPT = "claim: A claim without an outcome is kept for `attempt.ttl` from its last lease on."
 ONE_STEP = "claim: Claim the identity in one atomic step."
+RENEWED = "renew: Let the claim last `lease` seconds from now on."
+NOT_RENEWED = "renew: Returns False if it is no longer its token's."
 
 
 class LeaseTests(RecordTests, OperatorTests):
-    """Claims by their leases, in a store beside all databases."""
+    """Claims and their leases, in a store outside the databases."""
 
     @property
     def using(self) -> None:
         return None
 
-    # --- how such a store is asked ---
+    # --- how such a store is used ---
 
     def claim(
         self,
@@ -52,18 +55,31 @@ class LeaseTests(RecordTests, OperatorTests):
         take_over: bool = False,
         store: Any = None,
     ) -> ClaimResult:
-        """What a client with this *token*, or a new one, finds."""
+        """Return what a client with this *token*, or a new one, finds."""
         found: ClaimResult = (store or self.store).claim(first, token or new_token(), lease, take_over=take_over)
         return found
 
     def claimed(self, first: Attempt, *, lease: float = LONG) -> Claimed:
-        return expect_claimed(self.claim(first, lease=lease), "claim: `Claimed` where nothing is stored.")
+        return expect_claimed(self.claim(first, lease=lease), "claim: `Claimed` if nothing is stored.")
+
+    def claim_after_lease(self, first: Attempt, token: str | None = None, *, take_over: bool = False) -> ClaimResult:
+        """Return what a client finds once the lease has run out."""
+        return until(
+            lambda: self.claim(first, token, take_over=take_over),
+            lambda found: not isinstance(found, InFlight),
+            TAKES_OVER if take_over else UNSETTLED,
+        )
 
     def overdue(self, first: Attempt) -> Claimed:
-        """A claim whose lease has run out, which somebody was told."""
+        """Make a claim whose lease has run out. A client has found its outcome to be unknown."""
         claim = self.claimed(first, lease=SHORT)
-        until(lambda: self.claim(first), lambda found: not isinstance(found, InFlight), UNSETTLED)
+        self.claim_after_lease(first)
         return claim
+
+    def expect_in_flight(self, first: Attempt, sentence: str, *, take_over: bool = False) -> None:
+        """A client finds *first* in flight, perhaps with its fingerprint."""
+        found = self.claim(first, take_over=take_over)
+        expect(isinstance(found, InFlight) and found.fingerprint in (None, FINGERPRINT), sentence, found)
 
     def ask(self, first: Attempt) -> ClaimResult:
         found = self.claim(first)
@@ -93,43 +109,25 @@ class LeaseTests(RecordTests, OperatorTests):
 
     # --- while a lease lasts ---
 
-    def test_a_claim_has_the_token_of_its_owner(self) -> None:
-        """And is taken over from nobody."""
-        token = new_token()
-
-        found = self.claim(attempt(), token)
-
-        expect(found == Claimed(token), "claim: Claim the identity for the token.", found)
-
     def test_a_token_that_holds_the_claim_is_claimed_again(self) -> None:
-        """Its reply was lost on the way: the client asks again, and is told the same."""
+        """A client whose reply was lost asks again, and gets the same reply."""
         first, token = attempt(), new_token()
-        self.claim(first, token)
 
-        found = self.claim(first, token)
+        found = [self.claim(first, token), self.claim(first, token)]
 
-        expect(found == Claimed(token), CLAIMED_AGAIN, found)
+        expect(found == [Claimed(token)] * 2, CLAIMED_AGAIN, found)
 
     def test_another_client_finds_it_in_flight(self) -> None:
-        """Whatever it asks for, takeover included."""
+        """Takeover and another request make no difference, and a fingerprint that is shown is the first request's."""
         first = attempt()
         self.claimed(first)
 
-        for take_over in (False, True):
-            found = self.claim(first, take_over=take_over)
-            expect(isinstance(found, InFlight) and found.fingerprint in (None, FINGERPRINT), LASTS, found)
-
-    def test_another_request_finds_the_firsts_fingerprint_in_flight(self) -> None:
-        """Never its own: it is to be refused, or to wait, and is not to get the first one's answer."""
-        first = attempt()
-        self.claimed(first)
-
-        found = self.claim(replace(first, fingerprint=OTHER_FINGERPRINT), take_over=True)
-
-        expect(isinstance(found, InFlight) and found.fingerprint in (None, FINGERPRINT), LASTS, found)
+        for rival in (first, replace(first, fingerprint=OTHER_FINGERPRINT)):
+            self.expect_in_flight(rival, LASTS)
+            self.expect_in_flight(rival, LASTS, take_over=True)
 
     def test_of_threads_that_claim_at_once_one_is_claimed(self) -> None:
-        """And of those that follow when the key is free again, again one."""
+        """When the key is free again, one of the next ones is claimed."""
         for _ in range(10):
             first = attempt()
             found = self.in_threads(lambda place, first=first: self.claim(first))  # type: ignore[misc]
@@ -139,7 +137,7 @@ class LeaseTests(RecordTests, OperatorTests):
             self.store.release(first, claimed[0])
 
     def test_of_processes_that_claim_at_once_one_is_claimed(self) -> None:
-        """Each with a store of its own."""
+        """Each process makes its own store."""
         if not self.between_processes:
             skip("between_processes is False")
         attempts = [attempt() for _ in range(20)]
@@ -150,126 +148,103 @@ class LeaseTests(RecordTests, OperatorTests):
             line.wait()
             return [isinstance(self.claim(each, store=store), Claimed) for each in attempts]
 
-        processes = [Process(work) for _ in range(3)]
-        try:
+        with ExitStack() as stack:
+            processes = [stack.enter_context(Process(work)) for _ in range(3)]
             for process in processes:
                 process.hear()
             for process in processes:
                 process.send("go")
             found = [process.result() for process in processes]
-        finally:
-            for process in processes:
-                process.__exit__()
         for number, each in enumerate(zip(*found, strict=True)):
             expect(sum(each) == 1, ONE_STEP, (number, each))
 
     # --- renewal ---
 
     def test_a_renewed_lease_lasts(self) -> None:
-        """Past the end of the one before."""
+        """It does not end when the lease before it would have ended."""
         first = attempt()
         claim = self.claimed(first, lease=SHORT)
 
         renewed = self.store.renew(first, claim, LONG)
         let_pass(2 * SHORT)
 
-        expect(
-            renewed is True,
-            "renew: Let the claim last from now on. Returns False where it is not its token's.",
-            renewed,
-        )
-        found = self.claim(first)
-        expect(isinstance(found, InFlight), "renew: Let the claim last `lease` seconds from now on.", found)
+        expect(renewed is True, RENEWED, renewed)
+        self.expect_in_flight(first, RENEWED)
 
     def test_a_renewal_counts_from_now_on(self) -> None:
-        """It is no extension of the lease before."""
+        """A renewal replaces the lease before it, even a longer one."""
         first = attempt()
         claim = self.claimed(first)
 
         self.store.renew(first, claim, SHORT)
 
-        sentence = "renew: Let the claim last `lease` seconds from now on."
-        until(lambda: self.claim(first), lambda found: isinstance(found, Unsettled), sentence)
+        until(lambda: self.claim(first), lambda found: isinstance(found, Unsettled), RENEWED)
 
     def test_a_lease_that_has_run_out_is_renewed(self) -> None:
-        """The process stood still, and nobody has taken the claim over meanwhile: it goes on."""
+        """A process that was frozen goes on if nobody has taken over its claim."""
         first = attempt()
         claim = self.overdue(first)
 
         renewed = self.store.renew(first, claim, LONG)
 
-        expect(renewed is True, "renew: Returns False where it is not its token's any more.", renewed)
-        found = self.claim(first)
-        expect(isinstance(found, InFlight), LASTS, found)
+        expect(renewed is True, NOT_RENEWED, renewed)
+        self.expect_in_flight(first, LASTS)
 
     def test_nothing_to_renew(self) -> None:
-        """False, and nothing is claimed by it; nor does it undo a record."""
+        """The result is False. A renewal claims nothing, and undoes no record."""
         first = attempt()
-        sentence = "renew: Returns False where it is not its token's any more."
         claim = self.claimed(first)
         self.store.release(first, claim)
 
         renewed = self.store.renew(first, claim, LONG)
-        expect(renewed is False, sentence, renewed)
+        expect(renewed is False, NOT_RENEWED, renewed)
 
         claim = self.claimed(first)
         self.store.complete(first, claim, RECORD)
         renewed = self.store.renew(first, claim, LONG)
-        expect(renewed is False, sentence, renewed)
-        expect(self.ask(first) == Completed(RECORD, FINGERPRINT), sentence, self.ask(first))
+        expect(renewed is False, NOT_RENEWED, renewed)
+        self.expect_answer(first, NOT_RENEWED)
 
-    # --- when it has run out ---
+    # --- after a lease ---
 
     def test_after_its_lease_the_outcome_is_unknown(self) -> None:
-        """Whoever comes is told so; the first of them is told why, and nobody after."""
+        """All clients are refused. The first of them gets the reason."""
         first = attempt()
         self.claimed(first, lease=SHORT)
 
-        found = until(lambda: self.claim(first), lambda found: not isinstance(found, InFlight), UNSETTLED)
+        found = self.claim_after_lease(first)
 
-        expect(
-            isinstance(found, Unsettled) and found.fingerprint == FINGERPRINT and bool(found.found_out),
-            UNSETTLED,
-            found,
-        )
+        expect(isinstance(found, Unsettled) and bool(found.found_out), UNSETTLED, found)
+        expect(getattr(found, "fingerprint", None) == FINGERPRINT, UNSETTLED, found)
         again = [self.claim(first), self.claim(replace(first, fingerprint=OTHER_FINGERPRINT), take_over=True)]
         expect(again == [Unsettled(FINGERPRINT)] * 2, UNSETTLED, again)
 
     def test_of_threads_that_find_out_at_once_one_is_told_why(self) -> None:
-        """So it is announced once."""
+        """The package announces an unsettled outcome once."""
         first = attempt()
         self.claimed(first, lease=SHORT)
         let_pass(SHORT)
 
-        def ask(place: int) -> ClaimResult:
-            return until(lambda: self.claim(first), lambda found: not isinstance(found, InFlight), UNSETTLED)
-
-        found = self.in_threads(ask)
+        found = self.in_threads(lambda place: self.claim_after_lease(first))
 
         told = [each for each in found if isinstance(each, Unsettled) and each.found_out]
         expect(all(isinstance(each, Unsettled) for each in found) and len(told) == 1, UNSETTLED, found)
 
     def test_a_claim_is_taken_over_after_its_lease(self) -> None:
-        """By one who asks for that: the work is harmless to repeat."""
-        first = attempt()
-        self.claimed(first, lease=SHORT)
-        token = new_token()
-
-        found = until(
-            lambda: self.claim(first, token, take_over=True),
-            lambda found: not isinstance(found, InFlight),
-            TAKES_OVER,
-        )
-
-        expect(found == Claimed(token, taken_over=True), TAKES_OVER, found)
-        rival = self.claim(first, take_over=True)
-        expect(isinstance(rival, InFlight), LASTS, rival)
-
-    def test_a_reply_that_was_lost_is_given_again(self) -> None:
-        """The client asks once more with its token: what it has to tell of is not lost with the reply."""
+        """A client whose work is harmless to repeat asks for it."""
         first, token = attempt(), new_token()
         self.claimed(first, lease=SHORT)
-        until(lambda: self.claim(first, token), lambda found: not isinstance(found, InFlight), UNSETTLED)
+
+        found = self.claim_after_lease(first, token, take_over=True)
+
+        expect(found == Claimed(token, taken_over=True), TAKES_OVER, found)
+        self.expect_in_flight(first, LASTS, take_over=True)
+
+    def test_a_reply_that_was_lost_is_given_again(self) -> None:
+        """A client asks once more with its token, and gets the reason, or its claim, again."""
+        first, token = attempt(), new_token()
+        self.claimed(first, lease=SHORT)
+        self.claim_after_lease(first, token)
 
         found = self.claim(first, token)
         expect(isinstance(found, Unsettled) and bool(found.found_out), UNSETTLED, found)
@@ -281,7 +256,7 @@ class LeaseTests(RecordTests, OperatorTests):
         expect(found == Claimed(token, taken_over=True), CLAIMED_AGAIN, found)
 
     def test_a_claim_is_taken_over_though_it_was_found_out(self) -> None:
-        """An earlier request that was refused has changed nothing."""
+        """Refusing an earlier request has changed nothing."""
         first = attempt()
         self.overdue(first)
 
@@ -290,7 +265,7 @@ class LeaseTests(RecordTests, OperatorTests):
         expect(isinstance(found, Claimed) and found.taken_over, TAKES_OVER, found)
 
     def test_another_request_takes_nothing_over(self) -> None:
-        """What the key named may have taken effect."""
+        """The work that the key stands for may have taken effect."""
         first = attempt()
         self.overdue(first)
 
@@ -299,7 +274,7 @@ class LeaseTests(RecordTests, OperatorTests):
         expect(isinstance(found, Unsettled) and found.fingerprint == FINGERPRINT, TAKES_OVER, found)
 
     def test_of_threads_that_take_over_at_once_one_is_claimed(self) -> None:
-        """The others find that one in flight."""
+        """The other threads find that claim in flight."""
         first = attempt()
         self.overdue(first)
 
@@ -310,45 +285,43 @@ class LeaseTests(RecordTests, OperatorTests):
         expect(all(isinstance(each, (Claimed, InFlight)) for each in found), LASTS, found)
 
     def test_an_unknown_outcome_is_kept_for_its_lifetime(self) -> None:
-        """Then its key is new."""
+        """After that its key is new."""
         first = attempt(ttl=SHORT)
         self.claimed(first, lease=SHORT)
 
         found = until(lambda: self.claim(first), lambda found: isinstance(found, Claimed), KEPT)
 
-        expect(isinstance(found, Claimed) and not found.taken_over, KEPT, found)
+        expect(not expect_claimed(found, KEPT).taken_over, KEPT, found)
 
     def test_a_lease_longer_than_the_lifetime_lasts(self) -> None:
-        """A claim is never new again while its lease lasts."""
+        """A key is never new while a lease on it lasts."""
         first = attempt(ttl=SHORT)
         self.claimed(first)
         let_pass(2 * SHORT)
 
-        found = self.claim(first)
+        self.expect_in_flight(first, KEPT)
 
-        expect(isinstance(found, InFlight), KEPT, found)
-
-    # --- operators, of any execution ---
+    # --- operators ---
 
     def test_a_lease_that_has_run_out_is_listed(self) -> None:
-        """Whether or not somebody has come with its key meanwhile."""
+        """It is listed even if no client has used its key since."""
         first = attempt()
         self.claimed(first, lease=SHORT)
 
-        listed = until(lambda: self.unsettled(first), bool, "unsettled: executions whose outcome is not known.")
+        listed = until(lambda: self.unsettled(first), bool, "unsettled: executions whose outcome is unsettled.")
 
         expect(len(listed) == 1, "unsettled: each of them once.", listed)
 
     def test_what_is_stored_is_freed_whichever_execution_it_is(self) -> None:
-        """With None as its time, which the caller does not know."""
+        """A caller who does not know its time gives None."""
         completed, unsettled = attempt(), attempt()
         self.keep(completed)
         self.leave_unsettled(unsettled)
 
         for each in (completed, unsettled):
             freed = self.store.free(None, each.identity.digest, None)
-            expect(freed, "free: the execution that is stored, where `executed_at` is None whichever it is.", freed)
-            expect_claimed(self.ask(each), "free: the next request runs again.")
+            expect(freed, "free: any execution that is stored, if `executed_at` is None.", freed)
+            self.expect_new(each, "free: the next request runs again.")
 
 
 def new_token() -> str:

@@ -1,15 +1,18 @@
-"""What operators ask of a store: find, list, free, settle."""
+"""What operators ask of a store: to find, list, free and settle. Also its options, errors and checks."""
 
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from django.core.checks import CheckMessage
 
-from django_idempotency.core.decision import Claimed, Completed, Unsettled
+from django_idempotency.core.decision import Unsettled
 from django_idempotency.core.keys import Attempt
 from django_idempotency.exceptions import PolicyError, RequestInProgress
 from django_idempotency.stores.base import Fault
 from django_idempotency.testing.store_contract.base import (
+    FIND,
     FINGERPRINT,
     OTHER_FINGERPRINT,
     OTHER_RECORD,
@@ -18,23 +21,23 @@ from django_idempotency.testing.store_contract.base import (
     StoreTests,
     attempt,
     expect,
-    expect_claimed,
     let_pass,
     skip,
     until,
 )
 
-IN_FLIGHT = "Raises `RequestInProgress` where the identity is in flight."
-OTHER = "Raises `RequestInProgress` where another execution of it is stored."
+IN_FLIGHT = "Raises `RequestInProgress` if the identity is in flight."
+OTHER = "Raises `RequestInProgress` if another execution of it is stored."
 ANSWERED = "free: With *unsettled* an answer that has come since it was read stays: `RequestInProgress`."
 FREED = "free: Forget the execution: the next request runs again."
-SETTLED = "settle: Store the record as the answer of the execution whose outcome is not known."
+SETTLED = "settle: Store the record as the answer of the execution whose outcome is unsettled."
+NOT_SETTLED = "settle: Returns False if no such execution is stored."
 LIST = "unsettled: At most `limit` unsettled outcomes, the oldest first."
-A_MOMENT = 0.01  # seconds: two executions are told apart by their time, and a clock may know milliseconds
+A_MOMENT = 0.01  # seconds: two executions differ by their time, and a clock may count in milliseconds
 
 
 class OperatorTests(StoreTests):
-    """What is shown and changed by hand, in either kind of store."""
+    """What operators see and change, in either kind of store."""
 
     def free(self, seen: Any) -> bool:
         return bool(self.change(lambda: self.store.free(self.using, seen.digest, seen.executed_at)))
@@ -43,33 +46,35 @@ class OperatorTests(StoreTests):
         return bool(self.change(lambda: self.store.settle(self.using, seen.digest, seen.executed_at, OTHER_RECORD)))
 
     def unsettled(self, *attempts: Attempt) -> list[bytes]:
-        """Those of *attempts* that are listed, in their order: others may use the store too."""
+        """The listed ones of *attempts*, in the list's order: others may use the store too."""
         digests = {each.identity.digest for each in attempts}
         listed = [record.digest for record in self.store.unsettled(self.using, 100_000)]
         return [digest for digest in listed if digest in digests]
 
+    def kept(self) -> Any:
+        """A new record, as an operator finds it."""
+        first = attempt()
+        self.keep(first)
+        return self.found(first)
+
     # --- find ---
 
     def test_nothing_is_found_where_nothing_is_stored(self) -> None:
-        """None, and no error."""
+        """The result is None, and there is no error."""
         found = self.store.find(self.using, attempt().identity.digest)
 
-        expect(found is None, "find: None where nothing is stored for the identity.", found)
+        expect(found is None, "find: None if nothing is stored for the identity.", found)
 
     def test_a_claim_in_flight_is_not_found(self) -> None:
-        """Nothing can be said of it yet."""
+        """Its outcome is still to come."""
         first = attempt()
 
         found = self.while_in_flight(first, lambda: self.store.find(self.using, first.identity.digest))
 
-        expect(
-            found is None or found.record == RECORD,
-            "find: What is stored for the identity, a claim in flight excepted.",
-            found,
-        )
+        expect(found is None or found.record == RECORD, FIND, found)
 
     def test_a_record_is_found_with_what_was_asked(self) -> None:
-        """All that the pages of operators show: key, request, answer, and the store's own times."""
+        """The pages of operators show key, request, answer and the store's own times."""
         first = attempt(request_id="request-1")
         self.keep(first)
         found = self.found(first)
@@ -110,16 +115,13 @@ class OperatorTests(StoreTests):
 
         found = self.found(first)
 
-        expect(
-            found.is_unsettled and found.record is None,
-            "The status of an unsettled outcome is 0.",
-            found.status,
-        )
+        sentence = "The status of an unsettled outcome is 0."
+        expect(found.is_unsettled and found.record is None, sentence, found.status)
 
     # --- unsettled ---
 
     def test_unknown_outcomes_are_listed_the_oldest_first(self) -> None:
-        """Whatever their digests are."""
+        """Their digests do not matter."""
         attempts = [attempt() for _ in range(4)]
         for each in attempts:
             self.leave_unsettled(each)
@@ -130,7 +132,7 @@ class OperatorTests(StoreTests):
         expect(listed == [each.identity.digest for each in attempts], LIST, listed)
 
     def test_no_more_are_listed_than_asked_for(self) -> None:
-        """The limit holds over all that is stored."""
+        """The limit applies to all that is stored."""
         for _ in range(3):
             self.leave_unsettled(attempt())
 
@@ -139,7 +141,7 @@ class OperatorTests(StoreTests):
             expect(len(listed) == limit, LIST, listed)
 
     def test_only_unknown_outcomes_are_listed(self) -> None:
-        """Neither what is stored nor what is in flight."""
+        """Records and claims in flight are not."""
         completed, in_flight = attempt(), attempt()
         self.keep(completed)
 
@@ -157,40 +159,41 @@ class OperatorTests(StoreTests):
     # --- free ---
 
     def test_nothing_to_free(self) -> None:
-        """False, and no error."""
-        seen = self._kept()
+        """The result is False, and there is no error."""
+        seen = self.kept()
         self.free(seen)
 
         freed = self.free(seen)
 
-        expect(not freed, "free: Returns False where nothing is stored.", freed)
+        expect(not freed, "free: Returns False if nothing is stored.", freed)
 
     def test_a_freed_record_is_forgotten(self) -> None:
         """The key is new, for another request too."""
-        seen = self._kept()
+        seen = self.kept()
 
         freed = self.free(seen)
 
         expect(freed, FREED, freed)
         expect(self.store.find(self.using, seen.digest) is None, FREED, "It is still found.")
         later = attempt(key=seen.key, fingerprint=OTHER_FINGERPRINT)
-        expect(isinstance(found := self.ask(later), Claimed), FREED, found)
+        self.expect_new(later, FREED)
         self.keep(later, OTHER_RECORD)
-        expect(self.ask(later) == Completed(OTHER_RECORD, OTHER_FINGERPRINT), FREED, self.ask(later))
+        self.expect_answer(later, FREED, OTHER_RECORD)
 
     def test_an_answer_that_has_come_is_not_freed_as_unknown(self) -> None:
-        """Two operators at once: one has stored an answer since the other read that there is none."""
+        """One of two operators has stored an answer after the other read that there was none."""
         first = attempt()
         self.leave_unsettled(first)
         seen = self.found(first)
         self.settle(seen)
 
-        self.refuses(lambda: self.store.free(self.using, seen.digest, seen.executed_at, unsettled=True), ANSWERED)
+        free = partial(self.store.free, self.using, seen.digest, seen.executed_at, unsettled=True)
+        self.expect_refused(free, ANSWERED)
 
-        expect(self.ask(first) == Completed(OTHER_RECORD, FINGERPRINT), ANSWERED, self.ask(first))
+        self.expect_answer(first, ANSWERED, OTHER_RECORD)
 
     def test_an_unknown_outcome_is_freed(self) -> None:
-        """Somebody has looked: the work may run again."""
+        """An operator has decided that the work may run again."""
         first = attempt()
         self.leave_unsettled(first)
 
@@ -198,37 +201,39 @@ class OperatorTests(StoreTests):
 
         expect(freed, FREED, freed)
         expect(not self.unsettled(first), FREED, "It is still listed.")
-        expect_claimed(self.ask(first), FREED)
-
-    def test_what_is_in_flight_is_not_freed(self) -> None:
-        """It goes on, and its record is kept."""
-        first = attempt()
-
-        def free() -> object:
-            try:
-                return self.change(lambda: self.store.free(self.using, first.identity.digest, None))
-            except RequestInProgress:
-                return False
-
-        freed = self.while_in_flight(first, free)
-
-        expect(not freed, IN_FLIGHT, freed)
-        expect(self.ask(first) == Completed(RECORD, FINGERPRINT), IN_FLIGHT, self.ask(first))
+        self.expect_new(first, FREED)
 
     def test_another_execution_is_not_freed(self) -> None:
         """The operator has seen an earlier one, and decided about that."""
-        seen = self._kept()
+        seen = self.kept()
         self.free(seen)
         let_pass(A_MOMENT)
         again = attempt(key=seen.key)
         self.keep(again, OTHER_RECORD)
-
-        digest = seen.digest
-        self.refuses(lambda: self.store.free(self.using, digest, seen.executed_at), OTHER)
-
         earlier = self.found(again).executed_at - timedelta(seconds=5)
-        self.refuses(lambda: self.store.free(self.using, digest, earlier), OTHER)
-        expect(self.ask(again) == Completed(OTHER_RECORD, FINGERPRINT), OTHER, self.ask(again))
+
+        for executed_at in (seen.executed_at, earlier):
+            self.expect_refused(partial(self.store.free, self.using, seen.digest, executed_at), OTHER)
+
+        self.expect_answer(again, OTHER, OTHER_RECORD)
+
+    def test_what_is_in_flight_is_neither_freed_nor_settled(self) -> None:
+        """It goes on, and its own answer is kept."""
+
+        def change(call: Callable[[], object]) -> object:
+            try:
+                return self.change(call)
+            except RequestInProgress:
+                return False
+
+        for verb, more in {"free": (), "settle": (OTHER_RECORD,)}.items():
+            first = attempt()
+            call = partial(getattr(self.store, verb), self.using, first.identity.digest, None, *more)
+
+            done = self.while_in_flight(first, partial(change, call))
+
+            expect(not done, f"{verb}: {IN_FLIGHT}", done)
+            self.expect_answer(first, f"{verb}: {IN_FLIGHT}")
 
     # --- settle ---
 
@@ -240,15 +245,14 @@ class OperatorTests(StoreTests):
         settled = self.settle(self.found(first))
 
         expect(settled, SETTLED, settled)
-        found = self.ask(first)
-        expect(found == Completed(OTHER_RECORD, FINGERPRINT), SETTLED, found)
+        self.expect_answer(first, SETTLED, OTHER_RECORD)
         expect(not self.unsettled(first), SETTLED, "It is still listed.")
         shown = self.found(first)
         left = (shown.expires_at - shown.now).total_seconds()
         expect(first.ttl * 0.9 < left <= first.ttl + 1, "settle: its lifetime begins anew.", left)
 
     def test_nothing_to_settle(self) -> None:
-        """False, and nothing is stored."""
+        """The result is False, and nothing is stored."""
         first = attempt()
         self.leave_unsettled(first)
         seen = self.found(first)
@@ -256,16 +260,16 @@ class OperatorTests(StoreTests):
 
         settled = self.settle(seen)
 
-        expect(not settled, "settle: Returns False where no such execution is stored.", settled)
-        expect_claimed(self.ask(first), "settle: Returns False where no such execution is stored.")
+        expect(not settled, NOT_SETTLED, settled)
+        self.expect_new(first, NOT_SETTLED)
 
     def test_a_record_is_not_settled(self) -> None:
-        """Its outcome is known: two operators settle one, and the second is told."""
+        """Two operators settle one outcome: the second learns that it is known."""
         first = attempt()
         self.leave_unsettled(first)
         seen = self.found(first)
         self.change(lambda: self.store.settle(self.using, first.identity.digest, seen.executed_at, RECORD))
-        sentence = "settle: Returns False where no such execution is stored, or raises `RequestInProgress`."
+        sentence = f"{NOT_SETTLED} Or raises `RequestInProgress`."
 
         try:
             settled = self.settle(seen)
@@ -273,26 +277,10 @@ class OperatorTests(StoreTests):
             settled = False
 
         expect(not settled, sentence, settled)
-        found = self.ask(first)
-        expect(isinstance(found, Completed) and found.record.body == RECORD.body, sentence, found)
-
-    def test_what_is_in_flight_is_not_settled(self) -> None:
-        """Its own answer is the one that is kept."""
-        first = attempt()
-
-        def settle() -> object:
-            try:
-                return self.change(lambda: self.store.settle(self.using, first.identity.digest, None, OTHER_RECORD))
-            except RequestInProgress:
-                return False
-
-        settled = self.while_in_flight(first, settle)
-
-        expect(not settled, IN_FLIGHT, settled)
-        expect(self.ask(first) == Completed(RECORD, FINGERPRINT), IN_FLIGHT, self.ask(first))
+        self.expect_answer(first, sentence)
 
     def test_another_execution_is_not_settled(self) -> None:
-        """Freed, and uncertain again: that is another story."""
+        """The operator has seen an earlier one: the key was freed, and its next outcome is unsettled too."""
         first = attempt()
         self.leave_unsettled(first)
         seen = self.found(first)
@@ -300,20 +288,16 @@ class OperatorTests(StoreTests):
         let_pass(A_MOMENT)
         self.leave_unsettled(first)
 
-        digest = first.identity.digest
-        self.refuses(lambda: self.store.settle(self.using, digest, seen.executed_at, OTHER_RECORD), OTHER)
+        settle = partial(self.store.settle, self.using, seen.digest, seen.executed_at, OTHER_RECORD)
+        self.expect_refused(settle, OTHER)
 
-        expect(isinstance(found := self.ask(first), Unsettled), OTHER, found)
-
-    def _kept(self) -> Any:
-        first = attempt()
-        self.keep(first)
-        return self.found(first)
+        found = self.ask(first)
+        expect(isinstance(found, Unsettled), OTHER, found)
 
     # --- options, errors, checks ---
 
     def test_an_unknown_option_is_an_error(self) -> None:
-        """A typing slip is found when the store is made."""
+        """A misspelt option is found when the store is made."""
         try:
             made = type(self.store)("conformance", {"NO_SUCH_OPTION": 1})
         except PolicyError as error:
@@ -322,7 +306,7 @@ class OperatorTests(StoreTests):
             expect(False, "A name that the store does not know is an error: `PolicyError`.", made)
 
     def test_an_error_that_is_none_of_the_stores_is_a_defect(self) -> None:
-        """It propagates: nobody may take it for a server that is away."""
+        """It propagates, and is not taken for a server that is away."""
         self.ask(attempt())  # so it is not away
 
         fault = self.store.classify(self.using, ZeroDivisionError("a defect"))
@@ -343,14 +327,11 @@ class OperatorTests(StoreTests):
             expect(False, "make_store_that_is_away() makes a store that does not answer.", found)
 
     def claim_of(self, store: Any) -> object:
-        """A claim of *store*, which is away."""
+        """Claim in *store*, which is away."""
         raise NotImplementedError
 
     def test_checks_are_messages(self) -> None:
-        """What `manage.py check` says, in a list."""
+        """`manage.py check` shows them."""
         for messages in (self.store.check(), self.store.check_servers()):
-            expect(
-                isinstance(messages, list) and all(isinstance(message, CheckMessage) for message in messages),
-                "check: What `manage.py check` says of this store.",
-                messages,
-            )
+            are_messages = isinstance(messages, list) and all(isinstance(each, CheckMessage) for each in messages)
+            expect(are_messages, "check: What `manage.py check` says of this store.", messages)

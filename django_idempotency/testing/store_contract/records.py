@@ -1,4 +1,4 @@
-"""What is remembered: which identity, which request, which bytes, and for how long."""
+"""What a store remembers: which identity, which request, which bytes, and for how long."""
 
 from dataclasses import replace
 
@@ -8,7 +8,6 @@ from django_idempotency.testing.store_contract.base import (
     FINGERPRINT,
     OTHER_FINGERPRINT,
     OTHER_RECORD,
-    RECORD,
     SHORT,
     StoreTests,
     attempt,
@@ -41,7 +40,7 @@ RECORDS = {
     "a request id": CompletionRecord(status=200, body=b"x", request_id="\u00fc" * 100),
 }
 IDENTITY = (
-    "An identity is scope, operation and key together, of any length: what differs in one of them is another one."
+    "An identity is scope, operation and key together, of any length: if one of them differs, it is another identity."
 )
 
 
@@ -49,19 +48,16 @@ class RecordTests(StoreTests):
     """Records and identities, in either kind of store."""
 
     def test_a_new_identity_is_claimed(self) -> None:
-        """It is executed."""
-        found = self.ask(attempt())
-
-        expect(isinstance(found, Claimed), "claim: `Claimed` where nothing is stored.", found)
+        """Its request is executed."""
+        self.expect_new(attempt(), "claim: `Claimed` if nothing is stored.")
 
     def test_a_record_answers_whoever_comes_later(self) -> None:
-        """`Completed`, with the record and the fingerprint of the request that made it."""
+        """The answer is `Completed`, with the record and the fingerprint of the request that made it."""
         first = attempt()
         self.keep(first)
 
         for _ in range(2):
-            found = self.ask(first)
-            expect(found == Completed(RECORD, FINGERPRINT), "A completion record answers until it expires.", found)
+            self.expect_answer(first, "A completion record answers until it expires.")
 
     def test_a_record_tells_whose_it_is(self) -> None:
         """Another request with the key gets the fingerprint of the first, so that it can be refused."""
@@ -70,30 +66,21 @@ class RecordTests(StoreTests):
 
         found = self.ask(replace(first, fingerprint=OTHER_FINGERPRINT))
 
-        expect(
-            isinstance(found, Completed) and found.fingerprint == FINGERPRINT,
-            "Completed: a completion record is there, made by a request of this fingerprint (not of the one who asks).",
-            found,
-        )
+        sentence = "Completed: a completion record is there, made by a request of this fingerprint."
+        expect(isinstance(found, Completed) and found.fingerprint == FINGERPRINT, sentence, found)
 
     def test_a_record_comes_back_byte_for_byte(self) -> None:
-        """Bodies of any bytes and up to a megabyte, headers in their order and as they were written."""
+        """Bodies have any bytes, up to a megabyte. Headers keep their order and their spelling."""
         for name, record in RECORDS.items():
             first = attempt(request_id=record.request_id)  # which the engine puts into the record
             self.keep(first, record)
-            found = self.ask(first)
-            expect(
-                isinstance(found, Completed) and found.record == record,
-                f"CompletionRecord: the stored outcome, as bytes in and out ({name}).",
-                found,
-            )
+            self.expect_answer(first, f"CompletionRecord: the stored outcome, as bytes in and out ({name}).", record)
 
     def test_what_differs_in_scope_operation_or_key_is_another_identity(self) -> None:
-        """Also past the 255th character, and where the parts are cut at another place."""
+        """So is one that differs past the 255th character, or whose parts are divided at another place."""
         long = "\u00fc" * 300
         first = attempt(scope="ab", operation="c" + long, key="k")
         self.keep(first)
-        identity = first.identity
         for scope, operation, key in (
             ("ab", "c" + long, "K"),
             ("abc", long, "k"),
@@ -102,38 +89,34 @@ class RecordTests(StoreTests):
             ("AB", "c" + long, "k"),
             ("ab ", "c" + long, "k"),
         ):
-            found = self.ask(attempt(scope=scope, operation=operation, key=key))
-            expect(isinstance(found, Claimed), IDENTITY, (scope, operation, key, found))
-        expect(self.ask(first) == Completed(RECORD, FINGERPRINT), IDENTITY, identity)
+            other = attempt(scope=scope, operation=operation, key=key)
+            self.expect_new(other, f"{IDENTITY} {other.identity}")
+        self.expect_answer(first, IDENTITY)
 
     def test_long_and_foreign_texts_are_kept(self) -> None:
-        """Scope and operation of any length and script, a key of 255 characters: none of them hinders the claim."""
+        """Scope and operation have any length and script, a key has up to 255 characters."""
         for text in ("x" * 1000, "\u00fc\u2603\U0001f600" * 120, "'\"\\%s%%{}:*?[a]\n\t", "-"):
             first = attempt(scope=text, operation=text, key=attempt().identity.key + "~" * 219, request=text)
             self.keep(first)
-            found = self.ask(first)
-            expect(found == Completed(RECORD, FINGERPRINT), IDENTITY, (text, found))
+            self.expect_answer(first, f"{IDENTITY} {text!r}")
 
     def test_two_identities_do_not_touch(self) -> None:
-        """What happens to one changes nothing of the other."""
+        """An execution of one changes nothing of the other."""
         first, other = attempt(), attempt(fingerprint=OTHER_FINGERPRINT)
         self.keep(first)
         self.keep(other, OTHER_RECORD)
 
-        found = self.ask(first), self.ask(other)
-
-        expected = Completed(RECORD, FINGERPRINT), Completed(OTHER_RECORD, OTHER_FINGERPRINT)
-        expect(found == expected, "Each identity has a record of its own.", found)
+        self.expect_answer(first, "Each identity has a record of its own.")
+        self.expect_answer(other, "Each identity has a record of its own.", OTHER_RECORD)
 
     def test_a_record_expires(self) -> None:
         """After `attempt.ttl` seconds the key is new, for another request too, whose record answers from then on."""
         first = attempt(ttl=SHORT)
         self.keep(first)
-        sentence = "claim: `Claimed` where what is stored has expired: a record lives for `attempt.ttl` seconds."
+        sentence = "claim: `Claimed` if what is stored has expired: a record lives for `attempt.ttl` seconds."
 
         expect_claimed(until(lambda: self.ask(first), lambda found: isinstance(found, Claimed), sentence), sentence)
 
         later = replace(first, fingerprint=OTHER_FINGERPRINT, ttl=60.0)
         self.keep(later, OTHER_RECORD)
-        found = self.ask(later)
-        expect(found == Completed(OTHER_RECORD, OTHER_FINGERPRINT), "Nothing of an expired record is left.", found)
+        self.expect_answer(later, "Nothing of an expired record is left.", OTHER_RECORD)

@@ -1,4 +1,4 @@
-"""The store under the engine, as requests use it: what is replayed, freed, refused and joined."""
+"""The store under the engine, as requests use it: when they are replayed, refused, joined, or run again."""
 
 import threading
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from django_idempotency.stores import stores
 from django_idempotency.testing.store_contract.base import OTHER_FINGERPRINT, StoreTests, attempt, expect
 
 ALIAS = "conformance"
+ONCE = "A key takes effect at most once while its record lives."
 
 
 class RunTests(StoreTests):
@@ -28,7 +29,7 @@ class RunTests(StoreTests):
         capture: Callable[[Any], Answer[Any]] | None = None,
         **options: Any,
     ) -> Any:
-        """What the engine makes of *first* with this *handler* and the policy's *options*. Raises a refusal."""
+        """Let the engine execute *first* with this *handler* and the policy's *options*. Raises a refusal."""
         stores._made[ALIAS] = self.store  # as if it were configured
         policy = resolve(({"store": ALIAS, **options},), lambda path: path)
         outcome = run(first, policy, self.using, lambda handle: handler(), capture or stored)
@@ -46,10 +47,10 @@ class RunTests(StoreTests):
 
         expect(executed == Executed("answer", record_of("answer", "first")), "The handler's answer is kept.", executed)
         expect(replayed == Replayed(record_of("answer", "first")), "The record answers a retry.", replayed)
-        expect(runs.number == 1, "A key takes effect at most once while its record lives.", runs.number)
+        expect(runs.number == 1, ONCE, runs.number)
 
     def test_another_request_with_the_key_is_refused(self) -> None:
-        """The handler does not run for it."""
+        """It does not run the handler."""
         runs = Runs("answer")
         first = attempt()
         self.run_once(first, runs)
@@ -57,10 +58,10 @@ class RunTests(StoreTests):
         seen = refusal(lambda: self.run_once(replace(first, fingerprint=OTHER_FINGERPRINT), runs))
 
         expect(isinstance(seen, KeyReused), "A record of another fingerprint is no answer.", seen)
-        expect(runs.number == 1, "A key takes effect at most once while its record lives.", runs.number)
+        expect(runs.number == 1, ONCE, runs.number)
 
     def test_an_exception_leaves_the_key_free(self) -> None:
-        """The handler has answered by itself: a retry runs it again, and so may another request."""
+        """A retry runs the handler again, and so may another request."""
         runs = Runs(ValueError("no"))
         first = attempt()
 
@@ -72,7 +73,7 @@ class RunTests(StoreTests):
         expect(isinstance(later, Executed), "release: Free the key, for another request too.", later)
 
     def test_a_refusal_leaves_the_key_free(self) -> None:
-        """Nothing of it is kept."""
+        """The answer is not kept."""
         runs = Runs("no")
         first = attempt()
 
@@ -82,7 +83,7 @@ class RunTests(StoreTests):
         expect(runs.number == 2, "release: Free the key. A retry runs again.", runs.number)
 
     def test_a_call_from_inside_the_handler_joins_it(self) -> None:
-        """The same identity, from the same call stack: it is one execution."""
+        """The same identity in the same call stack is one execution."""
         first = attempt()
         inner: list[object] = []
 
@@ -96,7 +97,7 @@ class RunTests(StoreTests):
         expect(isinstance(outer, Executed) and outer.value == "outer", "The outer call records.", outer)
 
     def test_another_identity_inside_the_handler_is_its_own(self) -> None:
-        """Both are executed, both are kept."""
+        """Both are executed, and both are kept."""
         first, other = attempt(), attempt()
 
         self.run_once(first, lambda: self.run_once(other, Runs("inner")).value)
@@ -105,7 +106,7 @@ class RunTests(StoreTests):
         expect(all(isinstance(each, Replayed) for each in found), "Each identity has a record of its own.", found)
 
     def test_a_request_in_flight_is_not_run_twice(self) -> None:
-        """Its rival is told to come again, or gets its answer after a wait."""
+        """A rival has to come again, or gets the first one's answer after a wait."""
         runs = Runs("rival")
         first = attempt()
 
@@ -122,19 +123,16 @@ class RunTests(StoreTests):
             "`InFlight`: another request holds the claim and is alive.",
             seen,
         )
-        expect(runs.number == 0, "A key takes effect at most once while its record lives.", runs.number)
+        expect(runs.number == 0, ONCE, runs.number)
 
     def test_of_rivals_that_wait_one_runs_and_all_get_its_answer(self) -> None:
-        """Threads that come at the same moment."""
+        """They are threads that begin together."""
         first = attempt()
         runs = Runs("answer")
 
-        def request(place: int) -> object:
-            return self.run_once(first, runs, in_flight="wait")
+        seen = self.in_threads(lambda place: self.run_once(first, runs, in_flight="wait"))
 
-        seen = self.in_threads(request)
-
-        expect(runs.number == 1, "A key takes effect at most once while its record lives.", runs.number)
+        expect(runs.number == 1, ONCE, runs.number)
         executed = [each for each in seen if isinstance(each, Executed)]
         replayed = [each for each in seen if isinstance(each, Replayed)]
         expect(len(executed) == 1 and len(replayed) == len(seen) - 1, "All answers are the same.", seen)
@@ -143,7 +141,7 @@ class RunTests(StoreTests):
 
 
 class Runs:
-    """A handler that counts how often it ran, and answers, or raises, the same each time."""
+    """A handler that counts its calls. Each of them returns, or raises, *answer*."""
 
     def __init__(self, answer: Any) -> None:
         self.number = 0
@@ -166,9 +164,14 @@ def stored(value: str) -> Answer[str]:
     return Answer(value, record_of(value))
 
 
+def cannot_be_stored(value: Any) -> Answer[Any]:
+    """Capture nothing, as of a stream."""
+    raise ValueError("a stream")
+
+
 def refusal(call: Callable[[], object]) -> object:
-    """What *call* raises, or else returns."""
+    """Return what *call* raises, or its result."""
     try:
         return call()
-    except Exception as error:  # it is what the test looks at
+    except Exception as error:  # the test examines it
         return error

@@ -180,7 +180,7 @@ END
 
 
 class Migration(migrations.Migration):
-    dependencies = [("django_idempotency", "0005_utf8mb4")]
+    dependencies = [("django_idempotency", "0006_ignored_keys")]
 
     operations = [
         CreateRoutines("mariadb", (*DROP, MARIADB, COMMIT), DROP),
