@@ -73,7 +73,8 @@ def test_one_place_opens_a_transaction():
         if isinstance(node, ast.Attribute) and node.attr in opening
     }
 
-    assert found == {("engine/transactions.py", "atomic")}
+    ended_early = ("stores/database/folded_innodb.py", "rollback")  # the driver's, after a claim that failed
+    assert found == {("engine/transactions.py", "atomic"), ended_early}
 
 
 def test_nothing_is_pickled():
@@ -117,7 +118,7 @@ def test_the_core_is_pure():
 
 def test_the_root_is_not_imported_from_inside():
     """Django imports the root before models are ready: inside, a name is imported from the module that owns it."""
-    public = {"Policy", "current_operation", "idempotent", "once"}
+    public = {"Policy", "current_operation", "idempotency_exempt", "idempotent", "once"}
     for name, tree in trees():
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module == "django_idempotency":
