@@ -174,13 +174,13 @@ OWN = {
 def label(sql: object) -> str:
     """The name of a statement in a report: its verb and its table, without what differs in every run."""
     text = " ".join(str(sql).split()) if isinstance(sql, (str, bytes)) else "a composed statement"
+    if "django_idempotency" in text:
+        of = next((name for name, sign in OWN.items() if sign.search(text)), "look-up")
+        return f"{of} and COMMIT" if text.endswith("; COMMIT") or "_commit_v" in text else of
     verb, _, rest = text.partition(" ")
     if verb in ("SAVEPOINT", "RELEASE", "BEGIN", "COMMIT"):
         return verb
     if verb == "ROLLBACK":
         return "ROLLBACK TO" if "TO" in rest.upper().split() else verb
-    if "django_idempotency" in text:
-        of = next((name for name, sign in OWN.items() if sign.search(text)), "look-up")
-        return f"{of} and COMMIT" if text.endswith("; COMMIT") or "_commit_v" in text else of
     table = re.search(r"(?:FROM|INTO|UPDATE|TABLE) [`\"\[]?(\w+)", text)
     return f"{verb} {table[1] if table else rest[:20]}".rstrip()
