@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 from django.contrib import admin
-from django.core.management import call_command
+from django.core.checks import run_checks
 from django.http import HttpResponseForbidden
 from django.test import AsyncClient, Client
 from django.urls import path
@@ -71,7 +71,7 @@ def test_a_handler_that_is_none(serve, browser):
     assert pay(browser).status_code == 201
     assert is_replay(pay(browser))
     assert decide(view, "view/", "", "PUT")[1] is None
-    call_command("check")
+    run_checks()
 
 
 def test_permissions_that_are_a_property(serve, browser, user):
@@ -84,7 +84,7 @@ def test_permissions_that_are_a_property(serve, browser, user):
     revoke(user)
     assert pay(client).status_code == 403
     assert Payment.objects.count() == 1
-    call_command("check")
+    run_checks()
 
 
 def test_object_permissions_that_are_a_property():
