@@ -80,7 +80,7 @@ NO_KILLS = ("-m", "not (kill or slow)")
 
 RUNS = {
     "sqlite": Run(service="SQLite", short=NOT_HEAVY),
-    "postgresql": Run(service="PostgreSQL", short=("-m", "not (browser or slow)")),
+    "postgresql": Run(service="PostgreSQL", short=("-m", "not (browser or slow)", *SERVER, "tests/protection")),
     # With the store's option FOLD off: see tests/app/apps.py.
     "unfolded": Run(service="PostgreSQL", environment={"FOLD": "0"}, paths=CORE),
     "statements": Run(service="PostgreSQL", environment=STATEMENTS, paths=CORE),
@@ -122,7 +122,7 @@ FAILED = 1
 INTERRUPTED = 2
 NO_TESTS = 5
 
-SHORT_MINUTES = 5  # of the short suite, with every server, on two idle cores
+SHORT_MINUTES = 9  # of the short suite, with every server, on two idle cores
 CLOSE_TIMEOUT = 30  # seconds for an interrupted pytest to drop its databases
 
 
