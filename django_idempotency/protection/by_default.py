@@ -24,6 +24,7 @@ from django.utils.module_loading import import_string
 from django_idempotency import conf
 from django_idempotency.adapters.plain import PlainAdapter
 from django_idempotency.core.policy import ResolvedPolicy
+from django_idempotency.core.seen import SeenNames
 from django_idempotency.engine.announcements import usual_database
 from django_idempotency.exceptions import KeyIgnored, PolicyError, StoreUnavailable
 from django_idempotency.protection.exemptions import matches, names, sensitive
@@ -48,8 +49,7 @@ REMEDY = (
     "Decorate its handler with @idempotent, inside all that decides who may call the view; or mark the view with"
     " @idempotency_exempt, or name its route in EXEMPT."
 )
-REMEMBERED = 1000  # messages about views that a process remembers, to log each once
-_said: set[tuple[str, str]] = set()
+_said = SeenNames()
 
 # --- what is protected ---
 
@@ -146,7 +146,7 @@ def take_over(
             return partial(run, request, found, found.view, args, kwargs, policy)
     elif place.how == NONE:
         if place.is_unplaced:
-            _say(logging.WARNING, found, f"is not protected: {place.why}. {REMEDY}")
+            _warn(found, f"is not protected: {place.why}. {REMEDY}")
         if conf.unprotected() != "ignore":
             policy = conf.resolved(*place.policies)
             if request.method in policy.methods and policy.meta_name in request.META:
@@ -170,7 +170,7 @@ def ignored(
     count(usual_database(), operation, KeyIgnored.code)
     if conf.unprotected() == "refuse":
         return PlainAdapter(request, policy).refuse(KeyIgnored())
-    _say(logging.WARNING, found, f"ignores the idempotency key that is sent to {operation!r}: {why}.")
+    _warn(found, f"ignores the idempotency key that is sent to {operation!r}: {why}.")
     return None
 
 
@@ -204,14 +204,14 @@ def run(
             return _Raised(error)
         logger.error("The transaction of a request for %s could not begin: %s", found.name, error)
         return PlainAdapter(request, policy).refuse(StoreUnavailable())
-    except Exception as error:
+    except Exception as error:  # the view's own, which Django is to handle
         return _Raised(error)
     if response is None:
         return _Raised(ValueError(f"The view {found.name} didn't return an HttpResponse object. It returned None."))
     if not hasattr(request, "idempotency"):
         request.idempotency = None
         if 200 <= response.status_code < 300 and request.method in policy.methods:
-            _say(logging.WARNING, found, "answered before its handler was reached, so nothing was protected.")
+            _warn(found, "answered before its handler was reached, so nothing was protected.")
     return response
 
 
@@ -241,12 +241,10 @@ class _Raised(HttpResponse):
         raise self.error
 
 
-def _say(level: int, found: Placement, text: str) -> None:
+def _warn(found: Placement, text: str) -> None:
     """Log *text* about a view, once per process."""
-    if (found.name, text) in _said or len(_said) >= REMEMBERED:
-        return
-    _said.add((found.name, text))
-    logger.log(level, "%s %s", found.full_name, text)
+    if _said.is_new(f"{found.full_name} {text}"):
+        logger.warning("%s %s", found.full_name, text)
 
 
 # --- MIDDLEWARE ---
