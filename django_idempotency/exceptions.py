@@ -17,6 +17,7 @@ Every error of the package, in one hierarchy:
     │   ├── TransactionBroken       rolled back
     │   ├── CommittedEarly          committed by the handler itself
     │   └── OutcomeUncertain        outside the databases: it may have taken effect, and its answer is not stored
+    ├── NothingDone             a handler outside the databases says that its work was not done
     ├── BodyUnreadable          other code read the request's body and kept nothing of it
     └── PolicyError             a mis-configuration; also an ImproperlyConfigured
 
@@ -38,6 +39,7 @@ __all__ = [
     "KeyMissing",
     "KeyReused",
     "LengthRequired",
+    "NothingDone",
     "OutcomeUncertain",
     "OutcomeUnknown",
     "PolicyError",
@@ -193,6 +195,13 @@ class OutcomeUncertain(HandlerError):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(f"The outcome of this request is unknown: {reason}.")
+
+
+class NothingDone(IdempotencyError):
+    """
+    A handler whose store is outside the databases raises it, or a subclass, if it knows that nothing was done: the key
+    is free again, and a retry runs. Any error of which this is not known leaves an unknown outcome.
+    """
 
 
 class BodyUnreadable(IdempotencyError):

@@ -66,6 +66,13 @@ def methods(value: Any) -> frozenset[str]:
     return names
 
 
+def exceptions(value: Any) -> tuple[type[Exception], ...]:
+    given = tuple(value) if isinstance(value, Iterable) else (None,)
+    if not all(isinstance(each, type) and issubclass(each, Exception) for each in given):
+        raise PolicyError("must be a sequence of exception classes, like (ConnectionRefusedError,)")
+    return given
+
+
 def duration(value: Any) -> timedelta:
     if not isinstance(value, timedelta):
         raise PolicyError("must be a datetime.timedelta")

@@ -28,6 +28,7 @@ class Options(TypedDict, total=False):
     wait_timeout: timedelta
     lease: timedelta
     uncertain: str
+    not_done: Iterable[type[Exception]]
     mode: str
     store: str
     using: str | Callable[..., str]
@@ -75,6 +76,7 @@ class ResolvedPolicy:
     wait_timeout: float = option(timedelta(seconds=10), values.duration, convert=_seconds, for_events=True)
     lease: float = option(timedelta(seconds=30), values.lease, convert=_seconds, for_events=True)
     uncertain: str = option("refuse", values.one_of("refuse", "retry"), for_events=True)
+    not_done: tuple[type[Exception], ...] = option((), values.exceptions, for_events=True)
     mode: str = option("atomic", values.mode, for_events=True)
     store: str = option("default", values.string, for_events=True)
     using: str | Callable[..., str] | None = option(None, values.string_or_callable, for_events=True)

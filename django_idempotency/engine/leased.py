@@ -1,9 +1,10 @@
 """
 An execution outside the databases: no transaction covers claim, handler and record.
 
-Nothing rolls back here. A handler that answered, with a refusal or an exception of its own, leaves its key free. One
-that did not answer, or whose answer is not stored, leaves an unknown outcome: the claim stays, and a retry is refused
-(with `uncertain="retry"` it runs).
+Nothing rolls back here. A handler that answered with a refusal, or raised what says that nothing was done, leaves its
+key free. One that raised anything else (a gateway's `TimeoutError` says nothing about the card), did not answer, or
+whose answer is not stored, leaves an unknown outcome: the claim stays, and a retry is refused (with
+`uncertain="retry"` it runs).
 
 If the process is killed before the claim, nothing was done. If it is killed before the record is written, the outcome
 is unknown as soon as the lease has run out. If it is killed later, a retry gets the record.
@@ -12,7 +13,11 @@ is unknown as soon as the lease has run out. If it is killed later, a retry gets
 import logging
 import os
 import secrets
+import sys
 from typing import Any
+
+from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation, ValidationError
+from django.http import Http404
 
 from django_idempotency.core.decision import Claimed, ClaimResult, Forget, Remember, Unsettled, decide, settle
 from django_idempotency.core.policy import ResolvedPolicy
@@ -20,10 +25,13 @@ from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine import announcements
 from django_idempotency.engine.execution import Executed, Execution, Refused, Replayed, Value
 from django_idempotency.engine.renewal import Lease, keeper
-from django_idempotency.exceptions import OutcomeUncertain, PolicyError, StoreUnavailable
+from django_idempotency.exceptions import NothingDone, OutcomeUncertain, PolicyError, Refusal, StoreUnavailable
 from django_idempotency.stores.base import Fault, LeasedStore
 
 logger = logging.getLogger("django_idempotency")
+
+# A handler that raises one of these refuses: nothing was done. DRF's `APIException` is another, where DRF is imported.
+REFUSALS = (BadRequest, Http404, NothingDone, PermissionDenied, Refusal, SuspiciousOperation, ValidationError)
 
 
 class LeasedExecution(Execution[Value]):
@@ -137,10 +145,18 @@ class LeasedExecution(Execution[Value]):
         match error:
             case OutcomeUncertain(identity=None):  # the handler itself says that it does not know
                 self._mark_unsettled(claim, error)
-            case Exception():  # its own answer, or the unknown outcome of another operation that it started
+            case Exception() if self._says_nothing_was_done(error):
                 self._release(claim)
+            case Exception():
+                self._mark_unsettled(claim, OutcomeUncertain(f"its handler raised {type(error).__name__}"))
             case _:  # the worker is being ended, at any point of the handler
                 self._mark_unsettled(claim, OutcomeUncertain(f"its handler was ended by {type(error).__name__}"))
+
+    def _says_nothing_was_done(self, error: Exception) -> bool:
+        drf = sys.modules.get("rest_framework.exceptions")
+        return isinstance(error, (*REFUSALS, *self.policy.not_done)) or (
+            drf is not None and isinstance(error, drf.APIException)
+        )
 
     def _release(self, claim: Claimed) -> None:
         try:

@@ -162,12 +162,12 @@ class GatewaySilent(APIException):
 def pay_by_card(request: IdempotentRequest, account_pk: int) -> Response:
     """
     Charge a card at the gateway; the money comes later, with an `invoice.paid` event. Nothing is written here, so the
-    key is kept in Redis. Every exception that a handler raises frees its key:
+    key is kept in Redis. An exception of DRF is a refusal, and frees the key:
 
     - Unreachable, 503: nothing was sent, so a retry may run.
     - Silent, 504: the result is not known. A retry may run only because it sends the gateway the same derived key, and
       so learns the result of the first call. For a gateway without keys, raise `OutcomeUncertain` instead.
-    - Killed: nothing is raised, so the key is not free. Retries get 409 until somebody has looked at the gateway's
+    - Killed, or any other exception: the key is not free. Retries get 409 until somebody has looked at the gateway's
       books.
     """
     account = get_object_or_404(Account.objects.filter(owner=cast(User, request.user)), pk=account_pk)

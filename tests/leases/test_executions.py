@@ -6,11 +6,22 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.core.exceptions import BadRequest, ValidationError
+from django.db import DatabaseError
+from django.http import Http404
+from rest_framework.exceptions import NotAuthenticated
 
 from django_idempotency import once
 from django_idempotency.engine import leased
 from django_idempotency.engine.renewal import LeaseKeeper
-from django_idempotency.exceptions import OutcomeUncertain, OutcomeUnknown, RequestInProgress, StoreUnavailable
+from django_idempotency.exceptions import (
+    KeyReused,
+    NothingDone,
+    OutcomeUncertain,
+    OutcomeUnknown,
+    RequestInProgress,
+    StoreUnavailable,
+)
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault
 from django_idempotency.testing.memory import MemoryStore
@@ -143,10 +154,10 @@ def test_a_key_that_could_not_be_freed_is_freed_later(store, keeper):
 
     @once("charge", key=lambda: 1)
     def fail():
-        raise ValueError("no")
+        raise NothingDone("no")
 
     store.raises = {"release": ConnectionError("away")}
-    with pytest.raises(ValueError, match="no"):
+    with pytest.raises(NothingDone, match="no"):
         fail()
     with pytest.raises(RequestInProgress):
         charge()
@@ -162,6 +173,41 @@ def _retry_until_it_runs() -> None:
         runs.append(1)
 
     again()
+
+
+NOTHING_DONE = [NothingDone(), NotAuthenticated(), BadRequest(), Http404(), ValidationError("no"), KeyReused()]
+
+
+@pytest.mark.parametrize("error", [*NOTHING_DONE, ConnectionRefusedError()], ids=repr)
+def test_an_exception_that_says_that_nothing_was_done_frees_the_key(store, error):
+    _fail(error)
+    charge()
+
+    assert runs == [1]
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError("money"), ConnectionResetError(), DatabaseError(), KeyError("id")], ids=repr
+)
+def test_any_other_exception_leaves_an_unknown_outcome(store, told, error):
+    """It says nothing of the card: no retry runs, and the reason is told once, without the error's own text."""
+    _fail(error)
+    with pytest.raises(OutcomeUnknown):
+        charge()
+
+    assert runs == []
+    (_, signal) = told[0]
+    assert len(told) == 1
+    assert signal["error"].reason == f"its handler raised {type(error).__name__}"
+
+
+def _fail(error: Exception) -> None:
+    @once("charge", key=lambda: 1, not_done=[ConnectionRefusedError])
+    def fail():
+        raise error
+
+    with pytest.raises(type(error)):
+        fail()
 
 
 def test_a_doubted_claim_is_renewed_no_more(store, keeper):

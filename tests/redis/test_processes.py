@@ -161,7 +161,19 @@ def test_an_answer_that_cannot_be_stored_leaves_an_unknown_outcome(pair, gate, k
     assert gate.effects(key) == [one.pid]
 
 
-@pytest.mark.parametrize(("steps", "status"), [("effect raise", 500), ("effect refuse", 400), ("effect fail", 503)])
+def test_an_exception_that_does_not_say_so_leaves_an_unknown_outcome(pair, gate, key):
+    """The gateway may have taken the money before it timed out: 500, then 409 at once, and one charge."""
+    one, other = pair(lease=LASTING)
+
+    answered = one.ask(key, "effect raise")
+
+    assert answered.status == 500
+    assert answered.told("ERROR", "Unsettled")
+    assert other.ask(key).said == UNKNOWN
+    assert gate.effects(key) == [one.pid]
+
+
+@pytest.mark.parametrize(("steps", "status"), [("effect deny", 403), ("effect refuse", 400), ("effect fail", 503)])
 def test_an_answer_of_the_handlers_own_frees_the_key(pair, gate, key, steps, status):
     """It says that the work was not done, and is believed: the next request runs before the lease has ended."""
     one, other = pair(lease=LASTING)

@@ -9,6 +9,7 @@ import os
 import time
 from pathlib import Path
 
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import path
 
@@ -46,8 +47,10 @@ def act(request: HttpRequest) -> HttpResponse:
                 take_effect(request.headers["Idempotency-Key"])
             case "halt":
                 halt()
+            case "deny":
+                raise PermissionDenied
             case "raise":
-                raise ValueError("the handler's own")
+                raise TimeoutError("the gateway has not answered")
             case "refuse":
                 return JsonResponse({"error": "mend your payload"}, status=400)
             case "fail":

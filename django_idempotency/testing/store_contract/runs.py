@@ -11,7 +11,7 @@ from django_idempotency.core.policy import resolve
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine.execution import Executed, Joined, Refused, Replayed
 from django_idempotency.engine.run import run
-from django_idempotency.exceptions import KeyReused, RequestInProgress, StoreUnavailable
+from django_idempotency.exceptions import KeyReused, NothingDone, RequestInProgress, StoreUnavailable
 from django_idempotency.stores import stores
 from django_idempotency.testing.store_contract.base import OTHER_FINGERPRINT, StoreTests, attempt, expect
 
@@ -60,14 +60,14 @@ class RunTests(StoreTests):
         expect(isinstance(seen, KeyReused), "A record of another fingerprint is no answer.", seen)
         expect(runs.number == 1, ONCE, runs.number)
 
-    def test_an_exception_leaves_the_key_free(self) -> None:
+    def test_an_exception_that_says_no_leaves_the_key_free(self) -> None:
         """A retry runs the handler again, and so may another request."""
-        runs = Runs(ValueError("no"))
+        runs = Runs(NothingDone("no"))
         first = attempt()
 
         seen = [refusal(lambda: self.run_once(first, runs)) for _ in range(2)]
 
-        expect(all(isinstance(error, ValueError) for error in seen), "The handler's exception is the caller's.", seen)
+        expect(all(isinstance(error, NothingDone) for error in seen), "The handler's exception is the caller's.", seen)
         expect(runs.number == 2, "release: Free the key. A retry runs again.", runs.number)
         later = self.run_once(replace(first, fingerprint=OTHER_FINGERPRINT), Runs("answer"))
         expect(isinstance(later, Executed), "release: Free the key, for another request too.", later)
