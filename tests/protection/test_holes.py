@@ -1,5 +1,6 @@
 """Views that decide, in rarer ways, who may call them: no replay to somebody whom the view would refuse now."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -145,14 +146,9 @@ def test_a_handler_of_the_object(serve, user, view):
     assert Payment.objects.count() == 1
 
 
-class Payer:
-    def __call__(self, request: Any) -> Any:
-        return make_payment(request)
-
-
 def test_a_handler_that_is_no_method(serve, browser):
-    """Python calls it without the object: left out, and answered as ever."""
-    view = derived(Plain, post=Payer()).as_view()
+    """Python 3.14 calls it with the object, older ones without: left out, and answered as ever."""
+    view = derived(Plain, post=partial(lambda *args: make_payment(args[-1]))).as_view()
     serve(view)
 
     assert pay(browser).status_code == 201
