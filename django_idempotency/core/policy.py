@@ -29,6 +29,7 @@ class Options(TypedDict, total=False):
     lease: timedelta
     uncertain: str
     mode: str
+    observe_sample: float
     store: str
     using: str | Callable[..., str]
     scope: str | Callable[..., str]
@@ -76,6 +77,7 @@ class ResolvedPolicy:
     lease: float = option(timedelta(seconds=30), values.lease, convert=_seconds, for_events=True)
     uncertain: str = option("refuse", values.one_of("refuse", "retry"), for_events=True)
     mode: str = option("atomic", values.mode, for_events=True)
+    observe_sample: float = option(1.0, values.share, for_events=True)  # of the keys, from 0 to 1
     store: str = option("default", values.string, for_events=True)
     using: str | Callable[..., str] | None = option(None, values.string_or_callable, for_events=True)
     scope: Callable[..., str] | None = option(
