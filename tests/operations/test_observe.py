@@ -24,6 +24,7 @@ from django_idempotency.protection import by_default, observing
 from tests.app.models import Payment, Unique
 from tests.app.serving import TIMEOUT, VENDOR, is_replay, plain, post, without_table
 from tests.app.views import Mixed, answer, make_payment
+from tests.edges.test_streams import CutOff
 from tests.lab.caches import NOWHERE, cache
 from tests.operations.counting import totals
 
@@ -311,6 +312,23 @@ def test_a_database_that_cannot_be_written_costs_the_observation_alone(loss, ano
     monkeypatch.setattr(observations, "_resumes_at", 0.0)
     assert [post(anonymous).status_code for _ in range(2)] == [201, 201]
     assert totals() == TWICE
+
+
+@pytest.mark.parametrize("length", ["0", "100"], ids=["chunked", "with a length"])
+def test_a_client_that_is_gone_is_no_empty_body(length, serve, anonymous):
+    """A server may say so only once, and we have read first: the handler must not take the rest for the whole."""
+
+    def handler(request):
+        body = request.META["wsgi.input"].read() if length == "0" else request.read()
+        return HttpResponse(Payment.objects.create(amount=len(body)).pk)
+
+    serve(plain(handler))
+    extra = {"CONTENT_LENGTH": length, "wsgi.input": CutOff(ConnectionResetError())}
+    if length == "0":
+        extra |= {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
+    assert anonymous.post("/act/", headers={"Idempotency-Key": "1"}, **extra).status_code == 500
+    assert not Payment.objects.exists()
+    assert totals() == {"would_refuse": 1}
 
 
 def test_a_store_that_is_away_is_not_asked(anonymous, serve, settings):
