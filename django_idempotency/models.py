@@ -105,6 +105,8 @@ class IdempotencyRecord(models.Model):
 
 
 class ObservedQuerySet(models.QuerySet["ObservedRun"]):
+    """Runs of observe mode, by whether they have expired."""
+
     def live(self) -> Self:
         """Runs that have not expired by the database's clock."""
         return self.filter(expires_at__gt=DatabaseNow())
