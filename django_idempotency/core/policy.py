@@ -35,6 +35,7 @@ class Options(TypedDict, total=False):
     operation: str | Callable[..., str]
     key: str | Callable[..., str | None]
     key_format: str | re.Pattern[str] | Callable[[str], object]
+    form_key: bool
     fingerprint: str | Callable[..., bytes]
     should_store: str | Callable[[Any], bool]
     replay_guard: str | Callable[[Any, Any], object]
@@ -88,6 +89,7 @@ class ResolvedPolicy:
     key_format: Callable[[str], bool] | None = option(
         None, values.key_pattern, convert=key_format, for_events=True, of_requests=True
     )
+    form_key: bool = option(True, values.boolean)
     fingerprint: Callable[..., bytes] | None = option(
         None, values.callable_or_path, dotted=True, for_events=True, of_requests=True
     )
