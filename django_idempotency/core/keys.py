@@ -1,8 +1,6 @@
 """The idempotency key: from header values to the identity that names at most one execution."""
 
-import os
 import re
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -139,9 +137,9 @@ def derive_key(identity: Identity, fingerprint: bytes, name: str) -> str:
     return _uuid(int.from_bytes(digest(b"derived", identity.digest, fingerprint, name.encode())[:16]), version=8)
 
 
-def new_key() -> str:
-    """A new key that nobody can guess: a UUID of version 7 (RFC 9562, 5.7)."""
-    return _uuid(time.time_ns() // 1_000_000 << 80 | int.from_bytes(os.urandom(10)), version=7)
+def time_ordered_key(milliseconds: int, random: bytes) -> str:
+    """A UUID of version 7 (RFC 9562, 5.7), of the *milliseconds* since 1970 and ten *random* bytes."""
+    return _uuid(milliseconds << 80 | int.from_bytes(random), version=7)
 
 
 def _uuid(number: int, *, version: int) -> str:

@@ -1,13 +1,21 @@
 """`{% load idempotency %}` has one tag, `{% idempotency_key %}`, for a form whose view is protected."""
 
+import os
+import time
+
 from django import template
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from django_idempotency.adapters.plain import SENT_KEY
-from django_idempotency.core.keys import KEY_FIELD, new_key
+from django_idempotency.core.keys import KEY_FIELD, time_ordered_key
 
 register = template.Library()
+
+
+def new_key() -> str:
+    """A key that nobody can guess."""
+    return time_ordered_key(time.time_ns() // 1_000_000, os.urandom(10))
 
 
 @register.simple_tag(takes_context=True)

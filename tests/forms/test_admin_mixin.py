@@ -11,8 +11,8 @@ from django.views import View
 
 from django_idempotency import Policy
 from django_idempotency.admin import IdempotencyAdminMixin
-from django_idempotency.core.keys import new_key
 from django_idempotency.exceptions import PolicyError
+from django_idempotency.templatetags.idempotency import new_key
 from tests.app.models import Payment
 from tests.app.serving import is_replay
 from tests.forms import site

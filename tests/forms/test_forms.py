@@ -17,8 +17,9 @@ from rest_framework.decorators import api_view, parser_classes
 from rest_framework.parsers import FormParser
 
 from django_idempotency import idempotent, outcomes
-from django_idempotency.core.keys import is_uuid, new_key
+from django_idempotency.core.keys import is_uuid
 from django_idempotency.models import IdempotencyRecord
+from django_idempotency.templatetags.idempotency import new_key
 from tests.app.models import Payment
 from tests.app.serving import VENDOR, is_replay
 from tests.forms import site
