@@ -74,7 +74,7 @@ def refusal_page(request: HttpRequest, refusal: Refusal, headers: dict[str, str]
         "style": _static_url("refused.css"),
         "script": _static_url("refused.js"),
         "labels": {
-            "again": gettext("Ask again now"),
+            "again": gettext("Ask again now") if refusal.status == 409 else gettext("Try again now"),
             "back": gettext("Open the form again"),
             "reload": gettext("Reload this page in a moment, and let your browser send the form again."),
         },

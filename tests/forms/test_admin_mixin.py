@@ -12,6 +12,7 @@ from django.views import View
 from django_idempotency import Policy
 from django_idempotency.admin import IdempotencyAdminMixin
 from django_idempotency.exceptions import PolicyError
+from django_idempotency.operations.audit import endpoints
 from django_idempotency.templatetags.idempotency import new_key
 from tests.app.models import Payment
 from tests.app.serving import is_replay
@@ -105,6 +106,26 @@ def test_a_form_of_the_projects_own_has_the_key(staff, monkeypatch, settings):
     assert b"<p>Mind the gap</p>" in response.content
     assert FIELD.search(response.content)
     assert save(staff, key="no-uuid").status_code == 400
+
+
+def test_the_middleware_knows_that_they_are_protected(admin_user, settings):
+    """Their keys are not refused as ignored; the audit lists them, with their options."""
+    csrf, ours = "django.middleware.csrf.CsrfViewMiddleware", "django_idempotency.middleware.IdempotencyMiddleware"
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, csrf, ours]
+    settings.IDEMPOTENCY = {"UNPROTECTED": "refuse"}
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(admin_user)
+    client.get(ADD)
+    token = client.cookies["csrftoken"].value
+
+    answers = [save(client, csrfmiddlewaretoken=token) for _ in range(2)]
+
+    assert [(each.status_code, is_replay(each)) for each in answers] == [(302, False), (302, True)]
+    found = {each.route: each for each in endpoints() if each.protection == "mixin"}
+    assert {route.rpartition("app/")[2] for route in found} == {
+        f"{model}/{page}/" for model in ("payment", "child") for page in ("add", "<path:object_id>/change")
+    }
+    assert found["admin/app/child/add/"].options["key_format"] == "'uuid'"
 
 
 @pytest.mark.parametrize(
