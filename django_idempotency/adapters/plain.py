@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import time
 from collections.abc import Iterable
 from hashlib import sha256
 from http import HTTPStatus
@@ -19,10 +20,17 @@ from django_idempotency.adapters.body import body_digest, receive
 from django_idempotency.adapters.scope import default_scope
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.fingerprint import check_fingerprint, digest, parse_query
-from django_idempotency.core.keys import MAX_STRING, Attempt, Identity, check_key, check_string, parse_key
+from django_idempotency.core.keys import MAX_STRING, Attempt, Identity, check_age, check_key, check_string, parse_key
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord, storable_headers
-from django_idempotency.exceptions import KeyInvalid, KeyMissing, Refusal, StoreUnavailable, UnstorableResponse
+from django_idempotency.exceptions import (
+    KeyExpired,
+    KeyInvalid,
+    KeyMissing,
+    Refusal,
+    StoreUnavailable,
+    UnstorableResponse,
+)
 
 logger = logging.getLogger("django_idempotency")
 
@@ -81,6 +89,7 @@ class PlainAdapter:
             identity=Identity(scope, operation, key),
             fingerprint=fingerprint,
             ttl=policy.ttl,
+            tombstone_ttl=policy.tombstone_ttl or 0.0,
             request=f"{request.method} {host_name(request)} {path}",
             request_id=request_id(request),
         )
@@ -99,7 +108,9 @@ class PlainAdapter:
                 return KeyMissing(f"This action needs the header {policy.header}: a new key for each intended action.")
             if key is not None and policy.key_format is not None and not policy.key_format(key):
                 return KeyInvalid("The idempotency key does not have the format that this action asks for.")
-        except KeyInvalid as refusal:
+            if key is not None and policy.key_max_age is not None:
+                check_age(key, policy.key_max_age, time.time())
+        except (KeyExpired, KeyInvalid) as refusal:
             return refusal
         return key
 

@@ -1,6 +1,7 @@
 """`@once` protects work that does not arrive as a request: queues, tasks, webhooks, cron."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
@@ -9,7 +10,7 @@ from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, ass
 from django_idempotency import conf
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.fingerprint import canonical_json, check_fingerprint, digest
-from django_idempotency.core.keys import Attempt, Identity, check_key, check_string
+from django_idempotency.core.keys import Attempt, Identity, check_age, check_key, check_string
 from django_idempotency.core.policy import ONCE_OPTIONS, POLICY, Options, Policy, ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine.execution import Executed, Joined, Refused, Replayed
@@ -142,12 +143,15 @@ def _event_attempt(operation: str, policy: ResolvedPolicy, args: Any, kwargs: An
     key = check_key(made)
     if policy.key_format is not None and not policy.key_format(key):
         raise KeyInvalid(f'@once("{operation}"): the event\'s key does not fit the option `key_format`.')
+    if policy.key_max_age is not None:
+        check_age(key, policy.key_max_age, time.time())
     scope = NO_SCOPE if policy.scope is None else policy.scope(*args, **kwargs)
     meaning = b"" if policy.fingerprint is None else check_fingerprint(policy.fingerprint(*args, **kwargs))
     return Attempt(
         identity=Identity(check_string("scope", scope), operation, key),
         fingerprint=digest(b"event", meaning),
         ttl=policy.ttl,
+        tombstone_ttl=policy.tombstone_ttl or 0.0,
     )
 
 

@@ -41,6 +41,8 @@ class RedisStore(LeasedStore):
     SOCKET_TIMEOUT limits each call.
     """
 
+    keeps_tombstones = True
+
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         super().__init__(alias, options)
         self.check_options("CACHE")
