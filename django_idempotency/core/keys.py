@@ -3,7 +3,7 @@
 import re
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from django_idempotency.core.fingerprint import digest
 from django_idempotency.exceptions import KeyExpired, KeyInvalid, PolicyError
@@ -67,11 +67,26 @@ class Attempt:
     tombstone_ttl: float = 0.0  # seconds after `ttl` in which a late retry is refused
     request: str = ""  # for people: method, host and route
     request_id: str = ""
+    # The same request under the former names of its operation, which are claimed with it; none has names of its own.
+    former: "tuple[Attempt, ...]" = ()
+    is_former: bool = False
+    origin: "Attempt | None" = None  # under the first of all names, if that is not today's
+
+    @property
+    def names(self) -> "tuple[Attempt, ...]":
+        """The attempt under each name of its operation, today's first."""
+        return (self, *self.former)
 
     @property
     def occupied(self) -> float:
         """Seconds for which the identity is not new again."""
         return self.ttl + self.tombstone_ttl
+
+
+def renamed(attempt: Attempt, operation: str, fingerprint: bytes) -> Attempt:
+    """*attempt* under a former name of its *operation*, with the *fingerprint* that it had then."""
+    identity = Identity(attempt.identity.scope, operation, attempt.identity.key)
+    return replace(attempt, identity=identity, fingerprint=fingerprint, is_former=True)
 
 
 def parse_key(value: str) -> str:

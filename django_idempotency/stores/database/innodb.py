@@ -99,7 +99,7 @@ class InnoDB(Dialect):
     def earlier(self, attempt: Attempt) -> int:
         return round(attempt.tombstone_ttl * 1_000_000)
 
-    def savepoint_name(self, cursor: CursorWrapper, digest: bytes) -> str:
+    def savepoint_name(self, cursor: CursorWrapper, attempt: Attempt) -> str:
         """Name the claim's savepoint, which a claim made inside its handler must not replace."""
         raise NotImplementedError
 
@@ -120,7 +120,7 @@ class InnoDB(Dialect):
         return row
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
-        savepoint = self.savepoint_name(cursor, attempt.identity.digest)
+        savepoint = self.savepoint_name(cursor, attempt)
         try:
             if self._called(cursor, self.CALL_CLAIM, (savepoint, *claim_values(attempt), self.ttl(attempt))):
                 row = self.fetch_row(cursor)
