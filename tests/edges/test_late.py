@@ -140,7 +140,7 @@ def test_a_purge_that_is_killed_leaves_record_or_tombstone(api, serve):
             deaths += 1
         assert [code(post(api, key=key)) for key in "abc"] == ["key-expired"] * 3
 
-    assert deaths > 10
+    assert deaths > 5
     assert not AnswerEnd.objects.exists()
     assert {row.status for row in IdempotencyRecord.objects.all()} == {1}
     assert Payment.objects.count() == 3
