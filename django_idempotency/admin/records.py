@@ -255,7 +255,7 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
         body = page.shown.body
         name = f"{page.shown.identity[:16]}.{SUFFIXES.get(body.kind, 'bin') if body else 'bin'}"
         return HttpResponse(
-            page.stored.body,
+            page.stored.body if body else b"",
             content_type="application/octet-stream",
             headers={
                 "Content-Disposition": f'attachment; filename="{name}"',

@@ -23,7 +23,7 @@ def view(**options):
     return login_required(idempotent(**options)(lambda request, **parameters: HttpResponse()))
 
 
-def test_a_store_without_tombstones(settings, check):
+def test_E017(settings, check):
     """Of views and of functions."""
     settings.IDEMPOTENCY = {"STORES": {"memory": {"BACKEND": f"{__name__}.Forgetful"}}}
     once("checked.late", key=str, store="memory", tombstone_ttl=HOUR)(module_level)
@@ -48,7 +48,7 @@ def module_level(event):
         ({"ttl": HOUR, "tombstone_ttl": 24 * HOUR}, []),
     ],
 )
-def test_keys_are_remembered_for_longer_than_they_are_taken(ids, options, expected):
+def test_W019(ids, options, expected):
     """By the minute that a client's clock may be ahead."""
     assert ids(view(key_max_age=24 * HOUR, **options)) == expected
 
@@ -68,7 +68,7 @@ def test_keys_are_remembered_for_longer_than_they_are_taken(ids, options, expect
 @pytest.mark.parametrize(
     "route", [path("new/<uuid:pk>/", view), re_path("^new/(?P<pk>[0-9]+)/$", view)], ids=["path", "regex"]
 )
-def test_the_path_of_a_former_route_can_be_found(ids, route, alias, expected):
+def test_W020(ids, route, alias, expected):
     """From the parameters of today's."""
     route.callback = view(operation_aliases=[alias])
 

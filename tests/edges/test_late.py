@@ -146,6 +146,24 @@ def test_a_purge_that_is_killed_leaves_record_or_tombstone(api, serve):
     assert Payment.objects.count() == 3
 
 
+def test_a_purge_between_the_two_looks_of_a_retry(api, serve, background):
+    """The record was read, and the purge drops its answer and its end before the retry asks whether it has ended."""
+    serve(drf(make_payment, **LATE))
+    post(api)
+    expire()
+    purged = []
+
+    def between(execute, sql, *call):
+        if "answer_end" in sql and not purged:
+            purged.append(background(purge).result(TIMEOUT))
+        return execute(sql, *call)
+
+    with connection.execute_wrapper(between):
+        assert code(post(api)) == "key-expired"
+    assert purged == [Purged(count=0, tombstones=1, finished=True)]
+    assert Payment.objects.count() == 1
+
+
 def test_late_retries_race_with_the_purge(api, serve, background):
     """Whether they find the record or the tombstone, they are refused; on SQLite they take turns."""
     serve(drf(make_payment, **LATE))

@@ -55,9 +55,10 @@ class Dialect:
             f"{self.INSERT} INTO {ENDS} (digest, executed_at, ends_at)"
             f" SELECT digest, executed_at, {self.ENDS_AT} FROM {TABLE} WHERE digest = %s AND status = 0{self.REPLACE}"
         )
+        # The purge may have dropped the answer, and its end, since the record was read.
         self.HAS_ENDED = (
-            f"SELECT 1 FROM {TABLE} r JOIN {ENDS} e ON e.digest = r.digest AND e.executed_at = r.executed_at"
-            f" WHERE r.digest = %s AND e.ends_at <= {self.NOW}"
+            f"SELECT 1 FROM {TABLE} r WHERE r.digest = %s AND (r.status = {TOMBSTONE} OR EXISTS (SELECT 1 FROM {ENDS} e"
+            f" WHERE e.digest = r.digest AND e.executed_at = r.executed_at AND e.ends_at <= {self.NOW}))"
         )
         self.STATUS = f"SELECT status FROM {TABLE} WHERE digest = %s"
 
