@@ -21,8 +21,23 @@ from django_idempotency.core.decision import Answer
 from django_idempotency.core.fingerprint import check_fingerprint, digest, parse_query
 from django_idempotency.core.keys import MAX_STRING, Attempt, Identity, check_key, check_string, parse_key
 from django_idempotency.core.policy import ResolvedPolicy
-from django_idempotency.core.record import CompletionRecord, storable_headers
-from django_idempotency.exceptions import KeyInvalid, KeyMissing, Refusal, StoreUnavailable, UnstorableResponse
+from django_idempotency.core.record import (
+    LEFT_OUT,
+    NEVER_STORED,
+    OF_BODY,
+    OF_RENDERING,
+    CompletionRecord,
+    encode_reference,
+    storable_headers,
+)
+from django_idempotency.exceptions import (
+    KeyInvalid,
+    KeyMissing,
+    PolicyError,
+    Refusal,
+    StoreUnavailable,
+    UnstorableResponse,
+)
 
 logger = logging.getLogger("django_idempotency")
 
@@ -42,11 +57,12 @@ class PlainAdapter:
     `request` is the one that the view sees and that the project's callables get, `django_request` is Django's.
     """
 
-    __slots__ = ("django_request", "policy", "request")
+    __slots__ = ("answer", "django_request", "policy", "request")
 
     def __init__(self, request: Any, policy: ResolvedPolicy) -> None:
         self.request = self.django_request = request
         self.policy = policy
+        self.answer: Any = None  # what the option `replay` has rendered
 
     def read(self) -> Attempt | Refusal | None:
         """
@@ -130,16 +146,10 @@ class PlainAdapter:
             rule = REFUSED if should_store is None else NOT_ACCEPTED
             return Answer(response, None, summary, rule if status < 500 else "")
         try:
-            body = _read_content(response, self.policy.max_body)
-        except UnstorableResponse:
+            record = self._make_record(response)
+        except Exception:
             _release(response)
             raise
-        record = CompletionRecord(
-            status=status,
-            reason=response.reason_phrase,
-            headers=storable_headers(response.headers.items()),
-            body=body,
-        )
         return Answer(
             response,
             record,
@@ -150,9 +160,74 @@ class PlainAdapter:
             is_promise=not 400 <= status < 500 or status == HTTPStatus.PAYMENT_REQUIRED,
         )
 
-    def replay(self, record: CompletionRecord) -> HttpResponse:
-        """Make the response of a replay."""
-        return self.fill(HttpResponse(), record)
+    def _make_record(self, response: HttpResponseBase) -> CompletionRecord:
+        """Make the record of *response*. Raises `UnstorableResponse` if there can be none."""
+        policy = self.policy
+        never = policy.unstored_headers or NEVER_STORED
+        instead, body = "", b""
+        if policy.store_body and policy.record is None:
+            body = _read_content(response, policy.max_body)
+        elif not isinstance(response, HttpResponse) or response.content:  # an answer without a body is stored as it is
+            _refuse_stream(response)
+            if policy.record is None:
+                instead, never = LEFT_OUT, never | OF_BODY
+            else:
+                instead, body = _encode_reference(policy.record(self.request, response), policy.max_body)
+                never |= OF_RENDERING
+        return CompletionRecord(
+            status=response.status_code,
+            reason=response.reason_phrase,
+            headers=storable_headers(response.headers.items(), never),
+            body=body,
+            instead=instead,
+        )
+
+    def check_replay(self, record: CompletionRecord) -> None:
+        """
+        Ask the option `replay_guard`, and let the option `replay` render what *record* has a reference to.
+
+        Raises what they raise, and `PolicyError` without the option `replay`.
+        """
+        policy = self.policy
+        if policy.replay_guard is not None:
+            policy.replay_guard(self.request, record)
+        if not record.is_reference:
+            return
+        if policy.replay is None:
+            raise PolicyError(
+                "What is stored for this key is a reference, and the view has no option `replay` to render the answer"
+                " from it. Give it back its `record` and `replay` until such records have expired."
+            )
+        self.answer = policy.replay(self.request, record.reference)
+        if not isinstance(self.answer, HttpResponseBase):
+            raise PolicyError(f"The option 'replay' must return a response, not a {type(self.answer).__name__}.")
+
+    def replay(self, record: CompletionRecord) -> Any:
+        """Make the response of a replay, after `check_replay`."""
+        return self.mark(record) if record.is_reference else self.fill(HttpResponse(), record)
+
+    def mark(self, record: CompletionRecord) -> Any:
+        """
+        Mark what the option `replay` has rendered as a replay, and give it the status of *record*, and its headers that
+        are not set anew. A refusal stays as it is.
+        """
+        response = self.answer
+        if response.status_code >= 400 and response.status_code != record.status:
+            return response
+        response.status_code = record.status
+        response.reason_phrase = record.reason
+        for name, value in self._headers(record):
+            if value is not None:
+                response.headers.setdefault(name, value)
+        response.headers[self.policy.replayed_header] = "true"
+        return response
+
+    def _headers(self, record: CompletionRecord) -> Iterable[tuple[str, str | None]]:
+        """The headers of *record*, without those that were stored before `unstored_headers` named them."""
+        unstored = self.policy.unstored_headers
+        if unstored is None:
+            return record.headers
+        return [(name, value) for name, value in record.headers if name.lower() not in unstored]
 
     def fill(self, response: HttpResponse, record: CompletionRecord) -> HttpResponse:
         """Fill *response* from *record*, and mark it as a replay."""
@@ -160,7 +235,7 @@ class PlainAdapter:
         response.reason_phrase = record.reason
         response.content = record.body
         del response.headers["Content-Type"]
-        for name, value in record.headers:
+        for name, value in self._headers(record):
             response.headers[name] = str(len(record.body)) if value is None else value  # only Content-Length is None
         response.headers[self.policy.replayed_header] = "true"
         if 300 <= record.status < 400 and "Location" in response.headers:
@@ -273,25 +348,45 @@ def _release(response: HttpResponseBase) -> None:
             logger.exception("A response that cannot be stored could not be closed")
 
 
+def _refuse_stream(response: HttpResponseBase) -> None:
+    """Raise `UnstorableResponse` for a *response* whose body is made after COMMIT, by code that nothing covers."""
+    if not isinstance(response, HttpResponse) and (not isinstance(response, FileResponse) or response.is_async):
+        raise UnstorableResponse(
+            f"A {type(response).__name__} cannot be stored, so its work was rolled back. Return an HttpResponse, or a"
+            " FileResponse that is no larger than the option `max_body`."
+        )
+
+
+def _encode_reference(reference: object, max_body: int) -> tuple[str, bytes]:
+    """What a *reference* of the option `record` is stored as. Raises `UnstorableResponse` if it cannot be stored."""
+    remedy = (
+        "What `record` returns is stored in the place of the body, and the work was rolled back: return bytes or JSON"
+    )
+    try:
+        instead, stored = encode_reference(reference)
+    except ValueError as error:
+        raise UnstorableResponse(f"{remedy} ({error}).") from error
+    if len(stored) > max_body:
+        raise UnstorableResponse(f"{remedy} of at most {max_body} bytes (option `max_body`), not {len(stored)}.")
+    return instead, stored
+
+
 def _read_content(response: HttpResponseBase, max_body: int) -> bytes:
     """The body of *response*. Raises `UnstorableResponse` for a streaming one, and for more than *max_body* bytes."""
+    _refuse_stream(response)
     if isinstance(response, HttpResponse):
         body = response.content
-    elif isinstance(response, FileResponse) and not response.is_async:
+    else:
         # Read here, one chunk past the limit at most; the response keeps its own closers.
         chunks, size = [], 0
-        for chunk in cast(Iterable[bytes], response.streaming_content):  # it is not async
+        file = cast(FileResponse, response)
+        for chunk in cast(Iterable[bytes], file.streaming_content):  # it is not async
             chunks.append(chunk)
             size += len(chunk)
             if size > max_body:
                 break
         body = b"".join(chunks)
-        response.streaming_content = [body]
-    else:
-        raise UnstorableResponse(
-            f"A {type(response).__name__} cannot be stored, so its work was rolled back. Return an HttpResponse, or a"
-            " FileResponse that is no larger than the option `max_body`."
-        )
+        file.streaming_content = [body]
     if len(body) > max_body:
         raise UnstorableResponse(
             f"The response has {len(body)} bytes and the option `max_body` allows {max_body}: its work was rolled back."

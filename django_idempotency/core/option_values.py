@@ -50,6 +50,13 @@ byte_count = _check(
 )
 
 
+def field_names(value: Any) -> frozenset[str]:
+    given = () if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
+    if not given or not all(_matches(name, _FIELD_NAME) for name in given):
+        raise PolicyError('must be a sequence of at least one header name, like ("X-Card-Token",)')
+    return frozenset(name.lower() for name in given)
+
+
 def mode(value: Any) -> Any:
     if value in ("phased", "observe"):
         raise PolicyError(f'must be "atomic": "{value}" is not available in this version')

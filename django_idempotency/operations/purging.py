@@ -73,7 +73,7 @@ def purge(
     using = using or router.db_for_write(IdempotencyRecord)
     if dry_run:
         return Purged(count=IdempotencyRecord.objects.using(using).expired().count(), finished=True)
-    _refuse_inside_a_transaction(using)
+    refuse_inside_a_transaction("A purge", using)
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     run = _Run(using, batch_size)
     while not run.finished:
@@ -94,11 +94,12 @@ def purge(
     return Purged(count=run.count, finished=run.finished)
 
 
-def _refuse_inside_a_transaction(using: str) -> None:
+def refuse_inside_a_transaction(what: str, using: str) -> None:
+    """Raise `RuntimeError` inside an atomic block, in which *what* could not commit its batches."""
     blocks: list[Any] = connections[using].atomic_blocks
     if in_transaction(using) and not (blocks and blocks[-1]._from_testcase):  # as for atomic(durable=True)
         raise RuntimeError(
-            f"A purge commits each batch by itself, and a transaction is open on database {using!r}: call it outside"
+            f"{what} commits each batch by itself, and a transaction is open on database {using!r}: call it outside"
             " every atomic block."
         )
 

@@ -83,6 +83,7 @@ class StoredRecord:
     expires_at: datetime
     now: datetime
     location: Location
+    is_in_flight: bool = False  # a claim whose request runs; only `Store.of_scope` lists those
 
     def __str__(self) -> str:
         return self.digest.hex()

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -13,7 +14,7 @@ from django.db import Error
 
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.management.arguments import add_databases, choose_databases, seconds, whole_number
-from django_idempotency.management.output import explain
+from django_idempotency.management.output import explain, progress_bar
 from django_idempotency.operations import purging
 from django_idempotency.stores.stored import Location
 
@@ -100,14 +101,12 @@ class Command(BaseCommand):
     @contextmanager
     def progress(self, table: Location) -> Iterator[Progress]:
         """A progress bar, on a terminal with tqdm installed (the extra `progress`)."""
-        tqdm = _tqdm() if self.verbosity and self.stderr.isatty() and not self.dry_run else None
-        if tqdm is None:
+        if not self.verbosity or not self.stderr.isatty() or self.dry_run:
             yield lambda rows: None
             return
-        total = purging.purge(table.using, dry_run=True).count
-        title = f"Purging {table.schema or table.using}"
-        with tqdm(total=total, desc=title, unit=" records", unit_scale=True, leave=False) as bar:
-            yield bar.update
+        total = partial(purging.purge, table.using, dry_run=True)
+        with progress_bar(f"Purging {table.schema or table.using}", lambda: total().count) as update:
+            yield update
 
     def say(self, line: str) -> None:
         if self.verbosity:
@@ -116,14 +115,6 @@ class Command(BaseCommand):
     def warn(self, line: str) -> None:
         if self.verbosity:
             self.stderr.write(self.style.WARNING(line))
-
-
-def _tqdm() -> Any:
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return None
-    return tqdm
 
 
 def _records(count: int) -> str:
