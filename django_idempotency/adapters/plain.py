@@ -47,6 +47,7 @@ STORED_4XX = frozenset({HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.NOT_FOUND, HTTPS
 # Why an answer is not stored, for a warning.
 REFUSED = "a refusal is not stored, unless the option `should_store` accepts it"
 NOT_ACCEPTED = "the option `should_store` does not accept that answer"
+PLACE = "place"  # the attribute of a ready-made option `key`: where the key is, for the client
 PRECONDITIONS = ("HTTP_IF_MATCH", "HTTP_IF_UNMODIFIED_SINCE")
 
 
@@ -112,7 +113,7 @@ class PlainAdapter:
                 value = self.django_request.META.get(policy.meta_name)
                 key = None if value is None else parse_key(value)
             if key is None and policy.required:
-                return KeyMissing(f"This action needs the header {policy.header}: a new key for each intended action.")
+                return KeyMissing(_say_where(policy))
             if key is not None and policy.key_format is not None and not policy.key_format(key):
                 return KeyInvalid("The idempotency key does not have the format that this action asks for.")
         except KeyInvalid as refusal:
@@ -309,6 +310,14 @@ def request_id(request: HttpRequest) -> str:
         if value:
             return "".join(character for character in str(value)[:MAX_STRING] if character.isprintable())
     return ""
+
+
+def _say_where(policy: ResolvedPolicy) -> str | None:
+    """Say to a client where the key is missing; None if only the project's own callable knows."""
+    if policy.key is None:
+        return f"This action needs the header {policy.header}: a new key for each intended action."
+    place = getattr(policy.key, PLACE, None)
+    return place and f"This request has no id in {place}, so it cannot be told from others, and nothing was done."
 
 
 # --- parts of a response ---
