@@ -69,13 +69,15 @@ PARTS: dict[str, tuple[str, ...]] = {
         "django_idempotency.engine.execution:Execution.joined",
         "django_idempotency.engine.execution:Execution.act",
         "django_idempotency.engine.transactional:TransactionalExecution.try_once",
-        "django_idempotency.engine.transactional:TransactionalExecution._claim_and_act",
+        "django_idempotency.engine.transactional:TransactionalExecution._begin_and_act",
+        "django_idempotency.engine.transactional:TransactionalExecution._act_inside",
         "django_idempotency.engine.transactional:decide",
         "django_idempotency.engine.transactional:settle",
     ),
     "claim": (
         f"{STORES}.database:DatabaseStore.database",
         f"{STORES}.database:DatabaseStore.look_up",
+        f"{STORES}.database:DatabaseStore.begin",
         f"{STORES}.database:DatabaseStore.claim",
     ),
     "transaction and its watch": (

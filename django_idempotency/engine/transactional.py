@@ -2,20 +2,22 @@
 An execution inside the database: claim, handler and record in one transaction.
 
 The claim is the transaction's first statement and the record its last; the handler runs between them. If the process
-is killed before COMMIT, nothing of the three is left; if it is killed later, all of them are.
+is killed before COMMIT, nothing of the three is left; if it is killed later, all of them are. A store may begin the
+transaction with the claim's statement, before the atomic block, and end it with the record's.
 """
 
 import logging
+from functools import partial
 from typing import Any
 
 from django.db import Error, connections
 
-from django_idempotency.core.decision import Claimed, Forget, Remember, decide, settle
+from django_idempotency.core.decision import Claimed, ClaimResult, Forget, Remember, decide, settle
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.seen import SeenNames
 from django_idempotency.engine import announcements
 from django_idempotency.engine.execution import Executed, Execution, Refused, Replayed, Value
-from django_idempotency.engine.transactions import atomic_phase, in_transaction, roll_back
+from django_idempotency.engine.transactions import atomic_phase, close_begun, in_transaction, roll_back
 from django_idempotency.engine.watch import TransactionWatch
 from django_idempotency.exceptions import CommittedEarly, HandlerError, StoreUnavailable, TransactionBroken
 from django_idempotency.stores.base import Fault, LostRace, TransactionalStore
@@ -45,22 +47,26 @@ class TransactionalExecution(Execution[Value]):
         self.rule = ""  # by which the work is rolled back, for logs
 
     def try_once(self) -> Executed[Value] | Replayed | Refused | None:
+        found: ClaimResult | None = None
         try:
-            seen = self.store.look_up(self.using, self.attempt)
-            if seen is not None:
-                return self.act(decide(seen, self.attempt.fingerprint))
-            return atomic_phase(self.using, self._claim_and_act)
-        except Error as error:
+            found = self.store.look_up(self.using, self.attempt) or self.store.begin(self.using, self.attempt)
+            if found is None or isinstance(found, Claimed):
+                return atomic_phase(self.using, partial(self._claim_and_act, found))
+            return self.act(decide(found, self.attempt.fingerprint))
+        except BaseException as error:
             if not self.has_run:
-                self._explain(error)
+                if isinstance(found, Claimed):
+                    close_begun(self.using)
+                if isinstance(error, Error):
+                    self._explain(error)
             raise
 
     def can_start_again(self) -> bool:
         # Only a new transaction sees what a rival committed, and the engine cannot start an outer one again.
         return not in_transaction(self.using)
 
-    def _claim_and_act(self) -> Executed[Value] | Replayed | Refused | None:
-        return self.act(decide(self.store.claim(self.using, self.attempt), self.attempt.fingerprint))
+    def _claim_and_act(self, begun: Claimed | None) -> Executed[Value] | Replayed | Refused | None:
+        return self.act(decide(begun or self.store.claim(self.using, self.attempt), self.attempt.fingerprint))
 
     def carry_out(self, claim: Claimed) -> Executed[Value]:
         watch = self.watch = TransactionWatch(self.using, self._is_claim_committed)

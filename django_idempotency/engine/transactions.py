@@ -1,7 +1,7 @@
 """The one place that opens a transaction."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, TypeVar
 
 from django.db import Error, connections, transaction
@@ -19,6 +19,12 @@ def atomic_phase(using: str, work: Callable[[], Outcome]) -> Outcome:
     """
     with transaction.atomic(using=using):
         return work()
+
+
+def close_begun(using: str) -> None:
+    """Close the connection: its session may be in a transaction that Django knows nothing of, and loses work in."""
+    with suppress(Error):  # Django forgets the connection all the same
+        connections[using].close()
 
 
 def roll_back(using: str) -> None:

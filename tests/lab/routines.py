@@ -8,8 +8,9 @@ from django.db import connection
 BY_STATEMENTS = os.environ.get("STATEMENTS") == "1"
 FIRST = import_module("django_idempotency.migrations.0002_claim_function")
 MYSQL = import_module("django_idempotency.migrations.0004_mysql_claim")
+BEGIN = import_module("django_idempotency.migrations.0007_begin_and_commit")
 SLOTS, PROCEDURES = MYSQL.Migration.operations
-ROUTINES = (*FIRST.Migration.operations, PROCEDURES)
+ROUTINES = (*FIRST.Migration.operations, PROCEDURES, *BEGIN.Migration.operations)
 
 
 def change_routines(*, create: bool) -> None:

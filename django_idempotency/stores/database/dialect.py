@@ -19,6 +19,12 @@ logger = logging.getLogger("django_idempotency")
 TABLE = IdempotencyRecord._meta.db_table
 
 
+class FoldedClaim(Claimed):
+    """A claim that began its transaction, and whose record ends it."""
+
+    __slots__ = ()
+
+
 class Dialect:
     """
     The claim protocol of one kind of database.
@@ -34,6 +40,7 @@ class Dialect:
     EXECUTED: ClassVar[str] = "executed_at = %s"
     RECORD = "status, fingerprint, head, body, request_id"  # in the order of `read_row`
     looks_up_first: ClassVar[bool] = False  # Is a replay cheaper if it is found before the transaction begins?
+    begins = False  # Is there a `begin`?
 
     def __init__(self) -> None:
         self.FIND = f"SELECT {self.RECORD} FROM {TABLE} WHERE digest = %s AND expires_at > {self.NOW}"
@@ -45,6 +52,14 @@ class Dialect:
         self.FREE = f"DELETE FROM {TABLE} WHERE digest = %s AND {self.EXECUTED}"
         self.FREE_UNSETTLED = f"{self.FREE} AND status = 0"
         self.STATUS = f"SELECT status FROM {TABLE} WHERE digest = %s"
+
+    def begin(self, connection: BaseDatabaseWrapper, attempt: Attempt) -> ClaimResult | None:
+        """
+        Claim, and begin the transaction by that, or find what prevents it. None if `claim` has to be called inside.
+
+        A transaction is open on *connection* only with `Claimed` afterwards, and after no exception.
+        """
+        raise NotImplementedError
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
         """Claim, or find what prevents it. Raises `LostRace` if only a new transaction can tell."""

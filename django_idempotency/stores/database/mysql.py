@@ -31,8 +31,8 @@ class MySQL(InnoDB):
     # Returned by the look-up before the record: is it live?
     LIVE: ClassVar[str] = "expires_at > UTC_TIMESTAMP(6)"
 
-    def __init__(self, *, by_procedure: bool = False, has_slots: bool = True) -> None:
-        super().__init__(by_procedure=by_procedure)
+    def __init__(self, *, by_procedure: bool = False, begins: bool = False, has_slots: bool = True) -> None:
+        super().__init__(by_procedure=by_procedure, begins=begins)
         look = f"SELECT {self.LIVE}, {self.RECORD} FROM {TABLE} WHERE digest = %s"
         self.LOOK = (
             f"{look} AND @@transaction_isolation IN ('READ-COMMITTED', 'REPEATABLE-READ')"

@@ -36,8 +36,8 @@ class DatabaseStore(TransactionalStore):
     """
     PostgreSQL, MariaDB, MySQL and SQLite. A first execution costs two statements, a replay one.
 
-    The option `FOLD` (True) is for PostgreSQL with psycopg 3: BEGIN is sent with the claim and COMMIT with the record,
-    so that a first execution adds no round trip.
+    The option `FOLD` (True) is for PostgreSQL with psycopg 3, MariaDB and MySQL: BEGIN is sent with the claim and
+    COMMIT with the record, so that a first execution adds no round trip.
 
     The option `REPLAY_CACHE` (None) names a django-redis alias that answers replays without a statement.
     """
@@ -74,6 +74,18 @@ class DatabaseStore(TransactionalStore):
             return None
         with connections[using].cursor() as cursor:
             return dialect.look_up(cursor, attempt)
+
+    def begin(self, using: str, attempt: Attempt) -> ClaimResult | None:
+        dialect, connection = self.dialect(using), connections[using]
+        if (
+            not dialect.begins
+            or connection.in_atomic_block
+            or not connection.get_autocommit()
+            or connection.execute_wrappers  # whose own statements would be committed separately
+            or getattr(self.claim, "__func__", None) is not DatabaseStore.claim  # whoever claims in another way
+        ):
+            return None
+        return dialect.begin(connection, attempt)
 
     def claim(self, using: str, attempt: Attempt) -> ClaimResult:
         with connections[using].cursor() as cursor:
