@@ -210,6 +210,7 @@ EFFECTS = {
     # Leases are the business of tests/redis and of the stores' conformance tests.
     "lease": Effect(one=timedelta(seconds=1), other=timedelta(seconds=2), show=executes, seen=(201, 201), default=201),
     "uncertain": Effect(one="retry", other="refuse", show=executes, seen=(201, 201), default=201),
+    "not_done": Effect(one=[TimeoutError], other=[OSError], show=executes, seen=(201, 201), default=201),
     # Of modes to come; taken, checked and without effect.
     "mode": Effect(one="atomic", other="atomic", show=executes, seen=(201, 201), default=201),
     "store": Effect(one="second", other="default", show=store, seen=(True, False), default=False),
