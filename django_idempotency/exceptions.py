@@ -200,7 +200,7 @@ class OutcomeUncertain(HandlerError):
 class NothingDone(IdempotencyError):
     """
     A handler whose store is outside the databases raises it, or a subclass, if it knows that nothing was done: the key
-    is free again, and a retry runs. Any error of which this is not known leaves an unknown outcome.
+    is free again, and a retry runs. Any other exception that is no refusal leaves an unknown outcome.
     """
 
 

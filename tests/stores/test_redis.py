@@ -156,7 +156,7 @@ def test_a_handler_may_say_that_it_does_not_know(heard):
     assert [about["error"].reason for _, about in heard] == ["the gateway did not answer"]
 
 
-def test_another_operations_doubt_is_its_own(heard):
+def test_another_operations_doubt_is_the_outer_ones_too(heard):
     """Neither outcome is known, as the outer handler did not say that nothing was done; each is announced once."""
 
     @once("outer", key=str, store="redis")
