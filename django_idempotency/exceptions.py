@@ -5,6 +5,7 @@ Every error of the package, in one hierarchy:
     ├── Refusal                 an answer to the client; nothing was done
     │   ├── KeyMissing          400 key-missing
     │   ├── KeyInvalid          400 key-invalid
+    │   ├── KeyExpired          400 key-expired
     │   ├── KeyIgnored          400 key-ignored
     │   ├── BodyIncomplete      400 body-incomplete
     │   ├── LengthRequired      411 length-required
@@ -34,6 +35,7 @@ __all__ = [
     "CommittedEarly",
     "HandlerError",
     "IdempotencyError",
+    "KeyExpired",
     "KeyIgnored",
     "KeyInvalid",
     "KeyMissing",
@@ -98,6 +100,17 @@ class KeyInvalid(Refusal):
     status = 400
     code = "key-invalid"
     title = "The idempotency key is malformed."
+
+
+class KeyExpired(Refusal):
+    """
+    The key is too old: what was answered to it is not kept any more. Nothing was done now. Find out what became of the
+    action before you send it with a new key.
+    """
+
+    status = 400
+    code = "key-expired"
+    title = "The idempotency key has expired."
 
 
 class KeyIgnored(Refusal):

@@ -11,7 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.translation import gettext_lazy as _
 
 from django_idempotency.core.keys import MAX_KEY, MAX_STRING
-from django_idempotency.core.record import CompletionRecord
+from django_idempotency.core.record import TOMBSTONE, CompletionRecord
 from django_idempotency.fields import DigestField, ExactField, KeyField, Utf8Field
 
 Row = TypeVar("Row", bound=models.Model)
@@ -32,6 +32,14 @@ class DatabaseNow(models.Func):
         return "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now')", ()
 
 
+def _answer_has_ended() -> models.Exists:
+    return models.Exists(
+        AnswerEnd.objects.filter(
+            digest=models.OuterRef("digest"), executed_at=models.OuterRef("executed_at"), ends_at__lte=DatabaseNow()
+        )
+    )
+
+
 class RecordQuerySet(models.QuerySet["IdempotencyRecord"]):
     def live(self) -> Self:
         """Records that have not expired by the database's clock."""
@@ -50,6 +58,14 @@ class RecordQuerySet(models.QuerySet["IdempotencyRecord"]):
         """
         return self.expired()._raw_delete(using=self.db)
 
+    def with_state(self) -> Self:
+        """Annotate the database's time as `now`, and as `ended` whether the answer has ended before the record."""
+        return self.annotate(now=DatabaseNow(), ended=_answer_has_ended())
+
+    def ended(self) -> Self:
+        """Records whose answers have ended, but whose keys stay taken."""
+        return self.filter(_answer_has_ended() | models.Q(status=TOMBSTONE))
+
     def unsettled(self) -> Self:
         """Claims that were committed without an outcome, because their handler ended the transaction by itself."""
         return self.filter(status=UNSETTLED)
@@ -60,7 +76,10 @@ class RecordQuerySet(models.QuerySet["IdempotencyRecord"]):
 
 
 class IdempotencyRecord(models.Model):
-    """The stored outcome of one execution; with status 0, the claim of an execution whose outcome is unsettled."""
+    """
+    The stored outcome of one execution. With status 0 it is the claim of an execution whose outcome is unsettled, with
+    status 1 a tombstone: its answer has expired, and its key stays taken until `expires_at`.
+    """
 
     digest = DigestField(_("identity"), primary_key=True, max_length=32)
     scope = Utf8Field(_("scope"), max_length=MAX_STRING)
@@ -98,10 +117,33 @@ class IdempotencyRecord(models.Model):
 
     @property
     def record(self) -> CompletionRecord | None:
-        """The completion record in this row, or None if the outcome is unsettled."""
-        if self.status == UNSETTLED:
+        """The completion record in this row, or None if the outcome is unsettled, and for a tombstone."""
+        if self.status in (UNSETTLED, TOMBSTONE):
             return None
         return CompletionRecord.from_stored(self.status, self.head, self.body, self.request_id)
+
+
+class AnswerEnd(models.Model):
+    """
+    When the answer of a record ends whose key stays taken after that (option `tombstone_ttl`). The purge then turns the
+    record into a tombstone, and deletes this row. Written with the record, in one transaction.
+
+    *executed_at* is the record's: it tells that execution from a later one of the same identity.
+    """
+
+    digest = DigestField(_("identity"), primary_key=True, max_length=32)
+    executed_at = models.DateTimeField(_("executed at"))
+    ends_at = models.DateTimeField(_("answer ends at"))
+
+    class Meta:
+        db_table = "django_idempotency_answer_end"
+        indexes = (models.Index(fields=["ends_at"], name="idempotency_answer_ends"),)
+        default_permissions = ()
+        verbose_name = _("end of an answer")
+        verbose_name_plural = _("ends of answers")
+
+    def __str__(self) -> str:
+        return bytes(self.digest).hex()
 
 
 class HourQuerySet(models.QuerySet[Row]):

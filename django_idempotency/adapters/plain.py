@@ -2,7 +2,9 @@
 
 import inspect
 import logging
+import time
 from collections.abc import Iterable
+from dataclasses import replace
 from hashlib import sha256
 from http import HTTPStatus
 from typing import Any, cast
@@ -19,10 +21,26 @@ from django_idempotency.adapters.body import body_digest, receive
 from django_idempotency.adapters.scope import default_scope
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.fingerprint import check_fingerprint, digest, parse_query
-from django_idempotency.core.keys import MAX_STRING, Attempt, Identity, check_key, check_string, parse_key
+from django_idempotency.core.keys import (
+    MAX_STRING,
+    Attempt,
+    Identity,
+    check_age,
+    check_key,
+    check_string,
+    parse_key,
+    renamed,
+)
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord, storable_headers
-from django_idempotency.exceptions import KeyInvalid, KeyMissing, Refusal, StoreUnavailable, UnstorableResponse
+from django_idempotency.exceptions import (
+    KeyExpired,
+    KeyInvalid,
+    KeyMissing,
+    Refusal,
+    StoreUnavailable,
+    UnstorableResponse,
+)
 
 logger = logging.getLogger("django_idempotency")
 
@@ -73,17 +91,32 @@ class PlainAdapter:
             operation = f"{request.method} {path}"
         elif not isinstance(operation, str):
             operation = check_string("operation", operation(seen))
-        if policy.fingerprint is None:
-            fingerprint = digest(b"request", *meaning(request), body_digest(request, self.encode_parsed_body))
-        else:
-            fingerprint = sha256(check_fingerprint(policy.fingerprint(seen))).digest()
-        return Attempt(
+        attempt = Attempt(
             identity=Identity(scope, operation, key),
-            fingerprint=fingerprint,
+            fingerprint=self._fingerprint(),
             ttl=policy.ttl,
+            tombstone_ttl=policy.tombstone_ttl or 0.0,
             request=f"{request.method} {host_name(request)} {path}",
             request_id=request_id(request),
         )
+        return attempt if policy.operation_aliases is None else self._with_former(attempt, policy.operation_aliases)
+
+    def _fingerprint(self) -> bytes:
+        request, made = self.django_request, self.policy.fingerprint
+        if made is None:
+            return digest(b"request", *meaning(request), body_digest(request, self.encode_parsed_body))
+        return sha256(check_fingerprint(made(self.request))).digest()
+
+    def _with_former(self, attempt: Attempt, aliases: tuple[str, ...]) -> Attempt:
+        """*attempt* with itself under the former names of its operation, each with the fingerprint that it had then."""
+        from django_idempotency.adapters.former import former_request, seen_as  # few requests need it
+
+        former = {}
+        for alias in aliases:
+            if alias != attempt.identity.operation:
+                with seen_as(self.django_request, former_request(alias, self.django_request)):
+                    former[alias] = renamed(attempt, alias, self._fingerprint())
+        return replace(attempt, former=tuple(former.values()), origin=former.get(aliases[0]))
 
     def _read_key(self) -> str | Refusal | None:
         policy = self.policy
@@ -99,7 +132,9 @@ class PlainAdapter:
                 return KeyMissing(f"This action needs the header {policy.header}: a new key for each intended action.")
             if key is not None and policy.key_format is not None and not policy.key_format(key):
                 return KeyInvalid("The idempotency key does not have the format that this action asks for.")
-        except KeyInvalid as refusal:
+            if key is not None and policy.key_max_age is not None:
+                check_age(key, policy.key_max_age, time.time())
+        except (KeyExpired, KeyInvalid) as refusal:
             return refusal
         return key
 

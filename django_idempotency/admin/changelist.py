@@ -8,7 +8,6 @@ from django.http import HttpRequest
 from django.utils.formats import number_format
 from django.utils.functional import cached_property
 
-from django_idempotency.models import DatabaseNow
 from django_idempotency.operations import locations, table_size
 
 REACHABLE = 10_000  # records on the pages of one list: an OFFSET walks over all that it skips
@@ -65,8 +64,8 @@ class RecordChangeList(ChangeList):
     """Lists the newest expiry first, by its index, without heads and bodies. Rows have the database's time as `now`."""
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> Any:
-        rows = super().get_queryset(request, exclude_parameters)
-        return rows.defer("fingerprint", "head", "body").annotate(now=DatabaseNow())
+        rows: Any = super().get_queryset(request, exclude_parameters)
+        return rows.defer("fingerprint", "head", "body").with_state()
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)

@@ -12,7 +12,8 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from django_idempotency.core.keys import UNSTORABLE
-from django_idempotency.models import UNSETTLED, DatabaseNow, DecisionCount
+from django_idempotency.core.record import TOMBSTONE
+from django_idempotency.models import DatabaseNow, DecisionCount
 from django_idempotency.operations.counts import hour_of
 from django_idempotency.operations.locations import possible_databases, usual_database
 from django_idempotency.operations.presentation import State
@@ -77,7 +78,11 @@ class StateFilter(ChoiceFilter):
             return queryset.expired()
         # Not by the index on expires_at: it leads to every live record, in an order that is not the table's.
         live = queryset.alias(until=Coalesce("expires_at", "expires_at")).filter(until__gt=DatabaseNow())
-        return live.unsettled() if chosen == State.UNSETTLED else live.filter(status__gt=UNSETTLED)
+        if chosen == State.UNSETTLED:
+            return live.unsettled()
+        if chosen == State.TOMBSTONE:
+            return live.ended()
+        return live.with_state().filter(status__gt=TOMBSTONE, ended=False)
 
 
 class StatusFilter(ChoiceFilter):

@@ -33,6 +33,7 @@ from django_idempotency.admin.filters import (
 from django_idempotency.admin.pages import Link, Page, back_if_away, make_breakable
 from django_idempotency.admin.unsettled import UnsettledViewMixin
 from django_idempotency.core.keys import check_key, parse_key
+from django_idempotency.core.record import TOMBSTONE
 from django_idempotency.exceptions import KeyInvalid
 from django_idempotency.models import IdempotencyRecord, RecordQuerySet
 from django_idempotency.operations import locations
@@ -158,7 +159,7 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
 
     @admin.display(description=_("status"))
     def shown_status(self, row: Any) -> int | None:
-        return row.status or None
+        return row.status if state(row) in (State.COMPLETED, State.EXPIRED) and row.status > TOMBSTONE else None
 
     @admin.display(description=_("executed at"))
     def executed(self, row: Any) -> datetime:
@@ -254,7 +255,7 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
         body = page.shown.body
         name = f"{page.shown.identity[:16]}.{SUFFIXES.get(body.kind, 'bin') if body else 'bin'}"
         return HttpResponse(
-            page.stored.body,
+            page.stored.body if body else b"",
             content_type="application/octet-stream",
             headers={
                 "Content-Disposition": f'attachment; filename="{name}"',
@@ -283,6 +284,8 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
     def answered_status(self, page: Page) -> str:
         if page.shown.is_foreign:
             return gettext("Unknown: what is stored here was not written by this package, or only in part.")
+        if page.shown.state is State.TOMBSTONE:
+            return gettext("Not kept any more: the answer has expired. A late retry is refused.")
         if page.shown.status is None and page.store:
             return gettext("Unknown: the handler did not answer, so what it did may have taken effect.")
         if page.shown.status is None:

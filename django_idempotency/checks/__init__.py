@@ -2,7 +2,7 @@
 The system checks: what is wrong and can be known before the first request. One file per subject, one id per message.
 
 Read `settings` (on which all others rest), `views` (of the URLconf) with `callers` (who calls them), `functions` (of
-`@once`), `stores` (which check themselves: their ids are given in `stores/*/checks.py`), `middleware`, and
+`@once`) with `late`, `stores` (which check themselves: their ids are given in `stores/*/checks.py`), `middleware`, and
 `environment` (what is around the app).
 
 E001 the setting      E002 a store           E003 a view's options      E004 a wrong place
@@ -12,6 +12,7 @@ E009 a cluster with several writers          E010 a table without transactions
 E011 two functions with one operation         E012 an alias that is not django-redis's
 E013 a Redis that is too old                  E014 a store for tests, outside of them
 E015 a middleware at a wrong place            E016 a pattern without a route
+E017 tombstones in a store without them
 W001 SQLite without IMMEDIATE                W002 anonymous requests share a scope
 W003 a login view                            W004 the table is missing
 W005 a server that takes no such response    W006 a decorator without effect
@@ -20,7 +21,8 @@ W012 a Redis without a timeout                W013 a Redis that does not answer
 W014 a Redis that evicts                      W015 a Redis that keeps nothing on disk
 W016 ATOMIC_REQUESTS around a store beside the database
 W017 callers without a user, by a credential that may be renewed
-W018 a view that the middleware leaves out
+W018 a view that the middleware leaves out   W019 keys that are taken for longer than they are remembered
+W020 a former route whose path is not known
 
 I001 no admin         W008 permissions are missing
 W009 the key is no allowed header             W010 the replay header is not exposed

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar, assert_never
 
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.exceptions import KeyReused, OutcomeUnknown, Refusal
+from django_idempotency.exceptions import KeyExpired, KeyReused, OutcomeUnknown, Refusal
 
 # --- what a store answers to a claim ---
 
@@ -40,7 +40,14 @@ class Unsettled:
     found_out: str = ""  # the reason, if it has not been announced before
 
 
-ClaimResult = Claimed | InFlight | Completed | Unsettled
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """A tombstone: the record of a request of this *fingerprint* has expired, and its key is not new again."""
+
+    fingerprint: bytes
+
+
+ClaimResult = Claimed | InFlight | Completed | Unsettled | Expired
 
 # --- what is done with the attempt ---
 
@@ -85,6 +92,8 @@ def decide(found: ClaimResult, fingerprint: bytes) -> Decision:
             return Replay(record) if original == fingerprint else Refuse(KeyReused())
         case Unsettled(original):
             return Refuse(OutcomeUnknown() if original == fingerprint else KeyReused())
+        case Expired(original):
+            return Refuse(KeyExpired() if original == fingerprint else KeyReused())
         case _:
             assert_never(found)
 

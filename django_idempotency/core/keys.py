@@ -3,10 +3,10 @@
 import re
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from django_idempotency.core.fingerprint import digest
-from django_idempotency.exceptions import KeyInvalid, PolicyError
+from django_idempotency.exceptions import KeyExpired, KeyInvalid, PolicyError
 
 MAX_KEY = 255  # characters, after unquoting
 MAX_STRING = 255  # stored characters of a scope, an operation, a request or its id; the digest stands for all of them
@@ -28,6 +28,11 @@ _ITEM = (
 _QUOTED = re.compile(rf"{_STRING}(?:; *[a-z*][a-z0-9_\-.*]*(?:={_ITEM})?)*", re.ASCII)
 _ESCAPED = re.compile(r'\\(["\\])')
 _PRINTABLE = re.compile(r"[ -~]{1,255}", re.ASCII)
+
+CLOCK_TOLERANCE = 60.0  # seconds by which a client's clock may be ahead of ours
+# The digits of a ULID (Crockford's), and those that Python takes for the same numbers to base 32.
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_TO_BASE_32 = str.maketrans(_CROCKFORD, "0123456789ABCDEFGHIJKLMNOPQRSTUV")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +64,29 @@ class Attempt:
     identity: Identity
     fingerprint: bytes  # 32 bytes
     ttl: float  # seconds
+    tombstone_ttl: float = 0.0  # seconds after `ttl` in which a late retry is refused
     request: str = ""  # for people: method, host and route
     request_id: str = ""
+    # The same request under the former names of its operation, which are claimed with it; none has names of its own.
+    former: "tuple[Attempt, ...]" = ()
+    is_former: bool = False
+    origin: "Attempt | None" = None  # under the first of all names, if that is not today's
+
+    @property
+    def names(self) -> "tuple[Attempt, ...]":
+        """The attempt under each name of its operation, today's first."""
+        return (self, *self.former)
+
+    @property
+    def occupied(self) -> float:
+        """Seconds for which the identity is not new again."""
+        return self.ttl + self.tombstone_ttl
+
+
+def renamed(attempt: Attempt, operation: str, fingerprint: bytes) -> Attempt:
+    """*attempt* under a former name of its *operation*, with the *fingerprint* that it had then."""
+    identity = Identity(attempt.identity.scope, operation, attempt.identity.key)
+    return replace(attempt, identity=identity, fingerprint=fingerprint, is_former=True)
 
 
 def parse_key(value: str) -> str:
@@ -116,6 +142,39 @@ def is_uuid(key: str) -> bool:
         return len(key) == 36 and str(uuid.UUID(key)) == key.lower()
     except ValueError:
         return False
+
+
+def time_of(key: str) -> float | None:
+    """When *key* was made, in seconds since the epoch, if it is a UUID of version 7 or a ULID; else None."""
+    if len(key) == 36:
+        # RFC 9562, 5.7: 48 bits of milliseconds, then the version; the variant is 10 in binary
+        if key[14] == "7" and key[19] in "89abAB" and is_uuid(key):
+            return int(key[:8] + key[9:13], 16) / 1000
+    elif len(key) == 26:
+        # https://github.com/ulid/spec: ten digits of milliseconds, of 48 bits, in upper or lower case
+        digits = key.upper()
+        if digits[0] <= "7" and not digits.strip(_CROCKFORD):
+            return int(digits[:10].translate(_TO_BASE_32), 32) / 1000
+    return None
+
+
+def check_age(key: str, max_age: float, now: float) -> None:
+    """
+    Check that *key* was made at most *max_age* seconds before *now* (seconds since the epoch), and not after it; a
+    client's clock may be `CLOCK_TOLERANCE` ahead.
+
+    Raises `KeyExpired`, and `KeyInvalid` for a key that does not tell when it was made.
+    """
+    made = time_of(key)
+    if made is None:
+        raise KeyInvalid("This action takes keys that tell their age: a UUID of version 7, or a ULID.")
+    if now - made > max_age:
+        raise KeyExpired(
+            "The key was made too long ago. Nothing was done now. Find out what became of the action before you send it"
+            " with a new key."
+        )
+    if made - now > CLOCK_TOLERANCE:
+        raise KeyExpired("The key was made in the future: correct the clock that it was made by, and make a new key.")
 
 
 def key_format(wanted: str | re.Pattern[str] | Callable[[str], object]) -> Callable[[str], bool]:

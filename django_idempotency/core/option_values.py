@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
-from django_idempotency.core.keys import key_format
+from django_idempotency.core.keys import MAX_STRING, key_format
 from django_idempotency.exceptions import PolicyError
 
 SHORTEST_LEASE = timedelta(milliseconds=100)
@@ -48,6 +48,13 @@ field_name = _check("the name of an HTTP header", lambda value: _matches(value, 
 byte_count = _check(
     "a number of bytes, at least 1", lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0
 )
+
+
+def names(value: Any) -> tuple[str, ...]:
+    given = () if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
+    if not given or not all(isinstance(name, str) and 1 <= len(name) <= MAX_STRING for name in given):
+        raise PolicyError(f"must be a sequence of strings of 1 to {MAX_STRING} characters")
+    return given
 
 
 def mode(value: Any) -> Any:

@@ -24,6 +24,7 @@ class Options(TypedDict, total=False):
     required: bool
     methods: Iterable[str]
     ttl: timedelta
+    tombstone_ttl: timedelta
     in_flight: str
     wait_timeout: timedelta
     lease: timedelta
@@ -36,6 +37,8 @@ class Options(TypedDict, total=False):
     operation: str | Callable[..., str]
     key: str | Callable[..., str | None]
     key_format: str | re.Pattern[str] | Callable[[str], object]
+    key_max_age: timedelta
+    operation_aliases: Iterable[str]
     fingerprint: str | Callable[..., bytes]
     should_store: str | Callable[[Any], bool]
     replay_guard: str | Callable[[Any, Any], object]
@@ -72,6 +75,7 @@ class ResolvedPolicy:
     required: bool = option(False, values.boolean)
     methods: frozenset[str] = option(frozenset({"POST", "PATCH"}), values.methods)
     ttl: float = option(timedelta(hours=24), values.duration, convert=_seconds, for_events=True)
+    tombstone_ttl: float | None = option(None, values.duration, convert=_seconds, for_events=True)
     in_flight: str = option("reject", values.one_of("reject", "wait"), for_events=True)
     wait_timeout: float = option(timedelta(seconds=10), values.duration, convert=_seconds, for_events=True)
     lease: float = option(timedelta(seconds=30), values.lease, convert=_seconds, for_events=True)
@@ -90,6 +94,8 @@ class ResolvedPolicy:
     key_format: Callable[[str], bool] | None = option(
         None, values.key_pattern, convert=key_format, for_events=True, of_requests=True
     )
+    key_max_age: float | None = option(None, values.duration, convert=_seconds, for_events=True, of_requests=True)
+    operation_aliases: tuple[str, ...] | None = option(None, values.names, for_events=True, of_requests=True)
     fingerprint: Callable[..., bytes] | None = option(
         None, values.callable_or_path, dotted=True, for_events=True, of_requests=True
     )

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 CONTENT_LENGTH = "content-length"
+TOMBSTONE = 1  # the status of a record whose answer is not kept any more, because an HTTP status is never 1
 # Made once, because json.loads and json.dumps examine their arguments at each call.
 _decode = json.JSONDecoder().decode
 _encode = json.JSONEncoder(check_circular=False).encode

@@ -38,6 +38,7 @@ class OperationHandle:
         An idempotency key for the downstream system *name*, as a UUID.
 
         It is the same at every retry of a request, another one for every name and for a corrected payload, and
-        independent of `SECRET_KEY`.
+        independent of `SECRET_KEY`. With `operation_aliases` it is that of the first name.
         """
-        return derive_key(self._attempt.identity, self._attempt.fingerprint, name)
+        first = self._attempt.origin or self._attempt
+        return derive_key(first.identity, first.fingerprint, name)

@@ -19,7 +19,18 @@ from typing import Any
 from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation, ValidationError
 from django.http import Http404
 
-from django_idempotency.core.decision import Claimed, ClaimResult, Forget, Remember, Unsettled, decide, settle
+from django_idempotency.core.decision import (
+    Claimed,
+    ClaimResult,
+    Decision,
+    Execute,
+    Forget,
+    Remember,
+    Unsettled,
+    decide,
+    settle,
+)
+from django_idempotency.core.keys import Attempt
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine import announcements
@@ -37,7 +48,7 @@ REFUSALS = (BadRequest, Http404, NothingDone, PermissionDenied, Refusal, Suspici
 class LeasedExecution(Execution[Value]):
     """One attempt and its way through a store outside the databases."""
 
-    __slots__ = ("is_unsettled", "lease", "pid", "token")
+    __slots__ = ("is_unsettled", "leases", "pid", "token")
 
     store: LeasedStore
     using: None
@@ -46,45 +57,58 @@ class LeasedExecution(Execution[Value]):
         super().__init__(store, policy, None, *call)
         self.place = store
         self.token = secrets.token_hex(16)
+        self.leases: list[Lease] = []  # of the names of the attempt, which are held
         self.pid = os.getpid()
         self.is_unsettled = False  # was announced as such
 
     def try_once(self) -> Executed[Value] | Replayed | Refused | None:
-        found = self._claim()
-        decision = decide(found, self.attempt.fingerprint)
-        if not isinstance(found, Claimed):
-            return self.act(decision)
+        self.leases = []
         try:
-            try:
-                keeper.hold(self.lease)
-            except RuntimeError as error:  # without a thread the lease would run out while the handler runs
-                self._release(found)
-                logger.error("Cannot start the thread that renews leases; refused %s: %s", self.attempt.identity, error)
-                raise StoreUnavailable from error
-            return self.act(decision)
+            for attempt in self.attempt.names:
+                decision = self._claim_and_hold(attempt)
+                if not isinstance(decision, Execute):
+                    self._release()
+                    return self.act(decision)
+            return self.act(Execute(Claimed(self.token)))
+        except BaseException:
+            if not self.has_run:
+                self._release()
+            raise
         finally:
-            keeper.drop(self.lease)
+            for lease in self.leases:
+                keeper.drop(lease)
 
-    def _claim(self) -> ClaimResult:
-        policy = self.policy
+    def _claim_and_hold(self, attempt: Attempt) -> Decision:
         # Made before the store's own lease begins.
-        self.lease = Lease(self.store, self.attempt, Claimed(self.token), policy.lease)
+        lease = Lease(self.store, attempt, Claimed(self.token), self.policy.lease)
+        decision = decide(self._claim(attempt, lease), attempt.fingerprint)
+        if isinstance(decision, Execute):
+            self.leases.append(lease)
+            try:
+                keeper.hold(lease)
+            except RuntimeError as error:  # without a thread the lease would run out while the handler runs
+                logger.error("Cannot start the thread that renews leases; refused %s: %s", attempt.identity, error)
+                raise StoreUnavailable from error
+        return decision
+
+    def _claim(self, attempt: Attempt, lease: Lease) -> ClaimResult:
+        policy = self.policy
         try:
-            found = self.store.claim(self.attempt, self.token, policy.lease, take_over=policy.take_over)
+            found = self.store.claim(attempt, self.token, policy.lease, take_over=policy.take_over)
         except PolicyError:  # there is no such store
             raise
         except BaseException as error:  # the end of the worker is one, too
             # The claim may exist if its reply was lost or not understood, or may still reach the store.
-            keeper.release_late(self.lease)
+            keeper.release_late(lease)
             if isinstance(error, Exception) and self.store.classify(None, error) is Fault.UNAVAILABLE:
                 logger.error("The store %r does not answer: %s", self.store.alias, error)
                 raise StoreUnavailable from error
             raise
         match found:
             case Unsettled(found_out=reason) if reason:
-                announcements.unsettled(None, self.attempt.identity, OutcomeUncertain(reason))
+                announcements.unsettled(None, attempt.identity, OutcomeUncertain(reason))
             case Claimed(taken_over=True):
-                logger.warning("Took %s over from a request whose outcome is unknown", self.attempt.identity)
+                logger.warning("Took %s over from a request whose outcome is unknown", attempt.identity)
             case _:
                 pass
         return found
@@ -94,20 +118,20 @@ class LeasedExecution(Execution[Value]):
             value = self.run_handler()
         except BaseException as error:
             if not self._is_in_fork():
-                self._end(claim, error)
+                self._end(error)
             raise
         if self._is_in_fork():
             return Executed(value, None)
         try:
             answer = self.capture(value)
         except BaseException as error:
-            self._mark_unsettled(claim, OutcomeUncertain(f"its handler's answer cannot be stored: {error}"))
+            self._mark_unsettled(OutcomeUncertain(f"its handler's answer cannot be stored: {error}"))
             raise
         self.summary = answer.summary
         # Work outside the database cannot be observed, so it counts as done.
         match settle(answer, rollback_requested=False, has_written=True):
             case Forget():
-                self._release(claim)
+                self._release()
                 return Executed(answer.value, None)
             case Remember(record):
                 return self._complete(claim, self.with_request_id(record), answer.value)
@@ -117,12 +141,15 @@ class LeasedExecution(Execution[Value]):
             kept = self.store.complete(self.attempt, claim, record)
         except Exception as error:
             unknown = OutcomeUncertain(f"the store {self.store.alias!r} did not take the answer ({error})")
-            keeper.mark_unsettled(self.lease)  # later, because the store does not answer now
+            for lease in self.leases:
+                keeper.mark_unsettled(lease)  # later, because the store does not answer now
             self._announce_unsettled(unknown)
             raise unknown from error
         except BaseException as error:  # the worker is being ended
-            self._mark_unsettled(claim, OutcomeUncertain(f"its answer was on its way at {type(error).__name__}"))
+            self._mark_unsettled(OutcomeUncertain(f"its answer was on its way at {type(error).__name__}"))
             raise
+        if kept is not None:
+            self._complete_former(kept)
         if kept is record:
             self.record = record
             return Executed(value, record)
@@ -136,21 +163,30 @@ class LeasedExecution(Execution[Value]):
         self._announce_unsettled(unknown)
         raise unknown
 
+    def _complete_former(self, record: CompletionRecord) -> None:
+        """Write the *record* under the former names too, for processes that know no other."""
+        for lease in self.leases[1:]:
+            try:
+                self.store.complete(lease.attempt, lease.claim, record)
+            except Exception as error:  # the answer is stored, under the name that decides
+                logger.warning("The answer to %s is not stored: %s", lease.attempt.identity, error)
+                keeper.mark_unsettled(lease)
+
     def _is_in_fork(self) -> bool:
         """Did the handler fork this process? The claim belongs to its parent."""
         return os.getpid() != self.pid
 
-    def _end(self, claim: Claimed, error: BaseException) -> None:
-        """End the *claim* of a handler that raised *error*."""
+    def _end(self, error: BaseException) -> None:
+        """End the claim of a handler that raised *error*."""
         match error:
             case OutcomeUncertain(identity=None):  # the handler itself says that it does not know
-                self._mark_unsettled(claim, error)
+                self._mark_unsettled(error)
             case Exception() if self._says_nothing_was_done(error):
-                self._release(claim)
+                self._release()
             case Exception():
-                self._mark_unsettled(claim, OutcomeUncertain(f"its handler raised {type(error).__name__}"))
+                self._mark_unsettled(OutcomeUncertain(f"its handler raised {type(error).__name__}"))
             case _:  # the worker is being ended, at any point of the handler
-                self._mark_unsettled(claim, OutcomeUncertain(f"its handler was ended by {type(error).__name__}"))
+                self._mark_unsettled(OutcomeUncertain(f"its handler was ended by {type(error).__name__}"))
 
     def _says_nothing_was_done(self, error: Exception) -> bool:
         drf = sys.modules.get("rest_framework.exceptions")
@@ -158,20 +194,24 @@ class LeasedExecution(Execution[Value]):
             drf is not None and isinstance(error, drf.APIException)
         )
 
-    def _release(self, claim: Claimed) -> None:
-        try:
-            self.store.release(self.attempt, claim)
-        except Exception as error:  # the caller gets the handler's answer all the same
-            logger.warning("The key of %s will be freed when its store answers: %s", self.attempt.identity, error)
-            keeper.release(self.lease)
+    def _release(self) -> None:
+        for lease in self.leases:
+            try:
+                self.store.release(lease.attempt, lease.claim)
+            except Exception as error:  # the caller gets the handler's answer all the same
+                logger.warning("The key of %s will be freed when its store answers: %s", lease.attempt.identity, error)
+                keeper.release(lease)
 
-    def _mark_unsettled(self, claim: Claimed, error: OutcomeUncertain) -> None:
-        keeper.drop(self.lease)  # a renewal would prolong it
-        try:
-            self.store.mark_unsettled(self.attempt, claim)
-        except Exception as failure:  # if the store never answers, the lease runs out by itself
-            logger.warning("The lease of %s will be ended when its store answers: %s", self.attempt.identity, failure)
-            keeper.mark_unsettled(self.lease)
+    def _mark_unsettled(self, error: OutcomeUncertain) -> None:
+        for lease in self.leases:
+            keeper.drop(lease)  # a renewal would prolong it
+            try:
+                self.store.mark_unsettled(lease.attempt, lease.claim)
+            except Exception as failure:  # if the store never answers, the lease runs out by itself
+                logger.warning(
+                    "The lease of %s will be ended when its store answers: %s", lease.attempt.identity, failure
+                )
+                keeper.mark_unsettled(lease)
         self._announce_unsettled(error)
 
     def _announce_unsettled(self, error: OutcomeUncertain) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from django.db import Error, connections
 
-from django_idempotency.core.decision import Claimed, Forget, Remember, decide, settle
+from django_idempotency.core.decision import Claimed, Execute, Forget, Remember, decide, settle
 from django_idempotency.core.policy import ResolvedPolicy
+from django_idempotency.core.record import CompletionRecord
 from django_idempotency.core.seen import SeenNames
 from django_idempotency.engine import announcements
 from django_idempotency.engine.execution import Executed, Execution, Refused, Replayed, Value
@@ -32,7 +33,7 @@ warned = SeenNames()  # operations whose released locks were logged
 class TransactionalExecution(Execution[Value]):
     """One attempt and its way through a store in the database *using*."""
 
-    __slots__ = ("is_recording", "rule", "watch")
+    __slots__ = ("former_claims", "is_recording", "rule", "watch")
 
     store: TransactionalStore
     using: str
@@ -42,13 +43,15 @@ class TransactionalExecution(Execution[Value]):
         self.place = connections[self.using]
         self.is_recording = False  # set when the record is sent, perhaps together with COMMIT
         self.watch: TransactionWatch | None = None
+        self.former_claims: list[Claimed] = []  # of `attempt.former`, in their order
         self.rule = ""  # by which the work is rolled back, for logs
 
     def try_once(self) -> Executed[Value] | Replayed | Refused | None:
         try:
-            seen = self.store.look_up(self.using, self.attempt)
-            if seen is not None:
-                return self.act(decide(seen, self.attempt.fingerprint))
+            for attempt in self.attempt.names:
+                seen = self.store.look_up(self.using, attempt)
+                if seen is not None:
+                    return self.act(decide(seen, attempt.fingerprint))
             return atomic_phase(self.using, self._claim_and_act)
         except Error as error:
             if not self.has_run:
@@ -60,7 +63,16 @@ class TransactionalExecution(Execution[Value]):
         return not in_transaction(self.using)
 
     def _claim_and_act(self) -> Executed[Value] | Replayed | Refused | None:
-        return self.act(decide(self.store.claim(self.using, self.attempt), self.attempt.fingerprint))
+        decision = decide(self.store.claim(self.using, self.attempt), self.attempt.fingerprint)
+        if self.attempt.former and isinstance(decision, Execute):
+            self.former_claims = []
+            for attempt in self.attempt.former:
+                of_former = decide(self.store.claim(self.using, attempt), attempt.fingerprint)
+                if not isinstance(of_former, Execute):
+                    roll_back(self.using)  # the claims of the names before it
+                    return self.act(of_former)
+                self.former_claims.append(of_former.claim)
+        return self.act(decision)
 
     def carry_out(self, claim: Claimed) -> Executed[Value]:
         watch = self.watch = TransactionWatch(self.using, self._is_claim_committed)
@@ -80,6 +92,8 @@ class TransactionalExecution(Execution[Value]):
                 case Remember(record):
                     record = self.with_request_id(record)
                     self.is_recording = True
+                    if self.former_claims:
+                        self._complete_former(record)
                     self.store.complete(self.using, self.attempt, claim, record)
                     self.record = record
                     return Executed(answer.value, record)
@@ -91,6 +105,11 @@ class TransactionalExecution(Execution[Value]):
             self.rule = str(error)
         roll_back(self.using)
         return Executed(answer.value, None)
+
+    def _complete_former(self, record: CompletionRecord) -> None:
+        """Write the *record* under the former names too, for processes that know no other. The last claim is first."""
+        for attempt, claim in reversed(list(zip(self.attempt.former, self.former_claims, strict=True))):
+            self.store.complete(self.using, attempt, claim, record)
 
     def _warn(self, watch: TransactionWatch) -> None:
         """Log what the handler did that the transaction does not cover."""

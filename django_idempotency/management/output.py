@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from django_idempotency.models import IdempotencyRecord
-from django_idempotency.operations.presentation import Body, Presented, visible
+from django_idempotency.operations.presentation import Body, Presented, State, visible
 from django_idempotency.stores.stored import Location, StoredRecord
 
 
@@ -41,7 +41,9 @@ def explain(place: str, error: Exception) -> str:
 
 def format_lines(record: Presented, *, body: bool) -> Iterator[str]:
     """*record* as lines for people; with *body*, its stored body too."""
-    status = "unknown" if record.status is None else f"{record.status} {record.reason}".strip()
+    status = f"{record.status} {record.reason}".strip()
+    if record.status is None:
+        status = "not kept any more" if record.state is State.TOMBSTONE else "unknown"
     rows = {"identity": record.identity}
     if not record.is_foreign:
         rows |= {

@@ -12,7 +12,7 @@ from django.utils.http import parse_header_parameters
 from django.utils.translation import gettext_lazy as _
 
 from django_idempotency.core.operator_answer import reason_phrase
-from django_idempotency.core.record import CompletionRecord
+from django_idempotency.core.record import TOMBSTONE, CompletionRecord
 from django_idempotency.stores.stored import StoredRecord
 
 DISPLAYED = 64 * 1024  # characters of a body that a page shows; the rest is a download
@@ -43,6 +43,7 @@ class State(TextChoices):
 
     COMPLETED = "completed", _("completed")  # it is answered from the record
     EXPIRED = "expired", _("expired")  # it runs: the key is new again
+    TOMBSTONE = "tombstone", _("tombstone")  # it is refused: the answer has expired, and the key stays taken
     UNSETTLED = "unsettled", _("unsettled")  # it is refused: the outcome of the first request is unknown
 
 
@@ -71,9 +72,9 @@ class Presented:
     """
     A record as strings, which are safe to print: control characters are spelled out (`\\x1b`).
 
-    The *status* of an unsettled outcome is None. *headers* and *body* are None if there is no answer, if it cannot be
-    read (see *problems*), or if they were left out. A record that *is_foreign* was not written by this package: only
-    its identity is known.
+    The *status* of an unsettled outcome, and of a tombstone, is None. *headers* and *body* are None if there is no
+    answer, if it cannot be read (see *problems*), or if they were left out. A record that *is_foreign* was not written
+    by this package: only its identity is known.
     """
 
     identity: str  # 64 hexadecimal digits
@@ -102,9 +103,11 @@ class Presented:
 
 
 def state(record: Any) -> State:
-    """The state of *record*: a `StoredRecord`, or a row that was annotated with the database's time as `now`."""
+    """The state of *record*: a `StoredRecord`, or a row of `RecordQuerySet.with_state`."""
     if record.expires_at <= record.now:
         return State.EXPIRED
+    if record.ended or record.status == TOMBSTONE:
+        return State.TOMBSTONE
     return State.COMPLETED if record.status else State.UNSETTLED
 
 
@@ -114,8 +117,9 @@ def present(record: StoredRecord, *, response: bool = True, limit: int | None = 
     None for all. Raises nothing, whatever is stored.
     """
     unsettled = record.is_unsettled
+    answerless = unsettled or record.is_tombstone
     method, host, route = [*visible(record.request).split(" ", 2), "", "", ""][:3]
-    found, problems = _completion(record) if response and not unsettled else (None, ())
+    found, problems = _completion(record) if response and not answerless else (None, ())
     is_foreign = unsettled and not record.fingerprint
     if is_foreign:
         problems = (str(_("What is stored here was not written by this package, or only in part.")),)
@@ -132,10 +136,10 @@ def present(record: StoredRecord, *, response: bool = True, limit: int | None = 
         request_id=visible(record.request_id),
         executed_at=record.executed_at,
         expires_at=record.expires_at,
-        status=None if unsettled else record.status,
-        reason=visible(found.reason) if found and found.reason else reason_phrase(record.status),
+        status=None if answerless else record.status,
+        reason=visible(found.reason) if found and found.reason else "" if answerless else reason_phrase(record.status),
         headers=None if found is None else tuple([(visible(n), v and visible(v)) for n, v in found.headers]),
-        body=_body(record.body, found, limit) if response and not unsettled else None,
+        body=_body(record.body, found, limit) if response and not answerless else None,
         problems=problems,
         is_foreign=is_foreign,
     )

@@ -1,4 +1,4 @@
-"""Deletes the records that have expired, in batches beside which requests go on."""
+"""Deletes the records that have expired, or turns them into tombstones, in batches beside which requests go on."""
 
 import logging
 import random
@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import Error, connections, router
 from django.utils import timezone
 
+from django_idempotency.core.record import TOMBSTONE
 from django_idempotency.engine.transactions import atomic_phase, in_transaction
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.operations import counts
@@ -19,6 +20,8 @@ from django_idempotency.stores.database.dialects import dialect_for
 from django_idempotency.stores.database.purging import Purge, purge_for
 
 logger = logging.getLogger("django_idempotency")
+
+Outcome = TypeVar("Outcome")
 
 BATCH_SIZE = 1000  # rows
 LARGEST_BATCH = 10_000  # rows
@@ -33,9 +36,13 @@ FIRST_WAIT, LONGEST_WAIT = 0.01, 1.0  # seconds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purged:
-    """How many records a purge deleted (in a dry run: would have), and whether it deleted all that had expired."""
+    """
+    How many records a purge deleted (in a dry run: would have), how many it turned into tombstones, and whether it
+    dealt with all that had expired.
+    """
 
     count: int
+    tombstones: int = 0
     finished: bool
 
 
@@ -50,7 +57,8 @@ def purge(
 ) -> Purged:
     """
     Delete the records in the database *using* (by default the one that records are written to) that have expired by
-    now, the oldest first; unsettled outcomes too.
+    now, the oldest first; unsettled outcomes too. Records whose answers have ended, but whose keys stay taken (option
+    `tombstone_ttl`), lose their answers first.
 
     Each batch of *batch_size* rows is a transaction of its own, followed by a pause: a request whose key has just
     expired waits for one batch at most. Rows that are locked, because they are claimed anew or because another purge
@@ -72,16 +80,18 @@ def purge(
         raise ValueError(f"max_seconds must be more than 0, not {max_seconds!r}.")
     using = using or router.db_for_write(IdempotencyRecord)
     if dry_run:
-        return Purged(count=IdempotencyRecord.objects.using(using).expired().count(), finished=True)
+        records = IdempotencyRecord.objects.using(using)
+        ended = records.live().ended().filter(status__gt=TOMBSTONE)
+        return Purged(count=records.expired().count(), tombstones=ended.count(), finished=True)
     _refuse_inside_a_transaction(using)
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     run = _Run(using, batch_size)
     while not run.finished:
         if (stop is not None and stop()) or (deadline is not None and time.monotonic() >= deadline):
             break
-        if run.count:
+        if run.count or run.tombstones:
             time.sleep(run.pause)
-        count = run.delete_batch()
+        count = run.batch()
         if progress is not None and count:
             progress(count)
     if run.finished:
@@ -90,8 +100,10 @@ def purge(
             counts.sample(using)
         except Error as error:  # the tables of newer code may still be missing; the purge itself is done
             logger.warning("The counts of database %r were not tidied: %s", using, str(error).strip())
-    logger.info("Purged %d expired records from database %r", run.count, using)
-    return Purged(count=run.count, finished=run.finished)
+    logger.info(
+        "Purged %d expired records from database %r, and kept %d as tombstones", run.count, using, run.tombstones
+    )
+    return Purged(count=run.count, tombstones=run.tombstones, finished=run.finished)
 
 
 def _refuse_inside_a_transaction(using: str) -> None:
@@ -104,7 +116,7 @@ def _refuse_inside_a_transaction(using: str) -> None:
 
 
 class _Run:
-    """One purge: the times of expiry between which the next batch deletes."""
+    """One purge: the times between which the next batch buries ended answers, and then, those of expiry."""
 
     def __init__(self, using: str, batch_size: int) -> None:
         self.using = using
@@ -114,38 +126,56 @@ class _Run:
         self.statements: Purge = purge_for(self.connection)
         with self.connection.cursor() as cursor:
             # Later expiries are left to the next run. Otherwise a purge of a busy project would never end.
+            self.ended_since, self.until = self.statements.range_of_ends(cursor)
             self.since, self.until = self.statements.range(cursor)
         self.count = 0
+        self.tombstones = 0
         self.pause = 0.0  # seconds
-        self.finished = self.since is None
+        self.finished = self.since is None and self.ended_since is None
 
-    def delete_batch(self) -> int:
-        """Delete one batch; if it loses a race, try again."""
+    def batch(self) -> int:
+        """Bury or delete one batch, and return the number of rows; if it loses a race, try again."""
         began = time.monotonic()
         wait = FIRST_WAIT
         for tries_left in reversed(range(TRIES)):
             try:
-                count, self.since = self._transaction()
+                count = self._bury() if self.ended_since is not None else self._delete()
                 break
             except Error as error:
                 if not tries_left or self.dialect.classify(self.connection, error) is not Fault.RACE:
                     raise
             time.sleep(random.uniform(0, 2 * wait))  # noqa: S311 no secret
             wait = min(2 * wait, LONGEST_WAIT)
-        self.count += count
-        self.finished = count == 0
         self.pause = min((time.monotonic() - began) * PAUSE, LONGEST_PAUSE)
         return count
 
-    def _transaction(self) -> tuple[int, Any]:
+    def _bury(self) -> int:
+        since = self.ended_since
+        count, tombstones, since = self._transaction(
+            lambda cursor: self.statements.bury(cursor, since, self.until, self.batch_size)
+        )
+        self.ended_since = since if count else None
+        self.tombstones += tombstones
+        self.finished = not count and self.since is None
+        return count
+
+    def _delete(self) -> int:
+        count, self.since = self._transaction(
+            lambda cursor: self.statements.batch(cursor, self.since, self.until, self.batch_size)
+        )
+        self.count += count
+        self.finished = count == 0
+        return count
+
+    def _transaction(self, batch: Callable[[Any], Outcome]) -> Outcome:
         ours = not self.connection.in_atomic_block  # not a TestCase's
         with self.connection.cursor() as cursor:
             if ours:
                 self.statements.prepare(cursor)
 
-            def work() -> tuple[int, Any]:
+            def work() -> Outcome:
                 if ours:
                     self.statements.begin(cursor)
-                return self.statements.batch(cursor, self.since, self.until, self.batch_size)
+                return batch(cursor)
 
             return atomic_phase(self.using, work)

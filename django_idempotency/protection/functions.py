@@ -1,15 +1,16 @@
 """`@once` protects work that does not arrive as a request: queues, tasks, webhooks, cron."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, assert_never, cast, overload
 
 from django_idempotency import conf
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.fingerprint import canonical_json, check_fingerprint, digest
-from django_idempotency.core.keys import Attempt, Identity, check_key, check_string
+from django_idempotency.core.keys import Attempt, Identity, check_age, check_key, check_string, renamed
 from django_idempotency.core.policy import ONCE_OPTIONS, POLICY, Options, Policy, ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine.execution import Executed, Joined, Refused, Replayed
@@ -142,13 +143,22 @@ def _event_attempt(operation: str, policy: ResolvedPolicy, args: Any, kwargs: An
     key = check_key(made)
     if policy.key_format is not None and not policy.key_format(key):
         raise KeyInvalid(f'@once("{operation}"): the event\'s key does not fit the option `key_format`.')
+    if policy.key_max_age is not None:
+        check_age(key, policy.key_max_age, time.time())
     scope = NO_SCOPE if policy.scope is None else policy.scope(*args, **kwargs)
     meaning = b"" if policy.fingerprint is None else check_fingerprint(policy.fingerprint(*args, **kwargs))
-    return Attempt(
+    attempt = Attempt(
         identity=Identity(check_string("scope", scope), operation, key),
         fingerprint=digest(b"event", meaning),
         ttl=policy.ttl,
+        tombstone_ttl=policy.tombstone_ttl or 0.0,
     )
+    if policy.operation_aliases is None:
+        return attempt
+    former = {
+        name: renamed(attempt, name, attempt.fingerprint) for name in policy.operation_aliases if name != operation
+    }
+    return replace(attempt, former=tuple(former.values()), origin=former.get(policy.operation_aliases[0]))
 
 
 def _result_record(value: Any, policy: ResolvedPolicy, operation: str) -> CompletionRecord:

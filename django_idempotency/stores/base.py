@@ -57,6 +57,9 @@ class Store(ABC):
     has_table: ClassVar[bool] = False
     """Are its records rows of `IdempotencyRecord`?"""
 
+    keeps_tombstones: ClassVar[bool] = False
+    """Does it refuse late retries for `attempt.tombstone_ttl` seconds?"""
+
     replay_cache: "ReplayCache | None" = None
     """The cache in front of it."""
 
@@ -146,6 +149,8 @@ class TransactionalStore(Store):
         """
         Claim the identity for the open transaction, without a wait for a rival if the database allows it.
 
+        A record answers for `attempt.ttl` seconds. For the `attempt.tombstone_ttl` seconds after that it is `Expired`.
+
         Raises `LostRace` if only a new transaction can tell.
         """
 
@@ -184,7 +189,8 @@ class LeasedStore(Store):
         `found_out` for the first token that asks; with *take_over* and the same fingerprint `Claimed` instead.
         Unreadable values are `Unsettled` and never taken over.
 
-        A claim without an outcome is kept for `attempt.ttl` seconds from the end of its lease.
+        A claim without an outcome is kept for `attempt.occupied` seconds from the end of its lease. For
+        `attempt.tombstone_ttl` seconds after its record has expired an identity is `Expired`.
         """
 
     @abstractmethod

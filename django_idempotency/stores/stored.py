@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from django_idempotency.core.record import CompletionRecord
+from django_idempotency.core.record import TOMBSTONE, CompletionRecord
 from django_idempotency.stores.schemas import in_schema
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ class StoredRecord:
     The record or claim of one identity. Its times are aware and in UTC; *now* is the server's own time of the reading,
     by which the record has expired or not.
 
-    The *status* of an unsettled outcome is 0. Without a *fingerprint* it was not written by this package, or only in
-    part, and only its identity is known.
+    The *status* of an unsettled outcome is 0, that of a tombstone may be 1. Without a
+    *fingerprint* it was not written by this package, or only in part, and only its identity is known.
     """
 
     digest: bytes
@@ -83,6 +83,7 @@ class StoredRecord:
     expires_at: datetime
     now: datetime
     location: Location
+    ended: bool = False  # Has its answer ended, although the record has not expired?
 
     def __str__(self) -> str:
         return self.digest.hex()
@@ -97,8 +98,16 @@ class StoredRecord:
         return self.status == 0
 
     @property
+    def is_tombstone(self) -> bool:
+        """Does no answer live on, but the key stays taken?"""
+        return self.ended or self.status == TOMBSTONE
+
+    @property
     def record(self) -> CompletionRecord | None:
-        """The stored answer, or None if the outcome is unsettled. Raises as `CompletionRecord.from_stored` does."""
-        if self.is_unsettled:
+        """
+        The stored answer, or None if the outcome is unsettled, and for a tombstone. Raises as
+        `CompletionRecord.from_stored` does.
+        """
+        if self.is_unsettled or self.is_tombstone:
             return None
         return CompletionRecord.from_stored(self.status, self.head, self.body, self.request_id)

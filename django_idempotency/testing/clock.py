@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from django.db import router
 
 from django_idempotency.core.keys import Identity
-from django_idempotency.models import IdempotencyRecord, RecordQuerySet
+from django_idempotency.core.record import TOMBSTONE
+from django_idempotency.models import AnswerEnd, IdempotencyRecord, RecordQuerySet
 from django_idempotency.operations import records as maintenance
 from django_idempotency.stores import stores
 from django_idempotency.stores.database.clock import as_django_writes
@@ -38,7 +39,8 @@ def expire(
     store: str = "default",
 ) -> int:
     """
-    Let the `records` expire, so that the next request with each key runs, and return their number.
+    Let the `records` expire, so that the next request with each key runs, and return their number. With the option
+    `tombstone_ttl` their answers end, and the next request is refused as too late.
 
     A *store* outside the database finds no record by its key alone: it needs *key*, *scope* and *operation*
     (`TypeError` without), and frees the record.
@@ -51,7 +53,7 @@ def expire(
     else:
         found = records(key, scope=scope, operation=operation, using=using)
         _leave_caches(found)
-        count = found.update(expires_at=as_django_writes(found.db, LONG_AGO))
+        count = _end(found)
         kept = ", ".join(records(using=using).values_list("key", flat=True)[:5]) or "none"
     if not count:
         wanted = {"key": key, "scope": scope, "operation": operation}
@@ -77,6 +79,19 @@ def forget(
     found = records(key, scope=scope, operation=operation, using=using)
     _leave_caches(found)
     return found.delete()[0]
+
+
+def _end(found: RecordQuerySet) -> int:
+    """Let the answers end that end before their records, and the other records expire. Returns how many there are."""
+    past = as_django_writes(found.db, LONG_AGO)
+    digests = list(found.values_list("digest", flat=True))
+    ends = AnswerEnd.objects.using(found.db).filter(digest__in=digests)
+    executions = set(ends.values_list("digest", "executed_at"))
+    kept = [digest for digest, at in found.values_list("digest", "executed_at") if (digest, at) in executions]
+    kept += found.filter(status=TOMBSTONE).values_list("digest", flat=True)
+    ends.filter(digest__in=kept).update(ends_at=past)
+    found.exclude(digest__in=kept).update(expires_at=past)
+    return len(digests)
 
 
 def _free(store: str, key: str | None, scope: str | None, operation: str | None) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.core.checks import CheckMessage, Error
 
-from django_idempotency.core.decision import Claimed, ClaimResult, Completed, InFlight, Unsettled
+from django_idempotency.core.decision import Claimed, ClaimResult, Completed, Expired, InFlight, Unsettled
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import PolicyError, RequestInProgress
@@ -38,6 +38,7 @@ class _Entry:
     told: str = ""  # the token that got the reason why the outcome is unsettled
     unsettled: bool = False
     record: CompletionRecord | None = None
+    answers_until: float = float("inf")  # with a record
 
 
 class MemoryStore(LeasedStore):
@@ -45,6 +46,8 @@ class MemoryStore(LeasedStore):
     For tests with neither a database nor a Redis. Its records end with the process, and no other process sees them. It
     takes no options. The check E014 refuses it outside of tests.
     """
+
+    keeps_tombstones = True
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         super().__init__(alias, options)
@@ -94,6 +97,8 @@ class MemoryStore(LeasedStore):
                 self._enter(attempt, token, lease)
                 return Claimed(token)
             fingerprint = entry.attempt.fingerprint
+            if self._has_ended(entry):
+                return Expired(fingerprint)
             if entry.record is not None:
                 return Completed(entry.record, fingerprint)
             if entry.token == token:
@@ -111,7 +116,7 @@ class MemoryStore(LeasedStore):
         # Executions differ by their times, also if the clock is frozen.
         self._last = max(self._now(), self._last + timedelta(microseconds=1))
         ends = self._clock() + lease
-        self._entries[attempt.identity.digest] = _Entry(attempt, token, self._last, ends, ends + attempt.ttl)
+        self._entries[attempt.identity.digest] = _Entry(attempt, token, self._last, ends, ends + attempt.occupied)
 
     def complete(self, attempt: Attempt, claim: Claimed, record: CompletionRecord) -> CompletionRecord | None:
         with _lock:
@@ -122,9 +127,17 @@ class MemoryStore(LeasedStore):
                 same = entry is not None and entry.attempt.fingerprint == attempt.fingerprint
                 return entry.record if entry is not None and same else None
             entry = self._entries[attempt.identity.digest]
-            entry.record = record
-            entry.expires = self._clock() + attempt.ttl
+            self._answer(entry, record)
             return record
+
+    def _answer(self, entry: _Entry, record: CompletionRecord) -> None:
+        entry.record = record
+        entry.answers_until = self._clock() + entry.attempt.ttl
+        entry.expires = entry.answers_until + entry.attempt.tombstone_ttl
+
+    def _has_ended(self, entry: _Entry) -> bool:
+        """Is the entry a tombstone?"""
+        return entry.answers_until <= self._clock()
 
     def release(self, attempt: Attempt, claim: Claimed) -> None:
         with _lock:
@@ -142,7 +155,7 @@ class MemoryStore(LeasedStore):
             if entry is None or entry.unsettled:
                 return False
             entry.lease_ends = self._clock() + lease
-            entry.expires = entry.lease_ends + attempt.ttl
+            entry.expires = entry.lease_ends + attempt.occupied
             entry.told = ""
             return True
 
@@ -151,7 +164,7 @@ class MemoryStore(LeasedStore):
             entry = self._owned(attempt, claim)
             if entry is not None:
                 entry.lease_ends = self._clock()
-                entry.expires = entry.lease_ends + attempt.ttl
+                entry.expires = entry.lease_ends + attempt.occupied
                 entry.told, entry.unsettled = claim.token, True
 
     def classify(self, using: str | None, error: Exception) -> Fault:
@@ -191,8 +204,7 @@ class MemoryStore(LeasedStore):
                 raise RequestInProgress
             self._turned_away.add(entry.token)
             entry.token = ""
-            entry.record = record
-            entry.expires = self._clock() + entry.attempt.ttl
+            self._answer(entry, record)
             return True
 
     def _meant(self, digest: bytes, executed_at: datetime | None) -> _Entry | None:
@@ -223,6 +235,7 @@ class MemoryStore(LeasedStore):
             expires_at=now + timedelta(seconds=entry.expires - self._clock()),
             now=now,
             location=Location(store=self),
+            ended=self._has_ended(entry),
         )
 
     def check(self, databases: Collection[str] = ()) -> list[CheckMessage]:

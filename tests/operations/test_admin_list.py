@@ -11,7 +11,9 @@ from django.test import Client
 from django.utils import timezone
 
 from django_idempotency.admin import IdempotencyRecordAdmin, changelist, filters
-from django_idempotency.models import DecisionCount, IdempotencyRecord
+from django_idempotency.core.record import TOMBSTONE
+from django_idempotency.models import AnswerEnd, DecisionCount, IdempotencyRecord
+from django_idempotency.testing.clock import LONG_AGO
 from tests.operations.pages import make_record, make_unsettled, page, text
 from tests.operations.records import live, record, save
 
@@ -215,17 +217,23 @@ def test_filters(admin_client):
     make_unsettled("unsettled", ttl=timedelta(minutes=30))
     make_unsettled("settled-by-time", ttl=timedelta(seconds=-1))
     make_record("late", status=404, ttl=timedelta(days=6))
+    make_record("tombstone", status=TOMBSTONE, ttl=timedelta(days=60))
+    ended = make_record("ended", ttl=timedelta(days=60))
+    AnswerEnd.objects.create(digest=ended.digest, executed_at=ended.executed_at, ends_at=ended.executed_at)
+    other = make_record("used again", ttl=timedelta(days=60))
+    AnswerEnd.objects.create(digest=other.digest, executed_at=LONG_AGO, ends_at=LONG_AGO)
 
     def found(**query: str) -> set[str]:
         return set(listed(admin_client, **query))
 
-    assert found(state="completed") == {"created", "moved", "declined", "late"}
+    assert found(state="completed") == {"created", "moved", "declined", "late", "used again"}
+    assert found(state="tombstone") == {"tombstone", "ended"}
     assert found(state="expired") == {"expired", "settled-by-time"}
     assert found(state="unsettled") == {"unsettled"}
     assert found(expires="hour") == {"unsettled"}
     assert found(expires="day") == {"created", "moved", "declined", "unsettled"}
     assert found(expires="week") == found(expires="day") | {"late"}
-    assert found(answer="2xx") == {"created", "expired"}
+    assert found(answer="2xx") == {"created", "expired", "ended", "used again"}
     assert found(answer="3xx") == {"moved"}
     assert found(answer="4xx") == {"declined", "late"}
     assert found(answer="5xx") == set()

@@ -10,6 +10,7 @@ from django.core import checks
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
+from django_idempotency.models import AnswerEnd
 from tests.operations.pages import JSON, make_record, make_unsettled, page, text
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("tests.operations.admin_urls")]
@@ -127,7 +128,20 @@ def test_a_broken_head_is_said(admin_client, head):
     assert "&quot;amount&quot;: 10" in shown
 
 
-@pytest.mark.parametrize("status", [1, 99, 299, 999, 32767])
+def test_a_tombstone_has_no_answer(admin_client):
+    """It says so, in the list too, and offers no download of what may still be there."""
+    ended = make_record()
+    AnswerEnd.objects.create(digest=ended.digest, executed_at=ended.executed_at, ends_at=ended.executed_at)
+
+    shown = text(admin_client.get(page("change", ended)))
+
+    assert "Not kept any more" in shown
+    assert "amount" not in shown
+    assert "201" not in text(admin_client.get(page("changelist"))).partition("<tbody>")[2].partition("</tbody>")[0]
+    assert b"amount" not in b"".join(admin_client.get(page("body", ended)))
+
+
+@pytest.mark.parametrize("status", [2, 99, 299, 999, 32767])
 def test_a_status_that_http_does_not_know(admin_client, status):
     record = make_record(status=status)
 

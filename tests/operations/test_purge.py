@@ -465,15 +465,15 @@ def test_bad_arguments(arguments, says):
 def test_an_error_of_the_database_is_no_traceback(monkeypatch):
     """It is said, with what had been deleted before."""
     expired(2)
-    batch = purging._Run.delete_batch
+    batch = purging._Run.batch
 
     def fail(self):
         if self.count:
             raise OperationalError("the server went away")
         return batch(self)
 
-    monkeypatch.setattr(purging._Run, "delete_batch", fail)
-    with pytest.raises(CommandError, match="'default': the server went away 1 expired record had been deleted before"):
+    monkeypatch.setattr(purging._Run, "batch", fail)
+    with pytest.raises(CommandError, match="'default': the server went away 1 expired record had been purged before"):
         run("--batch-size", "1")
 
 

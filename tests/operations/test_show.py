@@ -13,8 +13,8 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from django_idempotency.core.keys import Identity
-from django_idempotency.core.record import CompletionRecord
-from django_idempotency.models import IdempotencyRecord
+from django_idempotency.core.record import TOMBSTONE, CompletionRecord
+from django_idempotency.models import AnswerEnd, IdempotencyRecord
 from tests.operations.records import ANSWER, record, save
 from tests.operations.redis_store import identity
 
@@ -340,3 +340,18 @@ def test_invalid_utf_8_on_the_command_line():
     assert rb"'a\udce9b' cannot be an idempotency key" in process.stderr
     assert b"Traceback" not in process.stderr
     assert not IdempotencyRecord.objects.exists()
+
+
+@pytest.mark.parametrize("purged", [False, True], ids=["not yet purged", "purged"])
+def test_a_tombstone_shows_no_answer(purged):
+    """Whether the purge has taken it out or not."""
+    [row] = save([record("key-1", **({"status": TOMBSTONE, "head": b"", "body": b""} if purged else {}))])
+    if not purged:
+        AnswerEnd.objects.create(digest=row.digest, executed_at=row.executed_at, ends_at=row.executed_at)
+
+    text = values(show("key-1", "--body"))
+    [stored] = shown("key-1", "--body")
+
+    assert (text["state"], text["status"]) == ("tombstone", "not kept any more")
+    assert not text.keys() & {"header", "body", "problem"}
+    assert (stored["state"], stored["answer"], stored["problems"]) == ("tombstone", None, [])

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import time
 from datetime import timedelta
 
 import pytest
@@ -10,7 +11,8 @@ from django.http import HttpResponse
 
 from django_idempotency import once
 from django_idempotency.core.keys import Identity
-from django_idempotency.exceptions import OutcomeUncertain, OutcomeUnknown
+from django_idempotency.exceptions import KeyExpired, OutcomeUncertain, OutcomeUnknown, RequestInProgress
+from django_idempotency.operations.records import free
 from django_idempotency.stores import stores
 from tests.app.serving import drf, hearing, is_replay, plain, post
 from tests.lab.caches import LOCAL, cache
@@ -222,3 +224,67 @@ def test_the_driver_is_imported_where_it_is_used():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@once(
+    "late",
+    key=str,
+    scope=lambda key: "shop",
+    store="redis",
+    ttl=timedelta(seconds=0.3),
+    tombstone_ttl=timedelta(days=1),
+)
+def late(key):
+    RUNS.append(key)
+
+
+def test_a_late_retry_is_refused(redis):
+    """The record goes by itself, and a tombstone of some 50 bytes stays, until an operator frees the key."""
+    late("a")
+    record, _ = stores["redis"]._keys(Identity("shop", "late", "a").digest.hex())
+    while redis.exists(record):
+        time.sleep(0.01)
+
+    with pytest.raises(KeyExpired):
+        late("a")
+    assert RUNS == ["a"]
+    assert redis.strlen(f"{record}:late") <= 50
+    assert 0 <= timedelta(days=1).total_seconds() * 1000 - redis.pttl(f"{record}:late") < 60_000
+    found = stores["redis"].find(None, Identity("shop", "late", "a").digest)
+    assert found.is_tombstone
+
+    assert free(found)
+    late("a")
+    assert RUNS == ["a", "a"]
+
+
+def test_a_renamed_operation_is_claimed_and_answered_under_each_name(redis):
+    """Whichever process came first; a claim that is refused by one name leaves none under the others."""
+
+    def named(operation, **options):
+        return once(operation, key=str, store="redis", **options)(lambda key: RUNS.append(key))
+
+    before, after = named("rename.before"), named("rename.after", operation_aliases=["rename.before"])
+    refused = []
+
+    def inside():
+        try:
+            (after if len(RUNS) == 1 else before)("a" if len(RUNS) == 1 else "b")
+        except RequestInProgress:
+            refused.append(RUNS[-1])
+
+    def working(operation, **options):
+        def work(key):
+            RUNS.append(key)
+            inside()
+
+        return once(operation, key=str, store="redis", **options)(work)
+
+    working("rename.before")("a")  # a process with the old name
+    assert after.run("a").replayed
+    working("rename.after", operation_aliases=["rename.before"])("b")  # a process with the new one
+
+    assert refused == ["a", "b"]
+    assert before.run("b").replayed
+    assert named("rename.after").run("b").replayed, "after the alias has gone"
+    assert RUNS == ["a", "b"]

@@ -17,7 +17,7 @@ from django_idempotency.operations.records import free
 from django_idempotency.stores import stores
 from django_idempotency.stores.redis import replay_cache
 from tests.app.models import Payment
-from tests.app.serving import drf, is_replay, post
+from tests.app.serving import TIMEOUT, drf, is_replay, post
 from tests.app.views import make_payment
 from tests.lab.caches import LOCAL, REDIS_URL
 from tests.lab.caches import cache as redis_cache
@@ -409,4 +409,17 @@ def test_a_view_under_atomic_requests(cache, api, serve, atomic_requests):
     serve(drf(make_payment))
 
     assert [is_replay(post(api)) for _ in range(2)] == [False, True]
+    assert Payment.objects.count() == 1
+
+
+def test_the_cache_answers_no_late_retry(cache, api, serve):
+    """It forgets before the answer ends, and then the database refuses."""
+    serve(drf(make_payment, ttl=timedelta(seconds=0.5), tombstone_ttl=timedelta(days=1)))
+    post(api)
+    response = post(api)
+    deadline = time.monotonic() + TIMEOUT
+    while is_replay(response) and time.monotonic() < deadline:
+        response = post(api)
+
+    assert response.json()["code"] == "key-expired"
     assert Payment.objects.count() == 1

@@ -14,6 +14,7 @@ from django_idempotency.core.decision import (
     Completed,
     Decision,
     Execute,
+    Expired,
     Forget,
     InFlight,
     Refuse,
@@ -25,7 +26,7 @@ from django_idempotency.core.decision import (
     settle,
 )
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.exceptions import KeyReused, OutcomeUnknown
+from django_idempotency.exceptions import KeyExpired, KeyReused, OutcomeUnknown
 from tests.ids import spelt
 
 RECORD = CompletionRecord(status=201, body=b"{}")
@@ -35,6 +36,7 @@ FOUND = st.one_of(
     st.builds(InFlight, st.none() | FINGERPRINTS),
     st.builds(Completed, st.just(RECORD), FINGERPRINTS),
     st.builds(Unsettled, FINGERPRINTS),
+    st.builds(Expired, FINGERPRINTS),
 )
 
 
@@ -51,7 +53,7 @@ def test_every_finding_is_decided(found, fingerprint):
 
 def test_the_strategy_knows_every_finding():
     """A new kind of finding must be generated above, too."""
-    assert set(get_args(ClaimResult)) == {Claimed, InFlight, Completed, Unsettled}
+    assert set(get_args(ClaimResult)) == {Claimed, InFlight, Completed, Unsettled, Expired}
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,8 @@ def test_the_strategy_knows_every_finding():
         (Completed(RECORD, b"a"), False, KeyReused),
         (Unsettled(b"a"), True, OutcomeUnknown),
         (Unsettled(b"a"), False, KeyReused),
+        (Expired(b"a"), True, KeyExpired),
+        (Expired(b"a"), False, KeyReused),
     ],
     ids=spelt,
 )

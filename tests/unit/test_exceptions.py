@@ -11,6 +11,7 @@ from django_idempotency.exceptions import IdempotencyError, PolicyError, Refusal
 REFUSALS = {
     "KeyMissing": (400, "key-missing", None),
     "KeyInvalid": (400, "key-invalid", None),
+    "KeyExpired": (400, "key-expired", None),
     "KeyIgnored": (400, "key-ignored", None),
     "BodyIncomplete": (400, "body-incomplete", None),
     "LengthRequired": (411, "length-required", None),

@@ -8,8 +8,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from django_idempotency.core.keys import Identity, check_key, derive_key, is_uuid, key_format, parse_key
-from django_idempotency.exceptions import KeyInvalid
+from django_idempotency.core.keys import (
+    CLOCK_TOLERANCE,
+    Identity,
+    check_age,
+    check_key,
+    derive_key,
+    is_uuid,
+    key_format,
+    parse_key,
+    time_of,
+)
+from django_idempotency.exceptions import KeyExpired, KeyInvalid
 from tests.ids import spelt
 
 PRINTABLE = st.characters(min_codepoint=0x20, max_codepoint=0x7E)
@@ -225,3 +235,50 @@ class TestDerivedKeys:
         }
 
         assert len(keys) == 5
+
+
+class TestAge:
+    """Keys that tell when they were made."""
+
+    @pytest.mark.parametrize(
+        ("key", "made"),
+        [
+            ("017F22E2-79B0-7CC3-98C4-DC0C0C07398F", 1645557742.0),  # RFC 9562, A.6
+            ("01ARYZ6S41TSV4RRFFQ69G5FAV", 1469918176.385),  # https://github.com/ulid/javascript, its tests
+            ("7ZZZZZZZZZZZZZZZZZZZZZZZZZ", (2**48 - 1) / 1000),  # the last one
+            ("8e03978e-40d5-43dd-bc93-6894a57f9324", None),  # version 4
+            ("017F22E2-79B0-7CC3-C8C4-DC0C0C07398F", None),  # another variant
+            ("017F22E2-79B0-7CC3-98C4-DC0C0C07398", None),
+            ("017F22E2-79B0-7CC3-98C4-DC0C0C07398G", None),
+            ("8ZZZZZZZZZZZZZZZZZZZZZZZZZ", None),  # more than 128 bits
+            ("01ARYZ6S41TSV4RRFFQ69G5FAU", None),  # no U in Crockford's digits
+            ("01ARYZ6S41 SV4RRFFQ69G5FAV", None),
+            ("order-7", None),
+        ],
+    )
+    def test_known_answers(self, key, made):
+        """In upper and lower case alike."""
+        assert time_of(key) == time_of(key.lower()) == made
+
+    @pytest.mark.parametrize(
+        ("now", "refusal"),
+        [
+            (-CLOCK_TOLERANCE - 0.001, KeyExpired),
+            (-CLOCK_TOLERANCE, None),
+            (3600.0, None),
+            (3600.001, KeyExpired),
+        ],
+    )
+    def test_the_bounds(self, now, refusal):
+        """A key is good from a minute before it was made until it is too old."""
+        try:
+            check_age("017F22E2-79B0-7CC3-98C4-DC0C0C07398F", 3600.0, 1645557742.0 + now)
+        except KeyExpired:
+            assert refusal is KeyExpired
+        else:
+            assert refusal is None
+
+    def test_a_key_without_a_time_is_malformed(self):
+        """Nobody can tell its age."""
+        with pytest.raises(KeyInvalid, match="UUID of version 7, or a ULID"):
+            check_age("8e03978e-40d5-43dd-bc93-6894a57f9324", 3600.0, 0.0)

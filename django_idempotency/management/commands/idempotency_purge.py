@@ -1,4 +1,4 @@
-"""`manage.py idempotency_purge`: delete the records that have expired."""
+"""`manage.py idempotency_purge`: delete the records that have expired, or turn them into tombstones."""
 
 import signal
 import sys
@@ -88,13 +88,15 @@ class Command(BaseCommand):
                     stop=stop,
                 )
         except (Error, PolicyError, RuntimeError, ValueError) as error:
-            before = f" {_records(count)} had been deleted before." if count else ""
+            before = f" {_records(count)} had been purged before." if count else ""
             raise CommandError(f"{explain(str(table), error)}{before}") from error
         if self.dry_run:
-            self.say(f"Would delete {_records(purged.count)} from {where}.")
+            kept = f", and keep {_tombstones(purged.tombstones)}" if purged.tombstones else ""
+            self.say(f"Would delete {_records(purged.count)} from {where}{kept}.")
         else:
             early = "" if purged.finished else " Ended before all were deleted."
-            self.say(f"Deleted {_records(purged.count)} from {where} in {time.monotonic() - began:.1f} s.{early}")
+            kept = f", and kept {_tombstones(purged.tombstones)}" if purged.tombstones else ""
+            self.say(f"Deleted {_records(purged.count)} from {where}{kept} in {time.monotonic() - began:.1f} s.{early}")
         return purged.finished
 
     @contextmanager
@@ -104,7 +106,8 @@ class Command(BaseCommand):
         if tqdm is None:
             yield lambda rows: None
             return
-        total = purging.purge(table.using, dry_run=True).count
+        due = purging.purge(table.using, dry_run=True)
+        total = due.count + due.tombstones
         title = f"Purging {table.schema or table.using}"
         with tqdm(total=total, desc=title, unit=" records", unit_scale=True, leave=False) as bar:
             yield bar.update
@@ -128,6 +131,10 @@ def _tqdm() -> Any:
 
 def _records(count: int) -> str:
     return f"{count} expired record{'' if count == 1 else 's'}"
+
+
+def _tombstones(count: int) -> str:
+    return f"{count} as {'a tombstone' if count == 1 else 'tombstones'}"
 
 
 @contextmanager

@@ -7,16 +7,17 @@ from typing import Any, ClassVar
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
-from django_idempotency.core.decision import Claimed, ClaimResult, Completed, Unsettled
+from django_idempotency.core.decision import Claimed, ClaimResult, Completed, Expired, Unsettled
 from django_idempotency.core.keys import MAX_STRING, Attempt
-from django_idempotency.core.record import CompletionRecord
+from django_idempotency.core.record import TOMBSTONE, CompletionRecord
 from django_idempotency.exceptions import RequestInProgress
-from django_idempotency.models import UNSETTLED, IdempotencyRecord
+from django_idempotency.models import UNSETTLED, AnswerEnd, IdempotencyRecord
 from django_idempotency.stores.base import Fault
 
 logger = logging.getLogger("django_idempotency")
 
 TABLE = IdempotencyRecord._meta.db_table
+ENDS = AnswerEnd._meta.db_table
 
 
 class Dialect:
@@ -31,6 +32,12 @@ class Dialect:
     # A record's lifetime counts from its completion. It is written anew only if the handler took over 1 % of it,
     # because a changed column in an index costs more.
     EXPIRES: ClassVar[str]
+    ENDS_AT: ClassVar[str]  # EXPIRES minus the parameter that `earlier` returns
+    # How a row of ENDS replaces one that an earlier execution has left.
+    INSERT, REPLACE = (
+        "INSERT",
+        " ON CONFLICT (digest) DO UPDATE SET executed_at = excluded.executed_at, ends_at = excluded.ends_at",
+    )
     EXECUTED: ClassVar[str] = "executed_at = %s"
     RECORD = "status, fingerprint, head, body, request_id"  # in the order of `read_row`
     looks_up_first: ClassVar[bool] = False  # Is a replay cheaper if it is found before the transaction begins?
@@ -44,6 +51,15 @@ class Dialect:
         self.SETTLE = f"{self.COMPLETE} AND {self.EXECUTED} AND expires_at > {self.NOW}"
         self.FREE = f"DELETE FROM {TABLE} WHERE digest = %s AND {self.EXECUTED}"
         self.FREE_UNSETTLED = f"{self.FREE} AND status = 0"
+        self.END = (
+            f"{self.INSERT} INTO {ENDS} (digest, executed_at, ends_at)"
+            f" SELECT digest, executed_at, {self.ENDS_AT} FROM {TABLE} WHERE digest = %s AND status = 0{self.REPLACE}"
+        )
+        # The purge may have dropped the answer, and its end, since the record was read.
+        self.HAS_ENDED = (
+            f"SELECT 1 FROM {TABLE} r WHERE r.digest = %s AND (r.status = {TOMBSTONE} OR EXISTS (SELECT 1 FROM {ENDS} e"
+            f" WHERE e.digest = r.digest AND e.executed_at = r.executed_at AND e.ends_at <= {self.NOW}))"
+        )
         self.STATUS = f"SELECT status FROM {TABLE} WHERE digest = %s"
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
@@ -53,6 +69,15 @@ class Dialect:
     def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
         """Write the record on the claim's row. Returns False if that row is not this transaction's claim any more."""
         raise NotImplementedError
+
+    def end_answer(self, cursor: CursorWrapper, attempt: Attempt) -> None:
+        """Let the answer, which is about to be written on the claim's row, end `tombstone_ttl` before that row."""
+        cursor.execute(self.END, (self.earlier(attempt), attempt.identity.digest))
+
+    def has_ended(self, cursor: CursorWrapper, digest: bytes) -> bool:
+        """Has the answer of the identity's live row ended?"""
+        cursor.execute(self.HAS_ENDED, (digest,))
+        return self.fetch_row(cursor) is not None
 
     def is_aborted(self, error: Exception) -> bool:
         """Does *error*, raised by `complete`, mean that the claim's transaction had already ended or failed?"""
@@ -66,7 +91,7 @@ class Dialect:
         """Fetch the statement's row, or None, and its late errors."""
         return cursor.fetchone()
 
-    def look_up(self, cursor: CursorWrapper, attempt: Attempt) -> Completed | Unsettled | None:
+    def look_up(self, cursor: CursorWrapper, attempt: Attempt) -> Completed | Unsettled | Expired | None:
         """Find the live record that this transaction can see, by one plain SELECT."""
         cursor.execute(self.FIND, (attempt.identity.digest,))
         row = self.fetch_row(cursor)
@@ -100,7 +125,11 @@ class Dialect:
 
     def ttl(self, attempt: Attempt) -> Any:
         """The parameter of LATER."""
-        return attempt.ttl
+        return attempt.occupied
+
+    def earlier(self, attempt: Attempt) -> Any:
+        """The parameter of ENDS_AT."""
+        return attempt.tombstone_ttl
 
     def status(self, cursor: CursorWrapper, digest: bytes) -> int | None:
         """Find the status of the identity's row, expired or not."""
@@ -124,13 +153,15 @@ def upsert(values: str, now: str) -> str:
     """
 
 
-def read_row(row: Any, attempt: Attempt) -> Completed | Unsettled:
+def read_row(row: Any, attempt: Attempt) -> Completed | Unsettled | Expired:
     """Turn a row of `Dialect.RECORD` into the answer to *attempt*."""
     status, fingerprint, head, body, request_id = row
     if status == UNSETTLED:
         # A call from inside our own claim joins it before any statement, and a rival's row is invisible or locked while
         # the rival lives. So this claim is committed: its handler ended the transaction by itself.
         return Unsettled(bytes(fingerprint))
+    if status == TOMBSTONE:
+        return Expired(bytes(fingerprint))
     try:
         record = CompletionRecord.from_stored(status, head, body, request_id)
     except (RecursionError, TypeError, ValueError) as error:

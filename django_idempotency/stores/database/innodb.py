@@ -83,6 +83,8 @@ class InnoDB(Dialect):
         " > TIMESTAMPDIFF(MICROSECOND, executed_at, expires_at),"
         " expires_at + INTERVAL TIMESTAMPDIFF(MICROSECOND, executed_at, UTC_TIMESTAMP(6)) MICROSECOND, expires_at)"
     )
+    ENDS_AT: ClassVar[str] = f"{EXPIRES} - INTERVAL %s MICROSECOND"
+    INSERT, REPLACE = "REPLACE", ""
     CALL_CLAIM = f"CALL {CLAIM_PROCEDURE}(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
     CALL_COMPLETE = f"CALL {COMPLETE_PROCEDURE}(%s, %s, %s, %s, %s)"
 
@@ -92,9 +94,12 @@ class InnoDB(Dialect):
         self.LOCK = f"SELECT 1 FROM {TABLE} WHERE digest = %s FOR UPDATE NOWAIT"
 
     def ttl(self, attempt: Attempt) -> int:
-        return round(attempt.ttl * 1_000_000)
+        return round(attempt.occupied * 1_000_000)
 
-    def savepoint_name(self, cursor: CursorWrapper, digest: bytes) -> str:
+    def earlier(self, attempt: Attempt) -> int:
+        return round(attempt.tombstone_ttl * 1_000_000)
+
+    def savepoint_name(self, cursor: CursorWrapper, attempt: Attempt) -> str:
         """Name the claim's savepoint, which a claim made inside its handler must not replace."""
         raise NotImplementedError
 
@@ -115,7 +120,7 @@ class InnoDB(Dialect):
         return row
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
-        savepoint = self.savepoint_name(cursor, attempt.identity.digest)
+        savepoint = self.savepoint_name(cursor, attempt)
         try:
             if self._called(cursor, self.CALL_CLAIM, (savepoint, *claim_values(attempt), self.ttl(attempt))):
                 row = self.fetch_row(cursor)

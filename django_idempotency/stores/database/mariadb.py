@@ -64,8 +64,8 @@ class MariaDB(InnoDB):
         """
         self.COMPLETE = f"BEGIN NOT ATOMIC RELEASE SAVEPOINT %%s; {self.COMPLETE}; SELECT ROW_COUNT(); END"
 
-    def savepoint_name(self, cursor: CursorWrapper, digest: bytes) -> str:
-        return f"idempotency_{digest[:8].hex()}"
+    def savepoint_name(self, cursor: CursorWrapper, attempt: Attempt) -> str:
+        return f"idempotency_{attempt.identity.digest[:8].hex()}"
 
     def claim_by_statements(self, cursor: CursorWrapper, attempt: Attempt, savepoint: str) -> Any:
         written = (*claim_values(attempt)[1:], self.ttl(attempt))

@@ -49,9 +49,11 @@ class MySQL(InnoDB):
         )
         self.has_slots = has_slots
 
-    def savepoint_name(self, cursor: CursorWrapper, digest: bytes) -> str:
+    def savepoint_name(self, cursor: CursorWrapper, attempt: Attempt) -> str:
         # By the depth of Django's blocks, which is larger inside a handler: the procedures know few names.
-        return f"idempotency_{len(cursor.db.savepoint_ids)}"
+        name = f"idempotency_{len(cursor.db.savepoint_ids)}"
+        # The claims of one request are made at one depth, and none may replace the savepoint of another.
+        return f"{name}_{attempt.identity.digest[:8].hex()}" if attempt.is_former else name
 
     def claim_by_statements(self, cursor: CursorWrapper, attempt: Attempt, savepoint: str) -> Any:
         written = (*claim_values(attempt), self.ttl(attempt))

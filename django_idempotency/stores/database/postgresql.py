@@ -72,6 +72,7 @@ class PostgreSQL(Dialect):
         "CASE WHEN (clock_timestamp() - executed_at) * 100 > expires_at - executed_at"
         " THEN expires_at + (clock_timestamp() - executed_at) ELSE expires_at END"
     )
+    ENDS_AT = f"({EXPIRES}) - %s * interval '1 second'"
     LOCK = f"SELECT pg_try_advisory_xact_lock(%s::bigint # '{TABLE}'::regclass::oid::bigint)"
 
     def __init__(self, *, by_function: bool = False) -> None:
@@ -114,7 +115,7 @@ class PostgreSQL(Dialect):
     def send_claim(self, cursor: CursorWrapper, statements: Statements, sql: str, attempt: Attempt) -> None:
         """Execute *sql*, which ends with the claim of *statements*. Raises `LostRace` if the functions are gone."""
         digest = attempt.identity.digest
-        parameters = (_lock(digest), *claim_values(attempt), attempt.ttl)
+        parameters = (_lock(digest), *claim_values(attempt), self.ttl(attempt))
         try:
             cursor.execute(sql, parameters if statements.by_function else (digest, *parameters))
         except ProgrammingError as error:

@@ -5,17 +5,20 @@ from typing import Any, ClassVar
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
-from django_idempotency.stores.database.dialect import TABLE
+from django_idempotency.core.record import TOMBSTONE
+from django_idempotency.stores.database.dialect import ENDS, TABLE
 from django_idempotency.stores.database.innodb import InnoDB
 from django_idempotency.stores.database.postgresql import PostgreSQL
 from django_idempotency.stores.database.sqlite import SQLite
 
 EXPIRES_INDEX = "idempotency_record_expires"
+ENDS_INDEX = "idempotency_answer_ends"
 
 
 class Purge:
     """
-    Deletes the oldest expired rows, by the index on `expires_at`.
+    Deletes the oldest expired rows, by the index on `expires_at`, and turns records whose answers have ended into
+    tombstones, by the index on `ends_at`.
 
     The times *since* and *until* are the database's own, as its driver returns them. The statement that locks a row
     also compares its expiry with the database's clock, so a row that is claimed again at the same moment stays.
@@ -24,14 +27,32 @@ class Purge:
     NOW: ClassVar[str]
     PREPARE: ClassVar[tuple[str, ...]] = ()  # executed before the transaction of a batch, if it is the purge's own
     BEGIN: ClassVar[tuple[str, ...]] = ()  # executed first in it; one by one, for servers that bind parameters
+    LOCK: ClassVar[str] = " FOR UPDATE SKIP LOCKED"
+    BY_ENDS: ClassVar[str] = ""  # makes the optimizer use the index on `ends_at`
 
     def __init__(self) -> None:
         self.RANGE = f"SELECT MIN(expires_at), {self.NOW} FROM {TABLE}"
+        self.ENDS_RANGE = f"SELECT MIN(ends_at), {self.NOW} FROM {ENDS}"
+        self.ENDED = (
+            f"SELECT digest, ends_at FROM {ENDS}{self.BY_ENDS} WHERE ends_at >= %s AND ends_at <= %s"
+            f" AND ends_at <= {self.NOW} ORDER BY ends_at LIMIT %s{self.LOCK}"
+        )
+        self.KEPT = (
+            f"SELECT r.digest FROM {ENDS} e JOIN {TABLE} r ON r.digest = e.digest AND r.executed_at = e.executed_at"
+            f" WHERE e.digest IN (%%s) AND r.status > {TOMBSTONE} AND r.expires_at > {self.NOW}"
+        )
         self.DUE = f"expires_at >= %s AND expires_at <= %s AND expires_at <= {self.NOW}"
 
     def range(self, cursor: CursorWrapper) -> tuple[Any, Any]:
         """Find the first time at which a row expires, or None if there is no row, and the current time."""
-        cursor.execute(self.RANGE, ())  # with parameters, because its percent signs are doubled
+        return self._range(cursor, self.RANGE)
+
+    def range_of_ends(self, cursor: CursorWrapper) -> tuple[Any, Any]:
+        """The same for the time at which an answer ends."""
+        return self._range(cursor, self.ENDS_RANGE)
+
+    def _range(self, cursor: CursorWrapper, statement: str) -> tuple[Any, Any]:
+        cursor.execute(statement, ())  # with parameters, because its percent signs are doubled
         since, until = cursor.fetchone()
         return since, until
 
@@ -42,6 +63,43 @@ class Purge:
     def begin(self, cursor: CursorWrapper) -> None:
         for statement in self.BEGIN:
             cursor.execute(statement)
+
+    def bury(self, cursor: CursorWrapper, since: Any, until: Any, size: int) -> tuple[int, int, Any]:
+        """
+        Turn up to *size* records whose answers have ended into tombstones. Returns how many ends were dealt with, how
+        many tombstones that made, and the time at which the next batch begins.
+
+        An end whose record is locked is left to the next purge. One whose record is gone, or belongs to a later
+        execution, is deleted.
+        """
+        cursor.execute(self.ENDED, (since, until, size))
+        rows = cursor.fetchall()
+        if not rows:
+            return 0, 0, since
+        ended = {bytes(digest) for digest, _ in rows}
+        kept = self._select(cursor, self.KEPT, ended)
+        held = self._select(cursor, self.KEPT + self.LOCK, ended)
+        if held:
+            _execute(
+                cursor,
+                f"UPDATE {TABLE} SET status = {TOMBSTONE}, head = %s, body = %s, request = '', request_id = ''"
+                " WHERE digest IN (%%s)",
+                held,
+                b"",
+                b"",
+            )
+        done = ended - (kept - held)
+        if done:
+            _execute(cursor, f"DELETE FROM {ENDS} WHERE digest IN (%%s)", done)
+        return len(done), len(held), self.moment(rows[-1][1])
+
+    def _select(self, cursor: CursorWrapper, statement: str, digests: set[bytes]) -> set[bytes]:
+        _execute(cursor, statement, digests)
+        return {bytes(digest) for (digest,) in cursor.fetchall()}
+
+    def moment(self, value: Any) -> Any:
+        """A time that the driver returned, as a parameter."""
+        return value
 
     def batch(self, cursor: CursorWrapper, since: Any, until: Any, size: int) -> tuple[int, Any]:
         """Delete up to *size* rows. Returns their number, and the time at which the next batch begins."""
@@ -89,9 +147,14 @@ class MySQLPurge(Purge):
     NOW = InnoDB.NOW
     PREPARE = ("SET TRANSACTION ISOLATION LEVEL READ COMMITTED",)  # of the next transaction alone
 
-    def range(self, cursor: CursorWrapper) -> tuple[Any, Any]:
-        since, until = super().range(cursor)
-        return since and str(since), str(until)
+    BY_ENDS = f" FORCE INDEX ({ENDS_INDEX})"
+
+    def _range(self, cursor: CursorWrapper, statement: str) -> tuple[Any, Any]:
+        since, until = super()._range(cursor, statement)
+        return since and self.moment(since), self.moment(until)
+
+    def moment(self, value: Any) -> str:
+        return str(value)  # mysqlclient would send a datetime without its microseconds
 
     def batch(self, cursor: CursorWrapper, since: Any, until: Any, size: int) -> tuple[int, Any]:
         cursor.execute(
@@ -103,13 +166,18 @@ class MySQLPurge(Purge):
         if not rows:
             return 0, since
         cursor.execute(f"DELETE FROM {TABLE} WHERE digest IN %s", (tuple(digest for digest, _ in rows),))
-        return cursor.rowcount, str(rows[-1][1])  # mysqlclient would send a datetime without its microseconds
+        return cursor.rowcount, self.moment(rows[-1][1])
 
 
 class SQLitePurge(Purge):
-    """One statement. No row can be locked, because there is one writer at a time."""
+    """No row can be locked, because there is one writer at a time."""
 
     NOW = SQLite.NOW
+    LOCK = ""
+
+    def bury(self, cursor: CursorWrapper, since: Any, until: Any, size: int) -> tuple[int, int, Any]:
+        cursor.execute(f"DELETE FROM {ENDS} WHERE 0")  # becomes the writer: a reader may fail to become it later
+        return super().bury(cursor, since, until, size)
 
     def batch(self, cursor: CursorWrapper, since: Any, until: Any, size: int) -> tuple[int, Any]:
         cursor.execute(
@@ -118,6 +186,11 @@ class SQLitePurge(Purge):
             (since, until, size),
         )
         return cursor.rowcount, since
+
+
+def _execute(cursor: CursorWrapper, statement: str, digests: set[bytes], *values: Any) -> None:
+    """Execute *statement*, in which `%%s` stands for the *digests*, behind its *values*."""
+    cursor.execute(statement.replace("%%s", ", ".join(["%s"] * len(digests)), 1), (*values, *digests))
 
 
 def purge_for(connection: BaseDatabaseWrapper) -> Purge:

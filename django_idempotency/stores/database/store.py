@@ -8,9 +8,10 @@ from typing import Any
 
 from django.core.checks import CheckMessage
 from django.db import Error, connections, router, transaction
+from django.db.backends.utils import CursorWrapper
 
 from django_idempotency import conf
-from django_idempotency.core.decision import Claimed, ClaimResult
+from django_idempotency.core.decision import Claimed, ClaimResult, Completed, Expired
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import CommittedEarly, PolicyError, TransactionBroken
@@ -43,6 +44,7 @@ class DatabaseStore(TransactionalStore):
     """
 
     has_table = True
+    keeps_tombstones = True
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         super().__init__(alias, options)
@@ -73,11 +75,16 @@ class DatabaseStore(TransactionalStore):
         if not dialect.looks_up_first:
             return None
         with connections[using].cursor() as cursor:
-            return dialect.look_up(cursor, attempt)
+            found = dialect.look_up(cursor, attempt)
+            return (
+                found if found is None or not attempt.tombstone_ttl else _unless_ended(dialect, cursor, attempt, found)
+            )
 
     def claim(self, using: str, attempt: Attempt) -> ClaimResult:
+        dialect = self.dialect(using)
         with connections[using].cursor() as cursor:
-            return self.dialect(using).claim(cursor, attempt)
+            found = dialect.claim(cursor, attempt)
+            return found if not attempt.tombstone_ttl else _unless_ended(dialect, cursor, attempt, found)
 
     def complete(self, using: str, attempt: Attempt, claim: Claimed, record: CompletionRecord) -> None:
         dialect = self.dialect(using)
@@ -86,6 +93,8 @@ class DatabaseStore(TransactionalStore):
         since = time.monotonic()
         with connections[using].cursor() as cursor:
             try:
+                if attempt.tombstone_ttl:
+                    dialect.end_answer(cursor, attempt)
                 if dialect.complete(cursor, digest, claim, record):
                     if self.replay_cache is not None:
                         put = partial(self.replay_cache.put, table_of(using), digest, attempt.fingerprint, record)
@@ -158,6 +167,13 @@ class DatabaseStore(TransactionalStore):
         from django_idempotency.stores.database import checks
 
         return checks.check_server(using, max_body)
+
+
+def _unless_ended(dialect: Dialect, cursor: CursorWrapper, attempt: Attempt, found: ClaimResult) -> ClaimResult:
+    """What is *found* for *attempt*, or `Expired` if that is a record whose answer has ended and is not purged yet."""
+    if isinstance(found, Completed) and dialect.has_ended(cursor, attempt.identity.digest):
+        return Expired(found.fingerprint)
+    return found
 
 
 def replay_caches() -> list[ReplayCache]:

@@ -1,14 +1,16 @@
 """
 The steps of the RedisStore. Each is one script, atomic on the server and by the server's clock.
 
-A script gets two keys of one hash slot. The first is the record of an identity, a hash; the second is a sorted set of
-the digests of claims with this tag, by the end of their leases in milliseconds since the epoch. An answer begins with a
-word. Fields of the hash, beside those of a record (with executed_at in milliseconds):
+A script gets three keys of one hash slot. The first is the record of an identity, a hash; the second is a sorted set of
+the digests of claims with this tag, by the end of their leases in milliseconds since the epoch; the third is the
+identity's tombstone, which is written with the record and outlives it: the fingerprint (32 bytes) and executed_at. An
+answer begins with a word. Fields of the hash, beside those of a record (with executed_at in milliseconds):
 
     state       claimed, completed, or freed (only rejected tokens are left)
     token       the owner's
     lease       the end of its lease, in milliseconds
     ttl         of the record to come, in milliseconds
+    late        the time from then on for which a late retry is refused, in milliseconds; absent for none
     taken_over  "1" if it was taken over from another owner
     announced   the token of the request that announced the unknown outcome; "2" if the owner did
     away        rejected tokens, whose claim was abandoned, or ended by an operator
@@ -22,7 +24,7 @@ The scripts that end a claim also run if the server's memory is full, so that an
 """
 
 _FIND = """
-local record, claims = KEYS[1], KEYS[2]
+local record, claims, tombstone = KEYS[1], KEYS[2], KEYS[3]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local fields = {'state', 'token', 'lease', 'fingerprint', 'status', 'head', 'body', 'request_id', 'announced',
@@ -42,6 +44,9 @@ end
 local function completed() return {'completed', fingerprint, found[5], found[6], found[7], found[8] or ''} end
 local away, away_until = found[11] or '', tonumber(found[12] or nil) or 0
 if away_until <= now then away = '' end
+local function bury(milliseconds)
+    redis.call('SET', tombstone, fingerprint .. (found[10] or '0'), 'PX', milliseconds)
+end
 """
 
 MOST_AWAY = 64  # rejected tokens of a key, of 32 characters each
@@ -63,7 +68,7 @@ end
 
 _LET_IN = "#!lua flags=allow-oom"
 
-# token, fingerprint, lease, ttl, take over?, digest, scope, operation, key, request, request id
+# token, fingerprint, lease, ttl, take over?, digest, scope, operation, key, request, request id, late
 CLAIM = f"""{_FIND}
 if garbage then return {{'garbage', garbage}} end
 if state == 'completed' then return completed() end
@@ -79,17 +84,22 @@ if state == 'claimed' then
         return {{'unsettled', fingerprint, (found[9] or ARGV[1]) == ARGV[1] and 1 or 0}}
     end
     taken = 1
+else
+    local buried = redis.pcall('GET', tombstone)
+    if buried and type(buried) ~= 'string' then return {{'garbage', buried.err}} end
+    if buried then return {{'expired', string.sub(buried, 1, 32)}} end
 end
 redis.call('HSET', record, 'state', 'claimed', 'token', ARGV[1], 'fingerprint', ARGV[2], 'lease', now + ARGV[3],
     'ttl', ARGV[4], 'scope', ARGV[7], 'operation', ARGV[8], 'key', ARGV[9], 'request', ARGV[10],
     'request_id', ARGV[11], 'executed_at', now, 'taken_over', taken)
-if state then redis.call('HDEL', record, 'announced') end
-redis.call('PEXPIRE', record, ARGV[3] + ARGV[4])
+if state then redis.call('HDEL', record, 'announced', 'late') end
+if ARGV[12] ~= '0' then redis.call('HSET', record, 'late', ARGV[12]) end
+redis.call('PEXPIRE', record, ARGV[3] + ARGV[4] + ARGV[12])
 redis.pcall('ZADD', claims, now + ARGV[3], ARGV[6])
 return {{'claimed', taken}}
 """
 
-# token, digest, ttl, status, head, body
+# token, digest, ttl, status, head, body, late
 COMPLETE = f"""{_LET_IN}
 {_FIND}
 if garbage then return {{'garbage', garbage}} end
@@ -97,8 +107,9 @@ if not state then return {{'gone'}} end
 if token ~= ARGV[1] then return state == 'completed' and completed() or {{'stale'}} end
 if state == 'claimed' then
     redis.call('HSET', record, 'state', 'completed', 'status', ARGV[4], 'head', ARGV[5], 'body', ARGV[6])
-    redis.call('HDEL', record, 'lease', 'ttl', 'announced', 'taken_over')
+    redis.call('HDEL', record, 'lease', 'ttl', 'late', 'announced', 'taken_over')
     redis.call('PEXPIRE', record, ARGV[3])
+    if ARGV[7] ~= '0' then bury(ARGV[3] + ARGV[7]) end
     redis.pcall('ZREM', claims, ARGV[2])
 end
 return {{'kept'}}
@@ -141,12 +152,20 @@ if garbage then
     redis.pcall('ZREM', claims, ARGV[1])
     return 'freed'
 end
-if not state or state == 'freed' then return 'nothing' end
+if not state or state == 'freed' then
+    local buried = redis.pcall('GET', tombstone)
+    if not buried then return 'nothing' end
+    local executed_at = type(buried) == 'string' and string.sub(buried, 33) or '0'
+    if ARGV[3] == '1' or (ARGV[2] ~= '' and ARGV[2] ~= executed_at) then return 'other' end
+    redis.call('DEL', tombstone)
+    return 'freed'
+end
 if ARGV[2] ~= '' and found[10] ~= ARGV[2] and (tonumber(found[10] or nil) or ARGV[2] ~= '0') then return 'other' end
 if state == 'claimed' and lease > now then return 'in flight' end
 if state == 'completed' and ARGV[3] == '1' and ARGV[2] ~= '0' and tonumber(found[5]) then return 'other' end
 turn_away(token, math.max(redis.call('PTTL', record), 1))
 keep_away()
+redis.call('DEL', tombstone)
 redis.pcall('ZREM', claims, ARGV[1])
 return 'freed'
 """
@@ -158,10 +177,11 @@ if garbage or not state or state == 'freed' then return 'nothing' end
 if ARGV[2] ~= '' and found[10] ~= ARGV[2] then return 'other' end
 if state == 'completed' then return 'other' end
 if lease > now then return 'in flight' end
-local ttl = redis.call('HGET', record, 'ttl')
+local ttl, late = unpack(redis.call('HMGET', record, 'ttl', 'late'))
 redis.call('HSET', record, 'state', 'completed', 'token', ARGV[3], 'status', ARGV[4], 'head', ARGV[5], 'body', ARGV[6])
-redis.call('HDEL', record, 'lease', 'ttl', 'announced', 'taken_over')
+redis.call('HDEL', record, 'lease', 'ttl', 'late', 'announced', 'taken_over')
 redis.call('PEXPIRE', record, ttl or redis.call('PTTL', record))
+if ttl and late then bury(ttl + late) end
 redis.pcall('ZREM', claims, ARGV[1])
 return 'settled'
 """
@@ -169,7 +189,12 @@ return 'settled'
 # Answers with the server's time, the rest of the record's lifetime in milliseconds, and all its fields.
 SHOW = f"""{_FIND}
 if garbage then return {{'garbage', now}} end
-if not state or state == 'freed' or (state == 'claimed' and lease > now) then return {{'nothing'}} end
+if not state or state == 'freed' then
+    local buried = redis.pcall('GET', tombstone)
+    if type(buried) ~= 'string' then return {{buried and 'garbage' or 'nothing', now}} end
+    return {{'tombstone', now, redis.call('PTTL', tombstone), buried}}
+end
+if state == 'claimed' and lease > now then return {{'nothing'}} end
 return {{'found', now, redis.call('PTTL', record), redis.call('HGETALL', record)}}
 """
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from django.core.checks import CheckMessage
 
-from django_idempotency.core.decision import Claimed, ClaimResult, Completed, InFlight, Unsettled
+from django_idempotency.core.decision import Claimed, ClaimResult, Completed, Expired, InFlight, Unsettled
 from django_idempotency.core.keys import Attempt
-from django_idempotency.core.record import CompletionRecord
+from django_idempotency.core.record import TOMBSTONE, CompletionRecord
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.stores.base import Fault, LeasedStore
 from django_idempotency.stores.redis import scripts
@@ -41,6 +41,8 @@ class RedisStore(LeasedStore):
     SOCKET_TIMEOUT limits each call.
     """
 
+    keeps_tombstones = True
+
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         super().__init__(alias, options)
         self.check_options("CACHE")
@@ -53,7 +55,8 @@ class RedisStore(LeasedStore):
 
     def _run(self, script: str, digest: bytes, *arguments: Any) -> Any:
         """Run *script* for the identity *digest*."""
-        return self.redis.run(script, self._keys(digest.hex()), arguments)
+        record, claims = self._keys(digest.hex())
+        return self.redis.run(script, (record, claims, f"{record}:late"), arguments)
 
     # --- for requests ---
 
@@ -68,6 +71,8 @@ class RedisStore(LeasedStore):
                     return Completed(_read_record(*record), fingerprint)
                 except (RecursionError, TypeError, ValueError) as error:
                     return self._log_garbage(attempt, error)
+            case [b"expired", fingerprint]:
+                return Expired(fingerprint)
             case [b"unsettled", fingerprint, newly]:
                 return Unsettled(fingerprint, found_out=LEASE_ENDED if newly else "")
             case [_, reason]:
@@ -82,7 +87,7 @@ class RedisStore(LeasedStore):
         digest = identity.digest
         times = (_milliseconds(lease), _milliseconds(attempt.ttl))
         parts = (identity.scope, identity.operation, identity.key, attempt.request, attempt.request_id)
-        arguments = (token, attempt.fingerprint, *times, take_over, digest.hex(), *parts)
+        arguments = (token, attempt.fingerprint, *times, take_over, digest.hex(), *parts, _late(attempt))
         try:
             return self._run(scripts.CLAIM, digest, *arguments)
         except driver.ConnectionError:
@@ -98,7 +103,7 @@ class RedisStore(LeasedStore):
     def complete(self, attempt: Attempt, claim: Claimed, record: CompletionRecord) -> CompletionRecord | None:
         digest = attempt.identity.digest
         ttl = _milliseconds(attempt.ttl)
-        arguments = (claim.token, digest.hex(), ttl, record.status, record.head(), record.body)
+        arguments = (claim.token, digest.hex(), ttl, record.status, record.head(), record.body, _late(attempt))
         answer = self._run(scripts.COMPLETE, digest, *arguments)
         if answer == [b"gone"]:
             # Evicted, or the server was restarted. No other request has claimed it, or there would be a claim.
@@ -136,7 +141,7 @@ class RedisStore(LeasedStore):
 
     def _set_lease(self, attempt: Attempt, claim: Claimed, milliseconds: int, announced: str) -> bool:
         digest = attempt.identity.digest
-        ttl = _milliseconds(attempt.ttl)
+        ttl = _milliseconds(attempt.occupied)
         return bool(self._run(scripts.RENEW, digest, claim.token, digest.hex(), milliseconds, ttl, announced))
 
     def classify(self, using: str | None, error: Exception) -> Fault:
@@ -198,6 +203,11 @@ def _milliseconds(seconds: float) -> int:
     return max(round(seconds * 1000), 1)
 
 
+def _late(attempt: Attempt) -> int:
+    """The milliseconds for which a late retry is refused, or 0."""
+    return _milliseconds(attempt.tombstone_ttl) if attempt.tombstone_ttl else 0
+
+
 def _instant(moment: datetime | None) -> str:
     return "" if moment is None else str(round(moment.timestamp() * 1000))
 
@@ -219,6 +229,16 @@ def _read_stored(location: Location, digest: bytes, answer: list[Any]) -> Stored
     """Make a `StoredRecord` of the answer of `SHOW`. A foreign value has neither fields nor times of its own."""
     now = _moment(answer[1])
     foreign = StoredRecord(digest=digest, executed_at=UNKNOWN, expires_at=NEVER, now=now, location=location)
+    if answer[0] == b"tombstone":
+        buried = answer[3]
+        try:
+            executed_at = _moment(int(buried[32:]))
+        except (OverflowError, ValueError):
+            return foreign  # its value was changed
+        expires_at = _moment(answer[1] + max(answer[2], 0))
+        return replace(
+            foreign, fingerprint=buried[:32], executed_at=executed_at, expires_at=expires_at, status=TOMBSTONE
+        )
     if answer[0] != b"found":
         return foreign
     fields = dict(_pairs(answer[3]))

@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
-from django_idempotency.core.decision import Claimed, Completed
+from django_idempotency.core.decision import Claimed, Completed, Expired
+from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.testing.store_contract.base import (
     FINGERPRINT,
+    LONG,
     OTHER_FINGERPRINT,
     OTHER_RECORD,
     SHORT,
@@ -13,6 +15,7 @@ from django_idempotency.testing.store_contract.base import (
     attempt,
     expect,
     expect_claimed,
+    skip,
     until,
 )
 
@@ -39,6 +42,8 @@ RECORDS = {
     "a refusal that is kept": CompletionRecord(status=402, reason="Payment Required", body=b"{}"),
     "a request id": CompletionRecord(status=200, body=b"x", request_id="\u00fc" * 100),
 }
+TOMBSTONE = "claim: For `attempt.tombstone_ttl` seconds after its record has expired an identity is `Expired`."
+FREE = "free: Forget the execution, so that the next request runs again."
 IDENTITY = (
     "An identity is scope, operation and key together, of any length: if one of them differs, it is another identity."
 )
@@ -120,3 +125,34 @@ class RecordTests(StoreTests):
         later = replace(first, fingerprint=OTHER_FINGERPRINT, ttl=60.0)
         self.keep(later, OTHER_RECORD)
         self.expect_answer(later, "Nothing of an expired record is left.", OTHER_RECORD)
+
+    def test_a_late_retry_is_refused(self) -> None:
+        """A tombstone has the fingerprint and no answer. An operator who frees the key leaves none."""
+        first = self._late(tombstone_ttl=LONG)
+
+        seen = self.found(first)
+
+        expect(seen.is_tombstone and seen.record is None, TOMBSTONE, seen)
+        expect(seen.fingerprint == FINGERPRINT, TOMBSTONE, seen)
+        freed = self.change(lambda: self.store.free(self.using, seen.digest, seen.executed_at))
+        expect(freed, FREE, freed)
+        self.expect_new(first, FREE)
+
+    def test_a_tombstone_expires(self) -> None:
+        """Then the key is new, and nothing of the tombstone is left for a request without the option."""
+        first = self._late(tombstone_ttl=4 * SHORT)
+
+        later = replace(first, ttl=LONG, tombstone_ttl=0.0)
+        expect_claimed(until(lambda: self.ask(later), lambda found: isinstance(found, Claimed), TOMBSTONE), TOMBSTONE)
+        self.keep(later, OTHER_RECORD)
+
+        self.expect_answer(replace(later, tombstone_ttl=LONG), TOMBSTONE, OTHER_RECORD)
+
+    def _late(self, tombstone_ttl: float) -> Attempt:
+        """An attempt whose record has expired and is a tombstone now."""
+        if not self.store.keeps_tombstones:
+            skip("The store keeps no tombstones.")
+        first = attempt(ttl=SHORT, tombstone_ttl=tombstone_ttl)
+        self.keep(first)
+        until(lambda: self.ask(first), lambda found: found == Expired(first.fingerprint), TOMBSTONE)
+        return first
