@@ -13,7 +13,7 @@ class IdempotencyConfig(AppConfig):
 
     def ready(self) -> None:
         """
-        Register the system checks, the counts and the observer of bodies. Validate the setting, because a server does
+        Register the system checks, the counts and the observers. Validate the setting, because a server does
         not run `manage.py check`.
 
         Raises `PolicyError` for a bad setting, except under `manage.py check`, which reports it with everything else
@@ -24,12 +24,15 @@ class IdempotencyConfig(AppConfig):
         from django_idempotency import checks, conf  # noqa: F401 importing the checks registers them
         from django_idempotency.adapters import wsgi_input
         from django_idempotency.engine import announcements
-        from django_idempotency.operations import counts
+        from django_idempotency.operations import counts, observations
+        from django_idempotency.protection import observing
         from django_idempotency.stores import stores
 
         request_started.connect(wsgi_input.observe, dispatch_uid="django_idempotency")
         if counts.observe not in announcements.observers:
             announcements.observers.append(counts.observe)
+        if observations.note not in observing.observers:
+            observing.observers.append(observations.note)
         try:
             conf.resolved()
             for alias in conf.stores():

@@ -1,6 +1,6 @@
 """
 The tables: the records of the DatabaseStore, which the statements in `stores/database/` write, not the ORM; and those
-of the dashboard, which `operations/counts.py` and `operations/table_size.py` write.
+of the dashboard and of observe mode, which `operations/` writes.
 """
 
 from datetime import UTC, datetime
@@ -146,6 +146,45 @@ class AnswerEnd(models.Model):
         return bytes(self.digest).hex()
 
 
+class ObservedQuerySet(models.QuerySet["ObservedRun"]):
+    """Runs of observe mode, by whether they have expired."""
+
+    def live(self) -> Self:
+        """Runs that have not expired by the database's clock."""
+        return self.filter(expires_at__gt=DatabaseNow())
+
+    def expired(self) -> Self:
+        return self.filter(expires_at__lte=DatabaseNow())
+
+
+class ObservedRun(models.Model):
+    """
+    The first run of an identity in observe mode that atomic mode would have stored.
+
+    It is in a table of its own, because no request may ever be answered from it, even after the mode is atomic.
+    """
+
+    digest = DigestField(_("identity"), primary_key=True, max_length=32)
+    token = models.BigIntegerField()  # drawn for each run, by which a run recognises its own row
+    fingerprint = DigestField(_("fingerprint"), max_length=32)
+    status = models.PositiveSmallIntegerField(_("status"))
+    began_at = models.DateTimeField(_("began at"))
+    ended_at = models.DateTimeField(_("ended at"))
+    expires_at = models.DateTimeField(_("expires at"))
+
+    objects = ObservedQuerySet.as_manager()
+
+    class Meta:
+        db_table = "django_idempotency_observed"
+        indexes = (models.Index(fields=["expires_at"], name="idempotency_observed_expires"),)
+        default_permissions = ()  # rows are written by `operations.observations` alone, and have no page
+        verbose_name = _("observed run")
+        verbose_name_plural = _("observed runs")
+
+    def __str__(self) -> str:
+        return bytes(self.digest).hex()
+
+
 class HourQuerySet(models.QuerySet[Row]):
     """Rows of some hours, which are numbered as in `HourlyModel`."""
 
@@ -190,6 +229,13 @@ class DecisionCount(HourlyModel):
     unsettled = models.BigIntegerField(_("unsettled"), default=0)
     # Keys sent to unprotected views. The default is the database's too: the version before names no such column.
     ignored = models.BigIntegerField(_("ignored keys"), default=0, db_default=0)
+    # Observe mode: requests that ran, and what atomic mode would have done with some of them.
+    observed = models.BigIntegerField(_("observed"), default=0, db_default=0)
+    would_replay = models.BigIntegerField(_("would have been replayed"), default=0, db_default=0)
+    would_conflict = models.BigIntegerField(_("would have been conflicts"), default=0, db_default=0)
+    would_mismatch = models.BigIntegerField(_("would have been mismatches"), default=0, db_default=0)
+    would_refuse = models.BigIntegerField(_("would have been refused otherwise"), default=0, db_default=0)
+    ran_twice = models.BigIntegerField(_("ran twice"), default=0, db_default=0)
 
     objects = HourQuerySet.as_manager()
 

@@ -76,7 +76,7 @@ class PlainAdapter:
         request, policy = self.django_request, self.policy
         # Kept before a callable of the project's reads it; else only for a request that has a key.
         incomplete = None if policy.key is None else receive(request)
-        key = self._read_key()
+        key = self.read_key()
         if key is None or isinstance(key, Refusal):
             return key
         if policy.key is None:
@@ -86,11 +86,7 @@ class PlainAdapter:
         seen = self.request
         scope = default_scope(seen) if policy.scope is None else check_string("scope", policy.scope(seen))
         path = route(request)
-        operation = policy.operation
-        if operation is None:
-            operation = f"{request.method} {path}"
-        elif not isinstance(operation, str):
-            operation = check_string("operation", operation(seen))
+        operation = self.operation(path)
         attempt = Attempt(
             identity=Identity(scope, operation, key),
             fingerprint=self._fingerprint(),
@@ -118,7 +114,15 @@ class PlainAdapter:
                     former[alias] = renamed(attempt, alias, self._fingerprint())
         return replace(attempt, former=tuple(former.values()), origin=former.get(aliases[0]))
 
-    def _read_key(self) -> str | Refusal | None:
+    def operation(self, path: str) -> str:
+        """What the key was sent to, by the option `operation`; *path* is the request's route."""
+        operation = self.policy.operation
+        if operation is None:
+            return f"{self.django_request.method} {path}"
+        return operation if isinstance(operation, str) else check_string("operation", operation(self.request))
+
+    def read_key(self) -> str | Refusal | None:
+        """The key that was sent, or a refusal; None if there is none, and none is needed."""
         policy = self.policy
         # Called outside the `try`: it may start operations of its own, whose refusals are not this request's.
         made = None if policy.key is None else policy.key(self.request)
@@ -184,6 +188,19 @@ class PlainAdapter:
             and _leads_to_login(self.django_request, response),
             is_promise=not 400 <= status < 500 or status == HTTPStatus.PAYMENT_REQUIRED,
         )
+
+    def is_answer(self, response: HttpResponseBase) -> bool:
+        """Would a rendered *response* be stored? A redirect to LOGIN_URL counts as a refusal, even after a write."""
+        should_store, status = self.policy.should_store, response.status_code
+        if should_store is not None:
+            return bool(should_store(response))
+        return is_answer(status) and not (300 <= status < 400 and _leads_to_login(self.django_request, response))
+
+    def is_storable(self, response: HttpResponseBase) -> bool:
+        """Can a rendered *response* be stored? Its content is not read if it streams."""
+        if isinstance(response, HttpResponse):
+            return len(response.content) <= self.policy.max_body
+        return isinstance(response, FileResponse) and not response.is_async
 
     def replay(self, record: CompletionRecord) -> HttpResponse:
         """Make the response of a replay."""

@@ -28,6 +28,7 @@ class ObservedInput:
         self._is_observing = True
         self.size = 0  # bytes read while observing
         self.is_broken = False  # the server has raised an error: what was read is not the whole body
+        self._error: Exception | None = None  # that error
 
     def read(self, *args: Any) -> bytes:
         return self._read(self._stream.read, *args)
@@ -62,12 +63,14 @@ class ObservedInput:
         return None if self._hash is None else cast(bytes, self._hash.digest())
 
     def _read(self, read: Any, *args: Any) -> bytes:
+        if self._error is not None:
+            raise self._error  # a server may raise it only once, and a later reader would take a part for the whole
         try:
             data: bytes = read(*args)
         except (TypeError, ValueError):
             raise  # a wrong argument, after which the body is still there
-        except Exception:
-            self.is_broken = True
+        except Exception as error:
+            self.is_broken, self._error = True, error
             raise
         if data and self._is_observing:
             self.size += len(data)

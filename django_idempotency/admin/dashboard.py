@@ -43,11 +43,14 @@ from django_idempotency.admin.history import (
 from django_idempotency.core.keys import UNSTORABLE
 from django_idempotency.models import DecisionCount, HourQuerySet, IdempotencyRecord, StorageSample
 from django_idempotency.operations import table_size
-from django_idempotency.operations.tally import COLUMNS, OTHER
+from django_idempotency.operations.tally import COLUMNS, DECISIONS, OTHER
 
 TEMPLATE = "admin/django_idempotency/dashboard.html"
 HARMLESS = ("replays", "conflicts", "mismatches")
 LISTED_COLUMNS = ("executions", *HARMLESS, "forgotten")
+WOULD_BE = ("would_replay", "would_conflict", "would_mismatch", "would_refuse")  # of observe mode
+OBSERVED_COLUMNS = ("observed", "ran_twice", *WOULD_BE)
+TRAFFIC = (*DECISIONS, "observed")  # each request once, but for observed ones without an identity
 LISTED = 100  # operations in the table, unless all are asked for
 ALL_LISTED = 1000  # even then: a callable may make up operations without end
 
@@ -106,7 +109,8 @@ def dashboard(asked: Mapping[str, str], now: datetime) -> dict[str, Any]:
     filled = fill(slots, since)
     total = {name: sum(each[name] for _slot, each in filled) for name in COLUMNS}
     samples = [] if operation else find_samples(slots, database)  # records are not counted for each operation
-    harmless, requests = sum(total[name] for name in HARMLESS), sum(total.values())
+    harmless, requests = sum(total[name] for name in HARMLESS), sum(total[name] for name in DECISIONS)
+    is_observed = bool(total["observed"] or total["would_refuse"])
     return (
         context
         | {
@@ -118,11 +122,14 @@ def dashboard(asked: Mapping[str, str], now: datetime) -> dict[str, Any]:
             "total": numbers(total),
             "others": [
                 (DecisionCount._meta.get_field(name).verbose_name, format_number(total[name]))  # type: ignore[union-attr]
-                for name in COLUMNS[4:]
+                for name in DECISIONS[4:]
                 if total[name]
             ],
-            "is_quiet": not requests,
-            "charts": make_charts(period, filled, samples, has_counts=bool(requests)),
+            "is_quiet": not requests and not is_observed,
+            "is_observed": is_observed,
+            "is_decided": bool(requests) or not is_observed,
+            "observed": observed(total),
+            "charts": make_charts(period, filled, samples, has_counts=bool(requests), is_observed=is_observed),
             "rows": rows(filled, samples),
             "storage_is_sampled": any(samples),
             "sizes_are_known": any(sample is not None and sample.size is not None for sample in samples),
@@ -148,9 +155,10 @@ def has_tables(database: str) -> bool:
 
 def operations(counts: "HourQuerySet[DecisionCount]", given: Mapping[str, str], *, whole: bool) -> dict[str, Any]:
     """The rows of the table of operations, the busiest first."""
-    traffic = Sum(reduce(add, map(F, COLUMNS)))
+    traffic = Sum(reduce(add, map(F, TRAFFIC)))
     grouped: QuerySet[Any, Any] = counts.order_by().values("operation")
-    found = grouped.annotate(traffic=traffic, **sums(LISTED_COLUMNS)).order_by("-traffic", "operation")
+    columns = (*LISTED_COLUMNS, *OBSERVED_COLUMNS)
+    found = grouped.annotate(traffic=traffic, **sums(columns)).order_by("-traffic", "operation")
     most = ALL_LISTED if whole else LISTED
     rows = list(found[: most + 1])
     return {
@@ -158,8 +166,10 @@ def operations(counts: "HourQuerySet[DecisionCount]", given: Mapping[str, str], 
             {
                 "name": row["operation"],
                 "is_other": row["operation"] == OTHER,
+                "is_observed": bool(row["observed"] or row["would_refuse"]),
+                "is_decided": row["traffic"] > row["observed"],
                 "query": query(given, operation=row["operation"]),
-                **{name: format_number(int(row[name])) for name in LISTED_COLUMNS},
+                **{name: format_number(int(row[name])) for name in columns},
             }
             for row in rows[:most]
         ],
@@ -201,14 +211,27 @@ def headline(harmless: int) -> tuple[str, str]:
     return format_number(harmless), ngettext("duplicate did no harm", "duplicates did no harm", harmless)
 
 
-def make_charts(period: Period, filled: Filled, samples: Samples, *, has_counts: bool) -> list[Chart]:
+def observed(total: Numbers) -> dict[str, Any]:
+    """What observe mode has seen: the runs that atomic mode would have spared, and what it would have done."""
+    twice = total["ran_twice"]
+    return {
+        "headline": (format_number(twice), ngettext("request ran twice", "requests ran twice", twice)),
+        "share": number_format(round(100 * twice / total["observed"], 1), 1) if total["observed"] else "",
+    }
+
+
+def make_charts(
+    period: Period, filled: Filled, samples: Samples, *, has_counts: bool, is_observed: bool
+) -> list[Chart]:
     """The charts that have something to show: of counts, and of storage."""
-    titles = (_("Executions per hour"), _("Duplicates that did no harm, per hour"))
+    titles = (_("Executions per hour"), _("Duplicates that did no harm, per hour"), _("Ran twice, per hour"))
     if period.daily:
-        titles = (_("Executions per day"), _("Duplicates that did no harm, per day"))
+        titles = (_("Executions per day"), _("Duplicates that did no harm, per day"), _("Ran twice, per day"))
     charts = []
+    if is_observed:
+        charts.append(count_chart("twice", titles[2], ("ran_twice",), period, filled))
     if has_counts:
-        charts = [
+        charts += [
             count_chart("executions", titles[0], ("executions",), period, filled),
             count_chart("duplicates", titles[1], HARMLESS, period, filled),
         ]
@@ -224,6 +247,7 @@ def count_chart(name: str, title: str, shown: tuple[str, ...], period: Period, f
         "replays": _("Replays"),
         "conflicts": _("Conflicts"),
         "mismatches": _("Mismatches"),
+        "ran_twice": _("Ran twice"),
     }
     columns = [
         Column(

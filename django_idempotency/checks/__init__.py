@@ -22,9 +22,10 @@ W014 a Redis that evicts                      W015 a Redis that keeps nothing on
 W016 ATOMIC_REQUESTS around a store beside the database
 W017 callers without a user, by a credential that may be renewed
 W018 a view that the middleware leaves out   W019 keys that are taken for longer than they are remembered
-W020 a former route whose path is not known
+W020 a former route whose path is not known  W021 observe mode that counts nothing
 
-I001 no admin         W008 permissions are missing
+I001 no admin         I002 observe mode
+W008 permissions are missing
 W009 the key is no allowed header             W010 the replay header is not exposed
 
 A URLconf that cannot be imported is reported by Django's own check. W002 is about DRF views alone, because the class of

@@ -1,12 +1,13 @@
-"""The check of the setting, which all other checks depend on."""
+"""The checks of the setting; all others depend on the first."""
 
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec
 
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import CheckMessage, Error, Info, Warning, register
 
 from django_idempotency import conf
+from django_idempotency.core.observation import OBSERVE
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.stores import stores
 
@@ -40,6 +41,34 @@ def check_setting(**kwargs: object) -> list[CheckMessage]:
                 )
             )
     return messages
+
+
+@register
+def check_observing(**kwargs: object) -> list[CheckMessage]:
+    """W021, of the project's own mode."""
+    if check_setting() or conf.resolved().mode != OBSERVE or conf.counts():
+        return []
+    return [
+        Warning(
+            f"{conf.SETTING} has MODE 'observe' and COUNTS False: what would have run twice is logged and not counted.",
+            hint="Leave COUNTS out of the setting.",
+            id="django_idempotency.W021",
+        )
+    ]
+
+
+@register(deploy=True)
+def check_enforcing(**kwargs: object) -> list[CheckMessage]:
+    """I002, only with --deploy: it is meant to be so for a while."""
+    if check_setting() or conf.resolved().mode != OBSERVE:
+        return []
+    return [
+        Info(
+            f"{conf.SETTING} has MODE 'observe': nothing is protected by it, and duplicates run.",
+            hint="When the dashboard shows what you expect, set MODE to 'atomic', or leave it out.",
+            id="django_idempotency.I002",
+        )
+    ]
 
 
 def needs_setting(check: Callable[Arguments, list[CheckMessage]]) -> Callable[Arguments, list[CheckMessage]]:

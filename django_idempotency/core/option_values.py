@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from django_idempotency.core.keys import MAX_STRING, key_format
+from django_idempotency.core.observation import OBSERVE
 from django_idempotency.exceptions import PolicyError
 
 SHORTEST_LEASE = timedelta(milliseconds=100)
@@ -50,6 +51,12 @@ byte_count = _check(
 )
 
 
+share = _check(
+    "a number from 0 to 1",
+    lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1,
+)
+
+
 def names(value: Any) -> tuple[str, ...]:
     given = () if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
     if not given or not all(isinstance(name, str) and 1 <= len(name) <= MAX_STRING for name in given):
@@ -58,9 +65,9 @@ def names(value: Any) -> tuple[str, ...]:
 
 
 def mode(value: Any) -> Any:
-    if value in ("phased", "observe"):
-        raise PolicyError(f'must be "atomic": "{value}" is not available in this version')
-    return one_of("atomic")(value)
+    if value == "phased":
+        raise PolicyError('must be "atomic" or "observe": "phased" is not available in this version')
+    return one_of("atomic", OBSERVE)(value)
 
 
 def methods(value: Any) -> frozenset[str]:

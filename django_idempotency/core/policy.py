@@ -31,6 +31,7 @@ class Options(TypedDict, total=False):
     uncertain: str
     not_done: Iterable[type[Exception]]
     mode: str
+    observe_sample: float
     store: str
     using: str | Callable[..., str]
     scope: str | Callable[..., str]
@@ -82,6 +83,7 @@ class ResolvedPolicy:
     uncertain: str = option("refuse", values.one_of("refuse", "retry"), for_events=True)
     not_done: tuple[type[Exception], ...] = option((), values.exceptions, for_events=True)
     mode: str = option("atomic", values.mode, for_events=True)
+    observe_sample: float = option(1.0, values.share, for_events=True)  # of the keys, from 0 to 1
     store: str = option("default", values.string, for_events=True)
     using: str | Callable[..., str] | None = option(None, values.string_or_callable, for_events=True)
     scope: Callable[..., str] | None = option(

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Generic, TypeVar, assert_never
 
 from django_idempotency.core.decision import Answer, Claimed, Decision, Execute, Refuse, Replay, Wait
@@ -118,10 +119,8 @@ class Execution(ABC, Generic[Value]):
 
     def joined(self) -> Joined | None:
         """Find the execution of the same identity from which this call is made."""
-        for running in _running.get():
-            if running.digest == self.attempt.identity.digest and running.place is self.place and not running.is_over:
-                return Joined(running.handle)
-        return None
+        handle = find_running(self.attempt.identity.digest, self.place)
+        return None if handle is None else Joined(handle)
 
     def act(self, decision: Decision) -> Executed[Value] | Replayed | Refused | None:
         """Carry the *decision* out. Returns None while a rival is in flight."""
@@ -141,17 +140,30 @@ class Execution(ABC, Generic[Value]):
         """Call the handler. Meanwhile, calls for the same identity from inside it join this execution."""
         self.has_run = True
         handle = OperationHandle(self.attempt)
-        running = _Running(self.attempt.identity.digest, self.place, handle)
-        token = _running.set((*_running.get(), running))
-        try:
-            return self.execute(handle)
-        finally:
-            running.is_over = True
-            _running.reset(token)
+        return call_running(self.attempt.identity.digest, self.place, handle, partial(self.execute, handle))
 
     def with_request_id(self, record: CompletionRecord) -> CompletionRecord:
         """The *record* with the id of the request, as the store will return it for a replay."""
         return replace(record, request_id=self.attempt.request_id) if self.attempt.request_id else record
+
+
+def call_running(digest: bytes, place: object, handle: OperationHandle, call: Callable[[], Value]) -> Value:
+    """*call* a handler. Meanwhile `find_running` finds it, and `current_operation` returns its *handle*."""
+    running = _Running(digest, place, handle)
+    token = _running.set((*_running.get(), running))
+    try:
+        return call()
+    finally:
+        running.is_over = True
+        _running.reset(token)
+
+
+def find_running(digest: bytes, place: object) -> OperationHandle | None:
+    """The handle of the operation *digest* at *place* from whose handler this call is made, or None."""
+    for running in _running.get():
+        if running.digest == digest and running.place is place and not running.is_over:
+            return running.handle
+    return None
 
 
 def current_operation() -> OperationHandle | None:

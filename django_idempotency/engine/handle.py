@@ -1,8 +1,12 @@
 """The operation handle: what a protected handler can know of the operation that it carries out."""
 
+from collections.abc import Callable
+from typing import Any
+
 from django.http import HttpRequest
 
 from django_idempotency.core.keys import Attempt, Identity, derive_key
+from django_idempotency.exceptions import Refusal
 
 
 class IdempotentRequest(HttpRequest):
@@ -42,3 +46,22 @@ class OperationHandle:
         """
         first = self._attempt.origin or self._attempt
         return derive_key(first.identity, first.fingerprint, name)
+
+
+class DeferredHandle(OperationHandle):
+    """The handle of a request that is not observed: its attempt is read if the handler asks for it."""
+
+    __slots__ = ("_read",)
+
+    def __init__(self, read: Callable[[], Attempt | Refusal | None]) -> None:
+        self._read = read
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "_attempt":  # which `__init__` has left unset
+            raise AttributeError(name)
+        found = self._read()
+        if isinstance(found, Refusal):
+            raise found
+        if found is not None:
+            self._attempt = found
+        return found

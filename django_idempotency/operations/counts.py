@@ -35,7 +35,7 @@ from django_idempotency.engine.announcements import Announcement
 from django_idempotency.engine.transactions import in_transaction
 from django_idempotency.models import DecisionCount, StorageSample
 from django_idempotency.operations import table_size
-from django_idempotency.operations.tally import COLUMNS, HOUR, Row, Rows, Table, Tally
+from django_idempotency.operations.tally import COLUMNS, HOUR, OBSERVATIONS, Row, Rows, Table, Tally
 from django_idempotency.stores.schemas import in_schema, schema_of
 
 logger = logging.getLogger("django_idempotency")
@@ -58,14 +58,15 @@ OF_DECISION = {
     "key-ignored": "ignored",  # where it is warned of, too
 }
 POSITIONS = {decision: COLUMNS.index(column) for decision, column in OF_DECISION.items()}
+POSITIONS |= {name: COLUMNS.index(name) for name in OBSERVATIONS}
 OTHER_REFUSALS = COLUMNS.index("other_refusals")
 
 
 def count(using: str, operation: str, decision: str, *, after_commit: bool = False) -> None:
     """
-    Count one *decision* ("executed", "replayed", "forgotten", "unsettled" or a refusal's code) on *operation*, whose
-    record is in the database *using*. With *after_commit*, count it once the transaction that is open there has
-    committed.
+    Count one *decision* ("executed", "replayed", "forgotten", "unsettled", a refusal's code, or one of `OBSERVATIONS`)
+    on *operation*, whose record is in the database *using*. With *after_commit*, count it once the transaction that is
+    open there has committed.
     """
     if not conf.counts() or is_under_test():
         return

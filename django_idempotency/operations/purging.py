@@ -14,7 +14,7 @@ from django.utils import timezone
 from django_idempotency.core.record import TOMBSTONE
 from django_idempotency.engine.transactions import atomic_phase, in_transaction
 from django_idempotency.models import IdempotencyRecord
-from django_idempotency.operations import counts
+from django_idempotency.operations import counts, observations
 from django_idempotency.stores.base import Fault
 from django_idempotency.stores.database.dialects import dialect_for
 from django_idempotency.stores.database.purging import Purge, purge_for
@@ -65,8 +65,8 @@ def purge(
     deletes them, are left alone, so that several purges share the work (on SQLite they take turns). No new batch
     begins once *max_seconds* are over or *stop* returns True; then `finished` is False.
 
-    A purge that finishes also deletes the counts that are older than `counts.KEEP`, and samples for the dashboard how
-    many records are left.
+    A purge that finishes also deletes the counts that are older than `counts.KEEP` and the expired runs of observe
+    mode, and samples for the dashboard how many records are left.
 
     *progress* is called after each batch with its number of rows. A *dry_run* counts and deletes nothing.
 
@@ -87,7 +87,7 @@ def purge(
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     run = _Run(using, batch_size)
     while not run.finished:
-        if (stop is not None and stop()) or (deadline is not None and time.monotonic() >= deadline):
+        if _is_over(deadline, stop):
             break
         if run.count or run.tombstones:
             time.sleep(run.pause)
@@ -98,12 +98,17 @@ def purge(
         try:
             counts.forget_before(timezone.now().astimezone(UTC) - counts.KEEP, using)
             counts.sample(using)
+            observations.purge(using, batch_size, lambda: not _is_over(deadline, stop))
         except Error as error:  # the tables of newer code may still be missing; the purge itself is done
             logger.warning("The counts of database %r were not tidied: %s", using, str(error).strip())
     logger.info(
         "Purged %d expired records from database %r, and kept %d as tombstones", run.count, using, run.tombstones
     )
     return Purged(count=run.count, tombstones=run.tombstones, finished=run.finished)
+
+
+def _is_over(deadline: float | None, stop: Callable[[], bool] | None) -> bool:
+    return (stop is not None and stop()) or (deadline is not None and time.monotonic() >= deadline)
 
 
 def _refuse_inside_a_transaction(using: str) -> None:

@@ -10,7 +10,7 @@ MAX_OPERATIONS = 256  # named by one process in one hour; a callable may make up
 MAX_ROWS = 1024  # kept in memory while they cannot be written
 OTHER = "(other)"  # the operation of what is counted past MAX_OPERATIONS
 
-COLUMNS = (
+DECISIONS = (
     "executions",
     "replays",
     "conflicts",
@@ -22,6 +22,9 @@ COLUMNS = (
     "unsettled",
     "ignored",
 )
+# Of observe mode. The others are some of those that are `observed`, but for `would_refuse`.
+OBSERVATIONS = ("observed", "would_replay", "would_conflict", "would_mismatch", "would_refuse", "ran_twice")
+COLUMNS = (*DECISIONS, *OBSERVATIONS)
 
 Table = tuple[str, str | None]  # database alias, schema of a tenant
 Row = tuple[Table, int, str]  # table, hour, operation

@@ -23,6 +23,7 @@ from django.utils.module_loading import import_string
 
 from django_idempotency import conf
 from django_idempotency.adapters.plain import PlainAdapter
+from django_idempotency.core.observation import OBSERVE
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.seen import SeenNames
 from django_idempotency.engine.announcements import usual_database
@@ -153,7 +154,7 @@ def take_over(
                 return partial(ignored, request, f"{request.method} {match.route}", found, place.why, policy, count)
     elif _begins_transaction(callback):
         policy = conf.resolved()
-        if _carries_key(request, policy):
+        if _carries_key(request, policy) and conf.resolved(*place.policies).mode != OBSERVE:
             return partial(run, request, found, callback, args, kwargs, policy)
     return None
 
@@ -168,7 +169,7 @@ def ignored(
 ) -> HttpResponseBase | None:
     """Apply `UNPROTECTED` to a key that the view would ignore: return a refusal, or log a warning and return None."""
     count(usual_database(), operation, KeyIgnored.code)
-    if conf.unprotected() == "refuse":
+    if conf.unprotected() == "refuse" and policy.mode != OBSERVE:
         return PlainAdapter(request, policy).refuse(KeyIgnored())
     _warn(found, f"ignores the idempotency key that is sent to {operation!r}: {why}.")
     return None
@@ -200,7 +201,7 @@ def run(
         atomic = cast(Callable[..., HttpResponseBase | None], BaseHandler().make_view_atomic(begun))
         response = atomic(request, *args, **kwargs)
     except Error as error:
-        if has_begun or not _is_unavailable(policy, error):
+        if has_begun or policy.mode == OBSERVE or not _is_unavailable(policy, error):
             return _Raised(error)
         logger.error("The transaction of a request for %s could not begin: %s", found.name, error)
         return PlainAdapter(request, policy).refuse(StoreUnavailable())

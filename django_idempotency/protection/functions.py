@@ -11,12 +11,14 @@ from django_idempotency import conf
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.fingerprint import canonical_json, check_fingerprint, digest
 from django_idempotency.core.keys import Attempt, Identity, check_age, check_key, check_string, renamed
+from django_idempotency.core.observation import OBSERVE, is_sampled
 from django_idempotency.core.policy import ONCE_OPTIONS, POLICY, Options, Policy, ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine.execution import Executed, Joined, Refused, Replayed
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.run import run
-from django_idempotency.exceptions import KeyInvalid, KeyMissing, PolicyError, UnstorableResponse
+from django_idempotency.exceptions import KeyInvalid, KeyMissing, PolicyError, Refusal, UnstorableResponse
+from django_idempotency.protection.observing import UNSTORABLE, Observation, Subject, observe
 from django_idempotency.protection.order import check_function
 
 NO_SCOPE = "-"  # the scope of events without the option `scope`
@@ -82,6 +84,7 @@ def once(
     but a plain function. A call raises `KeyReused`, `RequestInProgress` (let the broker deliver it later),
     `OutcomeUnknown`, `StoreUnavailable`, `KeyMissing`, `KeyInvalid`, and `UnstorableResponse` for a result that is not
     JSON. The work is then rolled back, unless its store is outside the databases, which also raises `OutcomeUncertain`.
+    With `mode="observe"` a redelivery runs again and is counted, and a call raises what the function raises alone.
     """
     if not isinstance(operation, str) or not operation:
         raise PolicyError('@once needs the name of the operation: @once("invoice.paid", key=...)')
@@ -114,6 +117,9 @@ def _run(
     kwargs: dict[str, Any],
 ) -> Outcome[Result]:
     """Call *function* once for the event in its arguments."""
+    if policy.mode == OBSERVE:
+        event = ObservedEvent(operation, policy, args, kwargs)
+        return Outcome(observe(event, lambda handle: function(*args, **kwargs)), replayed=False)
 
     def execute(handle: OperationHandle) -> Result:
         return function(*args, **kwargs)
@@ -134,6 +140,43 @@ def _run(
             raise refusal
         case _:
             assert_never(outcome)
+
+
+class ObservedEvent(Subject[Any]):
+    """An event in observe mode."""
+
+    def __init__(self, operation: str, policy: ResolvedPolicy, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super().__init__(policy)
+        self._operation, self._args, self._kwargs = operation, args, kwargs
+
+    def operation(self) -> str:
+        return self._operation
+
+    def is_sampled(self) -> bool:
+        share = self.policy.observe_sample
+        if share >= 1:
+            return True
+        found = self.read()
+        return isinstance(found, Refusal) or is_sampled(found.identity.key, share)
+
+    def read(self) -> Attempt | Refusal:
+        try:
+            return self._attempt()
+        except (KeyInvalid, KeyMissing) as refusal:
+            return refusal
+
+    def database(self) -> str | None:
+        return conf.database(self.policy, *self._args, **self._kwargs)
+
+    def judge(self, value: Any, observation: Observation) -> None:
+        observation.status, observation.is_answer = 200, True
+        try:
+            _result_record(value, self.policy, self._operation)
+        except UnstorableResponse:
+            observation.refusal = UNSTORABLE
+
+    def _attempt(self) -> Attempt:
+        return _event_attempt(self._operation, self.policy, self._args, self._kwargs)
 
 
 def _event_attempt(operation: str, policy: ResolvedPolicy, args: Any, kwargs: Any) -> Attempt:

@@ -12,11 +12,13 @@ from django_idempotency.adapters.cookies import warn_of_cookies
 from django_idempotency.adapters.plain import PlainAdapter
 from django_idempotency.adapters.session import restore_session, session_key
 from django_idempotency.core.decision import Answer
+from django_idempotency.core.observation import OBSERVE
 from django_idempotency.core.policy import NO_OPTIONS, POLICY, Options, Policy, ResolvedPolicy
 from django_idempotency.engine.execution import Executed, Joined, Refused, Replayed
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.run import run
 from django_idempotency.exceptions import PolicyError, Refusal
+from django_idempotency.protection.observed_request import observe_request
 from django_idempotency.protection.order import check_dispatch, check_method, check_place
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -99,6 +101,8 @@ def call(
     outer = django_request.idempotency = getattr(django_request, "idempotency", None)
     if request.method not in policy.methods:
         return view(*args, **kwargs)
+    if policy.mode == OBSERVE:
+        return observe_request(adapter, outer, partial(view, *args, **kwargs))
     attempt = adapter.read()
     if attempt is None:
         return view(*args, **kwargs)

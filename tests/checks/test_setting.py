@@ -9,6 +9,7 @@ import pytest
 from django.core.checks import registry
 
 from django_idempotency import checks, idempotent
+from django_idempotency.checks.settings import check_enforcing, check_observing
 from django_idempotency.protection import installation
 from tests.ids import spelt
 
@@ -84,6 +85,30 @@ def test_E002(check, settings):
     assert [message.id for message in messages] == ["django_idempotency.E002"] * 2
     assert "['mine']" in messages[0].msg
     assert "['yours']" in messages[1].msg
+
+
+@pytest.mark.parametrize("setting", [{"MODE": "observed"}, {"MODE": "observe", "OBSERVE_SAMPLE": 50}], ids=spelt)
+def test_E001_of_observe_mode(ids, settings, setting):
+    """A mode that does not exist, per cent in place of a share."""
+    settings.IDEMPOTENCY = setting
+    assert ids() == ["E001"]
+
+
+def test_W021(settings):
+    """To observe and to count nothing is no use."""
+    settings.IDEMPOTENCY = {"MODE": "observe", "COUNTS": False}
+    assert [message.id for message in check_observing()] == ["django_idempotency.W021"]
+    for sound in ({"MODE": "observe"}, {"COUNTS": False}, {"MODE": "observed", "COUNTS": False}):
+        settings.IDEMPOTENCY = sound
+        assert check_observing() == []
+
+
+def test_I002(settings):
+    """A deployment is told that nothing is protected; other commands are not, while it is meant to be so."""
+    assert check_enforcing in registry.registry.deployment_checks
+    assert check_enforcing() == []
+    settings.IDEMPOTENCY = {"MODE": "observe"}
+    assert [message.id for message in check_enforcing()] == ["django_idempotency.I002"]
 
 
 BAD = "{'REQUIERD': True}"

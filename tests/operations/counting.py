@@ -15,6 +15,17 @@ from tests.proof.child import prepare
 NEVER = 1e9  # seconds
 
 
+def totals(**filters: object) -> dict[str, int]:
+    """What the table of counts holds, without the zeros."""
+    from django.db.models import Sum
+
+    from django_idempotency.models import DecisionCount
+    from django_idempotency.operations.tally import COLUMNS
+
+    sums = DecisionCount.objects.filter(**filters).aggregate(**{name: Sum(name) for name in COLUMNS})
+    return {name: number for name, number in sums.items() if number}
+
+
 def main(database: str, children: int, requests: int) -> None:
     prepare(database)
     logging.disable(logging.WARNING)  # of counts that cannot be written

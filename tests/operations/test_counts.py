@@ -14,7 +14,6 @@ from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.mail.backends import locmem
 from django.db import connection, connections, transaction
-from django.db.models import Sum
 from django.test import Client, RequestFactory
 from django.test import utils as test_utils
 from django.test.utils import CaptureQueriesContext
@@ -27,6 +26,7 @@ from django_idempotency.operations import table_size, tally
 from tests.app.models import Payment
 from tests.app.serving import TIMEOUT, VENDOR, plain, post, without_table
 from tests.app.views import answer, make_payment
+from tests.operations.counting import totals
 from tests.operations.records import live
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,26 +34,8 @@ OPERATION = "POST act/"
 
 
 @pytest.fixture
-def counter(monkeypatch):
-    """Count, as outside of tests, and write as soon as a request is finished."""
-    counter = statistics.Counter()
-    monkeypatch.setattr(statistics, "counter", counter)
-    monkeypatch.setattr(statistics, "is_under_test", lambda: False)
-    monkeypatch.setattr(statistics, "INTERVAL", 0.0)
-    monkeypatch.setattr(statistics, "PAUSE", 0.0)
-    yield counter
-    counter.tally.take()
-
-
-@pytest.fixture
 def anonymous():
     return Client(raise_request_exception=False)
-
-
-def totals(**filters):
-    """What the table holds, without the zeros."""
-    sums = DecisionCount.objects.filter(**filters).aggregate(**{name: Sum(name) for name in statistics.COLUMNS})
-    return {name: number for name, number in sums.items() if number}
 
 
 # --- what is counted ---
@@ -68,6 +50,7 @@ def test_each_column_is_in_the_table_and_each_refusal_has_a_column():
     without_identity = {"body-incomplete", "key-invalid", "key-missing", "length-required"}
     decisions = {"executed", "replayed", "forgotten", "unsettled"}
     assert codes - without_identity == set(statistics.OF_DECISION) - decisions
+    assert set(tally.OBSERVATIONS) <= set(statistics.POSITIONS)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -445,3 +445,34 @@ def test_nobody_else_sees_it(site, user):
     """A visitor is sent to the login, and so is a user who is no staff."""
     assert opened(Client()).status_code == 302
     assert opened(allowed(user, "view_idempotencyrecord")).status_code == 302
+
+
+# --- observe mode ---
+
+
+@pytest.mark.django_db
+def test_observe_mode_tells_how_many_requests_ran_twice(operator):
+    """In a part of its own, so that nothing is taken for protected: a week, its chart, its operations."""
+    now = statistics.hour_of(timezone.now().timestamp())
+    for age, twice in ((1, 2), (100, 3), (400, 7)):
+        DecisionCount.objects.create(
+            hour=now - age, operation="POST pay/", observed=100, ran_twice=twice, would_replay=twice, would_mismatch=1
+        )
+    DecisionCount.objects.create(hour=now, operation="POST keyless/", would_refuse=9)
+
+    response = opened(operator, "?period=7d")
+
+    text = " ".join(response.content.decode().split())
+    assert "<strong>5</strong> requests ran twice" in text
+    assert "2.5 % of them" in text
+    assert "did no harm</h2>" not in text
+    assert text.count("POST pay/</a>") == text.count("POST keyless/</a>") == 1
+    assert "<td>200</td><td>5</td><td>5</td><td>0</td><td>2</td><td>0</td>" in text
+    assert "<td>0</td><td>0</td><td>0</td><td>0</td><td>0</td><td>9</td>" in text
+    (picture,) = pictures(response)
+    assert picture.find("title").text == "Ran twice, per hour"
+
+    DecisionCount.objects.create(hour=now, operation="POST refund/", executions=41)
+    text = " ".join(opened(operator, "?period=7d").content.decode().split())
+    assert "did no harm</h2>" in text
+    assert text.count("POST pay/</a>") == text.count("POST refund/</a>") == 1
