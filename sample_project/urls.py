@@ -5,10 +5,13 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 from rest_framework.authtoken.views import obtain_auth_token
 
+from sample_project.payments.pages import pay
+
 urlpatterns = [
     path("", RedirectView.as_view(url="/api/")),
     path("api/token/", obtain_auth_token, name="token"),  # for programs
     path("api-auth/", include("rest_framework.urls")),  # for people, in the browsable API
     path("api/", include("sample_project.payments.urls")),
+    path("pay/", pay, name="pay"),  # a form, for people
     path("admin/", admin.site.urls),
 ]

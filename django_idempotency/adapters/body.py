@@ -12,6 +12,7 @@ from hashlib import sha256
 from io import SEEK_END, BytesIO
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, cast
+from urllib.parse import parse_qsl
 from weakref import finalize
 
 from django.conf import settings
@@ -26,12 +27,16 @@ from django.utils.datastructures import MultiValueDict
 
 from django_idempotency.adapters.wsgi_input import IN_MEMORY, OBSERVED, ObservedInput, is_gzip
 from django_idempotency.core.fingerprint import canonical_json, digest, without_field, without_gzip_times
+from django_idempotency.core.keys import KEY_FIELD
 from django_idempotency.exceptions import BodyIncomplete, BodyUnreadable, LengthRequired, Refusal
+
+Form = tuple[QueryDict, MultiValueDict[str, Any]]  # its fields and its files
 
 CHUNK = 64 * 1024  # bytes read at once
 MULTIPART = "multipart/form-data"
 URLENCODED = "application/x-www-form-urlencoded"
-CSRF_FIELD = "csrfmiddlewaretoken"  # masked anew for every page
+# Fields that are not part of a form's meaning: the first is masked anew for every page.
+LEFT_OUT = ("csrfmiddlewaretoken", KEY_FIELD)
 
 
 def receive(request: HttpRequest) -> Refusal | None:
@@ -144,6 +149,54 @@ def body_digest(request: HttpRequest, parsed: Callable[[], bytes | None] | None 
         result = _raw_digest(request, [source.read()] if is_form else _chunks(source))
     source.seek(position)
     return result
+
+
+def has_form(request: HttpRequest) -> bool:
+    """Whether the body of *request* is a form that Django parses. It takes one without a length for an empty one."""
+    return request.method == "POST" and request.content_type in (URLENCODED, MULTIPART) and not _is_chunked(request)
+
+
+def form_values(request: HttpRequest, name: str) -> list[str]:
+    """
+    The values of the field *name* in the form of *request*, whose body was received. An upload stays as it is for the
+    view's own handlers. A form that cannot be parsed has no values: the view gets the error.
+    """
+    try:
+        if request.content_type == URLENCODED or hasattr(request, "_post"):
+            return cast(list[str], request.POST.getlist(name))
+        form = _multipart_form(request)
+    except SuspiciousOperation:  # too many fields, or too large
+        return []
+    return [] if form is None else cast(list[str], form[0].getlist(name))
+
+
+def form_pairs(request: HttpRequest) -> list[tuple[str, str]] | None:
+    """
+    The names and values of the form of *request*, in an order of the same fingerprint. None if it has files, which a
+    page cannot send again, or cannot be read.
+    """
+    try:
+        if request.content_type == URLENCODED:
+            return parse_qsl(whole_body(request).decode(), keep_blank_values=True, encoding=request.encoding or "utf-8")
+        form = _multipart_form(request)
+    except (RawPostDataException, SuspiciousOperation, ValueError):
+        return None
+    if form is None or form[1]:
+        return None
+    return [(name, value) for name, values in form[0].lists() for value in values]
+
+
+def _multipart_form(request: HttpRequest) -> Form | None:
+    state: Any = request
+    if hasattr(request, "_post"):
+        return state._post, state._files
+    source = _source(request)
+    if source is None:
+        return None
+    position = source.tell()
+    form = _parse_multipart(request, source)
+    source.seek(position)
+    return form
 
 
 def whole_body(request: HttpRequest) -> bytes:
@@ -262,31 +315,40 @@ def _raw_digest(request: HttpRequest, chunks: Iterable[bytes]) -> bytes:
 def _significant(request: HttpRequest, start: bytes) -> bytes:
     """The *start* of the body without the parts that differ in each attempt."""
     if request.content_type == URLENCODED:
-        start = without_field(start, CSRF_FIELD.encode())
+        for name in LEFT_OUT:
+            start = without_field(start, name.encode())
     return without_gzip_times(start) if is_gzip(request.META) else start
 
 
 def form_as_json(data: QueryDict) -> bytes:
     """The fields of a parsed form, in canonical form."""
-    return canonical_json([[name, values] for name, values in data.lists() if name != CSRF_FIELD])
+    return canonical_json([[name, values] for name, values in data.lists() if name not in LEFT_OUT])
 
 
 def _multipart_digest(request: HttpRequest, source: IO[bytes]) -> bytes | None:
     """The digest of the form in *source*, or None if Django could not parse it."""
-    source.seek(0)
-    stream: Any = source  # the stubs want a request; a parser only reads
-    meta = request.META | {"CONTENT_LENGTH": str(_size(source))}  # without one, Django takes the form to be empty
-    try:
-        fields, files = MultiPartParser(meta, stream, [HashingHandler()], request.encoding).parse()
-    except (MultiPartParserError, SuspiciousOperation):
-        return None
-    return _form_digest(fields, files)
+    form = _parse_multipart(request, source)
+    return None if form is None else _form_digest(*form)
+
+
+def _parse_multipart(request: HttpRequest, source: IO[bytes]) -> Form | None:
+    """Parse the form in *source*, once for each request, and keep no file. None if Django could not parse it."""
+    state: Any = request
+    if not hasattr(request, "_idempotency_form"):
+        source.seek(0)
+        stream: Any = source  # the stubs want a request; a parser only reads
+        meta = request.META | {"CONTENT_LENGTH": str(_size(source))}  # without one, Django takes the form to be empty
+        try:
+            state._idempotency_form = MultiPartParser(meta, stream, [HashingHandler()], request.encoding).parse()
+        except (MultiPartParserError, SuspiciousOperation):
+            state._idempotency_form = None
+    return cast(Form | None, state._idempotency_form)
 
 
 def _form_digest(fields: MultiValueDict[str, Any], files: MultiValueDict[str, Any]) -> bytes:
     parts: list[bytes] = []
     for name, values in fields.lists():
-        if name != CSRF_FIELD:
+        if name not in LEFT_OUT:
             parts += [_bytes(part) for value in values for part in ("field", name, value)]
     for name, uploads in files.lists():
         for upload in uploads:

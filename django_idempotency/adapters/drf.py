@@ -76,6 +76,7 @@ class DrfAdapter(plain.PlainAdapter):
     __slots__ = ("view",)
 
     request: Request
+    reads_forms = False  # clients of an API send the header
 
     def __init__(self, request: Request, policy: ResolvedPolicy) -> None:
         super().__init__(request, policy)

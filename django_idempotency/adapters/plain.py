@@ -17,11 +17,15 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import resolve_url
 from django.urls import Resolver404, resolve
 
-from django_idempotency.adapters.body import body_digest, receive
+from django_idempotency import outcomes
+from django_idempotency.adapters.body import URLENCODED, body_digest, form_values, has_form, receive
+from django_idempotency.adapters.messages import MESSAGES, add_messages, encode_messages
+from django_idempotency.adapters.pages import refusal_page
 from django_idempotency.adapters.scope import default_scope
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.fingerprint import check_fingerprint, digest, parse_query
 from django_idempotency.core.keys import (
+    KEY_FIELD,
     MAX_STRING,
     Attempt,
     Identity,
@@ -50,6 +54,9 @@ STORED_4XX = frozenset({HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.NOT_FOUND, HTTPS
 # Why an answer is not stored, for a warning.
 REFUSED = "a refusal is not stored, unless the option `should_store` accepts it"
 NOT_ACCEPTED = "the option `should_store` does not accept that answer"
+NO_REDIRECT = "a form's key stores a redirect alone: redirect when the work is done"
+SENT_KEY = "_idempotency_sent_key"  # of a request: its form's key, for a form that is shown again with its errors
+FORM_ANSWER = "_idempotency_form_answer"  # of a response that answers a form although it is no redirect
 PRECONDITIONS = ("HTTP_IF_MATCH", "HTTP_IF_UNMODIFIED_SINCE")
 
 
@@ -60,11 +67,14 @@ class PlainAdapter:
     `request` is the one that the view sees and that the project's callables get, `django_request` is Django's.
     """
 
-    __slots__ = ("django_request", "policy", "request")
+    __slots__ = ("django_request", "is_form", "policy", "request")
+
+    reads_forms = True
 
     def __init__(self, request: Any, policy: ResolvedPolicy) -> None:
         self.request = self.django_request = request
         self.policy = policy
+        self.is_form = False  # set if the key is in the field of a form
 
     def read(self) -> Attempt | Refusal | None:
         """
@@ -74,15 +84,14 @@ class PlainAdapter:
         incomplete.
         """
         request, policy = self.django_request, self.policy
-        # Kept before a callable of the project's reads it; else only for a request that has a key.
-        incomplete = None if policy.key is None else receive(request)
         key = self.read_key()
         if key is None or isinstance(key, Refusal):
             return key
-        if policy.key is None:
-            incomplete = receive(request)
+        incomplete = receive(request)
         if incomplete is not None:
             return incomplete
+        if self._differs(key):
+            return KeyInvalid("The form and the header have different keys: send one key.")
         seen = self.request
         scope = default_scope(seen) if policy.scope is None else check_string("scope", policy.scope(seen))
         path = route(request)
@@ -121,9 +130,33 @@ class PlainAdapter:
             return f"{self.django_request.method} {path}"
         return operation if isinstance(operation, str) else check_string("operation", operation(self.request))
 
+    def _may_have_field(self) -> bool:
+        """Is the request a form, in which the key is to be looked for?"""
+        return self.policy.meta_name not in self.django_request.META and self._reads_form()
+
+    def _reads_form(self) -> bool:
+        policy = self.policy
+        return self.reads_forms and policy.form_key and policy.key is None and has_form(self.django_request)
+
+    def _differs(self, key: str) -> bool:
+        """Does a form that was parsed already, or is soon, have another key than the header?"""
+        request = self.django_request
+        return (
+            not self.is_form
+            and self._reads_form()
+            and (request.content_type == URLENCODED or hasattr(request, "_post"))
+            and any(value != key for value in form_values(request, KEY_FIELD))
+        )
+
     def read_key(self) -> str | Refusal | None:
         """The key that was sent, or a refusal; None if there is none, and none is needed."""
+        may_have_field = self._may_have_field()
         policy = self.policy
+        if policy.key is not None or may_have_field:
+            # Kept before a callable of the project's or a form is read.
+            incomplete = receive(self.django_request)
+            if incomplete is not None and may_have_field:
+                return incomplete  # what is missing may be the key
         # Called outside the `try`: it may start operations of its own, whose refusals are not this request's.
         made = None if policy.key is None else policy.key(self.request)
         try:
@@ -131,15 +164,35 @@ class PlainAdapter:
                 key = None if made is None else check_key(made)
             else:
                 value = self.django_request.META.get(policy.meta_name)
-                key = None if value is None else parse_key(value)
+                if value is not None:
+                    key = parse_key(value)
+                else:
+                    key = self._read_field() if may_have_field else None
             if key is None and policy.required:
-                return KeyMissing(f"This action needs the header {policy.header}: a new key for each intended action.")
+                return KeyMissing(
+                    f"This action needs the header {policy.header}: a new key for each intended action."
+                    + (" A form has {% idempotency_key %} in its template." if may_have_field else "")
+                )
             if key is not None and policy.key_format is not None and not policy.key_format(key):
                 return KeyInvalid("The idempotency key does not have the format that this action asks for.")
             if key is not None and policy.key_max_age is not None:
                 check_age(key, policy.key_max_age, time.time())
         except (KeyExpired, KeyInvalid) as refusal:
             return refusal
+        return key
+
+    def _read_field(self) -> str | None:
+        """Read the key from the form's field. Raises `KeyInvalid` for a malformed one, and for two."""
+        found = {*form_values(self.django_request, KEY_FIELD)}
+        if not found:
+            return None
+        self.is_form = True
+        if len(found) > 1:
+            raise KeyInvalid("The form has two keys: its template needs {% idempotency_key %} once.")
+        key = check_key(found.pop())
+        setattr(self.django_request, SENT_KEY, key)
+        # A person who clicks twice wants the result, not a page that says that there will be one.
+        self.policy = replace(self.policy, in_flight="wait")
         return key
 
     def encode_parsed_body(self) -> bytes | None:
@@ -165,20 +218,21 @@ class PlainAdapter:
             )
         should_store, status = self.policy.should_store, response.status_code
         summary = f"status {status}"
-        if not (is_answer(status) if should_store is None else should_store(response)):
-            rule = REFUSED if should_store is None else NOT_ACCEPTED
+        # A form that is shown again with its errors is no answer, although its status is 200.
+        answers_form = not self.is_form or outcomes.redirects(response) or hasattr(response, FORM_ANSWER)
+        if not (answers_form and (is_answer(status) if should_store is None else should_store(response))):
+            rule = NO_REDIRECT if not answers_form else REFUSED if should_store is None else NOT_ACCEPTED
             return Answer(response, None, summary, rule if status < 500 else "")
         try:
             body = _read_content(response, self.policy.max_body)
         except UnstorableResponse:
             _release(response)
             raise
-        record = CompletionRecord(
-            status=status,
-            reason=response.reason_phrase,
-            headers=storable_headers(response.headers.items()),
-            body=body,
-        )
+        headers = storable_headers(response.headers.items())
+        messages = encode_messages(self.django_request) if self.is_form else None
+        if messages is not None:
+            headers += ((MESSAGES, messages),)
+        record = CompletionRecord(status=status, reason=response.reason_phrase, headers=headers, body=body)
         return Answer(
             response,
             record,
@@ -213,6 +267,10 @@ class PlainAdapter:
         response.content = record.body
         del response.headers["Content-Type"]
         for name, value in record.headers:
+            if name == MESSAGES:
+                if self.is_form and value is not None:
+                    add_messages(self.django_request, value)
+                continue
             response.headers[name] = str(len(record.body)) if value is None else value  # only Content-Length is None
         response.headers[self.policy.replayed_header] = "true"
         if 300 <= record.status < 400 and "Location" in response.headers:
@@ -220,18 +278,25 @@ class PlainAdapter:
         return response
 
     def refuse(self, refusal: Refusal) -> HttpResponse:
-        """Make problem details (RFC 9457) of *refusal*."""
+        """Make problem details (RFC 9457) of *refusal*, or a page if a form was sent."""
         if isinstance(refusal, StoreUnavailable):
             # The connection is lost, so the request's transaction cannot be committed: let it end without an error.
             for connection in connections.all(initialized_only=True):
                 if connection.settings_dict["ATOMIC_REQUESTS"] and connection.in_atomic_block:
                     connection.set_rollback(True)
+        if self._is_page():
+            return refusal_page(self.django_request, refusal, self.refusal_headers(refusal))
         return JsonResponse(
             refusal.problem(self.policy.docs_url),
             status=refusal.status,
             content_type=PROBLEM,
             headers=self.refusal_headers(refusal),
         )
+
+    def _is_page(self) -> bool:
+        """Is a refusal read by a person? A browser that sends a form without a key says that it wants a page."""
+        accepts_page = "text/html" in self.django_request.META.get("HTTP_ACCEPT", "")
+        return self.is_form or (accepts_page and self._may_have_field())
 
     def refusal_headers(self, refusal: Refusal) -> dict[str, str]:
         """`Retry-After` in seconds, if a retry helps, and the `Link` to the API's own documentation (RFC 8288)."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from django_idempotency.core.fingerprint import digest
 from django_idempotency.exceptions import KeyExpired, KeyInvalid, PolicyError
 
+KEY_FIELD = "_idempotency_key"  # of a form, for `{% idempotency_key %}`; the admin's own fields begin so, too
 MAX_KEY = 255  # characters, after unquoting
 MAX_STRING = 255  # stored characters of a scope, an operation, a request or its id; the digest stands for all of them
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # NUL and lone surrogates, which some databases refuse
@@ -192,7 +193,15 @@ def derive_key(identity: Identity, fingerprint: bytes, name: str) -> str:
     Derive the key for the downstream system *name*: the same at every retry of a request, another one for every name
     and for a corrected payload. It is a UUID of version 8 (RFC 9562, 5.8).
     """
-    number = int.from_bytes(digest(b"derived", identity.digest, fingerprint, name.encode())[:16])
-    number = number & ~(0xF << 76) | 8 << 76  # version
+    return _uuid(int.from_bytes(digest(b"derived", identity.digest, fingerprint, name.encode())[:16]), version=8)
+
+
+def time_ordered_key(milliseconds: int, random: bytes) -> str:
+    """A UUID of version 7 (RFC 9562, 5.7), of the *milliseconds* since 1970 and ten *random* bytes."""
+    return _uuid(milliseconds << 80 | int.from_bytes(random), version=7)
+
+
+def _uuid(number: int, *, version: int) -> str:
+    number = number & ~(0xF << 76) | version << 76
     number = number & ~(0x3 << 62) | 2 << 62  # variant
     return str(uuid.UUID(int=number))

@@ -38,6 +38,7 @@ class Options(TypedDict, total=False):
     operation: str | Callable[..., str]
     key: str | Callable[..., str | None]
     key_format: str | re.Pattern[str] | Callable[[str], object]
+    form_key: bool
     key_max_age: timedelta
     operation_aliases: Iterable[str]
     fingerprint: str | Callable[..., bytes]
@@ -96,6 +97,7 @@ class ResolvedPolicy:
     key_format: Callable[[str], bool] | None = option(
         None, values.key_pattern, convert=key_format, for_events=True, of_requests=True
     )
+    form_key: bool = option(True, values.boolean)
     key_max_age: float | None = option(None, values.duration, convert=_seconds, for_events=True, of_requests=True)
     operation_aliases: tuple[str, ...] | None = option(None, values.names, for_events=True, of_requests=True)
     fingerprint: Callable[..., bytes] | None = option(

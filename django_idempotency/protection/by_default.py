@@ -22,7 +22,9 @@ from django.http.response import HttpResponseBase
 from django.utils.module_loading import import_string
 
 from django_idempotency import conf
+from django_idempotency.adapters.body import has_form
 from django_idempotency.adapters.plain import PlainAdapter
+from django_idempotency.core.keys import KEY_FIELD
 from django_idempotency.core.observation import OBSERVE
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.seen import SeenNames
@@ -150,7 +152,7 @@ def take_over(
             _warn(found, f"is not protected: {place.why}. {REMEDY}")
         if conf.unprotected() != "ignore":
             policy = conf.resolved(*place.policies)
-            if request.method in policy.methods and policy.meta_name in request.META:
+            if request.method in policy.methods and (policy.meta_name in request.META or _has_field(request, policy)):
                 return partial(ignored, request, f"{request.method} {match.route}", found, place.why, policy, count)
     elif _begins_transaction(callback):
         policy = conf.resolved()
@@ -176,7 +178,17 @@ def ignored(
 
 
 def _carries_key(request: HttpRequest, policy: ResolvedPolicy) -> bool:
-    return policy.meta_name in request.META or policy.required or policy.key is not None
+    return (
+        policy.meta_name in request.META
+        or policy.required
+        or policy.key is not None
+        or (policy.form_key and has_form(request))
+    )
+
+
+def _has_field(request: HttpRequest, policy: ResolvedPolicy) -> bool:
+    """Whether a form that Django has parsed already, to find its CSRF token, has a key."""
+    return policy.form_key and KEY_FIELD in getattr(request, "_post", ())
 
 
 def _begins_transaction(callback: Any) -> bool:

@@ -113,6 +113,15 @@ def classes_of(value: Any) -> list[Any] | None:
     return list(value) if isinstance(value, Iterable) else None
 
 
+def policy_of_admin(view: Any) -> Any:
+    """The `Policy` of *view* if it is the add or the change page of an admin with `IdempotencyAdminMixin`, or None."""
+    module = sys.modules.get("django_idempotency.admin.mixin")  # if it is not imported, no admin has it
+    owner = getattr(view, "__self__", None)
+    if module is None or not isinstance(owner, module.IdempotencyAdminMixin):
+        return None
+    return owner.idempotency if view.__name__ in ("add_view", "change_view") else None
+
+
 def has_mixin(view_class: type) -> bool:
     """Whether *view_class* is protected as a whole, by `IdempotencyMixin`."""
     module = sys.modules.get("django_idempotency.rest_framework")  # if it is not imported, no class has its mixin

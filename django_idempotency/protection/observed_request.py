@@ -7,7 +7,6 @@ from typing import Any
 from django.http.response import HttpResponseBase
 
 from django_idempotency import conf
-from django_idempotency.adapters.body import receive
 from django_idempotency.adapters.cookies import warn_of_cookies
 from django_idempotency.adapters.plain import PlainAdapter, route
 from django_idempotency.core.keys import Attempt
@@ -45,8 +44,6 @@ class ObservedRequest(Subject[Any]):
         share = self.policy.observe_sample
         if share >= 1:
             return True
-        if self.policy.key is not None:
-            receive(self.adapter.django_request)  # before a callable of the project's reads it
         key = self.adapter.read_key()
         return not isinstance(key, str) or is_sampled(key, share)
 

@@ -28,6 +28,7 @@ from django_idempotency.protection.introspection import (
     layers,
     may_call,
     module_of,
+    policy_of_admin,
 )
 from django_idempotency.protection.views import wrap
 from django_idempotency.protection.wrapping import (
@@ -101,6 +102,8 @@ def placement_of(callback: Any) -> Placement:
         decorated = [policy for policy in [getattr(type(leaf).__call__, POLICY, None)] if isinstance(policy, Policy)]
     if decorated:  # around a function, or around a plain as_view()
         return describe(view=None, every=Place(how=DECORATOR, policies=tuple(decorated[-1:]), guards=guards))
+    if (policy := policy_of_admin(leaf)) is not None:
+        return describe(view=None, every=Place(how=MIXIN, policies=(policy,), guards=guards))
     if view_class is not None:
         places, view = _of_class(chain, view_class, exempt, guards)
         return describe(view=view, places=places)

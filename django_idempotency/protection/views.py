@@ -108,6 +108,7 @@ def call(
         return view(*args, **kwargs)
     if isinstance(attempt, Refusal):
         return adapter.refuse(attempt)
+    policy = adapter.policy  # of a form, if the key is in its field
     operation = attempt.identity.operation
 
     def execute(handle: OperationHandle) -> Any:

@@ -79,6 +79,7 @@ def run(directory: Path, report: Report) -> str:
         server.manage("seed", "--username", username, "--password", PASSWORD, "--balance", str(BALANCE))
         login = Request(path="/api/token/", payload={"username": username, "password": PASSWORD})
         return Customer(
+            username=username,
             token=json.loads(send(server.address, login).body)["token"],
             account=Account.objects.get(owner__username=username, name="Current"),
         )
@@ -95,6 +96,7 @@ def run(directory: Path, report: Report) -> str:
                 ann=customer("ann"),
                 bob=customer("bob"),
                 gateway_url=os.environ["GATEWAY_URL"],
+                password=PASSWORD,
             ).run()
     finally:
         connection.close()

@@ -16,6 +16,7 @@ from sample_project.payments.models import Account, Charge
 
 from .card_steps import CardPayments
 from .client import Answer, LossyProxy, Request, reset, send, send_until_answered, sha
+from .form_steps import Forms
 from .report import Report
 from .server import WORKERS, Server
 from .waiting import wait_for
@@ -36,6 +37,7 @@ def path_of(answer: Answer) -> str:
 class Customer:
     """A user of the API, with an account to charge."""
 
+    username: str
     token: str
     account: Account
 
@@ -71,11 +73,20 @@ class Demo:
     ann: Customer
     bob: Customer
     gateway_url: str
+    password: str  # of each customer
 
     def run(self) -> None:
         first = self.ann.charge("order 1", key=new_key())
         cards = CardPayments(
             server=self.server, report=self.report, gateway_url=self.gateway_url, pay=self.ann.card_payment
+        )
+        forms = Forms(
+            server=self.server,
+            report=self.report,
+            username=self.ann.username,
+            password=self.password,
+            account=self.ann.account.pk,
+            charges=self.ann.charges,
         )
         for step in (
             partial(self.a_charge_and_its_retry, first),
@@ -87,6 +98,7 @@ class Demo:
             self.a_lost_answer,
             self.a_decline,
             *cards.steps(),
+            forms.a_double_click,
             self.the_books,
         ):
             try:

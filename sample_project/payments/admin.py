@@ -5,11 +5,15 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 
+from django_idempotency.admin import IdempotencyAdminMixin
+
 from .models import Account, Charge, Deposit, Refund, Transfer
 
 
 @admin.register(Account)
-class AccountAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class AccountAdmin(IdempotencyAdminMixin, admin.ModelAdmin):  # type: ignore[type-arg]
+    """Saved once, however often its form is sent."""
+
     list_display = ["name", "owner", "currency", "balance"]
     list_select_related = ["owner"]
     search_fields = ["name", "owner__username"]

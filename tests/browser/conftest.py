@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from tests.app.serving import gate, serve
+
+__all__ = ["gate", "serve"]
+
 PROGRAMS = ("chromium", "chromedriver")
 WAIT = 10  # seconds, for what comes at once unless a test fails
 WIDE, NARROW = (1240, 1000), (390, 844)  # CSS pixels

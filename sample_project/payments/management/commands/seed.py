@@ -21,7 +21,9 @@ Log in at {base}/api-auth/login/ and look around at {base}/api/, or call it:
     -H 'Content-Type: application/json' \\
     -d '{{"amount": 1250, "currency": "EUR", "reference": "order 1001"}}'
 
-Send it again: the same answer, `Idempotency-Replayed: true`, and the balance moves once:
+Or pay by a form, and click twice: {base}/pay/
+
+Send the request again: the same answer, `Idempotency-Replayed: true`, and the balance moves once:
 
   curl {base}/api/accounts/{account}/ -H "Authorization: Token $TOKEN"
 
