@@ -108,7 +108,9 @@ class DrfAdapter(plain.PlainAdapter):
             self._leave_alone(response)
         return self.make_answer(response)
 
-    def replay(self, record: CompletionRecord) -> Response:
+    def replay(self, record: CompletionRecord) -> Any:
+        if record.is_reference:
+            return self.mark(record)  # finalised by the view's dispatch, like what a handler returns
         response = ReplayedResponse()
         self.fill(response, record)
         response.accepted_renderer = self.request.accepted_renderer

@@ -36,11 +36,20 @@ from django_idempotency.core.keys import (
     renamed,
 )
 from django_idempotency.core.policy import ResolvedPolicy
-from django_idempotency.core.record import CompletionRecord, storable_headers
+from django_idempotency.core.record import (
+    LEFT_OUT,
+    NEVER_STORED,
+    OF_BODY,
+    OF_RENDERING,
+    CompletionRecord,
+    encode_reference,
+    storable_headers,
+)
 from django_idempotency.exceptions import (
     KeyExpired,
     KeyInvalid,
     KeyMissing,
+    PolicyError,
     Refusal,
     StoreUnavailable,
     UnstorableResponse,
@@ -57,6 +66,7 @@ NOT_ACCEPTED = "the option `should_store` does not accept that answer"
 NO_REDIRECT = "a form's key stores a redirect alone: redirect when the work is done"
 SENT_KEY = "_idempotency_sent_key"  # of a request: its form's key, for a form that is shown again with its errors
 FORM_ANSWER = "_idempotency_form_answer"  # of a response that answers a form although it is no redirect
+PLACE = "place"  # the attribute of a ready-made option `key`: where the key is, for the client
 PRECONDITIONS = ("HTTP_IF_MATCH", "HTTP_IF_UNMODIFIED_SINCE")
 
 
@@ -67,7 +77,7 @@ class PlainAdapter:
     `request` is the one that the view sees and that the project's callables get, `django_request` is Django's.
     """
 
-    __slots__ = ("django_request", "is_form", "policy", "request")
+    __slots__ = ("answer", "django_request", "is_form", "policy", "request")
 
     reads_forms = True
 
@@ -75,6 +85,7 @@ class PlainAdapter:
         self.request = self.django_request = request
         self.policy = policy
         self.is_form = False  # set if the key is in the field of a form
+        self.answer: Any = None  # what the option `replay` has rendered
 
     def read(self) -> Attempt | Refusal | None:
         """
@@ -169,10 +180,7 @@ class PlainAdapter:
                 else:
                     key = self._read_field() if may_have_field else None
             if key is None and policy.required:
-                return KeyMissing(
-                    f"This action needs the header {policy.header}: a new key for each intended action."
-                    + (" A form has {% idempotency_key %} in its template." if may_have_field else "")
-                )
+                return KeyMissing(_say_where(policy, may_have_field))
             if key is not None and policy.key_format is not None and not policy.key_format(key):
                 return KeyInvalid("The idempotency key does not have the format that this action asks for.")
             if key is not None and policy.key_max_age is not None:
@@ -218,21 +226,15 @@ class PlainAdapter:
             )
         should_store, status = self.policy.should_store, response.status_code
         summary = f"status {status}"
-        # A form that is shown again with its errors is no answer, although its status is 200.
-        answers_form = not self.is_form or outcomes.redirects(response) or hasattr(response, FORM_ANSWER)
-        if not (answers_form and (is_answer(status) if should_store is None else should_store(response))):
-            rule = NO_REDIRECT if not answers_form else REFUSED if should_store is None else NOT_ACCEPTED
+        shown_again = self._is_form_shown_again(response)
+        if shown_again or not (is_answer(status) if should_store is None else should_store(response)):
+            rule = NO_REDIRECT if shown_again else REFUSED if should_store is None else NOT_ACCEPTED
             return Answer(response, None, summary, rule if status < 500 else "")
         try:
-            body = _read_content(response, self.policy.max_body)
-        except UnstorableResponse:
+            record = self._make_record(response)
+        except Exception:
             _release(response)
             raise
-        headers = storable_headers(response.headers.items())
-        messages = encode_messages(self.django_request) if self.is_form else None
-        if messages is not None:
-            headers += ((MESSAGES, messages),)
-        record = CompletionRecord(status=status, reason=response.reason_phrase, headers=headers, body=body)
         return Answer(
             response,
             record,
@@ -246,19 +248,100 @@ class PlainAdapter:
     def is_answer(self, response: HttpResponseBase) -> bool:
         """Would a rendered *response* be stored? A redirect to LOGIN_URL counts as a refusal, even after a write."""
         should_store, status = self.policy.should_store, response.status_code
+        if self._is_form_shown_again(response):
+            return False
         if should_store is not None:
             return bool(should_store(response))
         return is_answer(status) and not (300 <= status < 400 and _leads_to_login(self.django_request, response))
 
+    def _is_form_shown_again(self, response: HttpResponseBase) -> bool:
+        """With its errors, it is no answer, although its status is 200."""
+        return self.is_form and not outcomes.redirects(response) and not hasattr(response, FORM_ANSWER)
+
     def is_storable(self, response: HttpResponseBase) -> bool:
         """Can a rendered *response* be stored? Its content is not read if it streams."""
+        stores_content = self.policy.store_body and self.policy.record is None
         if isinstance(response, HttpResponse):
-            return len(response.content) <= self.policy.max_body
-        return isinstance(response, FileResponse) and not response.is_async
+            return not stores_content or len(response.content) <= self.policy.max_body
+        return stores_content and isinstance(response, FileResponse) and not response.is_async
 
-    def replay(self, record: CompletionRecord) -> HttpResponse:
-        """Make the response of a replay."""
-        return self.fill(HttpResponse(), record)
+    def _make_record(self, response: HttpResponseBase) -> CompletionRecord:
+        """Make the record of *response*. Raises `UnstorableResponse` if there can be none."""
+        policy = self.policy
+        never = policy.unstored_headers or NEVER_STORED
+        instead, body = "", b""
+        if policy.store_body and policy.record is None:
+            body = _read_content(response, policy.max_body)
+        elif not isinstance(response, HttpResponse) or response.content:  # an answer without a body is stored as it is
+            _refuse_stream(response)
+            if policy.record is None:
+                instead, never = LEFT_OUT, never | OF_BODY
+            else:
+                instead, body = _encode_reference(policy.record(self.request, response), policy.max_body)
+                never |= OF_RENDERING
+        headers = storable_headers(response.headers.items(), never)
+        messages = encode_messages(self.django_request) if self.is_form else None
+        if messages is not None:
+            headers += ((MESSAGES, messages),)
+        return CompletionRecord(
+            status=response.status_code,
+            reason=response.reason_phrase,
+            headers=headers,
+            body=body,
+            instead=instead,
+        )
+
+    def check_replay(self, record: CompletionRecord) -> None:
+        """
+        Ask the option `replay_guard`, and let the option `replay` render what *record* has a reference to.
+
+        Raises what they raise, and `PolicyError` without the option `replay`.
+        """
+        policy = self.policy
+        if policy.replay_guard is not None:
+            policy.replay_guard(self.request, record)
+        if not record.is_reference:
+            return
+        if policy.replay is None:
+            raise PolicyError(
+                "What is stored for this key is a reference, and the view has no option `replay` to render the answer"
+                " from it. Give it back its `record` and `replay` until such records have expired."
+            )
+        self.answer = policy.replay(self.request, record.reference)
+        if not isinstance(self.answer, HttpResponseBase):
+            raise PolicyError(f"The option 'replay' must return a response, not a {type(self.answer).__name__}.")
+
+    def replay(self, record: CompletionRecord) -> Any:
+        """Make the response of a replay, after `check_replay`."""
+        return self.mark(record) if record.is_reference else self.fill(HttpResponse(), record)
+
+    def mark(self, record: CompletionRecord) -> Any:
+        """
+        Mark what the option `replay` has rendered as a replay, and give it the status of *record*, and its headers that
+        are not set anew. A refusal stays as it is.
+        """
+        response = self.answer
+        if response.status_code >= 400 and response.status_code != record.status:
+            return response
+        response.status_code = record.status
+        response.reason_phrase = record.reason
+        for name, value in self._headers(record):
+            if value is not None:
+                response.headers.setdefault(name, value)
+        response.headers[self.policy.replayed_header] = "true"
+        self._add_messages(record)
+        return response
+
+    def _headers(self, record: CompletionRecord) -> Iterable[tuple[str, str | None]]:
+        """The headers of *record* for the client, but for those that `unstored_headers` has named since."""
+        unstored = self.policy.unstored_headers or ()
+        return [(name, value) for name, value in record.headers if name != MESSAGES and name.lower() not in unstored]
+
+    def _add_messages(self, record: CompletionRecord) -> None:
+        if self.is_form:
+            for name, value in record.headers:
+                if name == MESSAGES and value is not None:
+                    add_messages(self.django_request, value)
 
     def fill(self, response: HttpResponse, record: CompletionRecord) -> HttpResponse:
         """Fill *response* from *record*, and mark it as a replay."""
@@ -266,13 +349,10 @@ class PlainAdapter:
         response.reason_phrase = record.reason
         response.content = record.body
         del response.headers["Content-Type"]
-        for name, value in record.headers:
-            if name == MESSAGES:
-                if self.is_form and value is not None:
-                    add_messages(self.django_request, value)
-                continue
+        for name, value in self._headers(record):
             response.headers[name] = str(len(record.body)) if value is None else value  # only Content-Length is None
         response.headers[self.policy.replayed_header] = "true"
+        self._add_messages(record)
         if 300 <= record.status < 400 and "Location" in response.headers:
             response.url = response.headers["Location"]  # type: ignore[attr-defined]  # as HttpResponseRedirect has it
         return response
@@ -353,6 +433,15 @@ def request_id(request: HttpRequest) -> str:
     return ""
 
 
+def _say_where(policy: ResolvedPolicy, may_have_field: bool) -> str | None:
+    """Say to a client where the key is missing; None if only the project's own callable knows."""
+    if policy.key is None:
+        form = " A form has {% idempotency_key %} in its template." if may_have_field else ""
+        return f"This action needs the header {policy.header}: a new key for each intended action.{form}"
+    place = getattr(policy.key, PLACE, None)
+    return place and f"This request has no id in {place}, so it cannot be told from others, and nothing was done."
+
+
 # --- parts of a response ---
 
 
@@ -390,25 +479,45 @@ def _release(response: HttpResponseBase) -> None:
             logger.exception("A response that cannot be stored could not be closed")
 
 
+def _refuse_stream(response: HttpResponseBase) -> None:
+    """Raise `UnstorableResponse` for a *response* whose body is made after COMMIT, by code that nothing covers."""
+    if not isinstance(response, HttpResponse) and (not isinstance(response, FileResponse) or response.is_async):
+        raise UnstorableResponse(
+            f"A {type(response).__name__} cannot be stored, so its work was rolled back. Return an HttpResponse, or a"
+            " FileResponse that is no larger than the option `max_body`."
+        )
+
+
+def _encode_reference(reference: object, max_body: int) -> tuple[str, bytes]:
+    """What a *reference* of the option `record` is stored as. Raises `UnstorableResponse` if it cannot be stored."""
+    remedy = (
+        "What `record` returns is stored in the place of the body, and the work was rolled back: return bytes or JSON"
+    )
+    try:
+        instead, stored = encode_reference(reference)
+    except ValueError as error:
+        raise UnstorableResponse(f"{remedy} ({error}).") from error
+    if len(stored) > max_body:
+        raise UnstorableResponse(f"{remedy} of at most {max_body} bytes (option `max_body`), not {len(stored)}.")
+    return instead, stored
+
+
 def _read_content(response: HttpResponseBase, max_body: int) -> bytes:
     """The body of *response*. Raises `UnstorableResponse` for a streaming one, and for more than *max_body* bytes."""
+    _refuse_stream(response)
     if isinstance(response, HttpResponse):
         body = response.content
-    elif isinstance(response, FileResponse) and not response.is_async:
+    else:
         # Read here, one chunk past the limit at most; the response keeps its own closers.
         chunks, size = [], 0
-        for chunk in cast(Iterable[bytes], response.streaming_content):  # it is not async
+        file = cast(FileResponse, response)
+        for chunk in cast(Iterable[bytes], file.streaming_content):  # it is not async
             chunks.append(chunk)
             size += len(chunk)
             if size > max_body:
                 break
         body = b"".join(chunks)
-        response.streaming_content = [body]
-    else:
-        raise UnstorableResponse(
-            f"A {type(response).__name__} cannot be stored, so its work was rolled back. Return an HttpResponse, or a"
-            " FileResponse that is no larger than the option `max_body`."
-        )
+        file.streaming_content = [body]
     if len(body) > max_body:
         raise UnstorableResponse(
             f"The response has {len(body)} bytes and the option `max_body` allows {max_body}: its work was rolled back."

@@ -33,7 +33,7 @@ from django_idempotency.admin.filters import (
 from django_idempotency.admin.pages import Link, Page, back_if_away, make_breakable
 from django_idempotency.admin.unsettled import UnsettledViewMixin
 from django_idempotency.core.keys import check_key, parse_key
-from django_idempotency.core.record import TOMBSTONE
+from django_idempotency.core.record import LEFT_OUT, TOMBSTONE
 from django_idempotency.exceptions import KeyInvalid
 from django_idempotency.models import IdempotencyRecord, RecordQuerySet
 from django_idempotency.operations import locations
@@ -313,7 +313,12 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
         body = page.shown.body
         if body is None:
             return self._explain_absence(page.shown)
-        facts = ", ".join(filter(None, (body.media_type, filesizeformat(body.size))))
+        if body.instead == LEFT_OUT:
+            return gettext("Not stored: the option store_body of its view leaves it out.")
+        reference = gettext("A reference, from which the option replay of its view renders the answer")
+        facts = ", ".join(
+            filter(None, (reference if body.is_reference else "", body.media_type, filesizeformat(body.size)))
+        )
         if body.kind is BodyKind.EMPTY:
             return facts
         url = self.url("body", page.pk)

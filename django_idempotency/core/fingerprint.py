@@ -33,6 +33,17 @@ def canonical_json(value: Any, *, allow_nan: bool = True) -> bytes:
     return text.encode(errors="surrogatepass")
 
 
+def exact_json(value: Any) -> bytes:
+    """Write *value* as JSON (RFC 8259) that is read back unchanged. Raises `ValueError`, which says why not."""
+    try:
+        written = canonical_json(value, allow_nan=False)
+        if json.loads(written) == value:
+            return written
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    raise ValueError("it must be read back unchanged: lists, not tuples; names that are strings")
+
+
 def parse_json(body: str | bytes) -> Any:
     """
     Parse *body* as JSON, so that 1, 1.0 and 1e0 are the same value (RFC 8785, 3.2.2.3).

@@ -64,6 +64,13 @@ def names(value: Any) -> tuple[str, ...]:
     return given
 
 
+def field_names(value: Any) -> frozenset[str]:
+    given = () if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
+    if not given or not all(_matches(name, _FIELD_NAME) for name in given):
+        raise PolicyError('must be a sequence of at least one header name, like ("X-Card-Token",)')
+    return frozenset(name.lower() for name in given)
+
+
 def mode(value: Any) -> Any:
     if value == "phased":
         raise PolicyError('must be "atomic" or "observe": "phased" is not available in this version')

@@ -15,6 +15,7 @@ from typing import Any, TypedDict, Unpack
 
 from django_idempotency.core import option_values as values
 from django_idempotency.core.keys import key_format
+from django_idempotency.core.record import NEVER_STORED
 from django_idempotency.exceptions import PolicyError
 
 
@@ -48,6 +49,10 @@ class Options(TypedDict, total=False):
     header: str
     replayed_header: str
     max_body: int
+    unstored_headers: Iterable[str]
+    store_body: bool
+    record: str | Callable[[Any, Any], object]
+    replay: str | Callable[[Any, Any], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +116,10 @@ class ResolvedPolicy:
     header: str = option("Idempotency-Key", values.field_name)
     replayed_header: str = option("Idempotency-Replayed", values.field_name)
     max_body: int = option(1024 * 1024, values.byte_count, for_events=True)  # bytes
+    unstored_headers: frozenset[str] | None = option(None, values.field_names, convert=NEVER_STORED.union)
+    store_body: bool = option(True, values.boolean)
+    record: Callable[[Any, Any], object] | None = option(None, values.callable_or_path, dotted=True, of_requests=True)
+    replay: Callable[[Any, Any], object] | None = option(None, values.callable_or_path, dotted=True, of_requests=True)
 
     meta_name: str = field(init=False)  # of the header, in WSGI's environ
 
@@ -205,7 +214,7 @@ def resolve(levels: Iterable[Mapping[str, Any]], load: Callable[[str], Any]) -> 
     """
     Merge the *levels* of options, of which the last one wins; *load* imports a dotted path.
 
-    Raises `PolicyError` if a path does not name a callable.
+    Raises `PolicyError` if a path does not name a callable, and for one of `record` and `replay` without the other.
     """
     merged = dict(DEFAULTS)
     for level in levels:
@@ -215,7 +224,14 @@ def resolve(levels: Iterable[Mapping[str, Any]], load: Callable[[str], Any]) -> 
             merged[name] = _load_callable(name, merged[name], load)
         if row.convert is not None and merged[name] is not None:
             merged[name] = row.convert(merged[name])
-    return ResolvedPolicy(**merged)
+    result = ResolvedPolicy(**merged)
+    if (result.record is None) != (result.replay is None):
+        given, missing = ("record", "replay") if result.replay is None else ("replay", "record")
+        raise PolicyError(
+            f"Option {given!r} needs the option {missing!r}: one stores a reference in the place of the body, the other"
+            " renders the answer from it."
+        )
+    return result
 
 
 def _load_callable(name: str, path: str, load: Callable[[str], Any]) -> Any:

@@ -1,11 +1,13 @@
 """What commands write: records as lines for people and as JSON for scripts, warnings, and the errors of servers."""
 
 from base64 import b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from django_idempotency.core.record import LEFT_OUT
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.operations.presentation import Body, Presented, State, visible
 from django_idempotency.stores.stored import Location, StoredRecord
@@ -30,6 +32,18 @@ class RecordCommand(BaseCommand):
         lines = [(explain(str(location), error), error) for location, error in errors]
         if lines:
             raise CommandError("\n".join(line for line, _error in lines)) from lines[0][1]
+
+
+@contextmanager
+def progress_bar(title: str, total: Callable[[], int]) -> Iterator[Callable[[int], object]]:
+    """A progress bar of records, if tqdm is installed (the extra `progress`). Yields the function that moves it."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield lambda count: None
+        return
+    with tqdm(total=total(), desc=title, unit=" records", unit_scale=True, leave=False) as bar:
+        yield bar.update
 
 
 def explain(place: str, error: Exception) -> str:
@@ -104,17 +118,25 @@ def as_json(stored: StoredRecord, record: Presented, *, body: bool) -> dict[str,
 
 
 def _summary(content: Body, *, body: bool) -> str:
+    if content.instead == LEFT_OUT:
+        return "not stored (option store_body)"
     if not content.size:
         return "empty"
     media_type = f", {content.media_type}" if content.media_type else ""
     more = "" if body else "; --body shows it"
     if body and not content.text:
         more = "; --json --body has its bytes"
-    return f"{content.kind.value}, {content.size} bytes{media_type}{more}"
+    reference = "a reference (option record): " if content.is_reference else ""
+    return f"{reference}{content.kind.value}, {content.size} bytes{media_type}{more}"
 
 
 def _body(content: Body, exact: bytes | None) -> dict[str, Any]:
-    described = {"kind": content.kind.value, "media_type": content.media_type, "size": content.size}
+    described = {
+        "kind": content.kind.value,
+        "media_type": content.media_type,
+        "size": content.size,
+        "instead": content.instead or None,
+    }
     if exact is None:
         return described
     return described | {"text": content.text, "base64": b64encode(exact).decode()}

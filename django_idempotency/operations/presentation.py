@@ -12,7 +12,7 @@ from django.utils.http import parse_header_parameters
 from django.utils.translation import gettext_lazy as _
 
 from django_idempotency.core.operator_answer import reason_phrase
-from django_idempotency.core.record import TOMBSTONE, CompletionRecord
+from django_idempotency.core.record import LEFT_OUT, TOMBSTONE, CompletionRecord
 from django_idempotency.stores.stored import StoredRecord
 
 DISPLAYED = 64 * 1024  # characters of a body that a page shows; the rest is a download
@@ -58,13 +58,22 @@ class BodyKind(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """A stored body. *text* is its readable part, never markup to be rendered."""
+    """
+    A stored body, or what is stored *instead* of it (LEFT_OUT, BYTES or JSON of `core.record`). *text* is its readable
+    part, never markup to be rendered.
+    """
 
     kind: BodyKind
     media_type: str  # as the answer named it; empty if it did not
     size: int  # bytes
     text: str = ""
     cut: bool = False  # Is *text* less than the whole?
+    instead: str = ""
+
+    @property
+    def is_reference(self) -> bool:
+        """Is it a reference, from which the option `replay` renders the answer?"""
+        return self.instead not in ("", LEFT_OUT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,13 +178,14 @@ def _body(content: bytes, found: CompletionRecord | None, limit: int | None) -> 
     declared = headers.get("content-type", "")
     media_type, charset = _media_type(declared)
     shown = visible(declared)
+    instead = found.instead if found else ""
     if not content:
-        return Body(kind=BodyKind.EMPTY, media_type=shown, size=0)
+        return Body(kind=BodyKind.EMPTY, media_type=shown, size=0, instead=instead)
     text = None
     if headers.get("content-encoding", "identity").lower() == "identity":
         text = _decode(content, media_type, charset)
     if text is None:
-        return Body(kind=BodyKind.BINARY, media_type=shown, size=len(content))
+        return Body(kind=BodyKind.BINARY, media_type=shown, size=len(content), instead=instead)
     kind = BodyKind.TEXT
     if _JSON.fullmatch(media_type) or not media_type:
         try:
@@ -187,7 +197,8 @@ def _body(content: bytes, found: CompletionRecord | None, limit: int | None) -> 
     if limit is None:
         limit = LARGEST if kind is BodyKind.JSON else len(text)
     cut = len(text) > limit
-    return Body(kind=kind, media_type=shown, size=len(content), text=visible(text[:limit], lines=True), cut=cut)
+    text = visible(text[:limit], lines=True)
+    return Body(kind=kind, media_type=shown, size=len(content), text=text, cut=cut, instead=instead)
 
 
 def _media_type(declared: str) -> tuple[str, str]:

@@ -83,7 +83,7 @@ def purge(
         records = IdempotencyRecord.objects.using(using)
         ended = records.live().ended().filter(status__gt=TOMBSTONE)
         return Purged(count=records.expired().count(), tombstones=ended.count(), finished=True)
-    _refuse_inside_a_transaction(using)
+    refuse_inside_a_transaction("A purge", using)
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     run = _Run(using, batch_size)
     while not run.finished:
@@ -111,11 +111,12 @@ def _is_over(deadline: float | None, stop: Callable[[], bool] | None) -> bool:
     return (stop is not None and stop()) or (deadline is not None and time.monotonic() >= deadline)
 
 
-def _refuse_inside_a_transaction(using: str) -> None:
+def refuse_inside_a_transaction(what: str, using: str) -> None:
+    """Raise `RuntimeError` inside an atomic block, in which *what* could not commit its batches."""
     blocks: list[Any] = connections[using].atomic_blocks
     if in_transaction(using) and not (blocks and blocks[-1]._from_testcase):  # as for atomic(durable=True)
         raise RuntimeError(
-            f"A purge commits each batch by itself, and a transaction is open on database {using!r}: call it outside"
+            f"{what} commits each batch by itself, and a transaction is open on database {using!r}: call it outside"
             " every atomic block."
         )
 

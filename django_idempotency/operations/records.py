@@ -48,7 +48,7 @@ def free(record: Identified, *, using: str | None = None, store: str = "default"
     with location.selected():
         executed_at = seen()
         if using is not None:
-            _evict(owner, using, digest)
+            evict(owner, using, digest)
         freed = _change(location, partial(owner.free, using, digest, executed_at, unsettled=unsettled))
     if freed:
         _log(using, "Freed %s", digest)
@@ -92,7 +92,7 @@ def _locate(record: Identified, using: str | None, store: str) -> tuple[Location
     return location, digest, partial(_call, location, partial(executed_at, using, digest))
 
 
-def _evict(owner: Store, using: str, digest: bytes) -> None:
+def evict(owner: Store, using: str, digest: bytes) -> None:
     """Evict the identity from the caches of the stores that share the table. The *owner* clears its own."""
     if owner.has_table:
         for cache in replay_caches():

@@ -9,7 +9,7 @@ from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, ass
 
 from django_idempotency import conf
 from django_idempotency.core.decision import Answer
-from django_idempotency.core.fingerprint import canonical_json, check_fingerprint, digest
+from django_idempotency.core.fingerprint import check_fingerprint, digest, exact_json
 from django_idempotency.core.keys import Attempt, Identity, check_age, check_key, check_string, renamed
 from django_idempotency.core.observation import OBSERVE, is_sampled
 from django_idempotency.core.policy import ONCE_OPTIONS, POLICY, Options, Policy, ResolvedPolicy
@@ -207,12 +207,9 @@ def _event_attempt(operation: str, policy: ResolvedPolicy, args: Any, kwargs: An
 def _result_record(value: Any, policy: ResolvedPolicy, operation: str) -> CompletionRecord:
     remedy = f'The result of @once("{operation}") is what a redelivery gets, and it was rolled back: return JSON'
     try:
-        body = canonical_json(value, allow_nan=False)
-        same = json.loads(body) == value
-    except (TypeError, ValueError, RecursionError) as error:
+        body = exact_json(value)
+    except ValueError as error:
         raise UnstorableResponse(f"{remedy} ({error}).") from error
-    if not same:
-        raise UnstorableResponse(f"{remedy} that is read back unchanged: lists, not tuples; names that are strings.")
     if len(body) > policy.max_body:
         raise UnstorableResponse(f"{remedy} of at most {policy.max_body} bytes (option `max_body`), not {len(body)}.")
     return CompletionRecord(status=200, headers=(("Content-Type", "application/json"),), body=body)

@@ -124,10 +124,9 @@ def call(
             warn_of_cookies(operation, django_request, answer.value)
         return answer
 
-    guard = None if policy.replay_guard is None else partial(policy.replay_guard, request)
     session = session_key(django_request)
     try:
-        outcome = run(attempt, policy, conf.database(policy, request), execute, capture, guard)
+        outcome = run(attempt, policy, conf.database(policy, request), execute, capture, adapter.check_replay)
     except Exception:
         restore_session(django_request, session)
         raise

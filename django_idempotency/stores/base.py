@@ -10,7 +10,7 @@ it holds no connection of its own.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -104,6 +104,14 @@ class Store(ABC):
 
         Returns False if no such execution is stored. Raises as `free` does, and if it has a record by now.
         """
+
+    def of_scope(self, using: str | None, scope: str) -> Iterator[StoredRecord]:
+        """
+        Yield what is stored for the identities of *scope*, in any order and perhaps without its answers: records,
+        unsettled outcomes, and the claims in flight that can be seen (`is_in_flight`). The caller may free what it has
+        got before it goes on.
+        """
+        raise NotImplementedError(f"{self} cannot list what it stores for a scope: it has no `of_scope`.")
 
     @abstractmethod
     def classify(self, using: str | None, error: Exception) -> Fault:

@@ -84,6 +84,7 @@ class StoredRecord:
     now: datetime
     location: Location
     ended: bool = False  # Has its answer ended, although the record has not expired?
+    is_in_flight: bool = False  # a claim whose request runs; only `Store.of_scope` lists those
 
     def __str__(self) -> str:
         return self.digest.hex()

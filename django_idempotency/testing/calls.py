@@ -24,6 +24,7 @@ from django.urls import Resolver404
 
 from django_idempotency import conf
 from django_idempotency.core.policy import ResolvedPolicy
+from django_idempotency.core.record import OF_BODY
 from django_idempotency.exceptions import PolicyError, Refusal
 from django_idempotency.protection.routes import view_of
 
@@ -182,6 +183,8 @@ class Reply:
     view: str = ""  # its dotted name
     required: bool = False  # by the policy of the view
     replayed_header: str = ""  # by the policy of the view, in lower case
+    stores_body: bool = True  # by the policy of the view
+    unstored: frozenset[str] = frozenset()  # headers, in lower case, that no replay has, by the policy of the view
 
     def __str__(self) -> str:
         text = f"{self.status} {self.code}".rstrip()
@@ -189,6 +192,11 @@ class Reply:
             return f"{text} ({self.error})"
         body = " ".join(self.body.decode(errors="replace").split())
         return f"{text} {body if len(body) <= LONGEST_BODY else body[:LONGEST_BODY] + '…'}".rstrip()
+
+    @property
+    def kept(self) -> tuple[int, bytes]:
+        """Its status and its body, as far as a replay has that."""
+        return self.status, self.body if self.stores_body else b""
 
     @property
     def is_result(self) -> bool:
@@ -248,6 +256,7 @@ def make_reply(response: Any) -> Reply:
     method = request.get("REQUEST_METHOD", "")
     policy = _policy(match, method)
     replayed_header = policy.replayed_header.lower()
+    stores_body = policy.store_body or policy.record is not None
     return Reply(
         status=response.status_code,
         headers=headers,
@@ -260,6 +269,8 @@ def make_reply(response: Any) -> Reply:
         view="" if match is None else match._func_path,
         required=policy.required,
         replayed_header=replayed_header,
+        stores_body=stores_body,
+        unstored=(policy.unstored_headers or frozenset()) | (frozenset() if stores_body else OF_BODY),
     )
 
 

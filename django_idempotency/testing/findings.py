@@ -74,10 +74,13 @@ def find_reply_differences(first: Reply, second: Reply, *, ignore: str | Iterabl
     """Describe how *second* differs from *first*, of which it should be a copy."""
     if first.status != second.status:
         yield f"status {first.status}, then {second.status}"
-    if first.body != second.body:
-        yield f"body {_excerpt(first.body, second.body)}, then {_excerpt(second.body, first.body)}"
+    _status, body = first.kept
+    if body != second.body:
+        yield f"body {_excerpt(body, second.body)}, then {_excerpt(second.body, body)}"
     left_out = {each.removeprefix(HEADER).lower() for each in texts(ignore) if each.startswith(HEADER)}
-    for name in sorted({*first.headers, *second.headers} - OF_ONE_REQUEST - left_out - {second.replayed_header}):
+    for name in sorted(
+        {*first.headers, *second.headers} - OF_ONE_REQUEST - first.unstored - left_out - {second.replayed_header}
+    ):
         one, other = first.headers.get(name), second.headers.get(name)
         if one != other and not name.startswith(COUNTING) and not (other == "true" and one is None and second.replayed):
             yield f"header {name}: {one!r}, then {other!r}"

@@ -3,8 +3,8 @@
 import os
 import threading
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -183,6 +183,16 @@ class MemoryStore(LeasedStore):
             overdue = [entry for entry in live if entry.record is None and not self._in_flight(entry)]
             overdue.sort(key=lambda entry: entry.executed_at)
             return [self._stored(entry) for entry in overdue[:limit]]
+
+    def of_scope(self, using: str | None, scope: str) -> Iterator[StoredRecord]:
+        with _lock:
+            live = [entry for digest in list(self._entries) if (entry := self._live(digest)) is not None]
+            found = [
+                replace(self._stored(entry), is_in_flight=self._in_flight(entry))
+                for entry in live
+                if entry.attempt.identity.scope == scope
+            ]
+        yield from found
 
     def free(self, using: str | None, digest: bytes, executed_at: datetime | None, *, unsettled: bool = False) -> bool:
         with _lock:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.views import View
 from rest_framework.exceptions import PermissionDenied
+from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from django_idempotency import Policy, conf, fingerprints, idempotent, once
@@ -68,6 +69,18 @@ def forbid(request, record) -> None:
 
 def allow(request, record) -> None:
     """Under today's rules, too."""
+
+
+def amount_of(request, response) -> int:
+    return response.data["amount"]
+
+
+def nothing_of(request, response) -> str:
+    return ""
+
+
+def accepted(request, reference) -> Response:
+    return Response({"reference": reference})
 
 
 def to_other(request) -> str:
@@ -172,6 +185,16 @@ def store(api) -> bool:
     return OtherStore.claims == 1
 
 
+def lost_headers(api) -> set[str]:
+    first, second = post(api), post(api)
+    return {*first.headers} - {*second.headers}
+
+
+def stored_body(api) -> bytes:
+    post(api)
+    return bytes(IdempotencyRecord.objects.get().body)[:5]
+
+
 def executes(api) -> int:
     return post(api).status_code
 
@@ -185,6 +208,7 @@ class Effect:
     show: Callable[[Any], Any]
     seen: tuple[Any, Any]
     default: Any
+    beside: dict[str, Any] = field(default_factory=dict)  # further options, in the setting
 
 
 UUID = "8E03978E-40d5-43e8-bc93-6894a57f9324"
@@ -288,6 +312,18 @@ EFFECTS = {
         default="Idempotency-Replayed",
     ),
     "max_body": Effect(one=1, other=10_000, show=executes, seen=(500, 201), default=201),
+    "unstored_headers": Effect(
+        one=["allow"], other=("Vary", "X-Other"), show=lost_headers, seen=({"Allow"}, {"Vary"}), default=set()
+    ),
+    "store_body": Effect(one=False, other=True, show=stored_body, seen=(b"", b'{"id"'), default=b'{"id"'),
+    "record": Effect(
+        one=amount_of, other=f"{__name__}.nothing_of", show=stored_body, seen=(b"10", b'""'), default=b'{"id"',
+        beside={"RECORD": lambda request, response: "ref", "REPLAY": accepted},
+    ),
+    "replay": Effect(
+        one=forbid, other=f"{__name__}.accepted", show=replay_status, seen=(403, 201), default=201,
+        beside={"RECORD": amount_of, "REPLAY": accepted},
+    ),
 }  # fmt: skip
 
 
@@ -321,7 +357,8 @@ def serve_with(serve, settings):
 
     def serve_with(name: str, **values: Any) -> None:
         of = {level: {name: values[level]} if level in values else {} for level in LEVELS}
-        settings.IDEMPOTENCY = {"STORES": STORES, **{name.upper(): value for name, value in of["setting"].items()}}
+        project = {name.upper(): value for name, value in of["setting"].items()}
+        settings.IDEMPOTENCY = {"STORES": STORES, **(EFFECTS[name].beside if values else {}), **project}
         serve(view(of["class"], of["decorator"]))
 
     return serve_with
@@ -356,7 +393,9 @@ def test_the_nearest_option_wins(serve_with, api, name, far, near):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("name", [name for name, default in DEFAULTS.items() if default is None])
+@pytest.mark.parametrize(
+    "name", [name for name, default in DEFAULTS.items() if default is None and not EFFECTS[name].beside]
+)
 def test_none_stands_for_the_default(serve_with, api, name, level):
     """A nearer None takes a farther value back, where the default is None."""
     effect = EFFECTS[name]

@@ -10,6 +10,8 @@ from django.core import checks
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
+from django_idempotency.core.record import JSON as JSON_REFERENCE
+from django_idempotency.core.record import LEFT_OUT, CompletionRecord
 from django_idempotency.models import AnswerEnd
 from tests.operations.pages import JSON, make_record, make_unsettled, page, text
 
@@ -199,6 +201,27 @@ def test_a_binary_body_is_its_size(admin_client):
     assert "application/pdf, 4.4\xa0KB" in unescape(shown)
     assert "PDF-1" not in shown
     assert page("body", record) in shown
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (
+            CompletionRecord(status=201, instead=LEFT_OUT),
+            "Not stored: the option store_body of its view leaves it out.",
+        ),
+        (
+            CompletionRecord(status=201, body=b'"pay-7"', instead=JSON_REFERENCE),
+            "A reference, from which the option replay of its view renders the answer, 7\xa0bytes",
+        ),
+    ],
+    ids=["left out", "reference"],
+)
+def test_what_is_stored_in_the_place_of_a_body_is_said(admin_client, answer, says):
+    shown = text(admin_client.get(page("change", make_record(head=answer.head(), body=answer.body))))
+
+    assert says in shown
+    assert ("&quot;pay-7&quot;" in shown) is (answer.instead == JSON_REFERENCE)
 
 
 def test_a_large_body_is_cut_on_the_page_and_whole_in_the_download(admin_client):

@@ -13,7 +13,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from django_idempotency.core.keys import Identity
-from django_idempotency.core.record import TOMBSTONE, CompletionRecord
+from django_idempotency.core.record import BYTES, JSON, LEFT_OUT, TOMBSTONE, CompletionRecord
 from django_idempotency.models import AnswerEnd, IdempotencyRecord
 from tests.operations.records import ANSWER, record, save
 from tests.operations.redis_store import identity
@@ -114,11 +114,27 @@ def test_json():
                     ["Content-Length", None],
                     ["Location", "/payments/1/"],
                 ],
-                "body": {"kind": "json", "media_type": "application/json", "size": 20},
+                "body": {"kind": "json", "media_type": "application/json", "size": 20, "instead": None},
             },
             "problems": [],
         }
     ]
+
+
+@pytest.mark.parametrize(
+    ("instead", "body", "says"),
+    [
+        (LEFT_OUT, b"", "not stored (option store_body)"),
+        (JSON, b'{"payment":7}', "a reference (option record): json, 13 bytes; --body shows it"),
+        (BYTES, b"\x00\xff", "a reference (option record): binary, 2 bytes; --body shows it"),
+    ],
+)
+def test_what_is_stored_in_the_place_of_a_body(instead, body, says):
+    """A reader must not take a reference for the answer."""
+    save([record("key-1", answer=CompletionRecord(status=201, body=body, instead=instead))])
+
+    assert values(show("key-1"))["body"] == says
+    assert shown("key-1")[0]["answer"]["body"]["instead"] == instead
 
 
 def test_states():

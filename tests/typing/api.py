@@ -135,6 +135,14 @@ def guard(request: Any, record: Any) -> None:
     raise PermissionError
 
 
+def record(request: Any, response: Any) -> object:
+    return {"payment": response.data["id"]}
+
+
+def render(request: Any, reference: Any) -> HttpResponse:
+    return HttpResponse(reference)
+
+
 EVERY = Policy(
     required=True,
     methods=("POST", "PUT"),
@@ -157,6 +165,10 @@ EVERY = Policy(
     header="X-Key",
     replayed_header="X-Replayed",
     max_body=1024,
+    unstored_headers=["X-Card-Token"],
+    store_body=False,
+    record=record,
+    replay=render,
 )
 PATHS = Policy(
     scope="shop.scopes.tenant",

@@ -22,7 +22,7 @@ def trees():
 
 # What a project imports, and the names that Django gives. Everything else lives in a room.
 TOP_LEVEL = {
-    *("__init__", "exceptions", "fingerprints", "middleware", "outcomes", "rest_framework"),  # a project imports
+    *("__init__", "exceptions", "fingerprints", "keys", "middleware", "outcomes", "rest_framework"),  # what one imports
     *("adapters", "client", "contrib", "core", "engine", "operations", "protection", "stores", "testing"),  # rooms
     *("admin", "apps", "checks", "conf", "fields", "management", "migrations", "models", "signals"),  # Django's names
     *("static", "templates", "templatetags", "py.typed"),

@@ -27,7 +27,7 @@ from django_idempotency.exceptions import PolicyError
 from tests.ids import spelt
 
 PACKAGE = Path(policy.__file__).parents[1]
-AMBIGUOUS = {"scope", "operation", "key", "fingerprint"}  # columns of the records, too
+AMBIGUOUS = {"scope", "operation", "key", "fingerprint", "record"}  # columns of the records, too, and a slot
 DOTTED_PATH = "tests.unit.test_policy.chosen"
 
 GOOD = {
@@ -58,6 +58,10 @@ GOOD = {
     "header": ["X-Request-Key"],
     "replayed_header": ["X-Replayed"],
     "max_body": [1, 10**9],
+    "unstored_headers": [("X-Card-Token",), ["x-a", "X-B"], {"X-C"}, None],
+    "store_body": [True, False],
+    "record": [DOTTED_PATH, lambda request, response: 1, None],
+    "replay": [DOTTED_PATH, lambda request, reference: None, None],
 }
 BAD = {
     "required": [None, 1, "yes"],
@@ -87,6 +91,10 @@ BAD = {
     "header": ["", "Idempotency Key", "Schlüssel", None, "a:b"],
     "replayed_header": ["", "a\n", None],
     "max_body": [0, -1, 1.5, True, "1MB", None],
+    "unstored_headers": ["X-Card-Token", (), ("a:b",), ("",), (1,), 5, True],
+    "store_body": [None, 0, "no"],
+    "record": [True, "pk"],
+    "replay": [True, "render"],
 }
 
 
@@ -212,7 +220,18 @@ def test_none_resets_an_option_to_its_default():
 @pytest.mark.parametrize("name", [name for name, option in OPTIONS.items() if option.dotted])
 def test_dotted_paths_are_imported_once_resolved(name):
     """A setting names callables by their paths."""
-    assert getattr(resolve([{name: DOTTED_PATH}], import_string), name) is chosen
+    partner = {"record": "replay", "replay": "record"}.get(name, name)
+
+    assert getattr(resolve([{partner: DOTTED_PATH}, {name: DOTTED_PATH}], import_string), name) is chosen
+
+
+@pytest.mark.parametrize(("given", "missing"), [("record", "replay"), ("replay", "record")])
+def test_record_and_replay_need_each_other(given, missing):
+    """From whatever levels they come: one of them alone would store what nobody can render, or render nothing."""
+    with pytest.raises(PolicyError, match=rf"Option '{given}' needs the option '{missing}'"):
+        resolve([{missing: chosen}, {given: chosen, missing: None}], import_string)
+
+    assert resolve([{missing: chosen}, {given: chosen}], import_string).record is chosen
 
 
 @pytest.mark.parametrize(

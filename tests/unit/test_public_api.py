@@ -35,7 +35,7 @@ def test_the_roots_names():
 
 def test_exported_names_exist():
     """Each `__all__` of the package can be imported whole."""
-    for name in ("", ".exceptions", ".fingerprints", ".outcomes", ".rest_framework"):
+    for name in ("", ".exceptions", ".fingerprints", ".keys", ".outcomes", ".rest_framework"):
         module = importlib.import_module(f"django_idempotency{name}")
         assert all(hasattr(module, exported) for exported in module.__all__)
 
@@ -49,7 +49,7 @@ def test_the_root_needs_no_settings():
     """A client in another process imports it, too; no model and nothing of DRF or Redis comes along."""
     loaded = modules_after(
         "from django_idempotency import Policy, current_operation, idempotency_exempt, idempotent, once\n"
-        "from django_idempotency import exceptions, fingerprints\n"
+        "from django_idempotency import exceptions, fingerprints, keys\n"
         "idempotent(required=True)(lambda request: None)\n"
         "once('event', key=str)(lambda event: None)\n"
         "assert current_operation() is None"

@@ -1,10 +1,20 @@
 """The completion record: what is stored of an answer, and how it comes back."""
 
+from decimal import Decimal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_idempotency.core.record import NEVER_STORED, CompletionRecord, storable_headers
+from django_idempotency.core.record import (
+    BYTES,
+    JSON,
+    LEFT_OUT,
+    NEVER_STORED,
+    CompletionRecord,
+    encode_reference,
+    storable_headers,
+)
 
 # What HttpResponse accepts in a header: NUL and Latin-1 among it; surrogates come from bytes that were decoded.
 TEXT = st.text(st.characters(exclude_characters="\r\n", exclude_categories=()))
@@ -17,10 +27,13 @@ NAMES = st.sampled_from(["Content-Type", "Location", "ETag", "X-Request-Cost", "
     st.lists(st.tuples(TEXT, TEXT | st.none()), max_size=5).map(tuple),
     st.binary(max_size=64),
     st.text(max_size=8),
+    st.sampled_from(["", LEFT_OUT, BYTES, JSON]),
 )
-def test_a_record_comes_back_as_it_was(status, reason, headers, body, request_id):
+def test_a_record_comes_back_as_it_was(status, reason, headers, body, request_id, instead):
     """Bytes in, bytes out: NUL, Latin-1 and lone surrogates included."""
-    record = CompletionRecord(status=status, reason=reason, headers=headers, body=body, request_id=request_id)
+    record = CompletionRecord(
+        status=status, reason=reason, headers=headers, body=body, request_id=request_id, instead=instead
+    )
 
     for kind in (bytes, memoryview):  # what the drivers return
         assert CompletionRecord.from_stored(status, kind(record.head()), kind(body), request_id) == record
@@ -43,12 +56,42 @@ def test_what_belongs_to_one_connection_is_never_stored(headers):
     [
         *("Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authentication-Info", "Proxy-Authorization"),
         *("Proxy-Connection", "TE", "Trailer", "Transfer-Encoding", "Upgrade"),
-        *("Set-Cookie", "Date", "Server"),
+        *("Authorization", "Set-Cookie", "Date", "Server"),
     ],
 )
 def test_a_header_that_is_never_stored(name):
     """By name, whatever the package's own list has: those of one connection, one client and one moment."""
     assert storable_headers([(name, "1"), ("X-Kept", "2")]) == (("X-Kept", "2"),)
+
+
+def test_a_form_of_another_version_is_not_read():
+    """It would be sent as the answer's body."""
+    with pytest.raises(ValueError, match="'sealed' is stored in the place of its body"):
+        CompletionRecord.from_stored(200, b'["", [], "sealed"]', b"?", "")
+
+
+JSON_VALUES = st.recursive(
+    st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda children: st.lists(children) | st.dictionaries(st.text(), children | st.none()),
+    max_leaves=5,
+)
+
+
+@given(JSON_VALUES | st.binary())
+def test_a_reference_comes_back_as_it_was(value):
+    """Bytes as bytes, all else as JSON."""
+    instead, stored = encode_reference(value)
+
+    record = CompletionRecord(status=200, body=stored, instead=instead)
+    assert record.is_reference
+    assert record.reference == value
+
+
+@pytest.mark.parametrize("value", [None, (1, 2), {1: 2}, {1}, float("nan"), object(), Decimal(1)], ids=repr)
+def test_what_is_no_reference(value):
+    """None is a forgotten return; anything else that JSON would change, or cannot write, would come back as another."""
+    with pytest.raises(ValueError):  # noqa: PT011 its message is the reader's
+        encode_reference(value)
 
 
 @pytest.mark.parametrize("value", ["X-Hop, close", "x-hop", " X-HOP "])

@@ -13,7 +13,7 @@ from django.db import Error
 
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.management.arguments import add_databases, choose_databases, seconds, whole_number
-from django_idempotency.management.output import explain
+from django_idempotency.management.output import explain, progress_bar
 from django_idempotency.operations import purging
 from django_idempotency.stores.stored import Location
 
@@ -102,15 +102,16 @@ class Command(BaseCommand):
     @contextmanager
     def progress(self, table: Location) -> Iterator[Progress]:
         """A progress bar, on a terminal with tqdm installed (the extra `progress`)."""
-        tqdm = _tqdm() if self.verbosity and self.stderr.isatty() and not self.dry_run else None
-        if tqdm is None:
+        if not self.verbosity or not self.stderr.isatty() or self.dry_run:
             yield lambda rows: None
             return
-        due = purging.purge(table.using, dry_run=True)
-        total = due.count + due.tombstones
-        title = f"Purging {table.schema or table.using}"
-        with tqdm(total=total, desc=title, unit=" records", unit_scale=True, leave=False) as bar:
-            yield bar.update
+
+        def total() -> int:
+            due = purging.purge(table.using, dry_run=True)
+            return due.count + due.tombstones
+
+        with progress_bar(f"Purging {table.schema or table.using}", total) as update:
+            yield update
 
     def say(self, line: str) -> None:
         if self.verbosity:
@@ -119,14 +120,6 @@ class Command(BaseCommand):
     def warn(self, line: str) -> None:
         if self.verbosity:
             self.stderr.write(self.style.WARNING(line))
-
-
-def _tqdm() -> Any:
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return None
-    return tqdm
 
 
 def _records(count: int) -> str:

@@ -1,7 +1,7 @@
 """The store that holds the law, with claims and completion records in the database that the handler writes to."""
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from django_idempotency.stores.redis.replay_cache import ReplayCache, table_of
 from django_idempotency.stores.schemas import schema_of
 from django_idempotency.stores.stored import Location, StoredRecord
 
+PAGE = 1000  # rows that `of_scope` reads at once
 BROKEN = (
     "The claim is gone: the handler's transaction was rolled back, or its connection was replaced, and the handler"
     " continued. A database error was swallowed. Let it propagate, or put the statement that may fail into its own"
@@ -124,6 +125,19 @@ class DatabaseStore(TransactionalStore):
 
     def unsettled(self, using: str | None, limit: int) -> list[StoredRecord]:
         return self._read(self._records(using).unsettled().live().order_by("executed_at", "digest")[:limit])
+
+    def of_scope(self, using: str | None, scope: str) -> Iterator[StoredRecord]:
+        # By primary key, because the column has no index, which every claim would pay for.
+        records = self._records(using).order_by("digest")
+        location = Location(store=self, using=records.db, schema=schema_of(records.db))
+        last = b""
+        while True:
+            page = read_rows(location, records.filter(scope=scope, digest__gt=last)[:PAGE], response=False)
+            # MySQL's collation may take another scope for this one.
+            yield from (record for record in page if record.scope == scope)
+            if len(page) < PAGE:
+                return
+            last = page[-1].digest
 
     def _records(self, using: str | None) -> RecordQuerySet:
         return IdempotencyRecord.objects.using(using or self.database())

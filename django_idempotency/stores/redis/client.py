@@ -1,7 +1,8 @@
 """A django-redis alias: the raw connection and the keys of the cache, but never its pickle."""
 
 import codecs
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +24,9 @@ AWAY = (
 )
 # Errors of the server for which the driver has no class, by the beginning of their message.
 NOTHING_DONE = ("BUSY ", "MISCONF", "NOREPLICAS")
+
+
+SCANNED = 1000  # keys that the server looks at in one call
 
 
 class RedisAlias:
@@ -74,6 +78,15 @@ class RedisAlias:
         cache: Any = caches[self.alias]
         key_function, prefix, version = cache.key_func, cache.key_prefix, cache.version
         return lambda name: str(key_function(name, prefix, version))
+
+    def scan(self, name: str) -> Iterator[bytes]:
+        """
+        Yield the keys of hashes whose name begins with *name*, perhaps twice; or all hashes, if a KEY_FUNCTION of the
+        project's hides the names.
+        """
+        key = self.make_key(name)
+        match = re.sub(r"([*?^\[\]\\])", r"\\\1", key) + "*" if key.endswith(name) else None
+        yield from self.client.scan_iter(match=match, count=SCANNED, _type="hash")
 
     def run(self, script: str, keys: Iterable[str], arguments: Iterable[Any] = ()) -> Any:
         """Run *script* (its source) on *keys*. The server loads it only if it does not know it."""

@@ -8,20 +8,21 @@ lists its claim have one hash tag, so that a cluster keeps them in one slot.
 import logging
 import re
 import secrets
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from django.core.checks import CheckMessage
 
 from django_idempotency.core.decision import Claimed, ClaimResult, Completed, Expired, InFlight, Unsettled
-from django_idempotency.core.keys import Attempt
+from django_idempotency.core.keys import Attempt, Identity
 from django_idempotency.core.record import TOMBSTONE, CompletionRecord
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.stores.base import Fault, LeasedStore
 from django_idempotency.stores.redis import scripts
-from django_idempotency.stores.redis.client import RedisAlias, classify
+from django_idempotency.stores.redis.client import SCANNED, RedisAlias, classify
 from django_idempotency.stores.stored import Location, StoredRecord
 
 logger = logging.getLogger("django_idempotency")
@@ -187,6 +188,34 @@ class RedisStore(LeasedStore):
         token = secrets.token_hex(16)  # the first owner may still arrive; its token is stale then
         arguments = (digest.hex(), _instant(executed_at), token, record.status, record.head(), record.body)
         return _decide(self._run(scripts.SETTLE, digest, *arguments)) == "settled"
+
+    def of_scope(self, using: str | None, scope: str) -> Iterator[StoredRecord]:
+        # Nothing lists the records of a scope, so all are looked at.
+        names = self.redis.scan("idempotency:{")
+        seen: set[bytes] = set()
+        while some := list(islice(names, SCANNED)):
+            pipeline = self.redis.client.pipeline(transaction=False)
+            for name in some:
+                pipeline.hmget(name, "scope", "operation", "key")
+            for name, found in zip(some, pipeline.execute(raise_on_error=False), strict=True):
+                digest = self._digest_at(name, scope, found)
+                if digest is not None and digest not in seen:
+                    seen.add(digest)
+                    yield self.find(None, digest) or self._in_flight(digest, scope)
+
+    def _digest_at(self, name: bytes, scope: str, found: Any) -> bytes | None:
+        """The identity whose record is at the key *name*, if the fields that were *found* there are of *scope*."""
+        if not isinstance(found, list) or found[0] != scope.encode() or None in found:
+            return None
+        operation, key = (part.decode(errors="replace") for part in found[1:])
+        digest = Identity(scope, operation, key).digest
+        # Another store may have its records in the same server.
+        return digest if self._keys(digest.hex())[0].encode() == name else None
+
+    def _in_flight(self, digest: bytes, scope: str) -> StoredRecord:
+        location = Location(store=self)
+        times: Any = {"executed_at": UNKNOWN, "expires_at": NEVER, "now": UNKNOWN}
+        return StoredRecord(digest=digest, scope=scope, location=location, is_in_flight=True, **times)
 
     def check(self, databases: Collection[str] = ()) -> list[CheckMessage]:
         from django_idempotency.stores.redis import checks as redis_checks  # requests do not need it

@@ -107,7 +107,7 @@ class _Expected:
         self._allow = allow
         # An effect that a duplicate has too (an authenticator that asks another server) is not the handler's.
         self._common = {_identity(effect) for effect in duplicate.effects}
-        self._is_stable = _answer(clean.reply) == _answer(duplicate.reply)
+        self._is_stable = clean.reply.kept == duplicate.reply.kept
         self.foreign = self._judged(clean.effects)
 
     def _judged(self, effects: Iterable[ForeignEffect]) -> list[ForeignEffect]:
@@ -131,7 +131,7 @@ class _Expected:
             hint = "; see `unknown_outcomes`" if reply.code == "outcome-unknown" else ""
             what = f"a single run was answered {self.clean.reply.status}"
             yield Difference(place="the retry's answer", what=summarize(reply), how=f"{what}{hint}")
-        elif self._is_stable and _answer(again) != _answer(reply):
+        elif self._is_stable and again.kept != reply.kept:
             how = f"a second retry was answered {summarize(again)}"
             yield Difference(place="the retry's answer", what=summarize(reply), how=how)
 
@@ -145,10 +145,6 @@ class _Expected:
 def _identity(effect: ForeignEffect) -> tuple[str, str]:
     """What two runs of an effect have in common: names of files and subjects of e-mails may contain the key."""
     return (effect.kind, effect.what if effect.kind == CONNECTION else "")
-
-
-def _answer(reply: Reply) -> tuple[int, bytes]:
-    return reply.status, reply.body
 
 
 # --- in processes of their own ---

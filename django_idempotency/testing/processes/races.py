@@ -240,7 +240,7 @@ def _until_final(call: Sender, key: str, patience: float) -> list[Reply]:
 def _problems(report: RaceReport, alone: Reply) -> list[str]:
     """Everything that is wrong with the answers."""
     problems = []
-    final = Counter((reply.status, reply.body) for reply in report.final)
+    final = Counter(reply.kept for reply in report.final)
     if len(final) > 1:
         most = "; ".join(f"{count} x {status} {body[:80]!r}" for (status, body), count in final.most_common(3))
         problems.append(f"{len(final)} different final answers: {most}")

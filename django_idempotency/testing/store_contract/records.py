@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from django_idempotency.core.decision import Claimed, Completed, Expired
 from django_idempotency.core.keys import Attempt
-from django_idempotency.core.record import CompletionRecord
+from django_idempotency.core.record import BYTES, JSON, LEFT_OUT, CompletionRecord
 from django_idempotency.testing.store_contract.base import (
     FINGERPRINT,
     LONG,
@@ -40,6 +40,9 @@ RECORDS = {
         body=b"x",
     ),
     "a refusal that is kept": CompletionRecord(status=402, reason="Payment Required", body=b"{}"),
+    "a body that is left out": CompletionRecord(status=201, headers=(("Location", "/cards/1/"),), instead=LEFT_OUT),
+    "a reference in JSON": CompletionRecord(status=201, body=b'{"card":1}', instead=JSON),
+    "a reference in bytes": CompletionRecord(status=201, body=EVERY_BYTE, instead=BYTES),
     "a request id": CompletionRecord(status=200, body=b"x", request_id="\u00fc" * 100),
 }
 TOMBSTONE = "claim: For `attempt.tombstone_ttl` seconds after its record has expired an identity is `Expired`."
