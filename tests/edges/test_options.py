@@ -1,10 +1,12 @@
 """Every option, at every level: it takes effect, and the nearest one wins."""
 
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -158,6 +160,11 @@ def takes(*keys: str) -> Callable[[Any], tuple[bool, ...]]:
     return lambda api: tuple(post(api, key=key).status_code == 201 for key in keys)
 
 
+def takes_old_key(api) -> bool:
+    made = round((time.time() - 2 * 60 * 60) * 1000)
+    return post(api, key=str(UUID(int=(made << 80) | (7 << 76) | (2 << 62)))).status_code == 201
+
+
 def is_stored(api) -> bool:
     post(api)
     return IdempotencyRecord.objects.exists()
@@ -211,8 +218,8 @@ class Effect:
     beside: dict[str, Any] = field(default_factory=dict)  # further options, in the setting
 
 
-UUID = "8E03978E-40d5-43e8-bc93-6894a57f9324"
-KEYS = takes("key-1", "ch_123", UUID)
+UUID_KEY = "8E03978E-40d5-43e8-bc93-6894a57f9324"
+KEYS = takes("key-1", "ch_123", UUID_KEY)
 
 EFFECTS = {
     "required": Effect(one=True, other=False, show=asks_for_a_key, seen=(True, False), default=False),
@@ -226,6 +233,13 @@ EFFECTS = {
         seen=(timedelta(hours=2), timedelta(days=7)),
         default=timedelta(hours=24),
     ),
+    "tombstone_ttl": Effect(
+        one=timedelta(hours=1),
+        other=timedelta(hours=2),
+        show=ttl,
+        seen=(timedelta(hours=25), timedelta(hours=26)),
+        default=timedelta(hours=24),
+    ),
     # In flight is the business of test_decisions.py; here, that each level takes it.
     "in_flight": Effect(one="wait", other="reject", show=executes, seen=(201, 201), default=201),
     "wait_timeout": Effect(
@@ -235,8 +249,11 @@ EFFECTS = {
     "lease": Effect(one=timedelta(seconds=1), other=timedelta(seconds=2), show=executes, seen=(201, 201), default=201),
     "uncertain": Effect(one="retry", other="refuse", show=executes, seen=(201, 201), default=201),
     "not_done": Effect(one=[TimeoutError], other=[OSError], show=executes, seen=(201, 201), default=201),
-    # Of modes to come; taken, checked and without effect.
-    "mode": Effect(one="atomic", other="atomic", show=executes, seen=(201, 201), default=201),
+    "mode": Effect(one="observe", other="atomic", show=is_stored, seen=(False, True), default=True),
+    # The business of test_observe.py, test_late.py and tests/forms.
+    "observe_sample": Effect(one=0.5, other=1, show=executes, seen=(201, 201), default=201),
+    "operation_aliases": Effect(one=["pay"], other=("charge",), show=executes, seen=(201, 201), default=201),
+    "form_key": Effect(one=False, other=True, show=executes, seen=(201, 201), default=201),
     "store": Effect(one="second", other="default", show=store, seen=(True, False), default=False),
     "using": Effect(one="other", other="default", show=database, seen=("other", "default"), default="default"),
     "using, callable": Effect(
@@ -273,6 +290,9 @@ EFFECTS = {
         show=KEYS,
         seen=((False, True, False), (True, False, False)),
         default=(True, True, True),
+    ),
+    "key_max_age": Effect(
+        one=timedelta(days=1), other=timedelta(hours=1), show=takes_old_key, seen=(True, False), default=True
     ),
     "fingerprint": Effect(
         one=nothing, other=amount_alone, show=retried_with(data={"amount": 11}), seen=(201, 422), default=422
@@ -507,7 +527,7 @@ def test_a_key_that_does_not_fit_the_format_is_invalid(client, protect, serve):
 
     assert (response.status_code, response.json()["code"]) == (400, "key-invalid")
     assert "format" in response.json()["detail"]
-    assert post(client, key=f'"{UUID}"').status_code == 201
+    assert post(client, key=f'"{UUID_KEY}"').status_code == 201
 
 
 def test_the_error_names_the_header_that_is_asked_for(client, protect, serve):
