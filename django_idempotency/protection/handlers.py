@@ -22,7 +22,7 @@ from django.utils.functional import LazyObject
 from django.utils.functional import cached_property as django_cached_property
 from django.views import View
 
-from django_idempotency.protection.introspection import classes_of, is_guard, module_of
+from django_idempotency.protection.introspection import GUARDED_DISPATCH, GUARDS, classes_of, is_guard, module_of
 from django_idempotency.protection.wrapping import (
     LeftOut,
     chain_of,
@@ -79,7 +79,10 @@ DECIDING = frozenset(
 )
 DECIDING_STATUSES = frozenset({401, 403, 429})
 OBJECT_PERMISSIONS = "check_object_permissions"
-FRAMEWORKS = frozenset({"django", "rest_framework"})  # what their own code names, it does not decide in a handler
+# What their own code names, it does not decide in a handler: the guards among it are asked before.
+FRAMEWORKS = frozenset({"django", "rest_framework"}) | {
+    module.partition(".")[0] for module in GUARDS | GUARDED_DISPATCH
+}
 
 
 def decides_by_itself(handler: Any, view_class: type | None = None, options: Mapping[str, Any] | None = None) -> str:

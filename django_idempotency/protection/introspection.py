@@ -53,7 +53,8 @@ def dispatch_layers(view_class: type) -> Iterator[Any]:
 
 def module_of(layer: Any) -> str | None:
     """Find the module whose code made *layer*: `functools.wraps` overwrites `__module__`, but not the globals."""
-    name = getattr(layer, "__globals__", {}).get("__name__")
+    namespace = getattr(layer, "__globals__", None)
+    name = namespace.get("__name__") if isinstance(namespace, dict) else None  # some objects have every attribute
     return name if isinstance(name, str) else None
 
 

@@ -17,6 +17,7 @@ from django.utils.decorators import method_decorator
 from django.utils.functional import SimpleLazyObject
 from rest_framework import generics, viewsets
 from rest_framework.permissions import IsAuthenticated
+from rules.contrib.views import PermissionRequiredMixin
 
 from django_idempotency.protection.by_default import decide
 from tests.app.models import Payment
@@ -349,11 +350,28 @@ LOOP: dict[str, Any] = {"names": [1]}
 LOOP["self"] = LOOP
 
 
+class Anything:
+    def __getattr__(self, name: str) -> None:
+        """Every attribute is there, `__globals__` too."""
+
+
+ANYTHING = Anything()
+
+
+class OwnedByRules(PermissionRequiredMixin, Plain):
+    """Its guard's own `get_permission_object` names a view, and is asked before the handler."""
+
+    permission_required = "app.add_payment"
+
+    def post(self, request: Any) -> Any:
+        return self.get_permission_object() or make_payment(request)
+
+
 def harmless(request: Any) -> Any:
     from tests.app import models
 
     if request.method == "":
-        return LAZY, LOOP, models.Payment
+        return LAZY, LOOP, ANYTHING, models.Payment
     return make_payment(request)
 
 
@@ -364,6 +382,7 @@ def test_a_harmless_handler():
         decide(derived(Plain, extra=None).as_view(extra={"a": [1, Payment]}), "view/", "", "POST")[1].how
         == "middleware"
     )
+    assert decide(OwnedByRules.as_view(), "view/", "", "POST")[1].how == "middleware"
 
 
 def test_a_pattern_that_gives_a_table_of_views(serve, client):
