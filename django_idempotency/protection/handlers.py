@@ -160,7 +160,8 @@ class _Reading:
             return cls.__name__
         for base in cls.__mro__:
             if _top(base.__module__) in homes:
-                self.waiting += [vars(base)[name] for name in ("__init__", "__call__", *names) if name in vars(base)]
+                called = names if _is_of_data(cls) else ("__init__", "__call__", *names)
+                self.waiting += [vars(base)[name] for name in called if name in vars(base)]
         return ""
 
 
@@ -174,6 +175,11 @@ def _decision_around(layer: Any, inner: Any) -> str:
     except LeftOut:
         return f"{spelt(layer)}, which is not known, around {name}"
     return ""
+
+
+def _is_of_data(cls: type) -> bool:
+    """Is *cls* a serializer, a form or a model? Its `__init__` chooses fields by the caller, and refuses nobody."""
+    return any(hasattr(cls, name) for name in ("_declared_fields", "base_fields", "_meta"))
 
 
 def _bare(value: Any) -> Any:

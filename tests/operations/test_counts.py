@@ -42,14 +42,14 @@ def anonymous():
 
 
 def test_each_column_is_in_the_table_and_each_refusal_has_a_column():
-    """But those of requests that name no identity, which are nobody's decision."""
+    """But key-expired, of the other refusals, and those of requests without an identity, nobody's decisions."""
     fields = {field.name for field in DecisionCount._meta.fields} - {"pk", "hour", "operation"}
     codes = {error.code for error in vars(exceptions).values() if isinstance(getattr(error, "code", None), str)}
 
     assert fields == set(statistics.COLUMNS)
     without_identity = {"body-incomplete", "key-invalid", "key-missing", "length-required"}
     decisions = {"executed", "replayed", "forgotten", "unsettled"}
-    assert codes - without_identity == set(statistics.OF_DECISION) - decisions
+    assert codes - without_identity - {"key-expired"} == set(statistics.OF_DECISION) - decisions
     assert set(tally.OBSERVATIONS) <= set(statistics.POSITIONS)
 
 

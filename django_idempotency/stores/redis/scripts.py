@@ -1,10 +1,11 @@
 """
 The steps of the RedisStore. Each is one script, atomic on the server and by the server's clock.
 
-A script gets three keys of one hash slot. The first is the record of an identity, a hash; the second is a sorted set of
-the digests of claims with this tag, by the end of their leases in milliseconds since the epoch; the third is the
-identity's tombstone, which is written with the record and outlives it: the fingerprint (32 bytes) and executed_at. An
-answer begins with a word. Fields of the hash, beside those of a record (with executed_at in milliseconds):
+A script gets two or three keys of one hash slot. The first is the record of an identity, a hash; the second is a sorted
+set of the digests of claims with this tag, by the end of their leases in milliseconds since the epoch; the third, if
+late retries are refused, is the identity's tombstone, which is written with the record and outlives it: the fingerprint
+(32 bytes) and executed_at. An answer begins with a word. Fields of the hash, beside those of a record (with executed_at
+in milliseconds):
 
     state       claimed, completed, or freed (only rejected tokens are left)
     token       the owner's
@@ -84,7 +85,7 @@ if state == 'claimed' then
         return {{'unsettled', fingerprint, (found[9] or ARGV[1]) == ARGV[1] and 1 or 0}}
     end
     taken = 1
-else
+elseif tombstone then
     local buried = redis.pcall('GET', tombstone)
     if buried and type(buried) ~= 'string' then return {{'garbage', buried.err}} end
     if buried then return {{'expired', string.sub(buried, 1, 32)}} end

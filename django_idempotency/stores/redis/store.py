@@ -54,10 +54,11 @@ class RedisStore(LeasedStore):
         make_key, prefix = self.redis.make_key, f"idempotency:{{{digest[:2]}}}"
         return make_key(f"{prefix}:{digest}"), make_key(f"{prefix}:claims")
 
-    def _run(self, script: str, digest: bytes, *arguments: Any) -> Any:
-        """Run *script* for the identity *digest*."""
+    def _run(self, script: str, digest: bytes, *arguments: Any, late: bool = False) -> Any:
+        """Run *script* for the identity *digest*. A tombstone is looked at, or written, only if *late*."""
         record, claims = self._keys(digest.hex())
-        return self.redis.run(script, (record, claims, f"{record}:late"), arguments)
+        # While a slot moves, a cluster refuses a script of which one key is there and another one is not.
+        return self.redis.run(script, (record, claims, f"{record}:late") if late else (record, claims), arguments)
 
     # --- for requests ---
 
@@ -89,11 +90,12 @@ class RedisStore(LeasedStore):
         times = (_milliseconds(lease), _milliseconds(attempt.ttl))
         parts = (identity.scope, identity.operation, identity.key, attempt.request, attempt.request_id)
         arguments = (token, attempt.fingerprint, *times, take_over, digest.hex(), *parts, _late(attempt))
+        late = attempt.tombstone_ttl > 0
         try:
-            return self._run(scripts.CLAIM, digest, *arguments)
+            return self._run(scripts.CLAIM, digest, *arguments, late=late)
         except driver.ConnectionError:
             # An old connection, or a lost reply. If the claim exists, the script recognises its token.
-            return self._run(scripts.CLAIM, digest, *arguments)
+            return self._run(scripts.CLAIM, digest, *arguments, late=late)
 
     def _log_garbage(self, attempt: Attempt, reason: object) -> Unsettled:
         """Log a value that this package did not write, or only in part. Returns an unknown outcome."""
@@ -105,13 +107,14 @@ class RedisStore(LeasedStore):
         digest = attempt.identity.digest
         ttl = _milliseconds(attempt.ttl)
         arguments = (claim.token, digest.hex(), ttl, record.status, record.head(), record.body, _late(attempt))
-        answer = self._run(scripts.COMPLETE, digest, *arguments)
+        late = attempt.tombstone_ttl > 0
+        answer = self._run(scripts.COMPLETE, digest, *arguments, late=late)
         if answer == [b"gone"]:
             # Evicted, or the server was restarted. No other request has claimed it, or there would be a claim.
             logger.warning("Store %r has forgotten the claim of %s, and claims it again", self.alias, attempt.identity)
             if not isinstance(self.claim(attempt, claim.token, 1.0, take_over=False), Claimed):
                 return None
-            answer = self._run(scripts.COMPLETE, digest, *arguments)
+            answer = self._run(scripts.COMPLETE, digest, *arguments, late=late)
         match answer:
             case [b"kept"]:
                 return record
@@ -151,7 +154,7 @@ class RedisStore(LeasedStore):
     # --- for operators ---
 
     def find(self, using: str | None, digest: bytes) -> StoredRecord | None:
-        answer = self._run(scripts.SHOW, digest)
+        answer = self._run(scripts.SHOW, digest, late=True)
         return None if answer[0] == b"nothing" else _read_stored(Location(store=self), digest, answer)
 
     def unsettled(self, using: str | None, limit: int) -> list[StoredRecord]:
@@ -182,12 +185,12 @@ class RedisStore(LeasedStore):
 
     def free(self, using: str | None, digest: bytes, executed_at: datetime | None, *, unsettled: bool = False) -> bool:
         arguments = (digest.hex(), _instant(executed_at), "1" if unsettled else "0")
-        return _decide(self._run(scripts.FREE, digest, *arguments)) == "freed"
+        return _decide(self._run(scripts.FREE, digest, *arguments, late=True)) == "freed"
 
     def settle(self, using: str | None, digest: bytes, executed_at: datetime | None, record: CompletionRecord) -> bool:
         token = secrets.token_hex(16)  # the first owner may still arrive; its token is stale then
         arguments = (digest.hex(), _instant(executed_at), token, record.status, record.head(), record.body)
-        return _decide(self._run(scripts.SETTLE, digest, *arguments)) == "settled"
+        return _decide(self._run(scripts.SETTLE, digest, *arguments, late=True)) == "settled"
 
     def of_scope(self, using: str | None, scope: str) -> Iterator[StoredRecord]:
         # Nothing lists the records of a scope, so all are looked at.
