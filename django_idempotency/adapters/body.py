@@ -52,6 +52,7 @@ def receive(request: HttpRequest) -> Refusal | None:
     observed = _observed(request)
     if observed is not None and not observed.size:
         observed.stop()  # not read yet, and this module keeps what it reads
+    read_started = state._read_started
     try:
         if _is_chunked(request):
             refusal = _receive_chunked(request)
@@ -69,6 +70,8 @@ def receive(request: HttpRequest) -> Refusal | None:
         # The client or a proxy has hung up. Most servers raise an OSError, which Django translates.
         if not isinstance(error, UnreadablePostError) and not _is_broken(observed):
             raise
+        # In observe mode the view reads it, too, and gets the same error. Django would show it an empty form.
+        state._read_started = read_started
         missing = True
     return BodyIncomplete() if missing or _is_broken(observed) else None
 

@@ -260,10 +260,10 @@ class PlainAdapter:
 
     def is_storable(self, response: HttpResponseBase) -> bool:
         """Can a rendered *response* be stored? Its content is not read if it streams."""
-        stores_content = self.policy.store_body and self.policy.record is None
         if isinstance(response, HttpResponse):
+            stores_content = self.policy.store_body and self.policy.record is None
             return not stores_content or len(response.content) <= self.policy.max_body
-        return stores_content and isinstance(response, FileResponse) and not response.is_async
+        return isinstance(response, FileResponse) and not response.is_async
 
     def _make_record(self, response: HttpResponseBase) -> CompletionRecord:
         """Make the record of *response*. Raises `UnstorableResponse` if there can be none."""
