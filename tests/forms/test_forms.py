@@ -391,6 +391,21 @@ def test_the_view_still_chooses_its_upload_handlers(serve, visitor):
     assert amounts() == [3_000_000, 3_000_000]
 
 
+@pytest.mark.parametrize("mode", ["atomic", "observe"])
+@pytest.mark.parametrize("key", [KEY, None])
+def test_a_form_without_a_file_leaves_them_to_the_view(serve, submit, key, mode):
+    """Django lets a view choose no handlers for a form that was parsed, of whichever type."""
+
+    def handler(request):
+        request.upload_handlers = [TemporaryFileUploadHandler(request)]
+        return HttpResponseRedirect(f"/{Payment.objects.create(amount=request.POST['amount']).pk}")
+
+    serve(idempotent(mode=mode)(handler))
+
+    assert submit("/act/", key).status_code == 302
+    assert amounts() == [10]
+
+
 @WAITS
 @pytest.mark.django_db(transaction=True)
 def test_an_upload_in_flight_is_sent_again_by_the_browser(serve, visitor, gate, background):

@@ -62,6 +62,8 @@ class Dialect:
             f"SELECT 1 FROM {TABLE} r WHERE r.digest = %s AND (r.status = {TOMBSTONE} OR EXISTS (SELECT 1 FROM {ENDS} e"
             f" WHERE e.digest = r.digest AND e.executed_at = r.executed_at AND e.ends_at <= {self.NOW}))"
         )
+        self.HAS_END = f"SELECT 1 FROM {ENDS} WHERE digest = %s"
+        self.FORGET_END = f"DELETE FROM {ENDS} WHERE digest = %s"
         self.STATUS = f"SELECT status FROM {TABLE} WHERE digest = %s"
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
@@ -75,6 +77,12 @@ class Dialect:
     def end_answer(self, cursor: CursorWrapper, attempt: Attempt) -> None:
         """Let the answer that is about to be written on the claim's row end about `tombstone_ttl` before that row."""
         cursor.execute(self.END, (attempt.tombstone_ttl / attempt.occupied, attempt.identity.digest))
+
+    def forget_end(self, cursor: CursorWrapper, digest: bytes) -> None:
+        """Delete what tells when the identity's answer ends, whose record is deleted."""
+        cursor.execute(self.HAS_END, (digest,))
+        if self.fetch_row(cursor) is not None:  # on MySQL the DELETE of a missing row would lock others out
+            cursor.execute(self.FORGET_END, (digest,))
 
     def has_ended(self, cursor: CursorWrapper, digest: bytes) -> bool:
         """Has the answer of the identity's live row ended?"""
