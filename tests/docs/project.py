@@ -57,6 +57,7 @@ def configure(folder: Path, blocks: list[Block]) -> None:
             "django.contrib.auth.middleware.AuthenticationMiddleware",
         ],
         "INSTALLED_APPS": [],
+        "SILENCED_SYSTEM_CHECKS": ["admin.E403", "admin.E406", "admin.E409"],  # the admin is imported, and not opened
         "DATABASES": {
             "default": {
                 "ENGINE": "django.db.backends.sqlite3",
@@ -67,7 +68,7 @@ def configure(folder: Path, blocks: list[Block]) -> None:
     }
     for block in blocks:
         execute(block, namespace)
-    needed = [f"django.contrib.{app}" for app in ("auth", "contenttypes", "sessions")]
+    needed = [f"django.contrib.{app}" for app in ("admin", "auth", "contenttypes", "sessions")]
     needed += ["rest_framework", "django_idempotency", "shop"]
     named = [app for app in namespace["INSTALLED_APPS"] if app is not ...]
     namespace["INSTALLED_APPS"] = [*dict.fromkeys([*named, *needed])]
@@ -108,7 +109,8 @@ def fragment(block: Block, module: types.ModuleType) -> None:
         elif isinstance(node, ast.ImportFrom):
             source = importlib.import_module(node.module or "")
             for name in node.names:
-                getattr(source, name.name)
+                if not hasattr(source, name.name):
+                    importlib.import_module(f"{node.module}.{name.name}")  # a module of a package
 
 
 def routes(patterns: Any, prefix: str = "") -> list[str]:
