@@ -289,6 +289,19 @@ def test_the_page_speaks_the_projects_language(submit, settings):
     assert b'<html lang="ar" dir="rtl">' in response.content
 
 
+def test_a_page_needs_no_static_files(submit, settings):
+    """Of a project that has no URL for them, or whose storage is away."""
+    settings.INSTALLED_APPS = [*{*settings.INSTALLED_APPS, "django.contrib.staticfiles"}]
+    settings.STATIC_URL = None
+    submit()
+
+    response = submit(amount="11")
+
+    assert response.status_code == 422
+    assert is_page(response)
+    assert b"stylesheet" not in response.content
+
+
 def test_a_project_has_a_page_of_its_own(submit, settings):
     """With the refusal, the fields and the way back. One that cannot be rendered is replaced by the package's."""
     of_project = {"django_idempotency/refused.html": "{{ refusal.code }} {{ refusal.status }} {{ back }} {{ text }}"}
