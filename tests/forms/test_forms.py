@@ -101,10 +101,15 @@ def test_key_format_holds_for_forms(serve, submit):
     assert submit("/act/", KEY).status_code == 302
 
 
-def test_header_and_field_must_not_differ(submit):
-    """400 if they do. If they do not, it is the request of a program: problem details, and any 2xx is an answer."""
+def test_header_and_field_must_not_differ(submit, visitor):
+    """
+    400 if they do, in an upload, too. If they do not, it is the request of a program: problem details, and any 2xx is
+    an answer.
+    """
     differing = submit(headers={"Idempotency-Key": "another"})
     assert (differing.status_code, differing.json()["code"]) == (400, "key-invalid")
+    upload = {"file": SimpleUploadedFile("a.txt", b"abc"), "_idempotency_key": KEY}
+    assert visitor.post("/upload/", upload, headers={"Idempotency-Key": "another"}).status_code == 400
 
     shown = submit(amount="0", headers={"Idempotency-Key": KEY})
     assert (shown.status_code, is_replay(submit(amount="0", headers={"Idempotency-Key": KEY}))) == (200, True)
