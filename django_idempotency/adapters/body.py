@@ -52,6 +52,7 @@ def receive(request: HttpRequest) -> Refusal | None:
     observed = _observed(request)
     if observed is not None and not observed.size:
         observed.stop()  # not read yet, and this module keeps what it reads
+    read_started = state._read_started
     try:
         if _is_chunked(request):
             refusal = _receive_chunked(request)
@@ -69,6 +70,8 @@ def receive(request: HttpRequest) -> Refusal | None:
         # The client or a proxy has hung up. Most servers raise an OSError, which Django translates.
         if not isinstance(error, UnreadablePostError) and not _is_broken(observed):
             raise
+        # In observe mode the view reads it, too, and gets the same error. Django would show it an empty form.
+        state._read_started = read_started
         missing = True
     return BodyIncomplete() if missing or _is_broken(observed) else None
 
@@ -158,14 +161,12 @@ def has_form(request: HttpRequest) -> bool:
 
 def form_values(request: HttpRequest, name: str) -> list[str]:
     """
-    The values of the field *name* in the form of *request*, whose body was received. An upload stays as it is for the
-    view's own handlers. A form that cannot be parsed has no values: the view gets the error.
+    The values of the field *name* in the form of *request*, whose body was received. The form stays unparsed for the
+    view, which may choose its own upload handlers. One that cannot be parsed has no values: the view gets the error.
     """
     try:
-        if request.content_type == URLENCODED or hasattr(request, "_post"):
-            return cast(list[str], request.POST.getlist(name))
-        form = _multipart_form(request)
-    except SuspiciousOperation:  # too many fields, or too large
+        form = _form(request)
+    except (RawPostDataException, SuspiciousOperation):  # gone; too many fields, or too large
         return []
     return [] if form is None else cast(list[str], form[0].getlist(name))
 
@@ -178,7 +179,7 @@ def form_pairs(request: HttpRequest) -> list[tuple[str, str]] | None:
     try:
         if request.content_type == URLENCODED:
             return parse_qsl(whole_body(request).decode(), keep_blank_values=True, encoding=request.encoding or "utf-8")
-        form = _multipart_form(request)
+        form = _form(request)
     except (RawPostDataException, SuspiciousOperation, ValueError):
         return None
     if form is None or form[1]:
@@ -186,10 +187,12 @@ def form_pairs(request: HttpRequest) -> list[tuple[str, str]] | None:
     return [(name, value) for name, values in form[0].lists() for value in values]
 
 
-def _multipart_form(request: HttpRequest) -> Form | None:
+def _form(request: HttpRequest) -> Form | None:
     state: Any = request
     if hasattr(request, "_post"):
         return state._post, state._files
+    if request.content_type == URLENCODED:
+        return QueryDict(whole_body(request), encoding="utf-8"), MultiValueDict()  # as Django reads it
     source = _source(request)
     if source is None:
         return None

@@ -99,7 +99,8 @@ def _way_back(request: HttpRequest) -> str:
 def _static_url(name: str) -> str:
     try:
         return static(f"django_idempotency/{name}")
-    except ValueError:  # not in the manifest: `collectstatic` has not run
+    except Exception:  # `collectstatic` has not run, STATIC_URL is not set, the project's own storage is away
+        logger.exception("The page has no %s, because it has no URL", name)
         return ""
 
 

@@ -18,7 +18,7 @@ from django.shortcuts import resolve_url
 from django.urls import Resolver404, resolve
 
 from django_idempotency import outcomes
-from django_idempotency.adapters.body import URLENCODED, body_digest, form_values, has_form, receive
+from django_idempotency.adapters.body import body_digest, form_values, has_form, receive
 from django_idempotency.adapters.messages import MESSAGES, add_messages, encode_messages
 from django_idempotency.adapters.pages import refusal_page
 from django_idempotency.adapters.scope import default_scope
@@ -150,13 +150,11 @@ class PlainAdapter:
         return self.reads_forms and policy.form_key and policy.key is None and has_form(self.django_request)
 
     def _differs(self, key: str) -> bool:
-        """Does a form that was parsed already, or is soon, have another key than the header?"""
-        request = self.django_request
+        """Does a form have another key than the header? It is parsed once, for this and for its fingerprint."""
         return (
             not self.is_form
             and self._reads_form()
-            and (request.content_type == URLENCODED or hasattr(request, "_post"))
-            and any(value != key for value in form_values(request, KEY_FIELD))
+            and any(value != key for value in form_values(self.django_request, KEY_FIELD))
         )
 
     def read_key(self) -> str | Refusal | None:
@@ -260,10 +258,10 @@ class PlainAdapter:
 
     def is_storable(self, response: HttpResponseBase) -> bool:
         """Can a rendered *response* be stored? Its content is not read if it streams."""
-        stores_content = self.policy.store_body and self.policy.record is None
         if isinstance(response, HttpResponse):
+            stores_content = self.policy.store_body and self.policy.record is None
             return not stores_content or len(response.content) <= self.policy.max_body
-        return stores_content and isinstance(response, FileResponse) and not response.is_async
+        return isinstance(response, FileResponse) and not response.is_async
 
     def _make_record(self, response: HttpResponseBase) -> CompletionRecord:
         """Make the record of *response*. Raises `UnstorableResponse` if there can be none."""

@@ -20,6 +20,7 @@ from django.template.response import TemplateResponse
 
 from django_idempotency import conf
 from django_idempotency.adapters.plain import FORM_ANSWER
+from django_idempotency.checks.late import check_late
 from django_idempotency.core.policy import NO_OPTIONS, Policy
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.protection.installation import expect_app
@@ -100,7 +101,7 @@ class IdempotencyAdminMixin(_Base):
         return _answer(super().response_change(request, obj, *args, **kwargs))
 
     def check(self, **kwargs: Any) -> list[CheckMessage]:
-        """Also E003 and E007, which are found in the URLconf for other views."""
+        """Also E003, E007, E017 and W019, which are found in the URLconf for other views."""
         return [*super().check(**kwargs), *self._check_policy()]
 
     def _check_policy(self) -> list[CheckMessage]:
@@ -111,16 +112,18 @@ class IdempotencyAdminMixin(_Base):
             return [
                 Error(f"{name}: {error}", hint="Correct its attribute `idempotency`.", id="django_idempotency.E003")
             ]
+        late = [*check_late(name, policy)]
         store, of_model = stores[policy.store], router.db_for_write(self.model)
         if callable(policy.using) or (store.commits_with_handler and (policy.using or store.database()) == of_model):
-            return []
+            return late
         return [
+            *late,
             Error(
                 f"{name} writes {self.model._meta.label} to database {of_model!r}, and store {policy.store!r} keeps its"
                 " record elsewhere: the two do not commit together.",
                 hint=f"Set `idempotency = Policy(using={of_model!r})`, with a DatabaseStore.",
                 id="django_idempotency.E007",
-            )
+            ),
         ]
 
 

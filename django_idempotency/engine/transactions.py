@@ -1,7 +1,7 @@
 """The one place that opens a transaction."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from django.db import Error, connections, transaction
@@ -55,6 +55,35 @@ def shielded(using: str, send: Callable[[], list[tuple[Any, Any]]]) -> None:
             return
         if any(isinstance(result, Exception) for _, result in send()):
             connection.set_rollback(True)
+
+
+@contextmanager
+def undone_on_error() -> Iterator[None]:
+    """
+    Let the block run in a savepoint of each transaction that is open, so that an error leaves it usable. A savepoint
+    begins with the block's first statement: a block that sends none costs none.
+    """
+    with ExitStack() as stack:
+        for connection in connections.all(initialized_only=True):
+            if connection.in_atomic_block and not connection.closed_in_transaction and not connection.needs_rollback:
+                stack.enter_context(_savepoint_if_used(connection))
+        yield
+
+
+@contextmanager
+def _savepoint_if_used(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    with ExitStack() as stack:
+        has_begun = False
+
+        def begin(execute: Callable[..., Any], *call: Any) -> Any:
+            nonlocal has_begun
+            if not has_begun:
+                has_begun = True  # before the savepoint's own statement comes here
+                stack.enter_context(transaction.atomic(using=connection.alias))
+            return execute(*call)
+
+        with connection.execute_wrapper(begin):
+            yield
 
 
 def in_transaction(using: str) -> bool:

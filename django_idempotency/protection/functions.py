@@ -17,7 +17,7 @@ from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine.execution import Executed, Joined, Refused, Replayed
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.run import run
-from django_idempotency.exceptions import KeyInvalid, KeyMissing, PolicyError, Refusal, UnstorableResponse
+from django_idempotency.exceptions import KeyExpired, KeyInvalid, KeyMissing, PolicyError, Refusal, UnstorableResponse
 from django_idempotency.protection.observing import UNSTORABLE, Observation, Subject, observe
 from django_idempotency.protection.order import check_function
 
@@ -82,8 +82,9 @@ def once(
 
     The decorator raises `PolicyError` for an unknown option, a bad value, a missing key, an `async def`, and anything
     but a plain function. A call raises `KeyReused`, `RequestInProgress` (let the broker deliver it later),
-    `OutcomeUnknown`, `StoreUnavailable`, `KeyMissing`, `KeyInvalid`, and `UnstorableResponse` for a result that is not
-    JSON. The work is then rolled back, unless its store is outside the databases, which also raises `OutcomeUncertain`.
+    `OutcomeUnknown`, `StoreUnavailable`, `KeyMissing`, `KeyInvalid`, `KeyExpired`, and `UnstorableResponse` for a
+    result that is not JSON. The work is then rolled back, unless its store is outside the databases, which also raises
+    `OutcomeUncertain`.
     With `mode="observe"` a redelivery runs again and is counted, and a call raises what the function raises alone.
     """
     if not isinstance(operation, str) or not operation:
@@ -162,7 +163,7 @@ class ObservedEvent(Subject[Any]):
     def read(self) -> Attempt | Refusal:
         try:
             return self._attempt()
-        except (KeyInvalid, KeyMissing) as refusal:
+        except (KeyExpired, KeyInvalid, KeyMissing) as refusal:
             return refusal
 
     def database(self) -> str | None:

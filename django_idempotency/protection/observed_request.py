@@ -48,7 +48,9 @@ class ObservedRequest(Subject[Any]):
         return not isinstance(key, str) or is_sampled(key, share)
 
     def read(self) -> Attempt | Refusal | None:
-        return self.adapter.read()
+        found = self.adapter.read()
+        self.policy = self.adapter.policy  # of a form, if the key is in its field
+        return found
 
     def database(self) -> str | None:
         return conf.database(self.policy, self.adapter.request)

@@ -1,8 +1,9 @@
 """
 Observe mode: a handler runs as if the package were not there, and its run is reported to `observers`.
 
-No transaction is opened, no store is asked, and no statement is sent before the handler has ended. Nothing here raises:
-an error of a callable option, or of our own, is logged once per operation, and the handler runs all the same.
+No transaction is opened, no store is asked, and no statement is sent before the handler has ended, but for those of
+callable options, which get a savepoint in an open transaction. Nothing here raises: an error of a callable option, or
+of our own, is logged once per operation, and the handler runs all the same.
 """
 
 import logging
@@ -21,6 +22,7 @@ from django_idempotency.core.seen import SeenNames
 from django_idempotency.engine.announcements import usual_database
 from django_idempotency.engine.execution import call_running, find_running
 from django_idempotency.engine.handle import DeferredHandle, OperationHandle
+from django_idempotency.engine.transactions import undone_on_error
 from django_idempotency.exceptions import Refusal
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import TransactionalStore
@@ -112,12 +114,13 @@ def observe(subject: Subject[Value], call: Callable[[OperationHandle | None], Va
 def _begin(subject: Subject[Any]) -> tuple[OperationHandle | None, Observation | None]:
     """The handle for the handler, and the observation of its run; neither without a key."""
     try:
-        if not subject.is_sampled():
-            return DeferredHandle(subject.read), None
-        found = subject.read()
-        if found is None:
-            return None, None
-        using = _database(subject)
+        with undone_on_error():
+            if not subject.is_sampled():
+                return DeferredHandle(subject.read), None
+            found = subject.read()
+            if found is None:
+                return None, None
+            using = _database(subject)
         if isinstance(found, Refusal):
             return None, Observation(using=using, operation=subject.operation(), refusal=found.code)
         identity = found.identity
@@ -145,7 +148,8 @@ def _database(subject: Subject[Any]) -> str:
 def _end(subject: Subject[Value], value: Value, observation: Observation) -> None:
     observation.ended = time.monotonic()
     try:
-        subject.judge(value, observation)
+        with undone_on_error():
+            subject.judge(value, observation)
         if connections[observation.using].in_atomic_block:
             observation.is_committed = False
             transaction.on_commit(partial(_commit, observation), using=observation.using, robust=True)

@@ -175,8 +175,9 @@ class Steps:
             self.find(
                 "The duplicate got another answer than the first request.",
                 differences,
-                "the difference is made outside the protected handler (by a counter, a clock or a random value in a"
-                " middleware or a decorator). Make it in the handler, or name the header in `ignore`.",
+                "the difference is made outside the protected handler (by the option `replay`, or by a counter, a clock"
+                " or a random value in a middleware or a decorator). Make it in the handler, or name the header in"
+                " `ignore`.",
             )
         self.prove("a duplicate gets the same answer and changes nothing", before)
         if not replayed:

@@ -55,22 +55,9 @@ def configure(folder: Path, blocks: list[Block]) -> None:
         "MIDDLEWARE": [
             "django.contrib.sessions.middleware.SessionMiddleware",
             "django.contrib.auth.middleware.AuthenticationMiddleware",
-            "django.contrib.messages.middleware.MessageMiddleware",
-        ],
-        "TEMPLATES": [
-            {
-                "BACKEND": "django.template.backends.django.DjangoTemplates",
-                "APP_DIRS": True,
-                "OPTIONS": {
-                    "context_processors": [
-                        "django.template.context_processors.request",
-                        "django.contrib.auth.context_processors.auth",
-                        "django.contrib.messages.context_processors.messages",
-                    ]
-                },
-            }
         ],
         "INSTALLED_APPS": [],
+        "SILENCED_SYSTEM_CHECKS": ["admin.E403", "admin.E406", "admin.E409"],  # the admin is imported, and not opened
         "DATABASES": {
             "default": {
                 "ENGINE": "django.db.backends.sqlite3",
@@ -81,7 +68,7 @@ def configure(folder: Path, blocks: list[Block]) -> None:
     }
     for block in blocks:
         execute(block, namespace)
-    needed = [f"django.contrib.{app}" for app in ("admin", "auth", "contenttypes", "messages", "sessions")]
+    needed = [f"django.contrib.{app}" for app in ("admin", "auth", "contenttypes", "sessions")]
     needed += ["rest_framework", "django_idempotency", "shop"]
     named = [app for app in namespace["INSTALLED_APPS"] if app is not ...]
     namespace["INSTALLED_APPS"] = [*dict.fromkeys([*named, *needed])]
@@ -123,7 +110,7 @@ def fragment(block: Block, module: types.ModuleType) -> None:
             source = importlib.import_module(node.module or "")
             for name in node.names:
                 if not hasattr(source, name.name):
-                    importlib.import_module(f"{node.module}.{name.name}")
+                    importlib.import_module(f"{node.module}.{name.name}")  # a module of a package
 
 
 def routes(patterns: Any, prefix: str = "") -> list[str]:

@@ -7,6 +7,7 @@ from itertools import count
 
 import pytest
 from django.db import connection
+from django.db.models import F
 from django.http import JsonResponse
 from django.test.utils import CaptureQueriesContext
 from django.urls import path, re_path
@@ -82,6 +83,27 @@ def test_an_answer_ends_by_the_databases_clock(api, serve):
 
     assert set(seen) <= {"replay", "key-expired"}
     assert Payment.objects.count() == 1
+
+
+@pytest.mark.parametrize("ttl", [timedelta(seconds=1), timedelta(days=90)])
+def test_both_times_count_from_the_completion(protect, client, serve, ttl):
+    """Though the handler took less than 1 % of both together, of which one may be shorter than the handler."""
+    other = timedelta(days=90, seconds=1) - ttl
+
+    def handler(request):
+        IdempotencyRecord.objects.update(
+            executed_at=F("executed_at") - timedelta(hours=2), expires_at=F("expires_at") - timedelta(hours=2)
+        )
+        return make_payment(request)
+
+    serve(protect(handler, ttl=ttl, tombstone_ttl=other))
+    post(client)
+
+    assert is_replay(post(client))
+    [end], [row] = AnswerEnd.objects.all(), IdempotencyRecord.objects.all()
+    completed = row.executed_at + timedelta(hours=2)
+    assert end.ends_at - completed >= 0.99 * ttl
+    assert row.expires_at - end.ends_at >= 0.99 * other
 
 
 def test_tombstones_are_purged_in_their_own_time(api, serve):

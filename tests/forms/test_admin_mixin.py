@@ -1,5 +1,7 @@
 """The add and change pages of a `ModelAdmin` with `IdempotencyAdminMixin`."""
 
+from datetime import timedelta
+
 import pytest
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
@@ -145,7 +147,13 @@ def test_a_wrong_class_is_an_error_at_its_definition(bases, attributes, message)
 
 
 @pytest.mark.parametrize(
-    ("policy", "id"), [(Policy(using="other"), "E007"), (Policy(scope="tests.absent.scope"), "E003"), (Policy(), None)]
+    ("policy", "id"),
+    [
+        (Policy(using="other"), "E007"),
+        (Policy(scope="tests.absent.scope"), "E003"),
+        (Policy(key_max_age=timedelta(days=2)), "W019"),
+        (Policy(), None),
+    ],
 )
 def test_checks(monkeypatch, policy, id):
     """What other views' checks find in the URLconf, the admin's own checks find here."""

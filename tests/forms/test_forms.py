@@ -101,10 +101,15 @@ def test_key_format_holds_for_forms(serve, submit):
     assert submit("/act/", KEY).status_code == 302
 
 
-def test_header_and_field_must_not_differ(submit):
-    """400 if they do. If they do not, it is the request of a program: problem details, and any 2xx is an answer."""
+def test_header_and_field_must_not_differ(submit, visitor):
+    """
+    400 if they do, in an upload, too. If they do not, it is the request of a program: problem details, and any 2xx is
+    an answer.
+    """
     differing = submit(headers={"Idempotency-Key": "another"})
     assert (differing.status_code, differing.json()["code"]) == (400, "key-invalid")
+    upload = {"file": SimpleUploadedFile("a.txt", b"abc"), "_idempotency_key": KEY}
+    assert visitor.post("/upload/", upload, headers={"Idempotency-Key": "another"}).status_code == 400
 
     shown = submit(amount="0", headers={"Idempotency-Key": KEY})
     assert (shown.status_code, is_replay(submit(amount="0", headers={"Idempotency-Key": KEY}))) == (200, True)
@@ -289,6 +294,19 @@ def test_the_page_speaks_the_projects_language(submit, settings):
     assert b'<html lang="ar" dir="rtl">' in response.content
 
 
+def test_a_page_needs_no_static_files(submit, settings):
+    """Of a project that has no URL for them, or whose storage is away."""
+    settings.INSTALLED_APPS = [*{*settings.INSTALLED_APPS, "django.contrib.staticfiles"}]
+    settings.STATIC_URL = None
+    submit()
+
+    response = submit(amount="11")
+
+    assert response.status_code == 422
+    assert is_page(response)
+    assert b"stylesheet" not in response.content
+
+
 def test_a_project_has_a_page_of_its_own(submit, settings):
     """With the refusal, the fields and the way back. One that cannot be rendered is replaced by the package's."""
     of_project = {"django_idempotency/refused.html": "{{ refusal.code }} {{ refusal.status }} {{ back }} {{ text }}"}
@@ -389,6 +407,21 @@ def test_the_view_still_chooses_its_upload_handlers(serve, visitor):
 
     assert sum(seen) == 6_000_000
     assert amounts() == [3_000_000, 3_000_000]
+
+
+@pytest.mark.parametrize("mode", ["atomic", "observe"])
+@pytest.mark.parametrize("key", [KEY, None])
+def test_a_form_without_a_file_leaves_them_to_the_view(serve, submit, key, mode):
+    """Django lets a view choose no handlers for a form that was parsed, of whichever type."""
+
+    def handler(request):
+        request.upload_handlers = [TemporaryFileUploadHandler(request)]
+        return HttpResponseRedirect(f"/{Payment.objects.create(amount=request.POST['amount']).pk}")
+
+    serve(idempotent(mode=mode)(handler))
+
+    assert submit("/act/", key).status_code == 302
+    assert amounts() == [10]
 
 
 @WAITS

@@ -1,6 +1,7 @@
 """A call sends the same request with any key, as any user, and says what came back."""
 
 import json
+import time
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -10,6 +11,7 @@ from rest_framework.decorators import api_view, permission_classes
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.response import Response
 
+from django_idempotency.core.keys import check_age
 from django_idempotency.exceptions import KeyReused, RequestInProgress
 from django_idempotency.testing import Call, new_key, send, send_until_final
 
@@ -180,5 +182,6 @@ def test_a_client_comes_again_while_it_is_told_to():
 
 
 def test_keys_are_new():
-    """Each time."""
+    """Each time, and tell their age."""
     assert new_key() != new_key()
+    check_age(new_key(), max_age=60, now=time.time())

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 
@@ -12,13 +13,16 @@ from django.core.cache import caches
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.http import HttpResponse
+from django.utils.timezone import now
 
 from django_idempotency import once
 from django_idempotency.core.decision import Completed, InFlight
-from django_idempotency.models import IdempotencyRecord
+from django_idempotency.models import AnswerEnd, IdempotencyRecord
 from django_idempotency.operations import erasing
 from django_idempotency.operations.erasing import Erased, erase
 from django_idempotency.operations.locations import database
+from django_idempotency.operations.purging import purge
+from django_idempotency.testing import expire
 from tests.app.serving import VENDOR, drf, is_replay, post
 from tests.lab.caches import NOWHERE, cache
 from tests.operations.records import record, save
@@ -58,6 +62,24 @@ def test_the_records_of_a_scope_are_erased_and_no_others(monkeypatch):
 
     assert batches == [3, 3, 2]
     assert scopes() == sorted(ALIKE)
+
+
+def test_nothing_of_a_tombstone_is_left(api, serve, user):
+    """Neither its row, nor the end of an answer that is not purged yet; others' ends stay."""
+    serve(drf(lambda request: HttpResponse("secret"), tombstone_ttl=timedelta(days=90)))
+    scope = f"auth.user:{user.pk}"
+    post(api, key="buried")
+    expire()
+    purge()
+    for key in ("ended", "answers"):
+        post(api, key=key)
+    expire("ended")
+    later = now() + timedelta(days=1)
+    AnswerEnd.objects.create(digest=b"x" * 32, executed_at=later, ends_at=later)
+
+    assert erase(database("default"), scope, dry_run=True) == erase(database("default"), scope)
+    assert scopes() == []
+    assert [bytes(end.digest) for end in AnswerEnd.objects.all()] == [b"x" * 32]
 
 
 def test_more_than_one_page(monkeypatch):

@@ -5,26 +5,30 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from datetime import timedelta
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from django.core.handlers.wsgi import WSGIHandler
 from django.db import connection, transaction
-from django.http import HttpResponse, StreamingHttpResponse
+from django.http import FileResponse, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
 from django.template import engines
 from django.template.response import TemplateResponse
 from django.test import Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 
 from django_idempotency import current_operation, idempotent, once
-from django_idempotency.core.keys import Identity
+from django_idempotency.core.keys import KEY_FIELD, Identity
+from django_idempotency.core.observation import TOLERANCE
 from django_idempotency.models import DatabaseNow, DecisionCount, IdempotencyRecord, ObservedRun
 from django_idempotency.operations import observations, purging
 from django_idempotency.protection import by_default, observing
 from tests.app.models import Payment, Unique
 from tests.app.serving import TIMEOUT, VENDOR, is_replay, plain, post, without_table
 from tests.app.views import Mixed, answer, make_payment
-from tests.edges.test_streams import CutOff
+from tests.edges.test_streams import FORM, CutOff
 from tests.lab.caches import NOWHERE, cache
 from tests.operations.counting import totals
 
@@ -142,6 +146,16 @@ def test_what_could_not_be_stored_is_sent_and_counted(anonymous, serve, template
     }
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"store_body": False}, {"record": lambda *args: 1, "replay": lambda *args: HttpResponse()}]
+)
+def test_a_file_is_stored(anonymous, serve, options):
+    """Whatever of it is stored."""
+    serve(plain(lambda request: FileResponse(BytesIO(b"file")), **options))
+    assert post(anonymous).getvalue() == b"file"
+    assert totals() == {"observed": 1}
+
+
 @pytest.fixture
 def template():
     return engines["django"].from_string("{{ name }}")
@@ -235,6 +249,28 @@ def test_a_rival_waits_for_nothing(anonymous, serve, background, gate, atomic_re
     assert totals() == {"observed": 2, "would_conflict": 1, "ran_twice": 1}
 
 
+def test_a_double_click_would_wait(serve, background, gate):
+    """A form's key waits for the first answer, whatever `in_flight` says."""
+
+    def handler(request):
+        if "slow" in request.GET:
+            gate.wait()
+        return HttpResponseRedirect(f"/{Payment.objects.create(amount=1).pk}/")
+
+    serve(plain(handler, fingerprint=lambda request: b""))
+
+    def click(query):
+        return Client().post(f"/act/{query}", {KEY_FIELD: "key-1"})
+
+    slow = background(click, "?slow")
+    gate.reached()
+    assert click("").status_code == 302
+    time.sleep(2 * TOLERANCE)
+    gate.open()
+    assert slow.result(TIMEOUT).status_code == 302
+    assert totals() == TWICE
+
+
 @pytest.mark.race
 def test_of_simultaneous_runs_all_but_one_are_duplicates(counter, serve, background, caplog):
     """However their statements are interleaved, and on a key that has just expired, too."""
@@ -295,6 +331,21 @@ def test_an_error_of_an_option_reaches_the_log_alone(option, anonymous, serve, c
     ]
 
 
+@pytest.mark.parametrize("atomic_requests", [True], indirect=True)
+@pytest.mark.parametrize("option", ["scope", "should_store"])
+def test_a_statement_of_an_option_that_fails_leaves_the_transaction_usable(option, atomic_requests, anonymous, serve):
+    """PostgreSQL would refuse all further statements, and roll back at COMMIT without an error."""
+
+    def query(_):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT * FROM no_such_table")
+
+    serve(plain(make_payment, **{option: query}))
+
+    assert [post(anonymous).status_code for _ in range(2)] == [201, 201]
+    assert Payment.objects.count() == 2
+
+
 @pytest.mark.parametrize("loss", ["table", "autocommit"])
 def test_a_database_that_cannot_be_written_costs_the_observation_alone(loss, anonymous, serve, monkeypatch, caplog):
     """The client gets its answer; the log says so once, and later runs are observed again."""
@@ -329,6 +380,18 @@ def test_a_client_that_is_gone_is_no_empty_body(length, serve, anonymous):
     assert anonymous.post("/act/", headers={"Idempotency-Key": "1"}, **extra).status_code == 500
     assert not Payment.objects.exists()
     assert totals() == {"would_refuse": 1}
+
+
+@pytest.mark.parametrize("media_type", [FORM, "multipart/form-data; boundary=x"])
+@pytest.mark.parametrize("key", ["1", None])
+def test_a_client_that_is_gone_sends_no_empty_form(media_type, key, serve, anonymous):
+    """Not with a key in the header, and not while we look for one in the form."""
+    serve(plain(lambda request: HttpResponse(Payment.objects.create(amount=len(request.POST)).pk)))
+    extra = {"CONTENT_LENGTH": "100", "CONTENT_TYPE": media_type, "wsgi.input": CutOff(ConnectionResetError())}
+
+    headers = {} if key is None else {"Idempotency-Key": key}
+    assert anonymous.post("/act/", headers=headers, **extra).status_code == 500
+    assert not Payment.objects.exists()
 
 
 def test_a_store_that_is_away_is_not_asked(anonymous, serve, settings):
@@ -408,6 +471,16 @@ def test_an_event_runs_again_and_is_counted():
 
     assert Payment.objects.count() == 7
     assert totals() == {"observed": 6, "would_replay": 2, "ran_twice": 2, "would_refuse": 2}
+
+
+def test_an_event_that_would_have_been_too_old(caplog):
+    """Is refused by atomic mode, and no error of ours."""
+    late = once("observed.late", key=lambda event: event, key_max_age=timedelta(hours=1))(lambda event: event)
+
+    assert late("00000000-0000-7000-8000-000000000000")
+
+    assert totals() == {"would_refuse": 1}
+    assert not [record for record in caplog.records if "Cannot observe" in record.getMessage()]
 
 
 @pytest.mark.parametrize("unprotected", ["refuse", "warn"])

@@ -83,7 +83,9 @@ class InnoDB(Dialect):
         " > TIMESTAMPDIFF(MICROSECOND, executed_at, expires_at),"
         " expires_at + INTERVAL TIMESTAMPDIFF(MICROSECOND, executed_at, UTC_TIMESTAMP(6)) MICROSECOND, expires_at)"
     )
-    ENDS_AT: ClassVar[str] = f"{EXPIRES} - INTERVAL %s MICROSECOND"
+    ENDS_AT: ClassVar[str] = (
+        f"{EXPIRES} - INTERVAL ROUND(%s * TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), {EXPIRES})) MICROSECOND"
+    )
     INSERT, REPLACE = "REPLACE", ""
     CALL_CLAIM = f"CALL {CLAIM_PROCEDURE}(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
     CALL_COMPLETE = f"CALL {COMPLETE_PROCEDURE}(%s, %s, %s, %s, %s)"
@@ -95,9 +97,6 @@ class InnoDB(Dialect):
 
     def ttl(self, attempt: Attempt) -> int:
         return round(attempt.occupied * 1_000_000)
-
-    def earlier(self, attempt: Attempt) -> int:
-        return round(attempt.tombstone_ttl * 1_000_000)
 
     def savepoint_name(self, cursor: CursorWrapper, attempt: Attempt) -> str:
         """Name the claim's savepoint, which a claim made inside its handler must not replace."""

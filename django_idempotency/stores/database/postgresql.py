@@ -72,7 +72,11 @@ class PostgreSQL(Dialect):
         "CASE WHEN (clock_timestamp() - executed_at) * 100 > expires_at - executed_at"
         " THEN expires_at + (clock_timestamp() - executed_at) ELSE expires_at END"
     )
-    ENDS_AT = f"({EXPIRES}) - %s * interval '1 second'"
+    # In seconds, because the length of a day depends on the session's time zone.
+    ENDS_AT = (
+        f"({EXPIRES}) - (%s * extract(epoch FROM ({EXPIRES}) - clock_timestamp()))::double precision"
+        " * interval '1 second'"
+    )
     LOCK = f"SELECT pg_try_advisory_xact_lock(%s::bigint # '{TABLE}'::regclass::oid::bigint)"
 
     def __init__(self, *, by_function: bool = False) -> None:

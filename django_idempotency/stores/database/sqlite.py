@@ -38,7 +38,10 @@ class SQLite(Dialect):
         " THEN strftime('%%Y-%%m-%%d %%H:%%M:%%f', expires_at,"
         " ((julianday('now') - julianday(executed_at)) * 86400) || ' seconds') ELSE expires_at END"
     )
-    ENDS_AT = f"strftime('%%Y-%%m-%%d %%H:%%M:%%f', {EXPIRES}, %s)"
+    ENDS_AT = (
+        f"strftime('%%Y-%%m-%%d %%H:%%M:%%f', {EXPIRES},"
+        f" (-86400 * %s * (julianday({EXPIRES}) - julianday('now'))) || ' seconds')"
+    )
     # The ORM writes another fraction of a second than the claim does: microseconds, or none.
     EXECUTED = "strftime('%%Y-%%m-%%d %%H:%%M:%%f', executed_at) = strftime('%%Y-%%m-%%d %%H:%%M:%%f', %s)"
     looks_up_first = True
@@ -49,9 +52,6 @@ class SQLite(Dialect):
 
     def ttl(self, attempt: Attempt) -> str:
         return f"{attempt.occupied:+f} seconds"
-
-    def earlier(self, attempt: Attempt) -> str:
-        return f"{-attempt.tombstone_ttl:+f} seconds"
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
         cursor.execute(self.CLAIM, (*claim_values(attempt), self.ttl(attempt)))

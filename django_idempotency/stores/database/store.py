@@ -152,7 +152,10 @@ class DatabaseStore(TransactionalStore):
         with connections[using].cursor() as cursor:
             dialect = self.dialect(using)
             statement = dialect.FREE_UNSETTLED if unsettled else dialect.FREE
-            return dialect.change(cursor, statement, digest, as_django_writes(using, executed_at))
+            freed = dialect.change(cursor, statement, digest, as_django_writes(using, executed_at))
+            if freed:
+                dialect.forget_end(cursor, digest)
+            return freed
 
     def settle(self, using: str | None, digest: bytes, executed_at: datetime | None, record: CompletionRecord) -> bool:
         using = using or self.database()
