@@ -15,7 +15,13 @@ metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
 
 sys.path.insert(0, str(ROOT))  # for docs.rooms
 settings.configure(  # the reference is made by importing the package
-    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "rest_framework", "django_idempotency"],
+    INSTALLED_APPS=[
+        "django.contrib.admin",
+        "django.contrib.auth",
+        "django.contrib.contenttypes",
+        "rest_framework",
+        "django_idempotency",
+    ],
     USE_TZ=True,
 )
 django.setup()
