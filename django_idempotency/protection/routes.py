@@ -6,13 +6,15 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
+from django.http import HttpRequest
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from django_idempotency.core.policy import POLICY, Policy
+from django_idempotency import conf
+from django_idempotency.core.policy import POLICY, Policy, ResolvedPolicy
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.protection.by_default import is_installed, place_for
 from django_idempotency.protection.introspection import DESCRIBING, SAFE, api_view_function, has_mixin
-from django_idempotency.protection.placement import MIDDLEWARE, Place
+from django_idempotency.protection.placement import MIDDLEWARE, NONE, Place
 
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 SILENCED = "idempotency_silenced_checks"  # a view's attribute: ids of warnings, as in SILENCED_SYSTEM_CHECKS
@@ -65,6 +67,18 @@ def views() -> Iterator[View]:
             view = replace(view, handlers=(*view.handlers, *_of_middleware(view)))
         if view.handlers or isinstance(view.attribute("idempotency"), Policy):
             yield view
+
+
+def policy_at(request: HttpRequest, method: str) -> ResolvedPolicy | None:
+    """The policy that protects *method* on the route of *request*; None if nothing does."""
+    match = request.resolver_match
+    if match is None:  # RequestFactory resolves nothing
+        return None
+    place = place_for(match.func, match.route, match.url_name or "", method, match.kwargs.values())[1]
+    if place is None or place.how == NONE or (place.how == MIDDLEWARE and not is_installed()):
+        return None
+    policy = conf.resolved(*place.policies)
+    return policy if method in policy.methods else None
 
 
 def entries(urlconf: Any = None) -> Iterator[tuple[URLPattern, str]]:
