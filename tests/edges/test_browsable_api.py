@@ -62,7 +62,7 @@ def sent(client, data, key="key-1", **extra):
 
 
 def test_the_forms_of_a_protected_view_have_a_field(api, serve):
-    """It belongs to no form, so serializers never see it; and it is empty, so a page that is replayed repeats no key."""
+    """It belongs to no form, so serializers never see it. It is empty, so a page that is replayed repeats no key."""
     serve(Protected.as_view())
 
     page = get(api)
