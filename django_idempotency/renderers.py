@@ -40,6 +40,7 @@ class BrowsableAPIRenderer(renderers.BrowsableAPIRenderer):
 
     template = "django_idempotency/api.html"
     refusal: Refusal | None = None  # of this request
+    renderer_context: dict[str, Any]  # DRF sets it when it renders
 
     def get_rendered_html_form(self, data: Any, view: Any, method: str, request: Request) -> Any:
         form = super().get_rendered_html_form(data, view, method, request)

@@ -142,9 +142,10 @@ class DrfAdapter(plain.PlainAdapter):
             if not getattr(response, "exception", False) or response.status_code != error.status_code:
                 return finalize(request, response, *args, **kwargs)  # the answer to another error
             # The database may be away, which the page asks for the choices of its forms.
-            is_shown = hasattr(request.accepted_renderer, "refusal") and refusal.status < 500
+            renderer: Any = request.accepted_renderer
+            is_shown = hasattr(renderer, "refusal") and refusal.status < 500
             if is_shown:
-                request.accepted_renderer.refusal = refusal
+                renderer.refusal = refusal
             if view.get_exception_handler() is exception_handler and response.data == {"detail": error.detail}:
                 response.data = refusal.problem(self.policy.docs_url)
                 if not is_shown:
