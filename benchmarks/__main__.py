@@ -96,6 +96,7 @@ def main() -> int:
             redis = None
             print(f"left out: Redis: {missing}")
         results.start = added_start_time(results.runs * IMPORTS)
+        results.audit = run("benchmarks.audit", "")
         measure_all(results, urls, redis and redis.url)
         if url := urls.get("PostgreSQL"):
             results.load = run("benchmarks.load", url, SECONDS=str(results.seconds))

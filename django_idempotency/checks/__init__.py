@@ -28,8 +28,8 @@ I001 no admin         I002 observe mode
 W008 permissions are missing
 W009 the key is no allowed header             W010 the replay header is not exposed
 
-A URLconf that cannot be imported is reported by Django's own check. W002 is about DRF views alone, because the class of
-a plain Django view does not say who may call it. A Redis server is asked by `manage.py check --deploy`.
+A URLconf that cannot be imported is reported by Django's own check. A Redis server is asked by `manage.py check
+--deploy`.
 """
 
 from django_idempotency.checks import environment, functions, middleware, settings, stores, views

@@ -80,4 +80,5 @@ def test_W018_is_silent(urls, settings):
 def test_the_checks_of_views_hold_for_what_the_middleware_protects(ids, by_middleware):
     """W002: anonymous requests share a scope. Nothing is said of what needs no word."""
     assert ids(Rest.as_view(permission_classes=[AllowAny])) == ["W002"]
+    assert ids(pay(), Plain.as_view()) == ["W002", "W002"]
     assert ids(Rest.as_view(), login_required(pay()), PaymentSet.as_view({"post": "create"}), Protected.as_view()) == []

@@ -55,6 +55,20 @@ def configure(folder: Path, blocks: list[Block]) -> None:
         "MIDDLEWARE": [
             "django.contrib.sessions.middleware.SessionMiddleware",
             "django.contrib.auth.middleware.AuthenticationMiddleware",
+            "django.contrib.messages.middleware.MessageMiddleware",
+        ],
+        "TEMPLATES": [
+            {
+                "BACKEND": "django.template.backends.django.DjangoTemplates",
+                "APP_DIRS": True,
+                "OPTIONS": {
+                    "context_processors": [
+                        "django.template.context_processors.request",
+                        "django.contrib.auth.context_processors.auth",
+                        "django.contrib.messages.context_processors.messages",
+                    ]
+                },
+            }
         ],
         "INSTALLED_APPS": [],
         "DATABASES": {
@@ -67,7 +81,7 @@ def configure(folder: Path, blocks: list[Block]) -> None:
     }
     for block in blocks:
         execute(block, namespace)
-    needed = [f"django.contrib.{app}" for app in ("auth", "contenttypes", "sessions")]
+    needed = [f"django.contrib.{app}" for app in ("admin", "auth", "contenttypes", "messages", "sessions")]
     needed += ["rest_framework", "django_idempotency", "shop"]
     named = [app for app in namespace["INSTALLED_APPS"] if app is not ...]
     namespace["INSTALLED_APPS"] = [*dict.fromkeys([*named, *needed])]
