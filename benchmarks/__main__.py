@@ -26,6 +26,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "benchmarks.md"
 NAME = f"idempotency_bench_{os.getpid()}"
 IMPORTS = 3  # pairs of processes for each run, with and without the app
 CASES = "bare atomic floor without_key first replay canned refused"
+MIDDLEWARE_CASES = "by_middleware get get_by_middleware"  # on the usual way to each database
 WITH_REDIS_CASES = "bare atomic without_key first replay canned refused"
 FAR_CASES = "atomic first replay"
 
@@ -95,6 +96,7 @@ def main() -> int:
             redis = None
             print(f"left out: Redis: {missing}")
         results.start = added_start_time(results.runs * IMPORTS)
+        results.audit = run("benchmarks.audit", "")
         measure_all(results, urls, redis and redis.url)
         if url := urls.get("PostgreSQL"):
             results.load = run("benchmarks.load", url, SECONDS=str(results.seconds))
@@ -111,7 +113,8 @@ def measure_all(results: Results, urls: dict[str, str], redis: str | None) -> No
         for name, url in urls.items():
             for way, environment in WAYS[name].items():
                 print(f"run {number + 1} of {results.runs}: {name}{way}", file=sys.stderr)
-                result = run("benchmarks.measure", url, **environment, ROUNDS=each, CASES=CASES)
+                cases = CASES if way else f"{CASES} {MIDDLEWARE_CASES}"
+                result = run("benchmarks.measure", url, **environment, ROUNDS=each, CASES=cases)
                 results.ways.setdefault((name, way), []).append(result)
             for way, environment in WITH_REDIS.get(name, {}).items() if redis else ():
                 print(f"run {number + 1} of {results.runs}: {name}{way}", file=sys.stderr)

@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import os
+import statistics
 import sys
 import threading
 import time
@@ -12,7 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.project import PATHS, configure
+from benchmarks.project import MIDDLEWARE, PATHS, configure
+
+GETS = 20
+PROBED_EVERY = 10  # one request in so many by the middleware is sent again
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ def database() -> Iterator[None]:
     from django.core.cache import caches
     from django.db import connection
 
-    from django_idempotency.operations import counts as statistics
+    from django_idempotency.operations import counts
 
     connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
     if os.environ.get("ROUTINES") == "0":
@@ -40,7 +44,7 @@ def database() -> Iterator[None]:
     try:
         yield
     finally:
-        statistics.flush()  # what is counted in memory, while there is a table for it
+        counts.flush()  # what is counted in memory, while there is a table for it
         if "redis" in caches:
             caches["redis"].delete_pattern("*")
         connection.close()
@@ -52,18 +56,21 @@ class Caller:
 
     def __init__(self) -> None:
         from django.core.wsgi import WSGIHandler
+        from django.test.utils import override_settings
 
         self.token = make_token()
         self._application = WSGIHandler()
+        with override_settings(MIDDLEWARE=[*MIDDLEWARE, "django_idempotency.middleware.IdempotencyMiddleware"]):
+            self._with_middleware = WSGIHandler()
         self._numbers = itertools.count()
         self._held = ""  # the key of what is held
         self.expect("201", "protected", "replayed", "the first")
 
-    def post(self, view: str, key: str | None, reference: str) -> Answer:
+    def send(self, method: str, view: str, key: str | None, body: bytes, *, by_middleware: bool = False) -> Answer:
         """Send one request. The time is that of all that a server does with it."""
-        body = payload(reference)
+        application = self._with_middleware if by_middleware else self._application
         environ = {
-            "REQUEST_METHOD": "POST",
+            "REQUEST_METHOD": method,
             "PATH_INFO": PATHS[view],
             "SERVER_NAME": "localhost",
             "SERVER_PORT": "80",
@@ -79,16 +86,25 @@ class Caller:
             environ["HTTP_IDEMPOTENCY_KEY"] = key
         seen: list[Any] = []
         begun = time.perf_counter()
-        response = self._application(environ, lambda *head: seen.append(head))
+        response = application(environ, lambda *head: seen.append(head))
         content = b"".join(response)
         response.close()
         spent = time.perf_counter() - begun
         status, headers = seen[0]
         return Answer(status, dict(headers), content, spent)
 
-    def expect(self, status: str, view: str, key: str | None, reference: str, *, replayed: bool = False) -> float:
-        """The seconds that a request took, which must be answered like that: no figure of something else."""
-        answer = self.post(view, key, reference)
+    def expect(
+        self,
+        status: str,
+        view: str,
+        key: str | None,
+        reference: str,
+        *,
+        replayed: bool = False,
+        by_middleware: bool = False,
+    ) -> float:
+        """The seconds that a POST took, which must be answered like that: no figure of something else."""
+        answer = self.send("POST", view, key, payload(reference), by_middleware=by_middleware)
         is_replay = answer.headers.get("Idempotency-Replayed") == "true"
         if not answer.status.startswith(status) or is_replay is not replayed:
             raise RuntimeError(f"{view} answered {answer.status} {answer.headers} {answer.body[:500]!r}")
@@ -119,6 +135,24 @@ class Caller:
 
     def canned(self) -> float:
         return self.expect("201", "canned", None, "the first")
+
+    def by_middleware(self) -> float:
+        """The bare view, a new key: a retry shows that it was protected."""
+        number = next(self._numbers)
+        asked = f"key-{number}", f"invoice {number}"
+        spent = self.expect("201", "autocommit", *asked, by_middleware=True)
+        if number % PROBED_EVERY == 0:
+            self.expect("201", "autocommit", *asked, by_middleware=True, replayed=True)
+        return spent
+
+    def get(self, *, by_middleware: bool = False) -> float:
+        """The median of several, because what the middleware adds is less than what one differs from the next."""
+        return statistics.median(
+            self.send("GET", "get", None, b"", by_middleware=by_middleware).seconds for _ in range(GETS)
+        )
+
+    def get_by_middleware(self) -> float:
+        return self.get(by_middleware=True)
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -51,12 +51,15 @@ def main(rounds: int, names: Iterable[str]) -> dict[str, Any]:
                 held = timed({"atomic": caller.atomic, "refused": refused}, rounds // REFUSED_EVERY)
         else:
             held = {}
-        result = {
+        result: dict[str, Any] = {
             "server": server(),
             "milliseconds": {case: statistics.median(spent) * 1000 for case, spent in times.items()},
             "ratios": ratios(times) | ratios(held),
             "ping": ping(),
         }
+        if "get" in times:
+            pairs = zip(times["get_by_middleware"], times["get"], strict=True)
+            result["added"] = statistics.median(through - without for through, without in pairs) * 1_000_000
         if held:
             cases["refused"] = refused  # type: ignore[assignment]  # or nothing would be held
         result["statements"] = {case: statements(caller, case, run) for case, run in cases.items()}

@@ -49,7 +49,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "django_idempotency.protection.views:_policy",
         "django_idempotency.conf:database",
     ),
-    "key": (f"{EDGE}.plain:PlainAdapter._read_key",),
+    "key": (f"{EDGE}.plain:PlainAdapter.read_key",),
     "scope, operation, identity": (
         f"{EDGE}.plain:PlainAdapter.read",
         f"{EDGE}.plain:default_scope",

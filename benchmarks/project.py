@@ -17,7 +17,9 @@ PATHS = {
     "protected": "/protected/",
     "floor": "/floor/",
     "canned": "/canned/",
+    "get": "/get/",
 }
+MIDDLEWARE = ["django.middleware.common.CommonMiddleware"]
 
 
 def redis(url: str | None = None) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def configure() -> None:
             "django_idempotency",
             "benchmarks.payments",
         ],
-        MIDDLEWARE=["django.middleware.common.CommonMiddleware"],
+        MIDDLEWARE=MIDDLEWARE,
         REST_FRAMEWORK={
             "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.TokenAuthentication"],
             "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],

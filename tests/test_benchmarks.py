@@ -36,6 +36,10 @@ def test_a_page_is_written(vendor, tmp_path):
     text = page.read_text()
     assert re.search(r"^\| SQLite [0-9.]+ \| [0-9.]+x \([0-9.]+ to [0-9.]+\) \| [0-9.]+x \| waits \|", text, re.M)
     assert re.search(r"^\| SQLite [0-9.]+ \| 5 \| 2 \|  \| 2 \| 2 \|$", text, re.M)  # statements
+    assert re.search(
+        r"^\| SQLite [0-9.]+ \| [0-9.]+x \| [0-9]+ µs \| -?[0-9.]+ µs \|$", text, re.M
+    )  # by the middleware
+    assert re.search(r"walks 2,000 routes in [0-9.]+ s", text)
     assert re.search(r"^\| fingerprint \| [0-9]+ \| [0-9]+ \|$", text, re.M)
 
 

@@ -4,7 +4,7 @@ import uuid
 from datetime import timedelta
 
 from django.db import connection, transaction
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.urls import path
 from django.utils import timezone
 from rest_framework import serializers
@@ -96,5 +96,11 @@ class Canned(APIView):
         return HttpResponse(CANNED, status=201, content_type="application/json")
 
 
+def get(request: HttpRequest) -> HttpResponse:
+    """As little as a view can do, so that what the middleware adds shows."""
+    return HttpResponse(b"ok")
+
+
 VIEWS = {"autocommit": Bare, "atomic": Atomic, "protected": Protected, "floor": TwoStatements, "canned": Canned}
 urlpatterns = [path(PATHS[name].removeprefix("/"), view.as_view()) for name, view in VIEWS.items()]
+urlpatterns.append(path(PATHS["get"].removeprefix("/"), get))

@@ -141,9 +141,16 @@ class DrfAdapter(plain.PlainAdapter):
         def finalize_response(request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
             if not getattr(response, "exception", False) or response.status_code != error.status_code:
                 return finalize(request, response, *args, **kwargs)  # the answer to another error
+            # The database may be away, which the page asks for the choices of its forms.
+            renderer: Any = request.accepted_renderer
+            is_shown = hasattr(renderer, "refusal") and refusal.status < 500
+            if is_shown:
+                renderer.refusal = refusal
             if view.get_exception_handler() is exception_handler and response.data == {"detail": error.detail}:
                 response.data = refusal.problem(self.policy.docs_url)
-                request.accepted_renderer, request.accepted_media_type = ProblemRenderer(), ProblemRenderer.media_type
+                if not is_shown:
+                    request.accepted_renderer = ProblemRenderer()
+                    request.accepted_media_type = ProblemRenderer.media_type
             for name, value in self.refusal_headers(refusal).items():
                 response.headers.setdefault(name, value)
             return finalize(request, response, *args, **kwargs)

@@ -23,13 +23,14 @@ W016 ATOMIC_REQUESTS around a store beside the database
 W017 callers without a user, by a credential that may be renewed
 W018 a view that the middleware leaves out   W019 keys that are taken for longer than they are remembered
 W020 a former route whose path is not known  W021 observe mode that counts nothing
+W022 a pattern that names a translated route in some languages only
 
 I001 no admin         I002 observe mode
 W008 permissions are missing
 W009 the key is no allowed header             W010 the replay header is not exposed
 
-A URLconf that cannot be imported is reported by Django's own check. W002 is about DRF views alone, because the class of
-a plain Django view does not say who may call it. A Redis server is asked by `manage.py check --deploy`.
+A URLconf that cannot be imported is reported by Django's own check. A Redis server is asked by `manage.py check
+--deploy`.
 """
 
 from django_idempotency.checks import environment, functions, middleware, settings, stores, views

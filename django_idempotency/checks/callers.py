@@ -3,12 +3,20 @@
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from django.conf import settings
 from django.core.checks import CheckMessage, Warning
+from django.views import View as DjangoView
 
+from django_idempotency.protection.by_default import middleware_of
 from django_idempotency.protection.exemptions import logs_in_or_out
-from django_idempotency.protection.introspection import classes_of, module_of
+from django_idempotency.protection.handlers import decides_by_itself
+from django_idempotency.protection.introspection import classes_of, is_guard, is_guarded, module_of
 from django_idempotency.protection.routes import SILENCED, View
+from django_idempotency.protection.views import idempotent
+from django_idempotency.protection.wrapping import LeftOut, chain_of, check_layers, method_decorators, view_class_of
 
+CSRF = "django.middleware.csrf.CsrfViewMiddleware"
+LOGIN = "django.contrib.auth.middleware.LoginRequiredMiddleware"  # by name: to import it, auth must be installed
 DRF_PERMISSIONS = "rest_framework.permissions"
 # Permissions that need a user; so do their subclasses.
 USER_PERMISSIONS = frozenset({"DjangoModelPermissions", "IsAdminUser", "IsAuthenticated", "IsAuthenticatedOrReadOnly"})
@@ -36,17 +44,17 @@ def check_login(view: View) -> Iterator[CheckMessage]:
 
 
 def check_scope(view: View) -> Iterator[CheckMessage]:
-    """W002, W017, for a DRF view without `scope`. Silent if a method of the view's own chooses its permissions."""
+    """W002, W017, for a view without `scope`. Silent if a method of a DRF view's own chooses its permissions."""
+    if not hasattr(view.view_class, "get_permissions"):
+        if _is_for_programs(view) and _is_open(view):
+            yield _anonymous(view, "put it behind `login_required`")
+        return
     permissions = _classes(view, "permission")
     authenticators = _classes(view, "authentication")
     if permissions is None:
         return
     if all(_is_of(permission, (DRF_PERMISSIONS,), {"AllowAny"}) for permission in permissions):
-        yield Warning(
-            f"{view} lets anonymous requests in, and all of them share one scope of idempotency keys.",
-            hint="Name the caller with the option `scope`, or give the view a permission class.",
-            id="django_idempotency.W002",
-        )
+        yield _anonymous(view, "give the view a permission class")
         return
     if any(_is_of(base, (DRF_PERMISSIONS,), USER_PERMISSIONS) for each in permissions for base in _bases(each)):
         return
@@ -63,6 +71,57 @@ def check_scope(view: View) -> Iterator[CheckMessage]:
             f' If credentials are never renewed, set {SILENCED} = ["W017"] on the view.',
             id="django_idempotency.W017",
         )
+
+
+def _anonymous(view: View, remedy: str) -> CheckMessage:
+    return Warning(
+        f"{view} lets anonymous requests in, and all of them share one scope of idempotency keys.",
+        hint=f"Name the caller with the option `scope`, or {remedy}.",
+        id="django_idempotency.W002",
+    )
+
+
+def _is_for_programs(view: View) -> bool:
+    """Whether a plain *view* takes requests without a CSRF token. A form has one, and a key that cannot be guessed."""
+    return bool(getattr(view.callback, "csrf_exempt", False)) or not _is_installed(CSRF)
+
+
+def _is_open(view: View) -> bool:
+    """Whether nothing asks who calls a plain *view*: no guard, and nothing that is not known and may be one."""
+    if _is_installed(LOGIN) and getattr(view.callback, "login_required", True):
+        return False
+    view_class = view.view_class
+    if view_class is not None and (
+        is_guarded(view_class) or module_of(getattr(view_class, "dispatch", None)) != DjangoView.__module__
+    ):
+        return False
+    chains = [
+        list(chain_of(each)) for each in (view.callback, *(handler.function for handler in view.handlers)) if each
+    ]
+    for *around, innermost in chains:
+        if any(map(is_guard, around)):
+            return False
+        try:
+            check_layers([layer for layer in around if not _is_ours(layer)])
+        except LeftOut:
+            return False
+        if view_class_of(innermost) is None and decides_by_itself(innermost, view_class, view.options):
+            return False
+    return True
+
+
+def _is_ours(layer: Any) -> bool:
+    """Whether *layer* is `@idempotent`, or a `method_decorator` of it alone."""
+    return all(module_of(each) == idempotent.__module__ for each in method_decorators(layer) or [layer])
+
+
+def _is_installed(name: str) -> bool:
+    """Whether MIDDLEWARE has the class *name*, or one that extends it."""
+    return any(
+        f"{base.__module__}.{base.__qualname__}" == name
+        for each in middleware_of(settings.MIDDLEWARE or ())
+        for base in getattr(each, "__mro__", ())
+    )
 
 
 def _classes(view: View, kind: str) -> list[Any] | None:

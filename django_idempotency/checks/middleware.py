@@ -1,5 +1,7 @@
 """The checks of the middleware: its place, the patterns of `PROTECT` and `EXEMPT`, and the views that it leaves out."""
 
+from collections.abc import Iterator
+
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
@@ -8,7 +10,7 @@ from django_idempotency.checks.settings import needs_setting
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.protection.by_default import OURS, REMEDY, check_middleware, is_installed
 from django_idempotency.protection.exemptions import matches
-from django_idempotency.protection.routes import every_view, unplaced
+from django_idempotency.protection.routes import routes_by_language, unplaced
 
 
 @register
@@ -30,21 +32,44 @@ def check_place(**kwargs: object) -> list[CheckMessage]:
 @register(Tags.urls)
 @needs_setting
 def check_patterns(**kwargs: object) -> list[CheckMessage]:
-    """E016, of the routes of ROOT_URLCONF."""
-    patterns = [("PROTECT", each) for each in conf.protected_routes() or ()]
-    patterns += [("EXEMPT", each) for each in conf.exempt_routes()]
-    if not patterns:
+    """E016 and W022, of the routes of ROOT_URLCONF in each language of the project."""
+    by_setting = {"PROTECT": conf.protected_routes() or (), "EXEMPT": conf.exempt_routes()}
+    if not any(by_setting.values()):
         return []
-    routes = {view.route for view in every_view()}
+    routes = routes_by_language()
     return [
-        Error(
-            f"{conf.SETTING}[{name!r}] has the pattern {pattern!r}, which matches no route of the URLconf.",
-            hint="Write it as the URLconf spells the route, without the host; `*` stands for any characters.",
-            id="django_idempotency.E016",
-        )
-        for name, pattern in patterns
-        if routes and not any(matches(pattern, route) for route in routes)
+        message
+        for name, patterns in by_setting.items()
+        for check in (_unmatched, _matched_in_some_languages)
+        for message in check(name, patterns, routes)
     ]
+
+
+def _unmatched(name: str, patterns: tuple[str, ...], routes: list[dict[str, str]]) -> Iterator[CheckMessage]:
+    known = {route for by_language in routes for route in by_language.values()}
+    for pattern in patterns:
+        if known and not any(matches(pattern, route) for route in known):
+            yield Error(
+                f"{conf.SETTING}[{name!r}] has the pattern {pattern!r}, which matches no route of the URLconf.",
+                hint="Write it as the URLconf spells the route, without the host; `*` stands for any characters.",
+                id="django_idempotency.E016",
+            )
+
+
+def _matched_in_some_languages(
+    name: str, patterns: tuple[str, ...], routes: list[dict[str, str]]
+) -> Iterator[CheckMessage]:
+    for by_language in routes:
+        named = {route: any(matches(pattern, route) for pattern in patterns) for route in by_language.values()}
+        if len({*named.values()}) > 1:
+            inside = next(route for route, is_named in named.items() if is_named)
+            outside = [language for language, route in by_language.items() if not named[route]]
+            yield Warning(
+                f"{conf.SETTING}[{name!r}] names the route {inside!r}, but not in all languages:"
+                f" {by_language[outside[0]]!r} is not named ({', '.join(outside)}).",
+                hint=f"Add a pattern for each language to {name}, or begin one with `*`.",
+                id="django_idempotency.W022",
+            )
 
 
 @register(Tags.urls)

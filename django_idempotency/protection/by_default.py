@@ -265,14 +265,14 @@ def _warn(found: Placement, text: str) -> None:
 
 def is_installed() -> bool:
     """Whether our middleware is in the setting `MIDDLEWARE`."""
-    return any(hasattr(middleware, MARK) for middleware in _middleware(settings.MIDDLEWARE or ()))
+    return any(hasattr(middleware, MARK) for middleware in middleware_of(settings.MIDDLEWARE or ()))
 
 
 def check_middleware(paths: Iterable[str]) -> None:
     """Raise a `PolicyError` if our middleware is twice in *paths*, or before one that Django would call after it."""
     seen = ""
     for path in paths:
-        for middleware in _middleware([path]):
+        for middleware in middleware_of([path]):
             if hasattr(middleware, MARK):
                 if seen:
                     raise PolicyError(f"MIDDLEWARE has {seen} and {path}: leave one of them out.")
@@ -317,7 +317,8 @@ def _handlers_in(get_response: Any) -> Iterator[BaseHandler]:
             waiting += [owner, *getattr(each, "__dict__", {}).values()]
 
 
-def _middleware(paths: Iterable[str]) -> Iterable[Any]:
+def middleware_of(paths: Iterable[str]) -> Iterable[Any]:
+    """What *paths*, as in MIDDLEWARE, name."""
     for path in paths:
         try:
             yield import_string(path)

@@ -9,7 +9,7 @@ Not read is what is further away: other packages, and what serializers, models a
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from dis import get_instructions
+from dis import get_instructions, opmap
 from functools import cached_property, lru_cache, partial, partialmethod
 from importlib import import_module
 from importlib.util import resolve_name
@@ -78,6 +78,7 @@ DECIDING = frozenset(
     }
 )
 DECIDING_STATUSES = frozenset({401, 403, 429})
+IMPORT = opmap["IMPORT_NAME"]
 OBJECT_PERMISSIONS = "check_object_permissions"
 # What their own code names, it does not decide in a handler: the guards among it are asked before.
 FRAMEWORKS = frozenset({"django", "rest_framework"}) | {
@@ -225,6 +226,8 @@ def _imported(function: Any, homes: Collection[str]) -> Iterator[ModuleType]:
     """The modules of *homes* that *function* imports when it runs."""
     package = function.__globals__.get("__package__") or ""
     for code in _codes(function.__code__):
+        if IMPORT not in code.co_code[::2]:  # most code has none, and to take it apart is slow
+            continue
         instructions = list(get_instructions(code))
         for position, instruction in enumerate(instructions):
             if instruction.opname != "IMPORT_NAME":

@@ -6,13 +6,19 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
+from django.conf import settings
+from django.http import HttpRequest
 from django.urls import URLPattern, URLResolver, get_resolver
+from django.urls.resolvers import LocalePrefixPattern
+from django.utils import translation
+from django.utils.functional import Promise
 
-from django_idempotency.core.policy import POLICY, Policy
+from django_idempotency import conf
+from django_idempotency.core.policy import POLICY, Policy, ResolvedPolicy
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.protection.by_default import is_installed, place_for
 from django_idempotency.protection.introspection import DESCRIBING, SAFE, api_view_function, has_mixin
-from django_idempotency.protection.placement import MIDDLEWARE, Place
+from django_idempotency.protection.placement import MIDDLEWARE, NONE, Place
 
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 SILENCED = "idempotency_silenced_checks"  # a view's attribute: ids of warnings, as in SILENCED_SYSTEM_CHECKS
@@ -67,12 +73,48 @@ def views() -> Iterator[View]:
             yield view
 
 
+def policy_at(request: HttpRequest, method: str) -> ResolvedPolicy | None:
+    """The policy that protects *method* on the route of *request*; None if nothing does."""
+    match = request.resolver_match
+    if match is None:  # RequestFactory resolves nothing
+        return None
+    place = place_for(match.func, match.route, match.url_name or "", method, match.kwargs.values())[1]
+    if place is None or place.how == NONE or (place.how == MIDDLEWARE and not is_installed()):
+        return None
+    policy = conf.resolved(*place.policies)
+    return policy if method in policy.methods else None
+
+
 def entries(urlconf: Any = None) -> Iterator[tuple[URLPattern, str]]:
     """
     Yield each pattern of *urlconf*, by default ROOT_URLCONF, with its whole route. Errors of importing the project's
     modules propagate.
     """
     yield from _entries(get_resolver(urlconf).url_patterns, "")
+
+
+def routes_by_language() -> list[dict[str, str]]:
+    """Each pattern's route by the languages of the project: they differ under `i18n_patterns` and `gettext_lazy`."""
+    languages = [settings.LANGUAGE_CODE]
+    by_language = {}
+    try:
+        if settings.USE_I18N and any(map(_is_translated, get_resolver().url_patterns)):  # to load many takes seconds
+            languages = [code for code, _ in settings.LANGUAGES]
+        for language in languages:
+            with translation.override(language):
+                by_language[language] = [route for _, route in entries()]
+    except Exception:  # from the project's modules; Django's own URL check reports it
+        return []
+    return [dict(zip(languages, routes, strict=True)) for routes in zip(*by_language.values(), strict=True)]
+
+
+def _is_translated(entry: Any) -> bool:
+    """Whether the route of *entry*, or one inside it, depends on the language."""
+    pattern = getattr(entry, "pattern", "")
+    spelt = getattr(pattern, "_route", getattr(pattern, "_regex", ""))
+    if isinstance(pattern, LocalePrefixPattern) or isinstance(spelt, Promise):
+        return True
+    return isinstance(entry, URLResolver) and any(map(_is_translated, entry.url_patterns))
 
 
 def every_view() -> Iterator[View]:

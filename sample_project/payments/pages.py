@@ -1,5 +1,6 @@
 """
-The pages for people: a form, protected like the API's views. Its key is in a hidden field, which the template makes.
+The pages for people: a form, protected by the middleware like the API's views. Its key is in a hidden field, which the
+template makes.
 
 Nothing in the view depends on it: a double click or the back button gets the first answer's redirect.
 """
@@ -13,8 +14,6 @@ from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 
-from django_idempotency import idempotent
-
 from . import ledger
 from .models import Account, Charge
 
@@ -26,11 +25,11 @@ class PaymentForm(forms.Form):
 
     def __init__(self, *args: Any, owner: User, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        cast(forms.ModelChoiceField[Account], self.fields["account"]).queryset = Account.objects.filter(owner=owner)
+        account = cast("forms.ModelChoiceField[Account]", self.fields["account"])
+        account.queryset = Account.objects.filter(owner=owner)
 
 
 @login_required
-@idempotent
 def pay(request: HttpRequest) -> HttpResponse:
     """Charge an account. A decline is recorded too, so it redirects like a success; only errors show the form again."""
     user = cast(User, request.user)

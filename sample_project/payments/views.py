@@ -1,5 +1,6 @@
 """
-The API's views, protected in both forms: a whole class by the mixin, one function by the decorator.
+The API's views. The middleware protects them; what has other options than the project's says so, in a `Policy` or
+by the decorator.
 
 Nothing in their bodies depends on keys or retries. What they write and the answer that they return commit together; a
 retry with the same key gets that answer. Only the work of `pay_by_card` is elsewhere, where no transaction reaches.
@@ -22,7 +23,7 @@ from rest_framework.response import Response
 from rest_framework.reverse import reverse
 
 from django_idempotency import Policy, idempotent
-from django_idempotency.rest_framework import IdempotencyMixin, IdempotentRequest
+from django_idempotency.rest_framework import IdempotentRequest
 
 from . import cards, ledger, statements
 from .models import Account, Charge
@@ -47,7 +48,6 @@ class AccountViewSet(viewsets.ReadOnlyModelViewSet[Account]):
 
 
 class ChargeViewSet(
-    IdempotencyMixin,
     mixins.CreateModelMixin,
     mixins.ListModelMixin,
     mixins.RetrieveModelMixin,
@@ -92,6 +92,8 @@ class ChargeViewSet(
         )
 
     @action(detail=True, methods=["post"], serializer_class=RefundSerializer)
+    # By the decorator, because of its option, and because the handler asks for permission: `get_object` does. A replay
+    # needs no more, because `initial` has asked for the account.
     @idempotent(ttl=timedelta(days=7))
     def refund(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Support works through refunds by hand, over days: their keys are remembered for a week."""
@@ -106,7 +108,6 @@ class ChargeViewSet(
 
 
 @api_view(["POST"])
-@idempotent
 def create_transfer(request: Request) -> Response:
     """Move money between two accounts of the caller. A key is optional here."""
     serializer = TransferSerializer(data=request.data, context={"request": request})
@@ -119,6 +120,7 @@ def create_transfer(request: Request) -> Response:
     return Response(answer, status=status.HTTP_201_CREATED)
 
 
+# By the decorator, because of its options: there is a fee, and months are ordered by hand, over days.
 @api_view(["POST"])
 @idempotent(required=True, ttl=timedelta(days=7))
 def order_statement(request: Request, account_pk: int) -> Response | HttpResponse:
@@ -156,7 +158,8 @@ class GatewaySilent(APIException):
     default_detail = "The card gateway has not answered. Send the same request again to find out what it did."
 
 
-# The lease is renewed while the worker lives. It is short, so that the outcome of a dead worker is looked into soon.
+# By the decorator, because of its options. The lease is renewed while the worker lives. It is short, so that the
+# outcome of a dead worker is looked into soon.
 @api_view(["POST"])
 @idempotent(store="redis", required=True, lease=timedelta(seconds=5))
 def pay_by_card(request: IdempotentRequest, account_pk: int) -> Response:

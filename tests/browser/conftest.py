@@ -59,6 +59,23 @@ def look(chromium) -> Callable[..., None]:
 
 
 @pytest.fixture
+def csrf(live_server, settings) -> Iterator[None]:
+    """Check CSRF tokens, as projects do. The server lives longer than a test, and has loaded its middleware."""
+
+    def load(middleware: list[str]) -> None:
+        settings.MIDDLEWARE = middleware
+        handler = live_server.thread.httpd.get_app()
+        while handler is not None:  # that of static files has that of media files, which has Django's own
+            handler.load_middleware()
+            handler = getattr(handler, "application", None)
+
+    before = settings.MIDDLEWARE
+    load([*before[:2], "django.middleware.csrf.CsrfViewMiddleware", *before[2:]])
+    yield
+    load(before)
+
+
+@pytest.fixture
 def visit(chromium, look, live_server, admin_user) -> Callable[[str], Any]:
     """Go to a path as a superuser, and get the driver. The browser's log is then that of this page."""
     client = Client()

@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.django_db(transaction=True),
     pytest.mark.urls("tests.forms.site"),
+    pytest.mark.usefixtures("csrf"),
 ]
 
 BUTTON = "[name=how], [name=_save]"
@@ -30,14 +31,6 @@ const sent = fields.map(([name, value]) => [name, value.replace(/\\r?\\n/g, "\\r
 fetch(location.href, {method: "POST", body: new URLSearchParams(sent)});
 """
 OVERFLOW = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
-
-
-@pytest.fixture(autouse=True)
-def csrf(settings) -> None:
-    """As projects have it."""
-    middleware = [*settings.MIDDLEWARE]
-    middleware.insert(2, "django.middleware.csrf.CsrfViewMiddleware")
-    settings.MIDDLEWARE = middleware
 
 
 def fill(page: Any, **fields: str) -> None:

@@ -1,15 +1,18 @@
 """E003 to E005, E007, W002, W003, W006: what the URLconf shows."""
 
 import sys
-from functools import partial
+from functools import partial, wraps
 
 import pytest
-from django.contrib.auth.decorators import login_required
+from django.contrib.auth.decorators import login_not_required, login_required
 from django.contrib.auth.mixins import LoginRequiredMixin
 from django.contrib.auth.views import LoginView
+from django.core.exceptions import PermissionDenied
 from django.urls import include, path, re_path
 from django.utils.decorators import method_decorator
 from django.views import View
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_POST
 from django.views.generic import CreateView
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
 from rest_framework.authtoken.views import ObtainAuthToken
@@ -43,8 +46,9 @@ def derived(base, name="Derived", **attributes):
 # --- silence ---
 
 
-def test_a_right_project_is_silent(ids):
+def test_a_right_project_is_silent(ids, settings):
     """Every way in which a view can be protected, several routes on one view, and views that are none of ours."""
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.middleware.csrf.CsrfViewMiddleware"]
     assert (
         ids(
             views.function,
@@ -416,6 +420,77 @@ def test_W002_reads_the_permissions_of_functions_and_actions(ids):
     assert ids(api_view(["POST"])(permission_classes([])(idempotent(views.unprotected)))) == ["W002"]
     assert ids(router(closed)) == []
     assert ids(router(opened)) == ["W002"]
+
+
+def own_guard(view):
+    """As a project writes one."""
+
+    @wraps(view)
+    def guarded(request, *args, **kwargs):
+        return view(request, *args, **kwargs)
+
+    return guarded
+
+
+def asks_itself(request):
+    if not request.user.is_authenticated:
+        raise PermissionDenied
+
+
+class OwnDispatch(Plain):
+    def dispatch(self, request, *args, **kwargs):
+        return super().dispatch(request, *args, **kwargs)
+
+
+OPEN = {
+    "function": idempotent(views.unprotected),
+    "behind what is no guard": require_POST(idempotent(views.unprotected)),
+    "as_view": idempotent(derived(Plain).as_view()),
+    "method": derived(Plain, post=idempotent(Plain.post)).as_view(),
+    "method_decorator": method_decorator(idempotent, name="post")(derived(Plain)).as_view(),
+}
+MAY_BE_CLOSED = {
+    "a guard": login_required(idempotent(views.unprotected)),
+    "a decorator of the project's own": own_guard(idempotent(views.unprotected)),
+    "a handler that asks": idempotent(asks_itself),
+    "a scope": idempotent(scope=str)(views.unprotected),
+    "a dispatch of the project's own": idempotent(OwnDispatch.as_view()),
+    "a mixin": method_decorator(idempotent, name="post")(type("Closed", (LoginRequiredMixin, Plain), {})).as_view(),
+    "a guard at the method": derived(Plain, post=method_decorator([login_required, idempotent])(Plain.post)).as_view(),
+}
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_W002_of_plain_views(check, name):
+    """Where nothing asks who calls, as far as can be seen."""
+    [message] = check(OPEN[name])
+
+    assert message.id == "django_idempotency.W002"
+    assert "login_required" in message.hint
+
+
+@pytest.mark.parametrize("name", MAY_BE_CLOSED)
+def test_W002_is_silent_about_plain_views_that_may_be_closed(ids, name):
+    """In doubt, too."""
+    assert ids(MAY_BE_CLOSED[name]) == []
+
+
+@pytest.mark.parametrize("exempt", [True, False])
+def test_W002_of_a_plain_view_that_checks_csrf(ids, settings, exempt):
+    """It is for forms, whose keys cannot be guessed, so anonymous ones do not collide."""
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.middleware.csrf.CsrfViewMiddleware"]
+    view = idempotent(views.unprotected)
+
+    assert ids(csrf_exempt(view) if exempt else view) == (["W002"] if exempt else [])
+
+
+@pytest.mark.parametrize("login", [True, False])
+def test_W002_of_a_project_that_asks_for_a_login(ids, settings, login):
+    """LoginRequiredMiddleware lets in who calls a view that says `login_not_required`."""
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"]
+    view = idempotent(views.unprotected)
+
+    assert ids(view if login else login_not_required(view)) == ([] if login else ["W002"])
 
 
 def test_the_settings_scope_mends_W002(ids, settings):

@@ -7,6 +7,8 @@ import pytest
 from django.core.management import call_command
 from rest_framework.test import APIClient
 
+from django_idempotency.operations.audit import endpoints
+from django_idempotency.protection.placement import DECORATOR, MIDDLEWARE
 from sample_project.payments.models import Account
 from sample_project.request_ids import RequestIdFilter
 from sample_project.settings import database
@@ -16,6 +18,24 @@ from sample_project.settings import database
 def test_the_project_passes_its_checks():
     """Warnings too: what the package's own checks find in this example, they should not have to."""
     call_command("check", "--database", "default", "--fail-level", "WARNING")
+
+
+def test_the_middleware_alone_protects_what_has_no_options_of_its_own():
+    """Every unsafe endpoint is protected, or left out on purpose; a decorator is there only for its options."""
+    found = [each for each in endpoints() if not each.route.startswith("admin/") and each.method in ("POST", "any")]
+    own = {each.route for each in found if each.protection == DECORATOR}
+
+    assert {each.route for each in found if each.protection not in (DECORATOR, MIDDLEWARE)} == {
+        "api-auth/login/",
+        "api-auth/logout/",
+        "api/token/",
+    }
+    assert {route.removesuffix("<drf_format_suffix:format>").rstrip("/").rpartition("/")[2] for route in own} == {
+        "card-payments",
+        "refund",
+        "statements",
+    }
+    assert all(each.options for each in found if each.route in own)
 
 
 @pytest.mark.django_db
