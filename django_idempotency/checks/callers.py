@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from asgiref.sync import iscoroutinefunction
 from django.conf import settings
 from django.core.checks import CheckMessage, Warning
 from django.views import View as DjangoView
@@ -99,7 +100,7 @@ def _is_open(view: View) -> bool:
         list(chain_of(each)) for each in (view.callback, *(handler.function for handler in view.handlers)) if each
     ]
     for *around, innermost in chains:
-        if any(map(is_guard, around)):
+        if any(map(is_guard, around)) or iscoroutinefunction(innermost):  # E004 says of async that it is not protected
             return False
         try:
             check_layers([layer for layer in around if not _is_ours(layer)])

@@ -43,6 +43,7 @@ from django_idempotency.protection.wrapping import (
 )
 
 DRF_VIEWS = "rest_framework.views"
+NO_GUARDS = ("django.", "django_idempotency.")  # packages whose own `dispatch` is no guard, or is known as one
 
 
 DECORATOR, MIXIN, MIDDLEWARE, NONE = "decorator", "mixin", "middleware", "none"  # how a view is protected
@@ -227,8 +228,13 @@ def _trouble_of_dispatch(view_class: type[View]) -> str:
 def _guards_of_class(view_class: type[View], options: Mapping[str, Any]) -> Iterator[str]:
     """Names of what decides, before the handler, who may call a view of *view_class*."""
     for base in view_class.__mro__:
-        if "dispatch" in vars(base) and base.__module__ in GUARDED_DISPATCH and base.__module__ != DRF_VIEWS:
+        own = vars(base).get("dispatch")
+        if own is None or base.__module__ == DRF_VIEWS:
+            continue
+        if base.__module__ in GUARDED_DISPATCH:
             yield base.__name__
+        elif not all((module_of(layer) or "").startswith(NO_GUARDS) for layer in layers(own)):
+            yield f"{base.__name__}.dispatch"  # it may answer by itself
     yield from (guard_name(layer) for layer in dispatch_layers(view_class) if is_guard(layer))
     for kind in ("authentication_classes", "permission_classes", "throttle_classes"):
         for each in classes_of(options.get(kind, getattr(view_class, kind, None))) or ():

@@ -163,7 +163,7 @@ def test_W013(keys):
     assert "'keys'" in message.msg
 
 
-@idempotent(store="redis")
+@idempotent(store="redis", scope=lambda request: "all")
 def notify(request):
     return HttpResponse()
 

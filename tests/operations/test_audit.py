@@ -15,6 +15,8 @@ from django.contrib.auth.decorators import login_required
 from django.core.management import CommandError, call_command
 from django.urls import include, path, re_path
 from django.utils import translation
+from django.utils.decorators import method_decorator
+from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from rest_framework.decorators import api_view
 from rest_framework.routers import DefaultRouter
@@ -23,7 +25,7 @@ from django_idempotency import Policy, idempotency_exempt, idempotent
 from django_idempotency.operations import audit
 from tests.app.urls import router as protected
 from tests.protection.conftest import MIDDLEWARE
-from tests.protection.zoo import ObjectSet, PaymentSet, Plain, Rest, derived, pay, vip_only
+from tests.protection.zoo import ObjectSet, PaymentSet, Plain, Rest, VipMixin, derived, pay, vip_only
 
 
 @pytest.fixture
@@ -126,6 +128,27 @@ def test_what_a_row_says(urls, by_middleware, settings):
     assert (third.protection, third.guards[-1]) == ("none", "IsVipsObject")
     assert "object permissions" in third.why
     assert (fourth.method, fourth.protection, fourth.why) == ("POST", "none", "its option `methods` does not name it")
+
+
+def test_a_dispatch_of_the_projects_own_is_shown(urls, by_middleware):
+    """What it answers by itself is not protected. Django's own is not shown, behind Django's decorators or not."""
+    urls(
+        type("Own", (VipMixin, Plain), {}).as_view(),
+        method_decorator(vip_only, name="dispatch")(type("Decorated", (Plain,), {})).as_view(),
+        method_decorator([never_cache, login_required], name="dispatch")(type("Known", (Plain,), {})).as_view(),
+        Plain.as_view(),
+        Rest.as_view(),
+    )
+
+    found = list(audit.endpoints())
+
+    assert [(each.protection, each.guards) for each in found] == [
+        ("middleware", ("VipMixin.dispatch",)),
+        ("middleware", ("Decorated.dispatch",)),
+        ("middleware", ("login_required",)),
+        ("middleware", ()),
+        ("middleware", ("TokenAuthentication", "IsAuthenticated")),
+    ]
 
 
 def test_included_urlconfs(urls, by_middleware):
