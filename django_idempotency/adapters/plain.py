@@ -112,6 +112,7 @@ class PlainAdapter:
             fingerprint=self._fingerprint(),
             ttl=policy.ttl,
             tombstone_ttl=policy.tombstone_ttl or 0.0,
+            uncertain_ttl=policy.uncertain_ttl,
             request=f"{request.method} {host_name(request)} {path}",
             request_id=request_id(request),
         )

@@ -66,6 +66,7 @@ class Attempt:
     fingerprint: bytes  # 32 bytes
     ttl: float  # seconds
     tombstone_ttl: float = 0.0  # seconds after `ttl` in which a late retry is refused
+    uncertain_ttl: float | None = None  # seconds from the claim after which an unknown outcome expires; None for never
     request: str = ""  # for people: method, host and route
     request_id: str = ""
     # The same request under the former names of its operation, which are claimed with it; none has names of its own.

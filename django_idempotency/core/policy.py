@@ -30,6 +30,7 @@ class Options(TypedDict, total=False):
     wait_timeout: timedelta
     lease: timedelta
     uncertain: str
+    uncertain_ttl: timedelta
     not_done: Iterable[type[Exception]]
     mode: str
     observe_sample: float
@@ -87,6 +88,7 @@ class ResolvedPolicy:
     wait_timeout: float = option(timedelta(seconds=10), values.duration, convert=_seconds, for_events=True)
     lease: float = option(timedelta(seconds=30), values.lease, convert=_seconds, for_events=True)
     uncertain: str = option("refuse", values.one_of("refuse", "retry"), for_events=True)
+    uncertain_ttl: float | None = option(None, values.duration, convert=_seconds, for_events=True)
     not_done: tuple[type[Exception], ...] = option((), values.exceptions, for_events=True)
     mode: str = option("atomic", values.mode, for_events=True)
     observe_sample: float = option(1.0, values.share, for_events=True)  # of the keys, from 0 to 1

@@ -195,6 +195,7 @@ def _event_attempt(operation: str, policy: ResolvedPolicy, args: Any, kwargs: An
         fingerprint=digest(b"event", meaning),
         ttl=policy.ttl,
         tombstone_ttl=policy.tombstone_ttl or 0.0,
+        uncertain_ttl=policy.uncertain_ttl,
     )
     if policy.operation_aliases is None:
         return attempt

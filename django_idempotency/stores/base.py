@@ -158,6 +158,8 @@ class TransactionalStore(Store):
         Claim the identity for the open transaction, without a wait for a rival if the database allows it.
 
         A record answers for `attempt.ttl` seconds. For the `attempt.tombstone_ttl` seconds after that it is `Expired`.
+        A claim that was committed without an outcome stays `Unsettled`; with `attempt.uncertain_ttl`, for that many
+        seconds from its beginning.
 
         Raises `LostRace` if only a new transaction can tell.
         """
@@ -197,8 +199,9 @@ class LeasedStore(Store):
         `found_out` for the first token that asks; with *take_over* and the same fingerprint `Claimed` instead.
         Unreadable values are `Unsettled` and never taken over.
 
-        A claim without an outcome is kept for `attempt.occupied` seconds from the end of its lease. For
-        `attempt.tombstone_ttl` seconds after its record has expired an identity is `Expired`.
+        A claim without an outcome stays until it is settled or freed; with `attempt.uncertain_ttl`, for that many
+        seconds from its beginning, and while its lease lasts. For `attempt.tombstone_ttl` seconds after its record has
+        expired an identity is `Expired`.
         """
 
     @abstractmethod

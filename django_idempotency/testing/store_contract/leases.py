@@ -31,7 +31,7 @@ CLAIMED_AGAIN = "claim: `Claimed` again if the token holds the claim already, as
 LASTS = "claim: `InFlight` while another's lease lasts."
 UNSETTLED = "claim: After the lease `Unsettled`, whose `found_out` says why to the first who asks."
 TAKES_OVER = "claim: With `take_over` and the same fingerprint `Claimed` instead (`taken_over`)."
-KEPT = "claim: A claim without an outcome is kept for `attempt.ttl` from its last lease on."
+KEPT = "claim: With `attempt.uncertain_ttl` a claim is kept for that time, and while its lease lasts."
 ONE_STEP = "claim: Claim the identity in one atomic step."
 RENEWED = "renew: Let the claim last `lease` seconds from now on."
 NOT_RENEWED = "renew: Returns False if it is no longer its token's."
@@ -284,9 +284,9 @@ class LeaseTests(RecordTests, OperatorTests):
         expect(len(claimed) == 1 and claimed[0].taken_over, TAKES_OVER, found)
         expect(all(isinstance(each, (Claimed, InFlight)) for each in found), LASTS, found)
 
-    def test_an_unknown_outcome_is_kept_for_its_lifetime(self) -> None:
+    def test_an_overdue_claim_is_kept_for_its_own_time(self) -> None:
         """After that its key is new."""
-        first = attempt(ttl=SHORT)
+        first = attempt(uncertain_ttl=SHORT)
         self.claimed(first, lease=SHORT)
 
         found = until(lambda: self.claim(first), lambda found: isinstance(found, Claimed), KEPT)
@@ -295,7 +295,7 @@ class LeaseTests(RecordTests, OperatorTests):
 
     def test_a_lease_longer_than_the_lifetime_lasts(self) -> None:
         """A key is never new while a lease on it lasts."""
-        first = attempt(ttl=SHORT)
+        first = attempt(ttl=SHORT, uncertain_ttl=SHORT)
         self.claimed(first)
         let_pass(2 * SHORT)
 
