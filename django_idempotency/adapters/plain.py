@@ -36,6 +36,7 @@ from django_idempotency.core.keys import (
     renamed,
 )
 from django_idempotency.core.policy import ResolvedPolicy
+from django_idempotency.core.probe import Found
 from django_idempotency.core.record import (
     LEFT_OUT,
     NEVER_STORED,
@@ -451,6 +452,13 @@ def rendered(response: Any) -> Any:
     if hasattr(response, "render") and not getattr(response, "is_rendered", True):
         return response.render()
     return response
+
+
+def found_response(found: Found) -> Any:
+    """The response that a probe has `Found`; of JSON it is made here."""
+    if isinstance(found.answer, HttpResponseBase):
+        return found.answer
+    return JsonResponse(found.answer, status=found.status, safe=False)
 
 
 def is_answer(status: int) -> bool:

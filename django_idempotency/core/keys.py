@@ -79,6 +79,11 @@ class Attempt:
         """The attempt under each name of its operation, today's first."""
         return (self, *self.former)
 
+    def derive_key(self, name: str) -> str:
+        """The key for the downstream system *name*. With former names it is that of the first name."""
+        first = self.origin or self
+        return derive_key(first.identity, first.fingerprint, name)
+
     @property
     def occupied(self) -> float:
         """Seconds for which the identity is not new again."""

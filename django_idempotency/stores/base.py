@@ -205,6 +205,24 @@ class LeasedStore(Store):
         """
 
     @abstractmethod
+    def hold(self, attempt: Attempt, token: str, lease: float) -> datetime | None:
+        """
+        Take over the unsettled claim of the identity, if it has the same fingerprint, for *token* and for *lease*
+        seconds, so that a probe can be asked. It stays the claim of the same execution: `complete` ends it with an
+        answer, `mark_unsettled` gives it back, and if the lease runs out its outcome is as unknown as before; `claim`
+        says so to one who asks then, unless it was announced before (to *token* itself does not count).
+
+        Returns when the execution began, or None if there is no such claim. For unreadable values, None.
+        """
+
+    @abstractmethod
+    def begin(self, attempt: Attempt, claim: Claimed, lease: float) -> bool:
+        """
+        Let an execution begin under a claim that was taken by `hold`, for *lease* seconds: nothing was done before.
+        Returns False and changes nothing if the claim belongs to another token, or is gone.
+        """
+
+    @abstractmethod
     def complete(self, attempt: Attempt, claim: Claimed, record: CompletionRecord) -> CompletionRecord | None:
         """
         Write *record*, to be kept for `attempt.ttl` seconds, if the claim still belongs to its token, even if its lease

@@ -127,6 +127,27 @@ class MemoryStore(LeasedStore):
         ends = self._clock() + lease
         self._entries[attempt.identity.digest] = _Entry(attempt, token, self._last, self._clock(), ends)
 
+    def hold(self, attempt: Attempt, token: str, lease: float) -> datetime | None:
+        with _lock:
+            entry = self._live(attempt.identity.digest)
+            if entry is None or entry.record is not None or entry.attempt.fingerprint != attempt.fingerprint:
+                return None
+            if entry.token != token:
+                if entry.lease_ends > self._clock():
+                    return None
+                entry.token, entry.unsettled = token, False
+                entry.told = "" if entry.told == token else entry.told
+                entry.lease_ends = self._clock() + lease
+            return entry.executed_at
+
+    def begin(self, attempt: Attempt, claim: Claimed, lease: float) -> bool:
+        with _lock:
+            if self._owned(attempt, claim) is None:
+                return False
+            self._enter(attempt, claim.token, lease)
+            self._entries[attempt.identity.digest].taken_over = True
+            return True
+
     def complete(self, attempt: Attempt, claim: Claimed, record: CompletionRecord) -> CompletionRecord | None:
         with _lock:
             entry = self._live(attempt.identity.digest)

@@ -38,7 +38,7 @@ GOOD = {
     "in_flight": ["reject", "wait"],
     "wait_timeout": [timedelta(seconds=1)],
     "lease": [timedelta(seconds=1)],
-    "uncertain": ["refuse", "retry", DOTTED_PATH, lambda operation: NOT_DONE],
+    "uncertain": ["refuse", "retry", DOTTED_PATH, lambda operation: "unsure"],
     "uncertain_ttl": [timedelta(days=3), None],
     "not_done": [(), [ConnectionRefusedError], {TimeoutError}],
     "mode": ["atomic", "observe"],

@@ -12,7 +12,8 @@ answer begins with a word. Fields of the hash, beside those of a record (with ex
     ttl         of the record to come, in milliseconds
     late        the time from then on for which a late retry is refused, in milliseconds; absent for none
     taken_over  "1" if it was taken over from another owner
-    announced   the token of the request that announced the unknown outcome; "2" if the owner did
+    announced   the token of the request that announced the unknown outcome; "2" if the owner did; "1" if the claim is
+                held for a probe, and its unknown outcome was announced before
     away        rejected tokens, whose claim was abandoned, or ended by an operator
     away_until  the end of their rejection, in milliseconds
 
@@ -78,18 +79,21 @@ end
 
 _LET_IN = "#!lua flags=allow-oom"
 
-# token, fingerprint, lease, ttl, take over?, digest, scope, operation, key, request, request id, late, uncertain
+# token, fingerprint, lease, ttl, take over? ("2": only what the token holds), digest, scope, operation, key, request,
+# request id, late, uncertain
 CLAIM = f"""{_FIND}
 if garbage then return {{'garbage', garbage}} end
 if state == 'completed' then return completed() end
 local taken = 0
-if state == 'claimed' then
+if ARGV[5] == '2' then
+    if state ~= 'claimed' or token ~= ARGV[1] then return {{'stale'}} end
+elseif state == 'claimed' then
     if token == ARGV[1] then return {{'claimed', tonumber(found[13] or 0) or 0}} end
     if lease > now then return {{'in flight', fingerprint}} end
 end
 if string.find(away, ARGV[1], 1, true) then return {{'in flight', fingerprint or ARGV[2]}} end
 if state == 'claimed' then
-    if ARGV[5] ~= '1' or fingerprint ~= ARGV[2] then
+    if ARGV[5] == '0' or fingerprint ~= ARGV[2] then
         if not found[9] then redis.pcall('HSET', record, 'announced', ARGV[1]) end
         return {{'unsettled', fingerprint, (found[9] or ARGV[1]) == ARGV[1] and 1 or 0}}
     end
@@ -107,6 +111,22 @@ if ARGV[12] ~= '0' then redis.call('HSET', record, 'late', ARGV[12]) end
 keep_claim(now, now + ARGV[3], ARGV[13])
 redis.pcall('ZADD', claims, now + ARGV[3], ARGV[6])
 return {{'claimed', taken}}
+"""
+
+# token, digest, fingerprint, lease
+HOLD = f"""{_FIND}
+if garbage or state ~= 'claimed' or fingerprint ~= ARGV[3] then return false end
+if token ~= ARGV[1] then
+    if lease > now then return false end
+    redis.call('HSET', record, 'token', ARGV[1], 'lease', now + ARGV[4])
+    if found[9] == ARGV[1] then
+        redis.call('HDEL', record, 'announced')
+    elseif found[9] then
+        redis.call('HSET', record, 'announced', '1')
+    end
+    redis.pcall('ZADD', claims, now + ARGV[4], ARGV[2])
+end
+return found[10] or '0'
 """
 
 # token, digest, ttl, status, head, body, late

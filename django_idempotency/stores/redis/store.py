@@ -109,6 +109,15 @@ class RedisStore(LeasedStore):
         logger.error("Store %r found a value for %s that it did not write: %s", self.alias, identity, reason)
         return Unsettled(attempt.fingerprint)
 
+    def hold(self, attempt: Attempt, token: str, lease: float) -> datetime | None:
+        digest = attempt.identity.digest
+        arguments = (token, digest.hex(), attempt.fingerprint, _milliseconds(lease))
+        answer = self._run(scripts.HOLD, digest, *arguments)
+        return None if answer is None else _moment(int(answer))
+
+    def begin(self, attempt: Attempt, claim: Claimed, lease: float) -> bool:
+        return bool(self._claim(attempt, claim.token, lease, "2")[0] == b"claimed")
+
     def complete(self, attempt: Attempt, claim: Claimed, record: CompletionRecord) -> CompletionRecord | None:
         digest = attempt.identity.digest
         ttl = _milliseconds(attempt.ttl)
