@@ -110,10 +110,8 @@ class TransactionalExecution(Execution[Value]):
         """
         using, digest = self.using, attempt.identity.digest
         stored = self.store.find(using, digest)
-        if stored is None:
-            raise LostRace
-        if not stored.is_unsettled:  # its row was changed, and cannot be read
-            return Refuse(OutcomeUnknown())
+        if stored is None or not stored.is_unsettled:  # another retry was faster, or its row cannot be read
+            return decide(self.store.claim(using, attempt), attempt.fingerprint)
         try:
             if not self.store.free(using, digest, stored.executed_at, unsettled=True):
                 raise LostRace
