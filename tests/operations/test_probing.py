@@ -6,6 +6,8 @@ import pytest
 from django.http import HttpResponse, JsonResponse
 from django.test import Client
 from django.urls import path
+from rest_framework.decorators import api_view, permission_classes
+from rest_framework.response import Response
 
 from django_idempotency import idempotent, once
 from django_idempotency.core.policy import POLICY
@@ -192,6 +194,32 @@ def test_json_is_a_views_answer_too():
     retry = post("one")
 
     assert (retry.status_code, retry.json(), retry["Content-Type"]) == (202, {"id": 8}, "application/json")
+
+
+@pytest.mark.parametrize("form", ["a response", "json"])
+def test_a_drf_view_gives_what_was_found(form):
+    """A response as the handler would have made it, rendered for the retry, or JSON."""
+
+    @api_view(["POST"])
+    @permission_classes([])
+    @idempotent(store="memory", scope=lambda request: "shop", uncertain=probe)
+    def pay(request):
+        raise Lost
+
+    ANSWERS["one"] = Found(Response({"id": 8}, status=201)) if form == "a response" else Found({"id": 8}, status=201)
+    urlpatterns.append(path("pay/", pay))
+    try:
+        client = Client(headers={"idempotency-key": "one"}, raise_request_exception=False)
+        assert client.post("/pay/").status_code == 500
+        answers = [client.post("/pay/") for _ in range(2)]
+    finally:
+        urlpatterns.pop()
+
+    assert [(each.status_code, each.json(), each["Idempotency-Replayed"]) for each in answers] == [
+        (201, {"id": 8}, "true")
+    ] * 2
+    assert answers[0].content == answers[1].content
+    assert answers[0].headers["Content-Type"] == "application/json"
 
 
 def test_a_reference_is_left_to_the_retry(settings):

@@ -257,6 +257,30 @@ def test_who_may_not_execute_the_functions_is_served_by_statements(role, routine
     assert Payment.objects.count() == 1 + found_before
 
 
+def test_the_look_up_is_by_primary_key():
+    """An unknown outcome does not expire: that is asked of the one row, not of an index of times."""
+    pay("one")
+    digest = bytes(IdempotencyRecord.objects.get().digest)
+    IdempotencyRecord.objects.bulk_create(
+        IdempotencyRecord(
+            digest=bytes([number // 256, number % 256]) * 16, scope="s", operation="o", key=str(number),
+            fingerprint=b"f" * 32, executed_at="2020-01-01T00:00:00Z", expires_at="2020-01-01T00:00:00Z",
+        )
+        for number in range(2000)
+    )  # fmt: skip
+    explain = "EXPLAIN QUERY PLAN" if connection.vendor == "sqlite" else "EXPLAIN"
+    if connection.vendor == "mysql" and not connection.mysql_is_mariadb:
+        explain = "EXPLAIN FORMAT=TRADITIONAL"
+    with connection.cursor() as cursor:
+        if IS_POSTGRESQL:
+            cursor.execute("ANALYZE django_idempotency_record")
+        cursor.execute(f"{explain} {dialect_for(connection).FIND}", (digest,))
+        plan = str(cursor.fetchall())
+
+    keys = {"postgresql": "django_idempotency_record_pkey", "sqlite": "(digest=?)", "mysql": "PRIMARY"}
+    assert keys[connection.vendor] in plan
+
+
 @needs_postgresql
 def test_plans_that_were_made_for_a_small_table_do_not_read_a_large_one(routines):
     """A connection keeps the functions' plans; the table grows under them."""
