@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from django_idempotency.core.decision import Answer
-from django_idempotency.core.keys import Attempt
+from django_idempotency.core.keys import Attempt, renamed
 from django_idempotency.core.policy import resolve
 from django_idempotency.core.probe import NOT_DONE, UNSURE, Found, UnsettledOperation
 from django_idempotency.core.record import CompletionRecord
@@ -205,6 +205,38 @@ class RunTests(StoreTests):
 
         expect(isinstance(again, Executed) and len(asked.operations) == 2, PROBED, (again, asked.operations))
 
+    def test_who_is_ended_in_a_probe_leaves_it_unknown(self) -> None:
+        """As a server ends a worker that takes too long: the next retry asks again, at once."""
+        first, runs = attempt(), Runs("again")
+        self.leave_unsettled(first)
+        seen = self.found(first)
+
+        try:
+            ended: object = self.run_once(first, runs, uncertain=Asked(SystemExit()))
+        except SystemExit as error:
+            ended = error
+
+        expect(isinstance(ended, SystemExit), "What ends a worker propagates.", ended)
+        left = self.found(first)
+        expect(left.is_unsettled and left.executed_at == seen.executed_at, "It is still the same execution.", left)
+        found = self.run_once(first, runs, uncertain=Asked(Found("found")))
+        expect(isinstance(found, Replayed) and runs.number == 0, PROBED, found)
+
+    def test_a_former_name_is_asked_about(self) -> None:
+        """Of an operation that was renamed since. The answer is stored under today's name, too."""
+        for answer, kind in ((Found("found"), Replayed), (NOT_DONE, Executed)):
+            for both in (False, True):
+                today, asked = attempt(), Asked(answer)
+                former = renamed(today, "POST former/", OTHER_FINGERPRINT)
+                for name in (former, today) if both else (former,):
+                    self.leave_unsettled(name)
+
+                outcome = self.run_once(replace(today, former=(former,)), Runs("answer"), uncertain=asked)
+                again = self.run_once(today, Runs("again"))
+
+                expect(isinstance(outcome, kind) and isinstance(again, Replayed), PROBED, (outcome, again))
+                expect(len(asked.operations) == 1, PROBED, asked.operations)
+
     def test_of_rivals_that_wait_one_runs_and_all_get_its_answer(self) -> None:
         """They are threads that begin together."""
         first = attempt()
@@ -230,7 +262,7 @@ class Asked:
     def __call__(self, operation: UnsettledOperation) -> Any:
         self.operations.append(operation)
         let_pass(A_MOMENT)  # so that rivals meet it
-        if isinstance(self._answer, Exception):
+        if isinstance(self._answer, BaseException):
             raise self._answer
         return self._answer
 
