@@ -64,6 +64,12 @@ GOOD = {
     "record": [DOTTED_PATH, lambda request, response: 1, None],
     "replay": [DOTTED_PATH, lambda request, reference: None, None],
 }
+
+
+async def asked(operation):
+    """A probe is asked on the request's thread, which awaits nothing."""
+
+
 BAD = {
     "required": [None, 1, "yes"],
     "methods": ["POST", (), ("GET",), ("POST", "head"), (1,), ("PO ST",), None, 5],
@@ -72,7 +78,7 @@ BAD = {
     "in_flight": ["queue", None, True],
     "wait_timeout": [10, timedelta(0)],
     "lease": [30, timedelta(0), timedelta(milliseconds=99)],
-    "uncertain": ["ignore", None, True],
+    "uncertain": ["ignore", None, True, asked],
     "uncertain_ttl": [3600, timedelta(0)],
     "not_done": [ConnectionRefusedError, "builtins.OSError", [SystemExit], [OSError()], None],
     "mode": ["phased", "observed", None],
