@@ -134,7 +134,8 @@ def resolved_once(own: Policy) -> ResolvedPolicy:
     project = {
         name: value
         for name, value in project_options().items()
-        if not OPTIONS[name].of_requests and not callable(value)  # a callable in the setting reads requests
+        # A callable in the setting reads requests, but for a probe.
+        if not OPTIONS[name].of_requests and (not callable(value) or name == "uncertain")
     }
     return _known(resolve((project, own.options), import_string))
 

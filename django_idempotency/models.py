@@ -42,12 +42,15 @@ def _answer_has_ended() -> models.Exists:
 
 class RecordQuerySet(models.QuerySet["IdempotencyRecord"]):
     def live(self) -> Self:
-        """Records that have not expired by the database's clock."""
-        return self.filter(expires_at__gt=DatabaseNow())
+        """Records that have not expired by the database's clock, and unknown outcomes."""
+        of_records = models.Q(status__gt=UNSETTLED, expires_at__gt=DatabaseNow())
+        never, not_yet = models.Q(uncertain_until=None), models.Q(uncertain_until__gt=DatabaseNow())
+        return self.filter(of_records | (models.Q(status=UNSETTLED) & (never | not_yet)))
 
     def expired(self) -> Self:
-        """Records whose keys are new again."""
-        return self.filter(expires_at__lte=DatabaseNow())
+        """Records whose keys are new again, which a purge deletes. Unknown outcomes are not, unless they may expire."""
+        by_record, by_outcome = models.Q(status__gt=UNSETTLED), models.Q(uncertain_until__lte=DatabaseNow())
+        return self.filter(by_record | by_outcome, expires_at__lte=DatabaseNow())
 
     def purge(self) -> int:
         """
@@ -93,6 +96,8 @@ class IdempotencyRecord(models.Model):
     body = models.BinaryField(_("body"), default=b"")
     executed_at = models.DateTimeField(_("executed at"))
     expires_at = models.DateTimeField(_("expires at"))
+    # When an unknown outcome expires, in the place of `expires_at`; NULL for never.
+    uncertain_until = models.DateTimeField(_("unknown until"), null=True, blank=True)
 
     objects = RecordQuerySet.as_manager()
 

@@ -1,18 +1,21 @@
 """
 A card gateway to try things against; it charges nobody: `python -m sample_project.gateway [port]`.
 
-`POST /payments` charges a card, `GET /payments` lists what was charged, and how often each was asked for. Like a real
-one's it has cards for tests, in `CARDS`, and takes an `Idempotency-Key`: a payment asked for again under its key is
-not made again, the answer tells of the first. It keeps all that in memory.
+`POST /payments` charges a card, `GET /payments` lists what was charged, and how often each was asked for, and
+`GET /v1/payment_intents` lists it as Stripe does, with the keys. Like a real one's it has cards for tests, in `CARDS`,
+and takes an `Idempotency-Key`: a payment asked for again under its key is not made again, the answer tells of the
+first. It keeps all that in memory.
 """
 
 import json
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TextIO
+from urllib.parse import parse_qsl
 
 PORT = 8100
 SLOW = 10.0  # seconds; longer than any client waits for an answer
@@ -38,6 +41,7 @@ class Gateway(ThreadingHTTPServer):
         self.payments: list[dict[str, Any]] = []
         self._log = log
         self._by_key: dict[str, dict[str, Any]] = {}
+        self._times: dict[str, float] = {}  # of the payments, by id
         self._books = threading.Lock()
 
     def charge(self, order: dict[str, Any], key: str | None) -> tuple[dict[str, Any], bool]:
@@ -49,12 +53,27 @@ class Gateway(ThreadingHTTPServer):
                 _, status = CARDS[order["card"]]
                 payment = {"id": f"pay_{len(self.payments) + 1}", **order, "status": status, "asked": 0}
                 self.payments.append(payment)
+                self._times[payment["id"]] = time.time()
                 if key:
                     self._by_key[key] = payment
             payment["asked"] += 1
             if self._log:
                 print(json.dumps({"asked": order, "key": key, "payment": payment["id"]}), file=self._log, flush=True)
             return dict(payment), is_new
+
+    def intents(self, since: int, after: str, limit: int) -> dict[str, Any]:
+        """The payments made *since* that time behind the payment *after*, in Stripe's form: at most *limit*."""
+        with self._books:
+            keys = {payment["id"]: key for key, payment in self._by_key.items()}
+            found = [payment for payment in reversed(self.payments) if self._times[payment["id"]] >= since]
+        ids = [payment["id"] for payment in found]
+        found = found[ids.index(after) + 1 if after else 0 :]
+        intents = [
+            {name: payment[name] for name in ("id", "amount", "currency", "status")}
+            | {"metadata": {"idempotency": keys.get(payment["id"], "")}}
+            for payment in found[:limit]
+        ]
+        return {"object": "list", "data": intents, "has_more": len(found) > limit}
 
     def listed(self) -> list[dict[str, Any]]:
         with self._books:
@@ -65,8 +84,13 @@ class Conversation(BaseHTTPRequestHandler):
     server: Gateway
 
     def do_GET(self) -> None:
-        if self.path == "/payments":
+        path, _, query = self.path.partition("?")
+        if path == "/payments":
             self._answer(200, {"payments": self.server.listed()})
+        elif path == "/v1/payment_intents":
+            asked = dict(parse_qsl(query))
+            page = int(asked["created[gte]"]), asked.get("starting_after", ""), int(asked["limit"])
+            self._answer(200, self.server.intents(*page))
         else:
             self._answer(404, {"detail": "There are only /payments."})
 

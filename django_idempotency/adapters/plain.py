@@ -36,6 +36,7 @@ from django_idempotency.core.keys import (
     renamed,
 )
 from django_idempotency.core.policy import ResolvedPolicy
+from django_idempotency.core.probe import Found
 from django_idempotency.core.record import (
     LEFT_OUT,
     NEVER_STORED,
@@ -112,6 +113,7 @@ class PlainAdapter:
             fingerprint=self._fingerprint(),
             ttl=policy.ttl,
             tombstone_ttl=policy.tombstone_ttl or 0.0,
+            uncertain_ttl=policy.uncertain_ttl,
             request=f"{request.method} {host_name(request)} {path}",
             request_id=request_id(request),
         )
@@ -448,6 +450,13 @@ def rendered(response: Any) -> Any:
     if hasattr(response, "render") and not getattr(response, "is_rendered", True):
         return response.render()
     return response
+
+
+def found_response(found: Found) -> Any:
+    """The response that a probe has `Found`; of JSON it is made here."""
+    if isinstance(found.answer, HttpResponseBase):
+        return found.answer
+    return JsonResponse(found.answer, status=found.status, safe=False)
 
 
 def is_answer(status: int) -> bool:

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from django_idempotency.core.keys import UNSTORABLE
 from django_idempotency.core.record import TOMBSTONE
-from django_idempotency.models import DatabaseNow, DecisionCount
+from django_idempotency.models import UNSETTLED, DatabaseNow, DecisionCount
 from django_idempotency.operations.counts import hour_of
 from django_idempotency.operations.locations import possible_databases, usual_database
 from django_idempotency.operations.presentation import State
@@ -77,9 +77,9 @@ class StateFilter(ChoiceFilter):
         if chosen == State.EXPIRED:
             return queryset.expired()
         # Not by the index on expires_at: it leads to every live record, in an order that is not the table's.
-        live = queryset.alias(until=Coalesce("expires_at", "expires_at")).filter(until__gt=DatabaseNow())
         if chosen == State.UNSETTLED:
-            return live.unsettled()
+            return queryset.unsettled().live()
+        live = queryset.alias(until=Coalesce("expires_at", "expires_at")).filter(until__gt=DatabaseNow())
         if chosen == State.TOMBSTONE:
             return live.ended()
         return live.with_state().filter(status__gt=TOMBSTONE, ended=False)
@@ -110,7 +110,8 @@ class ExpiryFilter(ChoiceFilter):
     offered = [("hour", _("within an hour")), ("day", _("within a day")), ("week", _("within a week"))]
 
     def narrow(self, queryset: Any, chosen: str) -> Any:
-        return queryset.live().filter(expires_at__lte=DatabaseNow() + WITHIN[chosen])
+        now = DatabaseNow()
+        return queryset.filter(status__gt=UNSETTLED, expires_at__gt=now, expires_at__lte=now + WITHIN[chosen])
 
 
 class OperationFilter(ChoiceFilter):

@@ -69,8 +69,8 @@ class Page:
         return timezone.localtime(self.stored.executed_at)
 
     @property
-    def expires_at(self) -> datetime:
-        return timezone.localtime(self.stored.expires_at)
+    def expires_at(self) -> datetime | None:
+        return self.stored.expires_at and timezone.localtime(self.stored.expires_at)
 
 
 class StoreAway(Exception):

@@ -15,7 +15,6 @@ from django.template.defaultfilters import filesizeformat
 from django.urls import URLPattern, path
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
-from django.utils.timesince import timeuntil
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -37,7 +36,7 @@ from django_idempotency.core.record import LEFT_OUT, TOMBSTONE
 from django_idempotency.exceptions import KeyInvalid
 from django_idempotency.models import IdempotencyRecord, RecordQuerySet
 from django_idempotency.operations import locations
-from django_idempotency.operations.presentation import BodyKind, Presented, State, present, state
+from django_idempotency.operations.presentation import BodyKind, Presented, State, present, state, time_left
 from django_idempotency.stores.database.clock import in_utc
 from django_idempotency.stores.database.rows import read_rows
 
@@ -168,7 +167,7 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
     @admin.display(description=_("time left"), ordering="expires_at")
     def time_left(self, record: Any) -> str | None:
         record = record.stored if isinstance(record, Page) else record
-        return None if state(record) is State.EXPIRED else timeuntil(record.expires_at, record.now)
+        return time_left(record)
 
     # --- a record's page ---
 

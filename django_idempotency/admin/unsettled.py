@@ -8,12 +8,11 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from django.utils import timezone
-from django.utils.timesince import timeuntil
 from django.utils.translation import gettext_lazy as _
 
 from django_idempotency.admin.pages import RecordPagesMixin, make_breakable
 from django_idempotency.operations import locations
-from django_idempotency.operations.presentation import present, state
+from django_idempotency.operations.presentation import present, state, time_left
 from django_idempotency.stores.stored import Location, StoredRecord
 
 logger = logging.getLogger("django_idempotency")
@@ -66,7 +65,7 @@ class UnsettledViewMixin(RecordPagesMixin):
             "executed_at": timezone.localtime(record.executed_at),
             "url": self.url("change", record.pk),
             "settle_url": self.url("settle", record.pk) if may_settle else "",
-            "time_left": timeuntil(record.expires_at, record.now),
+            "time_left": time_left(record),
         }
 
     def find_elsewhere(self, request: HttpRequest, text: str) -> dict[str, Any]:

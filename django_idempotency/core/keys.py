@@ -66,6 +66,7 @@ class Attempt:
     fingerprint: bytes  # 32 bytes
     ttl: float  # seconds
     tombstone_ttl: float = 0.0  # seconds after `ttl` in which a late retry is refused
+    uncertain_ttl: float | None = None  # seconds from the claim after which an unknown outcome expires; None for never
     request: str = ""  # for people: method, host and route
     request_id: str = ""
     # The same request under the former names of its operation, which are claimed with it; none has names of its own.
@@ -77,6 +78,11 @@ class Attempt:
     def names(self) -> "tuple[Attempt, ...]":
         """The attempt under each name of its operation, today's first."""
         return (self, *self.former)
+
+    def derive_key(self, name: str) -> str:
+        """The key for the downstream system *name*. With former names it is that of the first name."""
+        first = self.origin or self
+        return derive_key(first.identity, first.fingerprint, name)
 
     @property
     def occupied(self) -> float:

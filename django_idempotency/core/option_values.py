@@ -1,5 +1,6 @@
 """The values that an option takes: each function returns a value in its normal form, or raises `PolicyError`."""
 
+import inspect
 import re
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -92,6 +93,17 @@ def exceptions(value: Any) -> tuple[type[Exception], ...]:
     if not all(isinstance(each, type) and issubclass(each, Exception) for each in given):
         raise PolicyError("must be a sequence of exception classes, like (ConnectionRefusedError,)")
     return given
+
+
+def uncertain(value: Any) -> Any:
+    if inspect.iscoroutinefunction(value):
+        raise PolicyError("must be a plain function, because the probe is asked on the request's thread")
+    if value not in ("refuse", "retry"):
+        try:
+            callable_or_path(value)
+        except PolicyError:
+            raise PolicyError('must be "refuse", "retry", or a probe: a callable, or the dotted path of one') from None
+    return value
 
 
 def duration(value: Any) -> timedelta:

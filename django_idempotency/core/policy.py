@@ -15,8 +15,11 @@ from typing import Any, TypedDict, Unpack
 
 from django_idempotency.core import option_values as values
 from django_idempotency.core.keys import key_format
+from django_idempotency.core.probe import Found, UnsettledOperation, Verdict
 from django_idempotency.core.record import NEVER_STORED
 from django_idempotency.exceptions import PolicyError
+
+Probe = Callable[[UnsettledOperation], Found | Verdict]
 
 
 class Options(TypedDict, total=False):
@@ -29,7 +32,8 @@ class Options(TypedDict, total=False):
     in_flight: str
     wait_timeout: timedelta
     lease: timedelta
-    uncertain: str
+    uncertain: str | Probe
+    uncertain_ttl: timedelta
     not_done: Iterable[type[Exception]]
     mode: str
     observe_sample: float
@@ -86,7 +90,8 @@ class ResolvedPolicy:
     in_flight: str = option("reject", values.one_of("reject", "wait"), for_events=True)
     wait_timeout: float = option(timedelta(seconds=10), values.duration, convert=_seconds, for_events=True)
     lease: float = option(timedelta(seconds=30), values.lease, convert=_seconds, for_events=True)
-    uncertain: str = option("refuse", values.one_of("refuse", "retry"), for_events=True)
+    uncertain: str | Probe = option("refuse", values.uncertain, dotted=True, for_events=True)
+    uncertain_ttl: float | None = option(None, values.duration, convert=_seconds, for_events=True)
     not_done: tuple[type[Exception], ...] = option((), values.exceptions, for_events=True)
     mode: str = option("atomic", values.mode, for_events=True)
     observe_sample: float = option(1.0, values.share, for_events=True)  # of the keys, from 0 to 1
@@ -135,6 +140,11 @@ class ResolvedPolicy:
     def take_over(self) -> bool:
         """Is an operation whose outcome is unknown run again?"""
         return self.uncertain == "retry"
+
+    @property
+    def probe(self) -> Probe | None:
+        """What is asked about an operation whose outcome is unknown."""
+        return None if isinstance(self.uncertain, str) else self.uncertain
 
 
 OPTIONS: Mapping[str, Option] = MappingProxyType(
@@ -220,7 +230,7 @@ def resolve(levels: Iterable[Mapping[str, Any]], load: Callable[[str], Any]) -> 
     for level in levels:
         merged.update(level)
     for name, row in OPTIONS.items():
-        if row.dotted and isinstance(merged[name], str):
+        if row.dotted and isinstance(merged[name], str) and "." in merged[name]:
             merged[name] = _load_callable(name, merged[name], load)
         if row.convert is not None and merged[name] is not None:
             merged[name] = row.convert(merged[name])

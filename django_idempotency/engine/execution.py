@@ -4,14 +4,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from typing import Any, Generic, TypeVar, assert_never
 
-from django_idempotency.core.decision import Answer, Claimed, Decision, Execute, Refuse, Replay, Wait
+from django_idempotency.core.decision import (
+    Answer,
+    Claimed,
+    ClaimResult,
+    Decision,
+    Execute,
+    Refuse,
+    Replay,
+    Unsettled,
+    Wait,
+)
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.policy import ResolvedPolicy
+from django_idempotency.core.probe import UNSURE, UnsettledOperation, Verdict
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine.handle import OperationHandle
+from django_idempotency.engine.probing import ask
 from django_idempotency.exceptions import Refusal
 
 Value = TypeVar("Value")
@@ -66,7 +79,10 @@ class Execution(ABC, Generic[Value]):
     *using* is the database of the store; None for a store outside the databases.
     """
 
-    __slots__ = ("attempt", "capture", "execute", "has_run", "place", "policy", "record", "store", "summary", "using")
+    __slots__ = (
+        *("answer", "attempt", "capture", "execute", "has_run", "place", "policy", "record", "store", "summary"),
+        "using",
+    )
 
     # Two operations of one identity are the same operation if they share it: a connection, or a store.
     place: object
@@ -91,6 +107,8 @@ class Execution(ABC, Generic[Value]):
         # Set when it is written.
         self.record: CompletionRecord | None = None
         self.summary = ""  # of the handler's answer, for logs
+        # The probe's answer, for all names of the attempt, while they are held.
+        self.answer: CompletionRecord | Verdict | None = None
 
     @abstractmethod
     def try_once(self) -> Executed[Value] | Replayed | Refused | None:
@@ -141,6 +159,21 @@ class Execution(ABC, Generic[Value]):
         self.has_run = True
         handle = OperationHandle(self.attempt)
         return call_running(self.attempt.identity.digest, self.place, handle, partial(self.execute, handle))
+
+    def ask_probe(self, executed_at: datetime) -> CompletionRecord | Verdict:
+        """Ask the policy's probe what became of the operation that began at *executed_at*. Called while it is held."""
+        if self.answer is None and self.policy.probe is not None:
+            capture: Any = self.capture  # takes what a probe has found, too
+            operation = UnsettledOperation(executed_at=executed_at, attempt=self.attempt)
+            found = ask(self.policy.probe, operation, capture)
+            self.answer = self.with_request_id(found) if isinstance(found, CompletionRecord) else found
+        return self.answer or UNSURE
+
+    def may_ask(self, found: ClaimResult | None, attempt: Attempt) -> bool:
+        """Is the outcome *found* for *attempt* unknown, and is there a probe to ask?"""
+        return (
+            isinstance(found, Unsettled) and found.fingerprint == attempt.fingerprint and self.policy.probe is not None
+        )
 
     def with_request_id(self, record: CompletionRecord) -> CompletionRecord:
         """The *record* with the id of the request, as the store will return it for a replay."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from django_idempotency.core.keys import Attempt, Identity, derive_key
+from django_idempotency.core.keys import Attempt, Identity
 from django_idempotency.exceptions import Refusal
 
 
@@ -44,8 +44,7 @@ class OperationHandle:
         It is the same at every retry of a request, another one for every name and for a corrected payload, and
         independent of `SECRET_KEY`. With `operation_aliases` it is that of the first name.
         """
-        first = self._attempt.origin or self._attempt
-        return derive_key(first.identity, first.fingerprint, name)
+        return self._attempt.derive_key(name)
 
 
 class DeferredHandle(OperationHandle):

@@ -4,7 +4,7 @@ An execution outside the databases: no transaction covers claim, handler and rec
 Nothing rolls back here. A handler that answered with a refusal, or raised what says that nothing was done, leaves its
 key free. One that raised anything else (a gateway's `TimeoutError` says nothing about the card), did not answer, or
 whose answer is not stored, leaves an unknown outcome: the claim stays, and a retry is refused (with
-`uncertain="retry"` it runs).
+`uncertain="retry"` it runs, and a probe is asked).
 
 If the process is killed before the claim, nothing was done. If it is killed before the record is written, the outcome
 is unknown as soon as the lease has run out. If it is killed later, a retry gets the record.
@@ -14,7 +14,11 @@ import logging
 import os
 import secrets
 import sys
-from typing import Any
+import time
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from typing import Any, TypeVar
 
 from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation, ValidationError
 from django.http import Http404
@@ -25,19 +29,32 @@ from django_idempotency.core.decision import (
     Decision,
     Execute,
     Forget,
+    Refuse,
     Remember,
+    Replay,
     Unsettled,
+    Wait,
     decide,
     settle,
 )
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.policy import ResolvedPolicy
+from django_idempotency.core.probe import UNSURE
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine import announcements
 from django_idempotency.engine.execution import Executed, Execution, Refused, Replayed, Value
 from django_idempotency.engine.renewal import Lease, keeper
-from django_idempotency.exceptions import NothingDone, OutcomeUncertain, PolicyError, Refusal, StoreUnavailable
+from django_idempotency.exceptions import (
+    NothingDone,
+    OutcomeUncertain,
+    OutcomeUnknown,
+    PolicyError,
+    Refusal,
+    StoreUnavailable,
+)
 from django_idempotency.stores.base import Fault, LeasedStore
+
+Result = TypeVar("Result")
 
 logger = logging.getLogger("django_idempotency")
 
@@ -62,7 +79,7 @@ class LeasedExecution(Execution[Value]):
         self.is_unsettled = False  # was announced as such
 
     def try_once(self) -> Executed[Value] | Replayed | Refused | None:
-        self.leases = []
+        self.leases, self.answer = [], None
         try:
             for attempt in self.attempt.names:
                 decision = self._claim_and_hold(attempt)
@@ -81,7 +98,24 @@ class LeasedExecution(Execution[Value]):
     def _claim_and_hold(self, attempt: Attempt) -> Decision:
         # Made before the store's own lease begins.
         lease = Lease(self.store, attempt, Claimed(self.token), self.policy.lease)
-        decision = decide(self._claim(attempt, lease), attempt.fingerprint)
+        found = self._claim(attempt, lease)
+        executed_at = None
+        if self.may_ask(found, attempt):
+            # Not given up if the call fails: the key would be free, although its outcome is unknown.
+            executed_at = self._call_store(None, self.store.hold, attempt, self.token, self.policy.lease)
+            if executed_at is None:  # another retry was faster, or an operator, or its value cannot be read
+                found = self._claim(attempt, lease)
+        match found:
+            case Unsettled(found_out=reason) if reason and executed_at is None:
+                announcements.unsettled(None, attempt.identity, OutcomeUncertain(reason))
+            case Claimed(taken_over=True):
+                logger.warning("Took %s over from a request whose outcome is unknown", attempt.identity)
+            case _:
+                pass
+        if isinstance(found, Unsettled) and executed_at is not None:
+            decision = self._ask(lease, found, executed_at)
+        else:
+            decision = decide(found, attempt.fingerprint)
         if isinstance(decision, Execute):
             self.leases.append(lease)
             try:
@@ -92,26 +126,61 @@ class LeasedExecution(Execution[Value]):
         return decision
 
     def _claim(self, attempt: Attempt, lease: Lease) -> ClaimResult:
-        policy = self.policy
+        claim = partial(self.store.claim, take_over=self.policy.take_over)
+        return self._call_store(lease, claim, attempt, self.token, self.policy.lease)
+
+    def _ask(self, lease: Lease, found: Unsettled, executed_at: datetime) -> Decision:
+        """Ask the probe about an outcome that was *found* to be unknown, and whose claim is held now."""
+        attempt, claim = lease.attempt, lease.claim
         try:
-            found = self.store.claim(attempt, self.token, policy.lease, take_over=policy.take_over)
+            answer = self.ask_probe(executed_at)
+        except BaseException:  # the worker is being ended
+            self._give_back(lease, found)
+            raise
+        if answer is UNSURE:
+            self._give_back(lease, found)
+            return Refuse(OutcomeUnknown())
+        if not isinstance(answer, CompletionRecord):
+            lease.begin(time.monotonic())
+            if not self._call_store(None, self.store.begin, attempt, claim, self.policy.lease):
+                return Wait()  # the probe took longer than the lease, and another one was faster
+            logger.warning("Runs %s, which was not done, as its probe says", attempt.identity)
+            return Execute(claim)
+        kept = self._call_store(None, self.store.complete, attempt, claim, answer)
+        if kept is None:
+            return Wait()
+        try:
+            for name in self.attempt.names:  # those before it are claimed, those after it may be as unsettled
+                if name is not attempt:
+                    self.store.hold(name, self.token, self.policy.lease)
+                    self.store.complete(name, claim, kept)
+        except Exception as error:  # the answer is stored, under one name
+            logger.warning("The answer to %s is stored under one of its names alone: %s", attempt.identity, error)
+        return Replay(kept)
+
+    def _give_back(self, lease: Lease, found: Unsettled) -> None:
+        """Leave the outcome that was *found* as unknown as before. The first who hears of it announces it."""
+        try:
+            self.store.mark_unsettled(lease.attempt, lease.claim)
+        except Exception as failure:  # then the lease runs out by itself
+            logger.warning("The lease of %s was not ended: %s", lease.attempt.identity, failure)
+        if found.found_out:
+            announcements.unsettled(None, lease.attempt.identity, OutcomeUncertain(found.found_out))
+
+    def _call_store(self, lease: Lease | None, call: Callable[..., Result], *arguments: Any) -> Result:
+        """Make a *call* before the handler runs. If it fails, a claim that may come of it, by *lease*, is given up."""
+        try:
+            return call(*arguments)
         except PolicyError:  # there is no such store
             raise
         except BaseException as error:  # the end of the worker is one, too
             # The claim may exist if its reply was lost or not understood, or may still reach the store.
-            keeper.release_late(lease)
+            if lease is not None:
+                keeper.release_late(lease)
             if isinstance(error, Exception) and self.store.classify(None, error) is Fault.UNAVAILABLE:
                 logger.error("The store %r does not answer: %s", self.store.alias, error)
                 raise StoreUnavailable from error
             raise
-        match found:
-            case Unsettled(found_out=reason) if reason:
-                announcements.unsettled(None, attempt.identity, OutcomeUncertain(reason))
-            case Claimed(taken_over=True):
-                logger.warning("Took %s over from a request whose outcome is unknown", attempt.identity)
-            case _:
-                pass
-        return found
 
     def carry_out(self, claim: Claimed) -> Executed[Value] | Replayed:
         try:

@@ -10,15 +10,35 @@ from typing import Any
 
 from django.db import Error, connections
 
-from django_idempotency.core.decision import Claimed, Execute, Forget, Remember, decide, settle
+from django_idempotency.core.decision import (
+    Claimed,
+    Decision,
+    Execute,
+    Forget,
+    Refuse,
+    Remember,
+    Replay,
+    Wait,
+    decide,
+    settle,
+)
+from django_idempotency.core.keys import Attempt
 from django_idempotency.core.policy import ResolvedPolicy
+from django_idempotency.core.probe import UNSURE
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.core.seen import SeenNames
 from django_idempotency.engine import announcements
 from django_idempotency.engine.execution import Executed, Execution, Refused, Replayed, Value
 from django_idempotency.engine.transactions import atomic_phase, in_transaction, roll_back
 from django_idempotency.engine.watch import TransactionWatch
-from django_idempotency.exceptions import CommittedEarly, HandlerError, StoreUnavailable, TransactionBroken
+from django_idempotency.exceptions import (
+    CommittedEarly,
+    HandlerError,
+    OutcomeUnknown,
+    RequestInProgress,
+    StoreUnavailable,
+    TransactionBroken,
+)
 from django_idempotency.stores.base import Fault, LostRace, TransactionalStore
 
 logger = logging.getLogger("django_idempotency")
@@ -47,10 +67,11 @@ class TransactionalExecution(Execution[Value]):
         self.rule = ""  # by which the work is rolled back, for logs
 
     def try_once(self) -> Executed[Value] | Replayed | Refused | None:
+        self.answer = None
         try:
             for attempt in self.attempt.names:
                 seen = self.store.look_up(self.using, attempt)
-                if seen is not None:
+                if seen is not None and not self.may_ask(seen, attempt):
                     return self.act(decide(seen, attempt.fingerprint))
             return atomic_phase(self.using, self._claim_and_act)
         except Error as error:
@@ -63,16 +84,50 @@ class TransactionalExecution(Execution[Value]):
         return not in_transaction(self.using)
 
     def _claim_and_act(self) -> Executed[Value] | Replayed | Refused | None:
-        decision = decide(self.store.claim(self.using, self.attempt), self.attempt.fingerprint)
+        decision = self._claim(self.attempt)
         if self.attempt.former and isinstance(decision, Execute):
             self.former_claims = []
             for attempt in self.attempt.former:
-                of_former = decide(self.store.claim(self.using, attempt), attempt.fingerprint)
-                if not isinstance(of_former, Execute):
+                of_former = self._claim(attempt)
+                if isinstance(of_former, Replay) and of_former.record is self.answer:  # its probe has found it
+                    self._complete_former(of_former.record)
+                    self.store.complete(self.using, self.attempt, decision.claim, of_former.record)
+                elif not isinstance(of_former, Execute):
                     roll_back(self.using)  # the claims of the names before it
+                if not isinstance(of_former, Execute):
                     return self.act(of_former)
                 self.former_claims.append(of_former.claim)
         return self.act(decision)
+
+    def _claim(self, attempt: Attempt) -> Decision:
+        found = self.store.claim(self.using, attempt)
+        return self._ask(attempt) if self.may_ask(found, attempt) else decide(found, attempt.fingerprint)
+
+    def _ask(self, attempt: Attempt) -> Decision:
+        """
+        Ask the probe about the unknown outcome of *attempt*. This transaction holds it: its claim is deleted first, and
+        comes back if the transaction is rolled back.
+        """
+        using, digest = self.using, attempt.identity.digest
+        stored = self.store.find(using, digest)
+        if stored is None or not stored.is_unsettled:  # another retry was faster, or its row cannot be read
+            return decide(self.store.claim(using, attempt), attempt.fingerprint)
+        try:
+            if not self.store.free(using, digest, stored.executed_at, unsettled=True):
+                raise LostRace
+        except RequestInProgress:  # another retry asks, or an operator decides
+            return Wait()
+        answer = self.ask_probe(stored.executed_at)
+        if answer is UNSURE:
+            roll_back(using)
+            return Refuse(OutcomeUnknown())
+        found = self.store.claim(using, attempt)
+        if not isinstance(found, Claimed):
+            raise LostRace
+        if not isinstance(answer, CompletionRecord):
+            return Execute(found)
+        self.store.complete(using, attempt, found, answer)
+        return Replay(answer)
 
     def carry_out(self, claim: Claimed) -> Executed[Value]:
         watch = self.watch = TransactionWatch(self.using, self._is_claim_committed)
@@ -108,7 +163,7 @@ class TransactionalExecution(Execution[Value]):
 
     def _complete_former(self, record: CompletionRecord) -> None:
         """Write the *record* under the former names too, for processes that know no other. The last claim is first."""
-        for attempt, claim in reversed(list(zip(self.attempt.former, self.former_claims, strict=True))):
+        for attempt, claim in reversed(list(zip(self.attempt.former, self.former_claims, strict=False))):
             self.store.complete(self.using, attempt, claim, record)
 
     def _warn(self, watch: TransactionWatch) -> None:

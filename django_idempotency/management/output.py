@@ -69,7 +69,7 @@ def format_lines(record: Presented, *, body: bool) -> Iterator[str]:
             "fingerprint": record.fingerprint,
             "request id": record.request_id or "none",
             "executed": f"{record.executed_at:%Y-%m-%d %H:%M:%S %Z}",
-            "expires": f"{record.expires_at:%Y-%m-%d %H:%M:%S %Z}",
+            "expires": f"{record.expires_at:%Y-%m-%d %H:%M:%S %Z}" if record.expires_at else "never",
         }
     rows["status"] = status
     for name, value in rows.items():
@@ -111,7 +111,7 @@ def as_json(stored: StoredRecord, record: Presented, *, body: bool) -> dict[str,
         "fingerprint": record.fingerprint,
         "request_id": record.request_id,
         "executed_at": record.executed_at.isoformat() if known else None,
-        "expires_at": record.expires_at.isoformat() if known else None,
+        "expires_at": record.expires_at.isoformat() if known and record.expires_at else None,
         "answer": answer,
         "problems": list(record.problems),
     }

@@ -11,6 +11,7 @@ from django.db import Error
 from django_idempotency.engine.transactions import atomic_phase
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.operations import records
+from django_idempotency.operations.presentation import State, state
 from django_idempotency.operations.purging import refuse_inside_a_transaction
 from django_idempotency.stores.stored import Location, StoredRecord
 
@@ -65,7 +66,7 @@ def erase(
             for record in batch:
                 if record.is_in_flight:
                     in_flight += 1
-                elif record.is_unsettled and record.now < record.expires_at and not include_unsettled:
+                elif state(record) is State.UNSETTLED and not include_unsettled:
                     unsettled += 1
                 else:
                     wanted.append(record)

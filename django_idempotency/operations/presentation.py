@@ -9,10 +9,12 @@ from typing import Any
 
 from django.db.models import TextChoices
 from django.utils.http import parse_header_parameters
+from django.utils.timesince import timeuntil
 from django.utils.translation import gettext_lazy as _
 
 from django_idempotency.core.operator_answer import reason_phrase
 from django_idempotency.core.record import LEFT_OUT, TOMBSTONE, CompletionRecord
+from django_idempotency.models import UNSETTLED, IdempotencyRecord
 from django_idempotency.stores.stored import StoredRecord
 
 DISPLAYED = 64 * 1024  # characters of a body that a page shows; the rest is a download
@@ -97,7 +99,7 @@ class Presented:
     fingerprint: str  # hexadecimal
     request_id: str
     executed_at: datetime
-    expires_at: datetime
+    expires_at: datetime | None  # None for never
     status: int | None
     reason: str
     headers: tuple[tuple[str, str | None], ...] | None  # a value of None is computed anew for each replay
@@ -113,11 +115,27 @@ class Presented:
 
 def state(record: Any) -> State:
     """The state of *record*: a `StoredRecord`, or a row of `RecordQuerySet.with_state`."""
-    if record.expires_at <= record.now:
+    end = expiry(record)
+    if end is not None and end <= record.now:
         return State.EXPIRED
     if record.ended or record.status == TOMBSTONE:
         return State.TOMBSTONE
     return State.COMPLETED if record.status else State.UNSETTLED
+
+
+def expiry(record: Any) -> datetime | None:
+    """When the key of *record* (as for `state`) is new again. None for an unknown outcome that never expires."""
+    is_row = isinstance(record, IdempotencyRecord)
+    end: datetime | None = record.uncertain_until if is_row and record.status == UNSETTLED else record.expires_at
+    return end
+
+
+def time_left(record: Any) -> str | None:
+    """The time until the key of *record* (as for `state`) is new again, for people. None if it is."""
+    if state(record) is State.EXPIRED:
+        return None
+    end = expiry(record)
+    return str(_("until it is settled")) if end is None else timeuntil(end, record.now)
 
 
 def present(record: StoredRecord, *, response: bool = True, limit: int | None = DISPLAYED) -> Presented:

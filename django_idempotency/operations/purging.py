@@ -57,8 +57,8 @@ def purge(
 ) -> Purged:
     """
     Delete the records in the database *using* (by default the one that records are written to) that have expired by
-    now, the oldest first; unsettled outcomes too. Records whose answers have ended, but whose keys stay taken (option
-    `tombstone_ttl`), lose their answers first.
+    now, the oldest first. Unknown outcomes stay, unless the option `uncertain_ttl` lets them expire. Records whose
+    answers have ended, but whose keys stay taken (option `tombstone_ttl`), lose their answers first.
 
     Each batch of *batch_size* rows is a transaction of its own, followed by a pause: a request whose key has just
     expired waits for one batch at most. Rows that are locked, because they are claimed anew or because another purge

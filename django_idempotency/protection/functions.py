@@ -13,6 +13,7 @@ from django_idempotency.core.fingerprint import check_fingerprint, digest, exact
 from django_idempotency.core.keys import Attempt, Identity, check_age, check_key, check_string, renamed
 from django_idempotency.core.observation import OBSERVE, is_sampled
 from django_idempotency.core.policy import ONCE_OPTIONS, POLICY, Options, Policy, ResolvedPolicy
+from django_idempotency.core.probe import Found
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine.execution import Executed, Joined, Refused, Replayed
 from django_idempotency.engine.handle import OperationHandle
@@ -125,8 +126,8 @@ def _run(
     def execute(handle: OperationHandle) -> Result:
         return function(*args, **kwargs)
 
-    def capture(value: Result) -> Answer[Result]:
-        return Answer(value, _result_record(value, policy, operation))
+    def capture(value: Any) -> Answer[Any]:
+        return Answer(value, result_record(value, policy, operation))
 
     attempt = _event_attempt(operation, policy, args, kwargs)
     outcome = run(attempt, policy, conf.database(policy, *args, **kwargs), execute, capture)
@@ -172,7 +173,7 @@ class ObservedEvent(Subject[Any]):
     def judge(self, value: Any, observation: Observation) -> None:
         observation.status, observation.is_answer = 200, True
         try:
-            _result_record(value, self.policy, self._operation)
+            result_record(value, self.policy, self._operation)
         except UnstorableResponse:
             observation.refusal = UNSTORABLE
 
@@ -196,6 +197,7 @@ def _event_attempt(operation: str, policy: ResolvedPolicy, args: Any, kwargs: An
         fingerprint=digest(b"event", meaning),
         ttl=policy.ttl,
         tombstone_ttl=policy.tombstone_ttl or 0.0,
+        uncertain_ttl=policy.uncertain_ttl,
     )
     if policy.operation_aliases is None:
         return attempt
@@ -205,10 +207,11 @@ def _event_attempt(operation: str, policy: ResolvedPolicy, args: Any, kwargs: An
     return replace(attempt, former=tuple(former.values()), origin=former.get(policy.operation_aliases[0]))
 
 
-def _result_record(value: Any, policy: ResolvedPolicy, operation: str) -> CompletionRecord:
+def result_record(value: Any, policy: ResolvedPolicy, operation: str) -> CompletionRecord:
+    """The record of a function's result, or of what a probe `Found`. Raises `UnstorableResponse` if it is not JSON."""
     remedy = f'The result of @once("{operation}") is what a redelivery gets, and it was rolled back: return JSON'
     try:
-        body = exact_json(value)
+        body = exact_json(value.answer if isinstance(value, Found) else value)
     except ValueError as error:
         raise UnstorableResponse(f"{remedy} ({error}).") from error
     if len(body) > policy.max_body:

@@ -9,11 +9,12 @@ from django.http import HttpRequest
 
 from django_idempotency import conf
 from django_idempotency.adapters.cookies import warn_of_cookies
-from django_idempotency.adapters.plain import PlainAdapter
+from django_idempotency.adapters.plain import PlainAdapter, found_response
 from django_idempotency.adapters.session import restore_session, session_key
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.observation import OBSERVE
 from django_idempotency.core.policy import NO_OPTIONS, POLICY, Options, Policy, ResolvedPolicy
+from django_idempotency.core.probe import Found
 from django_idempotency.engine.execution import Executed, Joined, Refused, Replayed
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.run import run
@@ -119,7 +120,7 @@ def call(
             django_request.idempotency = outer or handle
 
     def capture(response: Any) -> Answer[Any]:
-        answer = adapter.capture(response)
+        answer = adapter.capture(found_response(response) if isinstance(response, Found) else response)
         if answer.record is not None:
             warn_of_cookies(operation, django_request, answer.value)
         return answer

@@ -158,6 +158,8 @@ class TransactionalStore(Store):
         Claim the identity for the open transaction, without a wait for a rival if the database allows it.
 
         A record answers for `attempt.ttl` seconds. For the `attempt.tombstone_ttl` seconds after that it is `Expired`.
+        A claim that was committed without an outcome stays `Unsettled`; with `attempt.uncertain_ttl`, for that many
+        seconds from its beginning.
 
         Raises `LostRace` if only a new transaction can tell.
         """
@@ -197,8 +199,27 @@ class LeasedStore(Store):
         `found_out` for the first token that asks; with *take_over* and the same fingerprint `Claimed` instead.
         Unreadable values are `Unsettled` and never taken over.
 
-        A claim without an outcome is kept for `attempt.occupied` seconds from the end of its lease. For
-        `attempt.tombstone_ttl` seconds after its record has expired an identity is `Expired`.
+        A claim without an outcome stays until it is settled or freed; with `attempt.uncertain_ttl`, for that many
+        seconds from its beginning, and while its lease lasts. For `attempt.tombstone_ttl` seconds after its record has
+        expired an identity is `Expired`.
+        """
+
+    @abstractmethod
+    def hold(self, attempt: Attempt, token: str, lease: float) -> datetime | None:
+        """
+        Take over the unsettled claim of the identity, if it has the same fingerprint, for *token* and for *lease*
+        seconds, so that a probe can be asked. It stays the claim of the same execution: `complete` ends it with an
+        answer, `mark_unsettled` gives it back, and if the lease runs out its outcome is as unknown as before; `claim`
+        says so to one who asks then, unless it was announced before (to *token* itself does not count).
+
+        Returns when the execution began, or None if there is no such claim. For unreadable values, None.
+        """
+
+    @abstractmethod
+    def begin(self, attempt: Attempt, claim: Claimed, lease: float) -> bool:
+        """
+        Let an execution begin under a claim that was taken by `hold`, for *lease* seconds: nothing was done before.
+        Returns False and changes nothing if the claim belongs to another token, or is gone.
         """
 
     @abstractmethod

@@ -63,7 +63,7 @@ class Location:
 class StoredRecord:
     """
     The record or claim of one identity. Its times are aware and in UTC; *now* is the server's own time of the reading,
-    by which the record has expired or not.
+    by which the record has expired or not; None for *expires_at* if it never does.
 
     The *status* of an unsettled outcome is 0, that of a tombstone may be 1. Without a
     *fingerprint* it was not written by this package, or only in part, and only its identity is known.
@@ -80,7 +80,7 @@ class StoredRecord:
     head: bytes = field(default=b"", repr=False)
     body: bytes = field(default=b"", repr=False)
     executed_at: datetime
-    expires_at: datetime
+    expires_at: datetime | None
     now: datetime
     location: Location
     ended: bool = False  # Has its answer ended, although the record has not expired?

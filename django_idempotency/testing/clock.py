@@ -9,7 +9,7 @@ from django.db import router
 
 from django_idempotency.core.keys import Identity
 from django_idempotency.core.record import TOMBSTONE
-from django_idempotency.models import AnswerEnd, IdempotencyRecord, RecordQuerySet
+from django_idempotency.models import UNSETTLED, AnswerEnd, IdempotencyRecord, RecordQuerySet
 from django_idempotency.operations import records as maintenance
 from django_idempotency.stores import stores
 from django_idempotency.stores.database.clock import as_django_writes
@@ -40,7 +40,8 @@ def expire(
 ) -> int:
     """
     Let the `records` expire, so that the next request with each key runs, and return their number. With the option
-    `tombstone_ttl` their answers end, and the next request is refused as too late.
+    `tombstone_ttl` their answers end, and the next request is refused as too late. An unknown outcome stays, unless the
+    option `uncertain_ttl` lets it expire.
 
     A *store* outside the database finds no record by its key alone: it needs *key*, *scope* and *operation*
     (`TypeError` without), and frees the record.
@@ -84,13 +85,16 @@ def forget(
 def _end(found: RecordQuerySet) -> int:
     """Let the answers end that end before their records, and the other records expire. Returns how many there are."""
     past = as_django_writes(found.db, LONG_AGO)
+    found = found.exclude(status=UNSETTLED, uncertain_until=None)
     digests = list(found.values_list("digest", flat=True))
     ends = AnswerEnd.objects.using(found.db).filter(digest__in=digests)
     executions = set(ends.values_list("digest", "executed_at"))
     kept = [digest for digest, at in found.values_list("digest", "executed_at") if (digest, at) in executions]
     kept += found.filter(status=TOMBSTONE).values_list("digest", flat=True)
     ends.filter(digest__in=kept).update(ends_at=past)
-    found.exclude(digest__in=kept).update(expires_at=past)
+    ending = found.exclude(digest__in=kept)
+    ending.filter(status=UNSETTLED).update(uncertain_until=past)
+    ending.update(expires_at=past)
     return len(digests)
 
 

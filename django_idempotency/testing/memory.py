@@ -18,6 +18,7 @@ from django_idempotency.operations.counts import is_under_test
 from django_idempotency.stores.base import Fault, LeasedStore
 from django_idempotency.stores.stored import Location, StoredRecord
 
+NEVER = float("inf")
 LEASE_ENDED = "its lease has run out, and it has not answered"
 
 # One lock for all such stores. A fork takes it first, so that no other thread holds it in the child.
@@ -32,13 +33,21 @@ class _Entry:
     attempt: Attempt
     token: str
     executed_at: datetime
+    began: float
     lease_ends: float
-    expires: float
     taken_over: bool = False
     told: str = ""  # the token that got the reason why the outcome is unsettled
     unsettled: bool = False
     record: CompletionRecord | None = None
-    answers_until: float = float("inf")  # with a record
+    answers_until: float = NEVER  # with a record
+
+    @property
+    def expires(self) -> float:
+        """When the key is new again; infinite for an unknown outcome that stays."""
+        attempt = self.attempt
+        if self.record is not None:
+            return self.answers_until + attempt.tombstone_ttl
+        return NEVER if attempt.uncertain_ttl is None else max(self.began + attempt.uncertain_ttl, self.lease_ends)
 
 
 class MemoryStore(LeasedStore):
@@ -116,7 +125,28 @@ class MemoryStore(LeasedStore):
         # Executions differ by their times, also if the clock is frozen.
         self._last = max(self._now(), self._last + timedelta(microseconds=1))
         ends = self._clock() + lease
-        self._entries[attempt.identity.digest] = _Entry(attempt, token, self._last, ends, ends + attempt.occupied)
+        self._entries[attempt.identity.digest] = _Entry(attempt, token, self._last, self._clock(), ends)
+
+    def hold(self, attempt: Attempt, token: str, lease: float) -> datetime | None:
+        with _lock:
+            entry = self._live(attempt.identity.digest)
+            if entry is None or entry.record is not None or entry.attempt.fingerprint != attempt.fingerprint:
+                return None
+            if entry.token != token:
+                if entry.lease_ends > self._clock():
+                    return None
+                entry.token, entry.unsettled = token, False
+                entry.told = "" if entry.told == token else entry.told
+                entry.lease_ends = self._clock() + lease
+            return entry.executed_at
+
+    def begin(self, attempt: Attempt, claim: Claimed, lease: float) -> bool:
+        with _lock:
+            if self._owned(attempt, claim) is None:
+                return False
+            self._enter(attempt, claim.token, lease)
+            self._entries[attempt.identity.digest].taken_over = True
+            return True
 
     def complete(self, attempt: Attempt, claim: Claimed, record: CompletionRecord) -> CompletionRecord | None:
         with _lock:
@@ -133,7 +163,6 @@ class MemoryStore(LeasedStore):
     def _answer(self, entry: _Entry, record: CompletionRecord) -> None:
         entry.record = record
         entry.answers_until = self._clock() + entry.attempt.ttl
-        entry.expires = entry.answers_until + entry.attempt.tombstone_ttl
 
     def _has_ended(self, entry: _Entry) -> bool:
         """Is the entry a tombstone?"""
@@ -155,7 +184,6 @@ class MemoryStore(LeasedStore):
             if entry is None or entry.unsettled:
                 return False
             entry.lease_ends = self._clock() + lease
-            entry.expires = entry.lease_ends + attempt.occupied
             entry.told = ""
             return True
 
@@ -164,7 +192,6 @@ class MemoryStore(LeasedStore):
             entry = self._owned(attempt, claim)
             if entry is not None:
                 entry.lease_ends = self._clock()
-                entry.expires = entry.lease_ends + attempt.occupied
                 entry.told, entry.unsettled = claim.token, True
 
     def classify(self, using: str | None, error: Exception) -> Fault:
@@ -242,7 +269,7 @@ class MemoryStore(LeasedStore):
             head=b"" if record is None else record.head(),
             body=b"" if record is None else record.body,
             executed_at=entry.executed_at,
-            expires_at=now + timedelta(seconds=entry.expires - self._clock()),
+            expires_at=None if entry.expires == NEVER else now + timedelta(seconds=entry.expires - self._clock()),
             now=now,
             location=Location(store=self),
             ended=self._has_ended(entry),

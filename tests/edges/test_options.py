@@ -116,6 +116,12 @@ def protects_put(api) -> bool:
     return is_replay([api.put(PATH, {"amount": 1}, headers={"Idempotency-Key": "k"}) for _ in range(2)][1])
 
 
+def uncertain_ttl(api) -> timedelta | None:
+    post(api)
+    [record] = IdempotencyRecord.objects.all()
+    return record.uncertain_until and record.uncertain_until - record.executed_at
+
+
 def ttl(api) -> timedelta:
     post(api)
     record = IdempotencyRecord.objects.get()
@@ -248,6 +254,13 @@ EFFECTS = {
     # Leases are the business of tests/redis and of the stores' conformance tests.
     "lease": Effect(one=timedelta(seconds=1), other=timedelta(seconds=2), show=executes, seen=(201, 201), default=201),
     "uncertain": Effect(one="retry", other="refuse", show=executes, seen=(201, 201), default=201),
+    "uncertain_ttl": Effect(
+        one=timedelta(hours=1),
+        other=timedelta(days=7),
+        show=uncertain_ttl,
+        seen=(timedelta(hours=1), timedelta(days=7)),
+        default=None,
+    ),
     "not_done": Effect(one=[TimeoutError], other=[OSError], show=executes, seen=(201, 201), default=201),
     "mode": Effect(one="observe", other="atomic", show=is_stored, seen=(False, True), default=True),
     # The business of test_observe.py, test_late.py and tests/forms.

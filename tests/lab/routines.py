@@ -9,7 +9,8 @@ BY_STATEMENTS = os.environ.get("STATEMENTS") == "1"
 FIRST = import_module("django_idempotency.migrations.0002_claim_function")
 MYSQL = import_module("django_idempotency.migrations.0004_mysql_claim")
 SLOTS, PROCEDURES = MYSQL.Migration.operations
-ROUTINES = (*FIRST.Migration.operations, PROCEDURES)
+UNCERTAIN = import_module("django_idempotency.migrations.0009_uncertain_ttl")
+ROUTINES = (*FIRST.Migration.operations, PROCEDURES, *UNCERTAIN.Migration.operations[1:])
 
 
 def change_routines(*, create: bool) -> None:

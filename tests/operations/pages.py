@@ -37,8 +37,12 @@ def make_record(
 
 
 def make_unsettled(key: str = "key-1", **fields: Any) -> IdempotencyRecord:
-    """A claim that was committed without an outcome."""
-    return make_record(key, status=0, head=b"", body=b"", **fields)
+    """A claim that was committed without an outcome. It may expire if its *ttl* is negative."""
+    record = make_record(key, status=0, head=b"", body=b"", **fields)
+    if "uncertain_until" not in fields and fields.get("ttl", timedelta(1)) < timedelta(0):
+        record.uncertain_until = record.expires_at
+        record.save()
+    return record
 
 
 def address(record: IdempotencyRecord) -> str:

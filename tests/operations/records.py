@@ -29,7 +29,7 @@ def record(
     answer: CompletionRecord | None = ANSWER,
     **fields: Any,
 ) -> IdempotencyRecord:
-    """A row that is not saved. Without an *answer*, a claim whose outcome is unknown."""
+    """A row that is not saved. Without an *answer*, a claim whose outcome is unknown, and may expire if it has."""
     key = f"key-{next(numbers)}" if key is None else key
     now = timezone.now()
     values: dict[str, Any] = {
@@ -43,7 +43,9 @@ def record(
         "executed_at": now - timedelta(hours=2),
         "expires_at": now + timedelta(seconds=expires_in),
     }
-    if answer is not None:
+    if answer is None:
+        values["uncertain_until"] = values["expires_at"] if expires_in < 0 else None
+    else:
         values |= {"status": answer.status, "head": answer.head(), "body": answer.body}
     return IdempotencyRecord(**values | fields)
 

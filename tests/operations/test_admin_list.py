@@ -215,6 +215,7 @@ def test_filters(admin_client):
     make_record("declined", status=402, operation="POST charges/", ttl=ttl)
     make_record("expired", ttl=timedelta(seconds=-1))
     make_unsettled("unsettled", ttl=timedelta(minutes=30))
+    make_unsettled("not-by-time", ttl=timedelta(seconds=-1), uncertain_until=None)
     make_unsettled("settled-by-time", ttl=timedelta(seconds=-1))
     make_record("late", status=404, ttl=timedelta(days=6))
     make_record("tombstone", status=TOMBSTONE, ttl=timedelta(days=60))
@@ -229,9 +230,9 @@ def test_filters(admin_client):
     assert found(state="completed") == {"created", "moved", "declined", "late", "used again"}
     assert found(state="tombstone") == {"tombstone", "ended"}
     assert found(state="expired") == {"expired", "settled-by-time"}
-    assert found(state="unsettled") == {"unsettled"}
-    assert found(expires="hour") == {"unsettled"}
-    assert found(expires="day") == {"created", "moved", "declined", "unsettled"}
+    assert found(state="unsettled") == {"unsettled", "not-by-time"}
+    assert found(expires="hour") == set()
+    assert found(expires="day") == {"created", "moved", "declined"}
     assert found(expires="week") == found(expires="day") | {"late"}
     assert found(answer="2xx") == {"created", "expired", "ended", "used again"}
     assert found(answer="3xx") == {"moved"}

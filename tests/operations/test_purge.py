@@ -11,6 +11,7 @@ import termios
 import threading
 import time
 from contextlib import nullcontext
+from datetime import timedelta
 from io import StringIO
 from itertools import count
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import OperationalError, connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from django_idempotency import once
 from django_idempotency.exceptions import RequestInProgress
@@ -72,13 +74,20 @@ def tick(monkeypatch, seconds, sleep=lambda seconds: None):
 
 
 def test_what_has_expired_is_deleted_and_nothing_else():
-    """Claims without an outcome like all else."""
+    """Unknown outcomes stay, whatever their age, unless they may expire (`uncertain_ttl`)."""
     expired(7)
     expired(1, answer=None)
-    kept = [*live(2), *save([record(answer=None)])]
+    kept = [
+        *live(2),
+        *save([record(answer=None)]),
+        *expired(5, answer=None, uncertain_until=None),
+        *expired(1, answer=None, uncertain_until=timezone.now() + timedelta(hours=1)),
+    ]
 
+    assert purge(dry_run=True) == Purged(count=8, finished=True)
     assert purge(batch_size=3) == Purged(count=8, finished=True)
     assert {row.pk for row in IdempotencyRecord.objects.all()} == {row.pk for row in kept}
+    assert IdempotencyRecord.objects.purge() == 0
 
 
 def test_batches_are_small_and_the_oldest_go_first():

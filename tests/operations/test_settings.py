@@ -49,10 +49,12 @@ def unsettle(key):
 
 def test_a_record_has_the_times_of_its_server(zone):
     """In UTC, whatever Django makes of them."""
-    stored = stores["default"].find(None, unsettle("key-1"))
+    pay("key-1")
+    [stored] = stores["default"].of_scope(None, "shop")
+    until = stored.expires_at - timedelta(days=1)
     now = datetime.now(UTC)
 
-    for moment in (stored.executed_at, stored.now, stored.expires_at - timedelta(days=1)):
+    for moment in (stored.executed_at, stored.now, until):
         assert moment.utcoffset() == timedelta(0)
         assert abs(moment - now) < 10 * MINUTE
 

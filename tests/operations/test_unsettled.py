@@ -1,6 +1,7 @@
 """`manage.py idempotency_unsettled`: the executions whose outcome is not known, wherever they are."""
 
 import json
+import re
 from datetime import timedelta
 from io import StringIO
 
@@ -46,6 +47,14 @@ def test_nothing_is_unsettled():
 
     assert run() == ("No outcome is unsettled in database 'default'.\n", "")
     assert listed() == []
+
+
+def test_what_never_expires_says_so():
+    """It is listed until somebody has settled it, or until its own time is over."""
+    save([record("forever", answer=None), record("until", answer=None, uncertain_until=timezone.now() + timedelta(1))])
+
+    assert [each["expires_at"] is None for each in sorted(listed(), key=lambda each: each["key"])] == [True, False]
+    assert re.search(r"expires +never", run()[0])
 
 
 def test_the_oldest_first():

@@ -88,10 +88,18 @@ class Gate:
         for name in ("halted", "go"):
             (self.folder / f"{name}-{pid}").unlink()
 
-    def effects(self, key: str) -> list[int]:
+    def tell(self, name: str, steps: str) -> None:
+        """Write the *steps* that "probe" takes, or, as "answer", those before an answer is stored."""
+        (self.folder / name).write_text(steps)
+
+    def asked(self, key: str) -> list[int]:
+        """Which processes have asked the probe about *key*, in this order."""
+        return self.effects(key, "asked")
+
+    def effects(self, key: str, name: str = "effects") -> list[int]:
         """Which processes have done the work under *key*, in this order."""
         try:
-            lines = (self.folder / "effects").read_text().splitlines()
+            lines = (self.folder / name).read_text().splitlines()
         except FileNotFoundError:
             return []
         return [int(pid) for named, pid in (line.split() for line in lines) if named == key]

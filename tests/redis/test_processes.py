@@ -174,6 +174,155 @@ def test_an_answer_of_the_handlers_own_frees_the_key(pair, gate, key, steps, sta
     assert gate.effects(key) == [one.pid, other.pid]
 
 
+# --- a probe ---
+
+
+@pytest.fixture
+def three(lab, lasting):
+    """The process whose outcome is unknown, one that asks the probe, and one that comes after that."""
+
+    def three(lease=SHORT, **options):
+        options = {"UNCERTAIN": "tests.redis.urls.probe", "SHOULD_STORE": "tests.redis.urls.should_store"} | options
+        return [lab.child(cache(lasting.url), lease=lease, **options) for _ in range(3)]
+
+    return three
+
+
+@pytest.mark.kill
+def test_what_a_probe_has_found_is_replayed(three, gate, key):
+    """The first process was killed after its work. The probe is asked once, and nobody runs the work again."""
+    one, other, third = three()
+    one.halt(key)
+    one.kill()
+
+    found = other.ask_while(IN_PROGRESS, key=key)
+    again = third.ask(key)
+
+    assert [(each.status, each.by, each.replayed) for each in (found, again)] == [(201, one.pid, True)] * 2
+    assert "unsettled" not in found.signals
+    assert other.ask(key, amount=11).said == (422, "key-reused")
+    assert (gate.effects(key), gate.asked(key)) == ([one.pid], [other.pid])
+
+
+@pytest.mark.kill
+def test_what_was_not_done_is_run(three, gate, key):
+    """The first process was killed before its work."""
+    one, other, third = three()
+    one.halt(key, "halt")
+    one.kill()
+
+    taken = other.ask_while(IN_PROGRESS, key=key)
+
+    assert (taken.status, taken.by, taken.replayed) == (201, other.pid, False)
+    assert taken.told("WARNING", "not done")
+    assert third.ask(key).replayed
+    assert (gate.effects(key), gate.asked(key)) == ([other.pid], [other.pid])
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("steps", ["effect halt", "halt"], ids=["done", "not done"])
+@pytest.mark.parametrize("place", ["probe", "answer"], ids=["in the probe", "before its answer is stored"])
+def test_who_asks_may_be_killed(three, gate, key, steps, place):
+    """In the probe, or with what it has found or what the run gave: the next one asks again, after the lease."""
+    one, other, third = three()
+    one.halt(key, steps)
+    one.kill()
+    gate.tell(place, "halt")
+    other.halt_after(IN_PROGRESS, key=key)
+    gate.tell(place, "")
+    other.kill()
+
+    found = third.ask_while(IN_PROGRESS, key=key)
+
+    assert found.status == 201
+    assert len(gate.effects(key)) == 1
+    assert third.ask(key).by == gate.effects(key)[0]
+
+
+@pytest.mark.kill
+def test_who_runs_what_was_not_done_may_be_killed(three, gate, key):
+    """Between the probe's answer and the work: it is still not done, and the next one finds that out."""
+    one, other, third = three()
+    one.halt(key, "halt")
+    one.kill()
+    other.halt_after(IN_PROGRESS, key=key, steps="halt")
+    other.kill()
+
+    taken = third.ask_while(IN_PROGRESS, key=key)
+
+    assert (taken.status, taken.by) == (201, third.pid)
+    assert (gate.effects(key), gate.asked(key)) == ([third.pid], [other.pid, third.pid])
+
+
+@pytest.mark.kill
+def test_who_was_frozen_in_a_probe_runs_nothing(three, gate, key):
+    """Its lease has run out, and another one has asked and run: what its own probe says comes too late."""
+    one, other, third = three()
+    one.halt(key, "halt")
+    one.kill()
+    gate.tell("probe", "halt")
+    other.halt_after(IN_PROGRESS, key=key)
+    other.stop()
+    gate.tell("probe", "")
+
+    taken = third.ask_while(IN_PROGRESS, key=key)
+    (gate.folder / "effects").rename(gate.folder / "hidden")  # so that the frozen one's probe has not seen it
+    other.cont()
+    late = other.finish()
+    (gate.folder / "hidden").rename(gate.folder / "effects")
+
+    assert (taken.status, taken.by) == (201, third.pid)
+    assert late.said == IN_PROGRESS  # it asks again, as any client
+    assert other.ask(key).by == third.pid
+    assert (gate.effects(key), gate.asked(key)) == ([third.pid], [other.pid, third.pid])
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("steps", ["unsure", "raise"])
+def test_what_a_probe_cannot_tell_is_refused(three, gate, key, steps):
+    """It is announced once, as without a probe, and the next retry asks again."""
+    one, other, third = three()
+    one.halt(key)
+    one.kill()
+    gate.tell("probe", steps)
+
+    found = other.ask_while(IN_PROGRESS, key=key)
+    again = third.ask(key)
+
+    assert (found.said, again.said) == (UNKNOWN, UNKNOWN)
+    assert ("unsettled" in found.signals, "unsettled" in again.signals) == (True, False)
+    assert found.told("ERROR", "The probe of") is (steps == "raise")
+    assert gate.asked(key) == [other.pid, third.pid]
+    gate.tell("probe", "")
+    assert third.ask(key).by == one.pid
+
+
+def test_a_worker_that_is_ended_in_a_probe_gives_its_turn_back(three, gate, key):
+    """There is no lease to wait for."""
+    one, other, third = three(lease=LASTING)
+    one.ask(key, "effect exit")
+    gate.tell("probe", "exit")
+
+    ended = other.ask(key)
+    gate.tell("probe", "")
+
+    assert ended.error == "SystemExit"
+    assert third.ask(key).by == one.pid
+
+
+def test_while_a_probe_is_asked_the_key_is_in_flight(three, gate, key):
+    """A duplicate is refused, or waits for the answer."""
+    one, other, third = three(lease=LASTING)
+    one.ask(key, "effect raise")
+    gate.tell("probe", "halt")
+    other.halt(key)
+
+    assert third.ask(key).said == IN_PROGRESS
+    assert other.finish().replayed
+    assert third.ask(key).by == one.pid
+    assert gate.asked(key) == [other.pid]
+
+
 # --- renewal ---
 
 

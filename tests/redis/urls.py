@@ -14,6 +14,8 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpRe
 from django.urls import path
 
 from django_idempotency import idempotent
+from django_idempotency.core.probe import Verdict
+from django_idempotency.probes import NOT_DONE, UNSURE, Found, UnsettledOperation
 
 TIMEOUT = 60  # seconds that a handler waits for a test which may be gone
 
@@ -73,6 +75,43 @@ def act(request: HttpRequest) -> HttpResponse:
             case _:
                 raise AssertionError(step)
     return JsonResponse({"by": os.getpid()}, status=201)
+
+
+def asked_about(name: str) -> list[str]:
+    """The steps that the test has written for the probe, or for what comes after it."""
+    try:
+        return (folder() / name).read_text().split()
+    except FileNotFoundError:
+        return []
+
+
+def probe(operation: UnsettledOperation) -> Found | Verdict:
+    """Look for the work under the operation's key, or take the steps that the test has written into a file."""
+    with (folder() / "asked").open("a") as asked:
+        asked.write(f"{operation.key} {os.getpid()}\n")
+    for step in asked_about("probe"):
+        match step:
+            case "halt":
+                halt()
+            case "exit":
+                raise SystemExit(1)
+            case "raise":
+                raise TimeoutError("the gateway has not answered")
+            case "unsure":
+                return UNSURE
+            case _:
+                raise AssertionError(step)
+    effects = folder() / "effects"
+    done = [line.split() for line in effects.read_text().splitlines()] if effects.exists() else []
+    by = [int(pid) for key, pid in done if key == operation.key]
+    return Found({"by": by[0]}, status=201) if by else NOT_DONE
+
+
+def should_store(response: HttpResponse) -> bool:
+    """As by default; where the test says so, halt before the answer is stored."""
+    for _step in asked_about("answer"):
+        halt()
+    return response.status_code < 300
 
 
 urlpatterns = [path("act/", act)]

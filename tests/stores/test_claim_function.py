@@ -20,7 +20,7 @@ from django_idempotency.models import IdempotencyRecord
 from django_idempotency.stores import stores
 from django_idempotency.stores.database.dialects import dialect_for
 from tests.app.models import Payment
-from tests.lab.routines import BY_STATEMENTS, FIRST, change_routines
+from tests.lab.routines import BY_STATEMENTS, FIRST, UNCERTAIN, change_routines
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -150,6 +150,9 @@ def test_both_spellings_find_each_others_claims_and_records(routines, other, our
             assert isinstance(reader.claim(theirs, attempt()), Unsettled)
         IdempotencyRecord.objects.update(expires_at="2020-01-01T00:00:00Z")
         with rolled_back(other) as theirs:
+            assert isinstance(reader.claim(theirs, attempt()), Unsettled)
+        IdempotencyRecord.objects.update(uncertain_until="2020-01-01T00:00:00Z")
+        with rolled_back(other) as theirs:
             assert isinstance(reader.claim(theirs, attempt()), Claimed)
 
     row = IdempotencyRecord.objects.get()
@@ -236,7 +239,9 @@ def test_who_may_not_create_functions_is_told_and_served_by_statements(role, cap
 @pytest.mark.parametrize("found_before", [False, True], ids=["never", "taken back while a process runs"])
 def test_who_may_not_execute_the_functions_is_served_by_statements(role, routines, found_before):
     """A function that is there but not ours to call is as good as none; a claim that finds out starts again."""
-    functions = [statement.partition("EXISTS ")[2] for statement in FIRST.DROP_POSTGRESQL]
+    functions = [
+        statement.partition("EXISTS ")[2] for statement in (*FIRST.DROP_POSTGRESQL, *UNCERTAIN.DROP_POSTGRESQL)
+    ]
     with connection.cursor() as cursor:
         if found_before:
             cursor.execute(f'SET ROLE "{role}"')
@@ -250,6 +255,30 @@ def test_who_may_not_execute_the_functions_is_served_by_statements(role, routine
         assert not by_routine(stores["default"].dialect("default"))
 
     assert Payment.objects.count() == 1 + found_before
+
+
+def test_the_look_up_is_by_primary_key():
+    """An unknown outcome does not expire: that is asked of the one row, not of an index of times."""
+    pay("one")
+    digest = bytes(IdempotencyRecord.objects.get().digest)
+    IdempotencyRecord.objects.bulk_create(
+        IdempotencyRecord(
+            digest=bytes([number // 256, number % 256]) * 16, scope="s", operation="o", key=str(number),
+            fingerprint=b"f" * 32, executed_at="2020-01-01T00:00:00Z", expires_at="2020-01-01T00:00:00Z",
+        )
+        for number in range(2000)
+    )  # fmt: skip
+    explain = "EXPLAIN QUERY PLAN" if connection.vendor == "sqlite" else "EXPLAIN"
+    if connection.vendor == "mysql" and not connection.mysql_is_mariadb:
+        explain = "EXPLAIN FORMAT=TRADITIONAL"
+    with connection.cursor() as cursor:
+        if IS_POSTGRESQL:
+            cursor.execute("ANALYZE django_idempotency_record")
+        cursor.execute(f"{explain} {dialect_for(connection).FIND}", (digest,))
+        plan = str(cursor.fetchall())
+
+    keys = {"postgresql": "django_idempotency_record_pkey", "sqlite": "(digest=?)", "mysql": "PRIMARY"}
+    assert keys[connection.vendor] in plan
 
 
 @needs_postgresql

@@ -18,8 +18,9 @@ pytestmark = [
     pytest.mark.skipif(connection.vendor != "mysql", reason="procedures and compound statements have several results"),
 ]
 
-MARIADB = import_module("django_idempotency.migrations.0002_claim_function").MARIADB
-MYSQL = import_module("django_idempotency.migrations.0004_mysql_claim").PROCEDURES
+UNCERTAIN = import_module("django_idempotency.migrations.0009_uncertain_ttl")
+MARIADB = (*import_module("django_idempotency.migrations.0002_claim_function").MARIADB, *UNCERTAIN.MARIADB)
+MYSQL = (*import_module("django_idempotency.migrations.0004_mysql_claim").PROCEDURES, *UNCERTAIN.MYSQL)
 
 # As a cluster aborts a transaction: the result has been sent, then comes the error, and the transaction is gone.
 ABORT = "ROLLBACK; SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, MESSAGE_TEXT = 'Deadlock';"

@@ -38,7 +38,8 @@ GOOD = {
     "in_flight": ["reject", "wait"],
     "wait_timeout": [timedelta(seconds=1)],
     "lease": [timedelta(seconds=1)],
-    "uncertain": ["refuse", "retry"],
+    "uncertain": ["refuse", "retry", DOTTED_PATH, lambda operation: "unsure"],
+    "uncertain_ttl": [timedelta(days=3), None],
     "not_done": [(), [ConnectionRefusedError], {TimeoutError}],
     "mode": ["atomic", "observe"],
     "observe_sample": [0, 1, 0.01],
@@ -63,6 +64,12 @@ GOOD = {
     "record": [DOTTED_PATH, lambda request, response: 1, None],
     "replay": [DOTTED_PATH, lambda request, reference: None, None],
 }
+
+
+async def asked(operation):
+    """A probe is asked on the request's thread, which awaits nothing."""
+
+
 BAD = {
     "required": [None, 1, "yes"],
     "methods": ["POST", (), ("GET",), ("POST", "head"), (1,), ("PO ST",), None, 5],
@@ -71,7 +78,8 @@ BAD = {
     "in_flight": ["queue", None, True],
     "wait_timeout": [10, timedelta(0)],
     "lease": [30, timedelta(0), timedelta(milliseconds=99)],
-    "uncertain": ["ignore", None, True],
+    "uncertain": ["ignore", None, True, asked],
+    "uncertain_ttl": [3600, timedelta(0)],
     "not_done": [ConnectionRefusedError, "builtins.OSError", [SystemExit], [OSError()], None],
     "mode": ["phased", "observed", None],
     "observe_sample": [-0.1, 1.1, True, "0.5", None],

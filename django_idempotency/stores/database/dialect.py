@@ -28,7 +28,7 @@ class Dialect:
     """
 
     NOW: ClassVar[str]
-    LATER: ClassVar[str]  # NOW plus the parameter that `ttl` returns
+    LATER: ClassVar[str]  # NOW plus the parameter that `duration` returns; NULL plus NULL
     # A record's lifetime counts from its completion. It is written anew only if the handler took over 1 % of it,
     # because a changed column in an index costs more.
     EXPIRES: ClassVar[str]
@@ -45,12 +45,12 @@ class Dialect:
     looks_up_first: ClassVar[bool] = False  # Is a replay cheaper if it is found before the transaction begins?
 
     def __init__(self) -> None:
-        self.FIND = f"SELECT {self.RECORD} FROM {TABLE} WHERE digest = %s AND expires_at > {self.NOW}"
+        self.FIND = f"SELECT {self.RECORD} FROM {TABLE} WHERE digest = %s AND {live(self.NOW)}"
         self.COMPLETE = (
             f"UPDATE {TABLE} SET status = %s, head = %s, body = %s, expires_at = {self.EXPIRES}"
             " WHERE digest = %s AND status = 0"
         )
-        self.SETTLE = f"{self.COMPLETE} AND {self.EXECUTED} AND expires_at > {self.NOW}"
+        self.SETTLE = f"{self.COMPLETE} AND {self.EXECUTED} AND {live(self.NOW)}"
         self.FREE = f"DELETE FROM {TABLE} WHERE digest = %s AND {self.EXECUTED}"
         self.FREE_UNSETTLED = f"{self.FREE} AND status = 0"
         self.END = (
@@ -133,9 +133,14 @@ class Dialect:
         """
         return True
 
-    def ttl(self, attempt: Attempt) -> Any:
+    def duration(self, seconds: float) -> Any:
         """The parameter of LATER."""
-        return attempt.occupied
+        return seconds
+
+    def lifetimes(self, attempt: Attempt) -> tuple[Any, Any]:
+        """The last parameters of a claim: how long its record lives, and how long its outcome may be unknown."""
+        uncertain = attempt.uncertain_ttl
+        return self.duration(attempt.occupied), None if uncertain is None else self.duration(uncertain)
 
     def status(self, cursor: CursorWrapper, digest: bytes) -> int | None:
         """Find the status of the identity's row, expired or not."""
@@ -144,18 +149,30 @@ class Dialect:
         return None if row is None else row[0]
 
 
+def live(now: str, table: str = "") -> str:
+    """
+    Has a row not expired *now*? An unknown outcome expires by its own time, or never. The columns are those of *table*,
+    which is empty or ends with a dot.
+    """
+    return (
+        f"CASE WHEN {table}status = {UNSETTLED} THEN {table}uncertain_until IS NULL OR {table}uncertain_until > {now}"
+        f" ELSE {table}expires_at > {now} END"
+    )
+
+
 def upsert(values: str, now: str) -> str:
     """The claim of PostgreSQL and SQLite: insert *values*, a SELECT or VALUES, or take over an expired row."""
     return f"""
         INSERT INTO {TABLE} AS r (digest, fingerprint, scope, operation, key, request, request_id,
-                                  status, head, body, executed_at, expires_at)
+                                  status, head, body, executed_at, expires_at, uncertain_until)
         {values}
         ON CONFLICT (digest) DO UPDATE SET
             fingerprint = excluded.fingerprint, scope = excluded.scope, operation = excluded.operation,
             key = excluded.key, request = excluded.request, request_id = excluded.request_id,
             status = 0, head = excluded.head, body = excluded.body,
-            executed_at = excluded.executed_at, expires_at = excluded.expires_at
-        WHERE r.expires_at <= {now}
+            executed_at = excluded.executed_at, expires_at = excluded.expires_at,
+            uncertain_until = excluded.uncertain_until
+        WHERE NOT {live(now, "r.")}
     """
 
 

@@ -62,9 +62,10 @@ UNAVAILABLE = frozenset(
     }
 )
 
-CLAIM_PROCEDURE, COMPLETE_PROCEDURE = "django_idempotency_claim_v1", "django_idempotency_complete_v1"
+CLAIM_PROCEDURE, COMPLETE_PROCEDURE = "django_idempotency_claim_v2", "django_idempotency_complete_v1"
 COLUMNS = (
-    "digest, fingerprint, scope, operation, `key`, request, request_id, status, head, body, executed_at, expires_at"
+    "digest, fingerprint, scope, operation, `key`, request, request_id, status, head, body, executed_at, expires_at,"
+    " uncertain_until"
 )
 
 
@@ -87,7 +88,7 @@ class InnoDB(Dialect):
         f"{EXPIRES} - INTERVAL ROUND(%s * TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), {EXPIRES})) MICROSECOND"
     )
     INSERT, REPLACE = "REPLACE", ""
-    CALL_CLAIM = f"CALL {CLAIM_PROCEDURE}(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    CALL_CLAIM = f"CALL {CLAIM_PROCEDURE}(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
     CALL_COMPLETE = f"CALL {COMPLETE_PROCEDURE}(%s, %s, %s, %s, %s)"
 
     def __init__(self, *, by_procedure: bool = False) -> None:
@@ -95,8 +96,8 @@ class InnoDB(Dialect):
         self.by_procedure = by_procedure
         self.LOCK = f"SELECT 1 FROM {TABLE} WHERE digest = %s FOR UPDATE NOWAIT"
 
-    def ttl(self, attempt: Attempt) -> int:
-        return round(attempt.occupied * 1_000_000)
+    def duration(self, seconds: float) -> int:
+        return round(seconds * 1_000_000)
 
     def savepoint_name(self, cursor: CursorWrapper, attempt: Attempt) -> str:
         """Name the claim's savepoint, which a claim made inside its handler must not replace."""
@@ -121,7 +122,7 @@ class InnoDB(Dialect):
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
         savepoint = self.savepoint_name(cursor, attempt)
         try:
-            if self._called(cursor, self.CALL_CLAIM, (savepoint, *claim_values(attempt), self.ttl(attempt))):
+            if self._called(cursor, self.CALL_CLAIM, (savepoint, *claim_values(attempt), *self.lifetimes(attempt))):
                 row = self.fetch_row(cursor)
             else:
                 row = self.claim_by_statements(cursor, attempt, savepoint)

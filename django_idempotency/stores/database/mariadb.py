@@ -5,7 +5,7 @@ from typing import Any
 from django.db.backends.utils import CursorWrapper
 
 from django_idempotency.core.keys import Attempt
-from django_idempotency.stores.database.dialect import TABLE, claim_values
+from django_idempotency.stores.database.dialect import TABLE, claim_values, live
 from django_idempotency.stores.database.innodb import COLUMNS, InnoDB
 
 
@@ -19,14 +19,14 @@ class MariaDB(InnoDB):
     No INSERT may wait, because InnoDB kills all but one of those that wait when the rival rolls back (1213). ON
     DUPLICATE KEY UPDATE does not serve, because Django's connections report 1 row if it changed nothing.
 
-    The server parses that statement for each claim, but the procedures of migration 0002 only once per connection.
+    The server parses that statement for each claim, but the procedures of the migrations only once per connection.
     """
 
     def __init__(self, *, by_procedure: bool = False) -> None:
         super().__init__(by_procedure=by_procedure)
         at_once = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR"
         columns = ", ".join(f"'{state}'" for state in ("",) * 5)
-        live = f"SELECT MAX(expires_at > {self.NOW}) INTO live FROM {TABLE} WHERE digest = d"
+        look = f"SELECT MAX({live(self.NOW)}) INTO live FROM {TABLE} WHERE digest = d"
         self.CLAIM = f"""
             BEGIN NOT ATOMIC
                 DECLARE d BINARY(32) DEFAULT %s;
@@ -34,21 +34,22 @@ class MariaDB(InnoDB):
                 DECLARE snapshot INT DEFAULT @@tx_isolation IN ('READ-COMMITTED', 'REPEATABLE-READ');
                 DECLARE EXIT HANDLER FOR 1205 SELECT 'in flight', {columns};
                 IF snapshot THEN
-                    {at_once} {live};
+                    {at_once} {look};
                 END IF;
                 IF live IS NULL THEN
                     {at_once} INSERT IGNORE INTO {TABLE} ({COLUMNS})
-                        VALUES (d, %s, %s, %s, %s, %s, %s, 0, '', '', {self.NOW}, {self.LATER});
+                        VALUES (d, %s, %s, %s, %s, %s, %s, 0, '', '', {self.NOW}, {self.LATER}, {self.LATER});
                     SET changed = ROW_COUNT();
                     IF changed = 0 AND NOT snapshot THEN
-                        {at_once} {live};
+                        {at_once} {look};
                     END IF;
                 END IF;
                 IF live = 0 THEN
                     {at_once} UPDATE {TABLE}
                         SET fingerprint = %s, scope = %s, operation = %s, `key` = %s, request = %s, request_id = %s,
-                            status = 0, head = '', body = '', executed_at = {self.NOW}, expires_at = {self.LATER}
-                        WHERE digest = d AND expires_at <= {self.NOW};
+                            status = 0, head = '', body = '', executed_at = {self.NOW}, expires_at = {self.LATER},
+                            uncertain_until = {self.LATER}
+                        WHERE digest = d AND NOT {live(self.NOW)};
                     SET changed = ROW_COUNT();
                 END IF;
                 IF changed = 1 THEN
@@ -58,7 +59,7 @@ class MariaDB(InnoDB):
                     {at_once} SELECT 'record', {self.RECORD} FROM {TABLE} WHERE digest = d;
                 ELSE
                     {at_once} SELECT 'record', {self.RECORD} FROM {TABLE}
-                        WHERE digest = d AND expires_at > {self.NOW} LOCK IN SHARE MODE;
+                        WHERE digest = d AND {live(self.NOW)} LOCK IN SHARE MODE;
                 END IF;
             END
         """
@@ -68,7 +69,7 @@ class MariaDB(InnoDB):
         return f"idempotency_{attempt.identity.digest[:8].hex()}"
 
     def claim_by_statements(self, cursor: CursorWrapper, attempt: Attempt, savepoint: str) -> Any:
-        written = (*claim_values(attempt)[1:], self.ttl(attempt))
+        written = (*claim_values(attempt)[1:], *self.lifetimes(attempt))
         cursor.execute(_named(self.CLAIM, savepoint), (attempt.identity.digest, *written, *written))
         return self.fetch_row(cursor)
 

@@ -1,12 +1,12 @@
 """MySQL: an INSERT cannot be told not to wait for locks, so one that might wait is not sent."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from django.db import DatabaseError, IntegrityError
 from django.db.backends.utils import CursorWrapper
 
 from django_idempotency.core.keys import Attempt
-from django_idempotency.stores.database.dialect import TABLE, claim_values
+from django_idempotency.stores.database.dialect import TABLE, claim_values, live
 from django_idempotency.stores.database.innodb import COLUMNS, DUPLICATE, InnoDB, errno
 
 SLOTS = "django_idempotency_slot"
@@ -28,12 +28,9 @@ class MySQL(InnoDB):
     the look-up asks for its lock, without a wait; at SERIALIZABLE it would lock the gap, so the INSERT comes first.
     """
 
-    # Returned by the look-up before the record: is it live?
-    LIVE: ClassVar[str] = "expires_at > UTC_TIMESTAMP(6)"
-
     def __init__(self, *, by_procedure: bool = False, has_slots: bool = True) -> None:
         super().__init__(by_procedure=by_procedure)
-        look = f"SELECT {self.LIVE}, {self.RECORD} FROM {TABLE} WHERE digest = %s"
+        look = f"SELECT {live(self.NOW)}, {self.RECORD} FROM {TABLE} WHERE digest = %s"
         self.LOOK = (
             f"{look} AND @@transaction_isolation IN ('READ-COMMITTED', 'REPEATABLE-READ')"
             f" UNION ALL ({look} AND @@transaction_isolation = 'READ-UNCOMMITTED' FOR SHARE NOWAIT)"
@@ -45,7 +42,7 @@ class MySQL(InnoDB):
         self.RENEW = (
             f"UPDATE {TABLE} SET fingerprint = %s, scope = %s, operation = %s, `key` = %s,"
             f" request = %s, request_id = %s, status = 0, head = '', body = '',"
-            f" executed_at = {self.NOW}, expires_at = {self.LATER} WHERE digest = %s"
+            f" executed_at = {self.NOW}, expires_at = {self.LATER}, uncertain_until = {self.LATER} WHERE digest = %s"
         )
         self.has_slots = has_slots
 
@@ -56,7 +53,7 @@ class MySQL(InnoDB):
         return f"{name}_{attempt.identity.digest[:8].hex()}" if attempt.is_former else name
 
     def claim_by_statements(self, cursor: CursorWrapper, attempt: Attempt, savepoint: str) -> Any:
-        written = (*claim_values(attempt), self.ttl(attempt))
+        written = (*claim_values(attempt), *self.lifetimes(attempt))
         digest = attempt.identity.digest
         row = self._row(cursor, self.LOOK, digest, digest)
         claimed = False
@@ -112,7 +109,8 @@ FREE_SLOTS = f"SELECT COUNT(*) FROM {SLOTS} WHERE slot IN (%s, %s, %s) FOR UPDAT
 def insert(rival: str, now: str, later: str) -> str:
     """Insert the claim's row, unless the digest *rival* has one; NULL looks for none."""
     return (
-        f"INSERT INTO {TABLE} ({COLUMNS}) SELECT %s, %s, %s, %s, %s, %s, %s, 0, '', '', {now}, {later} FROM DUAL"
+        f"INSERT INTO {TABLE} ({COLUMNS})"
+        f" SELECT %s, %s, %s, %s, %s, %s, %s, 0, '', '', {now}, {later}, {later} FROM DUAL"
         f" WHERE NOT EXISTS (SELECT 1 FROM {TABLE} WHERE digest = {rival} FOR SHARE NOWAIT)"
     )
 

@@ -36,9 +36,10 @@ UNAVAILABLE_CLASSES = ("08", "53", "58")
 NO_FUNCTION = frozenset({"42883", "42501"})  # undefined_function; insufficient_privilege to execute it
 ABORTED = frozenset({"25P02", "25P01", "3B001"})  # transaction aborted, no active one, no such savepoint
 
-# Made by migration 0002.
+# Made by the migrations 0009 and 0002.
 FUNCTIONS = (
-    "django_idempotency_claim_v1(bigint, bytea, bytea, text, text, text, text, text, double precision)",
+    "django_idempotency_claim_v2(bigint, bytea, bytea, text, text, text, text, text, double precision,"
+    " double precision)",
     "django_idempotency_complete_v1(integer, bytea, bytea, bytea, text)",
 )
 
@@ -62,7 +63,7 @@ class PostgreSQL(Dialect):
     record was found, or one of two simultaneous replays would be refused. The table's oid is part of it, because all
     schemas of a database share one space of locks.
 
-    The server plans that statement anew for each claim. The functions of migration 0002 do the same with plans that the
+    The server plans that statement anew for each claim. The functions of the migrations do the same with plans that the
     server keeps; without them a claim only takes longer.
     """
 
@@ -82,8 +83,8 @@ class PostgreSQL(Dialect):
     def __init__(self, *, by_function: bool = False) -> None:
         super().__init__()
         insert = upsert(
-            f"SELECT %s::bytea, %s::bytea, %s, %s, %s, %s, %s, 0, ''::bytea, ''::bytea, {self.NOW}, {self.LATER}"
-            " FROM lock WHERE taken",
+            f"SELECT %s::bytea, %s::bytea, %s, %s, %s, %s, %s, 0, ''::bytea, ''::bytea, {self.NOW}, {self.LATER},"
+            f" {self.LATER} FROM lock WHERE taken",
             self.NOW,
         )
         claim = f"""
@@ -104,7 +105,7 @@ class PostgreSQL(Dialect):
             by_function=False,
         )
         self.BY_FUNCTION = Statements(
-            claim="SELECT * FROM django_idempotency_claim_v1(%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            claim="SELECT * FROM django_idempotency_claim_v2(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
             complete="SELECT FROM django_idempotency_complete_v1(%s, %s, %s, %s, %s) AS written WHERE written = 1",
             complete_and_commit="SELECT 1 / django_idempotency_complete_v1(%s, %s, %s, %s, %s); COMMIT",
             by_function=True,
@@ -119,7 +120,7 @@ class PostgreSQL(Dialect):
     def send_claim(self, cursor: CursorWrapper, statements: Statements, sql: str, attempt: Attempt) -> None:
         """Execute *sql*, which ends with the claim of *statements*. Raises `LostRace` if the functions are gone."""
         digest = attempt.identity.digest
-        parameters = (_lock(digest), *claim_values(attempt), self.ttl(attempt))
+        parameters = (_lock(digest), *claim_values(attempt), *self.lifetimes(attempt))
         try:
             cursor.execute(sql, parameters if statements.by_function else (digest, *parameters))
         except ProgrammingError as error:

@@ -6,7 +6,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
 from django_idempotency.core.record import TOMBSTONE
-from django_idempotency.stores.database.dialect import ENDS, TABLE
+from django_idempotency.stores.database.dialect import ENDS, TABLE, live
 from django_idempotency.stores.database.innodb import InnoDB
 from django_idempotency.stores.database.postgresql import PostgreSQL
 from django_idempotency.stores.database.sqlite import SQLite
@@ -21,7 +21,8 @@ class Purge:
     tombstones, by the index on `ends_at`.
 
     The times *since* and *until* are the database's own, as its driver returns them. The statement that locks a row
-    also compares its expiry with the database's clock, so a row that is claimed again at the same moment stays.
+    also compares its expiry with the database's clock, so a row that is claimed again at the same moment stays. So does
+    an unknown outcome, unless its own time has passed too.
     """
 
     NOW: ClassVar[str]
@@ -41,7 +42,7 @@ class Purge:
             f"SELECT r.digest FROM {ENDS} e JOIN {TABLE} r ON r.digest = e.digest AND r.executed_at = e.executed_at"
             f" WHERE e.digest IN (%%s) AND r.status > {TOMBSTONE} AND r.expires_at > {self.NOW}"
         )
-        self.DUE = f"expires_at >= %s AND expires_at <= %s AND expires_at <= {self.NOW}"
+        self.DUE = f"expires_at >= %s AND expires_at <= %s AND expires_at <= {self.NOW} AND NOT {live(self.NOW)}"
 
     def range(self, cursor: CursorWrapper) -> tuple[Any, Any]:
         """Find the first time at which a row expires, or None if there is no row, and the current time."""

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from django_idempotency.models import RecordQuerySet
+from django_idempotency.models import UNSETTLED, RecordQuerySet
 from django_idempotency.stores.database.clock import in_utc
 from django_idempotency.stores.stored import Location, StoredRecord
 
 ASKED = ("digest", "scope", "operation", "key", "fingerprint", "request", "request_id", "status")
 ANSWERED = ("head", "body")
-TIMES = ("executed_at", "expires_at")
+TIMES = ("executed_at", "expires_at", "uncertain_until")
 
 
 def read_rows(location: Location, records: RecordQuerySet, *, response: bool = True) -> list[StoredRecord]:
@@ -16,6 +16,9 @@ def read_rows(location: Location, records: RecordQuerySet, *, response: bool = T
     columns = [*ASKED, *(ANSWERED if response else ())]
     rows: list[dict[str, Any]] = list(records.with_state().values(*columns, *TIMES, "now", "ended"))
     for row in rows:
-        row |= {name: in_utc(records.db, row[name]) for name in (*TIMES, "now")}
+        row |= {name: row[name] and in_utc(records.db, row[name]) for name in (*TIMES, "now")}
+        uncertain_until = row.pop("uncertain_until")
+        if row["status"] == UNSETTLED:
+            row["expires_at"] = uncertain_until
         row |= {name: bytes(row[name]) for name in columns if isinstance(row[name], memoryview)}  # psycopg2's
     return [StoredRecord(**row, location=location) for row in rows]

@@ -48,13 +48,15 @@ class SQLite(Dialect):
 
     def __init__(self) -> None:
         super().__init__()
-        self.CLAIM = upsert(f"VALUES (%s, %s, %s, %s, %s, %s, %s, 0, x'', x'', {self.NOW}, {self.LATER})", self.NOW)
+        self.CLAIM = upsert(
+            f"VALUES (%s, %s, %s, %s, %s, %s, %s, 0, x'', x'', {self.NOW}, {self.LATER}, {self.LATER})", self.NOW
+        )
 
-    def ttl(self, attempt: Attempt) -> str:
-        return f"{attempt.occupied:+f} seconds"
+    def duration(self, seconds: float) -> str:
+        return f"{seconds:+f} seconds"
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
-        cursor.execute(self.CLAIM, (*claim_values(attempt), self.ttl(attempt)))
+        cursor.execute(self.CLAIM, (*claim_values(attempt), *self.lifetimes(attempt)))
         if cursor.rowcount == 1:
             return Claimed()
         # A rival committed while we waited for the database.

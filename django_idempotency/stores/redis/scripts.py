@@ -13,9 +13,13 @@ in milliseconds):
     ttl         of the record to come, in milliseconds
     late        the time from then on for which a late retry is refused, in milliseconds; absent for none
     taken_over  "1" if it was taken over from another owner
-    announced   the token of the request that announced the unknown outcome; "2" if the owner did
+    announced   the token of the request that announced the unknown outcome; "2" if the owner did; "1" if the claim is
+                held for a probe, and its unknown outcome was announced before
     away        rejected tokens, whose claim was abandoned, or ended by an operator
     away_until  the end of their rejection, in milliseconds
+
+A claim has no lifetime (PTTL -1), so that an unknown outcome stays, unless the option `uncertain_ttl` gives it one from
+its beginning on. A claim of the version before has one. *uncertain* is that option in milliseconds, empty for none.
 
 Any other value under these keys was not written by this package: it is reported and never overwritten. Only operators
 read the sets, so a broken one does not affect requests.
@@ -45,6 +49,13 @@ end
 local function completed() return {'completed', fingerprint, found[5], found[6], found[7], found[8] or ''} end
 local away, away_until = found[11] or '', tonumber(found[12] or nil) or 0
 if away_until <= now then away = '' end
+local function keep_claim(executed_at, lease, uncertain)
+    if uncertain == '' then
+        redis.call('PERSIST', record)
+    else
+        redis.call('PEXPIREAT', record, math.max(executed_at + uncertain, lease))
+    end
+end
 local function bury(milliseconds)
     redis.call('SET', tombstone, fingerprint .. (found[10] or '0'), 'PX', milliseconds)
 end
@@ -69,18 +80,21 @@ end
 
 _LET_IN = "#!lua flags=allow-oom"
 
-# token, fingerprint, lease, ttl, take over?, digest, scope, operation, key, request, request id, late
+# token, fingerprint, lease, ttl, take over? ("2": only what the token holds), digest, scope, operation, key, request,
+# request id, late, uncertain
 CLAIM = f"""{_FIND}
 if garbage then return {{'garbage', garbage}} end
 if state == 'completed' then return completed() end
 local taken = 0
-if state == 'claimed' then
+if ARGV[5] == '2' then
+    if state ~= 'claimed' or token ~= ARGV[1] then return {{'stale'}} end
+elseif state == 'claimed' then
     if token == ARGV[1] then return {{'claimed', tonumber(found[13] or 0) or 0}} end
     if lease > now then return {{'in flight', fingerprint}} end
 end
 if string.find(away, ARGV[1], 1, true) then return {{'in flight', fingerprint or ARGV[2]}} end
 if state == 'claimed' then
-    if ARGV[5] ~= '1' or fingerprint ~= ARGV[2] then
+    if ARGV[5] == '0' or fingerprint ~= ARGV[2] then
         if not found[9] then redis.pcall('HSET', record, 'announced', ARGV[1]) end
         return {{'unsettled', fingerprint, (found[9] or ARGV[1]) == ARGV[1] and 1 or 0}}
     end
@@ -95,9 +109,25 @@ redis.call('HSET', record, 'state', 'claimed', 'token', ARGV[1], 'fingerprint', 
     'request_id', ARGV[11], 'executed_at', now, 'taken_over', taken)
 if state then redis.call('HDEL', record, 'announced', 'late') end
 if ARGV[12] ~= '0' then redis.call('HSET', record, 'late', ARGV[12]) end
-redis.call('PEXPIRE', record, ARGV[3] + ARGV[4] + ARGV[12])
+keep_claim(now, now + ARGV[3], ARGV[13])
 redis.pcall('ZADD', claims, now + ARGV[3], ARGV[6])
 return {{'claimed', taken}}
+"""
+
+# token, digest, fingerprint, lease
+HOLD = f"""{_FIND}
+if garbage or state ~= 'claimed' or fingerprint ~= ARGV[3] then return false end
+if token ~= ARGV[1] then
+    if lease > now then return false end
+    redis.call('HSET', record, 'token', ARGV[1], 'lease', now + ARGV[4])
+    if found[9] == ARGV[1] then
+        redis.call('HDEL', record, 'announced')
+    elseif found[9] then
+        redis.call('HSET', record, 'announced', '1')
+    end
+    redis.pcall('ZADD', claims, now + ARGV[4], ARGV[2])
+end
+return found[10] or '0'
 """
 
 # token, digest, ttl, status, head, body, late
@@ -130,14 +160,14 @@ redis.pcall('ZREM', claims, ARGV[2])
 return 1
 """
 
-# token, digest, lease, ttl, announced?
+# token, digest, lease, uncertain, announced?
 RENEW = f"""{_LET_IN}
 {_FIND}
 if garbage or state ~= 'claimed' or token ~= ARGV[1] then return 0 end
 if found[9] == '2' then return 0 end -- a renewal that was on its way when its owner gave the claim up
 redis.call('HSET', record, 'lease', now + ARGV[3])
 if ARGV[5] == '2' then redis.call('HSET', record, 'announced', '2') else redis.call('HDEL', record, 'announced') end
-redis.call('PEXPIRE', record, ARGV[3] + ARGV[4])
+keep_claim(tonumber(found[10] or nil) or now, now + ARGV[3], ARGV[4])
 redis.pcall('ZADD', claims, now + ARGV[3], ARGV[2])
 return 1
 """
@@ -164,7 +194,7 @@ end
 if ARGV[2] ~= '' and found[10] ~= ARGV[2] and (tonumber(found[10] or nil) or ARGV[2] ~= '0') then return 'other' end
 if state == 'claimed' and lease > now then return 'in flight' end
 if state == 'completed' and ARGV[3] == '1' and ARGV[2] ~= '0' and tonumber(found[5]) then return 'other' end
-turn_away(token, math.max(redis.call('PTTL', record), 1))
+turn_away(token, math.max(redis.call('PTTL', record), tonumber(redis.call('HGET', record, 'ttl') or nil) or 1))
 keep_away()
 redis.call('DEL', tombstone)
 redis.pcall('ZREM', claims, ARGV[1])
@@ -181,7 +211,7 @@ if lease > now then return 'in flight' end
 local ttl, late = unpack(redis.call('HMGET', record, 'ttl', 'late'))
 redis.call('HSET', record, 'state', 'completed', 'token', ARGV[3], 'status', ARGV[4], 'head', ARGV[5], 'body', ARGV[6])
 redis.call('HDEL', record, 'lease', 'ttl', 'late', 'announced', 'taken_over')
-redis.call('PEXPIRE', record, ttl or redis.call('PTTL', record))
+if ttl then redis.call('PEXPIRE', record, ttl) end
 if ttl and late then bury(ttl + late) end
 redis.pcall('ZREM', claims, ARGV[1])
 return 'settled'

@@ -28,7 +28,6 @@ from django_idempotency.stores.stored import Location, StoredRecord
 logger = logging.getLogger("django_idempotency")
 
 UNKNOWN = datetime(1970, 1, 1, tzinfo=UTC)  # the time of execution of a value that this package did not write
-NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 LEASE_ENDED = "its lease has run out, and it has not answered"
 DIGEST = re.compile(rb"[0-9a-f]{64}")
 TAGS = [f"{number:02x}" for number in range(256)]
@@ -89,8 +88,17 @@ class RedisStore(LeasedStore):
         digest = identity.digest
         times = (_milliseconds(lease), _milliseconds(attempt.ttl))
         parts = (identity.scope, identity.operation, identity.key, attempt.request, attempt.request_id)
-        arguments = (token, attempt.fingerprint, *times, take_over, digest.hex(), *parts, _late(attempt))
         late = attempt.tombstone_ttl > 0
+        arguments = (
+            token,
+            attempt.fingerprint,
+            *times,
+            take_over,
+            digest.hex(),
+            *parts,
+            _late(attempt),
+            _uncertain(attempt),
+        )
         try:
             return self._run(scripts.CLAIM, digest, *arguments, late=late)
         except driver.ConnectionError:
@@ -102,6 +110,15 @@ class RedisStore(LeasedStore):
         identity = attempt.identity
         logger.error("Store %r found a value for %s that it did not write: %s", self.alias, identity, reason)
         return Unsettled(attempt.fingerprint)
+
+    def hold(self, attempt: Attempt, token: str, lease: float) -> datetime | None:
+        digest = attempt.identity.digest
+        arguments = (token, digest.hex(), attempt.fingerprint, _milliseconds(lease))
+        answer = self._run(scripts.HOLD, digest, *arguments)
+        return None if answer is None else _moment(int(answer))
+
+    def begin(self, attempt: Attempt, claim: Claimed, lease: float) -> bool:
+        return bool(self._claim(attempt, claim.token, lease, "2")[0] == b"claimed")
 
     def complete(self, attempt: Attempt, claim: Claimed, record: CompletionRecord) -> CompletionRecord | None:
         digest = attempt.identity.digest
@@ -145,8 +162,8 @@ class RedisStore(LeasedStore):
 
     def _set_lease(self, attempt: Attempt, claim: Claimed, milliseconds: int, announced: str) -> bool:
         digest = attempt.identity.digest
-        ttl = _milliseconds(attempt.occupied)
-        return bool(self._run(scripts.RENEW, digest, claim.token, digest.hex(), milliseconds, ttl, announced))
+        arguments = (claim.token, digest.hex(), milliseconds, _uncertain(attempt), announced)
+        return bool(self._run(scripts.RENEW, digest, *arguments))
 
     def classify(self, using: str | None, error: Exception) -> Fault:
         return classify(error)
@@ -217,7 +234,7 @@ class RedisStore(LeasedStore):
 
     def _in_flight(self, digest: bytes, scope: str) -> StoredRecord:
         location = Location(store=self)
-        times: Any = {"executed_at": UNKNOWN, "expires_at": NEVER, "now": UNKNOWN}
+        times: Any = {"executed_at": UNKNOWN, "expires_at": None, "now": UNKNOWN}
         return StoredRecord(digest=digest, scope=scope, location=location, is_in_flight=True, **times)
 
     def check(self, databases: Collection[str] = ()) -> list[CheckMessage]:
@@ -240,6 +257,11 @@ def _late(attempt: Attempt) -> int:
     return _milliseconds(attempt.tombstone_ttl) if attempt.tombstone_ttl else 0
 
 
+def _uncertain(attempt: Attempt) -> int | str:
+    """The milliseconds after which an unknown outcome expires, or an empty string for never."""
+    return "" if attempt.uncertain_ttl is None else _milliseconds(attempt.uncertain_ttl)
+
+
 def _instant(moment: datetime | None) -> str:
     return "" if moment is None else str(round(moment.timestamp() * 1000))
 
@@ -260,7 +282,7 @@ def _decide(answer: bytes) -> str:
 def _read_stored(location: Location, digest: bytes, answer: list[Any]) -> StoredRecord:
     """Make a `StoredRecord` of the answer of `SHOW`. A foreign value has neither fields nor times of its own."""
     now = _moment(answer[1])
-    foreign = StoredRecord(digest=digest, executed_at=UNKNOWN, expires_at=NEVER, now=now, location=location)
+    foreign = StoredRecord(digest=digest, executed_at=UNKNOWN, expires_at=None, now=now, location=location)
     if answer[0] == b"tombstone":
         buried = answer[3]
         try:
@@ -274,7 +296,8 @@ def _read_stored(location: Location, digest: bytes, answer: list[Any]) -> Stored
     if answer[0] != b"found":
         return foreign
     fields = dict(_pairs(answer[3]))
-    foreign = replace(foreign, expires_at=_moment(answer[1] + max(answer[2], 0)))
+    if answer[2] >= 0:  # else it has no lifetime
+        foreign = replace(foreign, expires_at=_moment(answer[1] + answer[2]))
     try:
         foreign = replace(foreign, executed_at=_moment(int(fields.get("executed_at", 0))))
         status = int(fields.get("status", 0))

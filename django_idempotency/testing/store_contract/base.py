@@ -168,6 +168,11 @@ def expect_claimed(found: ClaimResult, sentence: str) -> Claimed:
     return found
 
 
+def seconds_left(found: StoredRecord) -> float:
+    """For how long *found* is kept, by the store's clock."""
+    return float("inf") if found.expires_at is None else (found.expires_at - found.now).total_seconds()
+
+
 def until(call: Callable[[], Outcome], accept: Callable[[Outcome], bool], sentence: str) -> Outcome:
     """Repeat *call* until *accept* is true of its result: for what only time brings about."""
     deadline = time.monotonic() + TIMEOUT

@@ -31,7 +31,9 @@ CLAIMED_AGAIN = "claim: `Claimed` again if the token holds the claim already, as
 LASTS = "claim: `InFlight` while another's lease lasts."
 UNSETTLED = "claim: After the lease `Unsettled`, whose `found_out` says why to the first who asks."
 TAKES_OVER = "claim: With `take_over` and the same fingerprint `Claimed` instead (`taken_over`)."
-KEPT = "claim: A claim without an outcome is kept for `attempt.ttl` from its last lease on."
+KEPT = "claim: With `attempt.uncertain_ttl` a claim is kept for that time, and while its lease lasts."
+HELD = "hold: Take over the unsettled claim, so that a probe can be asked."
+BEGUN = "begin: Let an execution begin under a claim that is held. False if it belongs to another token, or is gone."
 ONE_STEP = "claim: Claim the identity in one atomic step."
 RENEWED = "renew: Let the claim last `lease` seconds from now on."
 NOT_RENEWED = "renew: Returns False if it is no longer its token's."
@@ -284,9 +286,9 @@ class LeaseTests(RecordTests, OperatorTests):
         expect(len(claimed) == 1 and claimed[0].taken_over, TAKES_OVER, found)
         expect(all(isinstance(each, (Claimed, InFlight)) for each in found), LASTS, found)
 
-    def test_an_unknown_outcome_is_kept_for_its_lifetime(self) -> None:
+    def test_an_overdue_claim_is_kept_for_its_own_time(self) -> None:
         """After that its key is new."""
-        first = attempt(ttl=SHORT)
+        first = attempt(uncertain_ttl=SHORT)
         self.claimed(first, lease=SHORT)
 
         found = until(lambda: self.claim(first), lambda found: isinstance(found, Claimed), KEPT)
@@ -295,11 +297,120 @@ class LeaseTests(RecordTests, OperatorTests):
 
     def test_a_lease_longer_than_the_lifetime_lasts(self) -> None:
         """A key is never new while a lease on it lasts."""
-        first = attempt(ttl=SHORT)
+        first = attempt(ttl=SHORT, uncertain_ttl=SHORT)
         self.claimed(first)
         let_pass(2 * SHORT)
 
         self.expect_in_flight(first, KEPT)
+
+    # --- held for a probe ---
+
+    def held(self, first: Attempt, *, lease: float = LONG) -> Claimed:
+        token = new_token()
+        seen = self.store.hold(first, token, lease)
+        expect(seen is not None, HELD, seen)
+        return Claimed(token)
+
+    def test_an_unsettled_claim_is_held(self) -> None:
+        """It is in flight for all others, and it is the same execution. Its first owner comes too late."""
+        first, token = attempt(), new_token()
+        late = self.overdue(first)
+        seen = self.found(first)
+
+        began = [self.store.hold(first, token, LONG) for _ in range(2)]
+
+        expect(began == [seen.executed_at] * 2, "hold: Returns when the execution began, twice if asked twice.", began)
+        self.expect_in_flight(first, HELD, take_over=True)
+        kept = self.store.complete(first, late, RECORD)
+        expect(kept is None, HELD, kept)
+        kept = self.store.complete(first, Claimed(token), RECORD)
+        expect(kept is RECORD, "hold: `complete` ends it with an answer.", kept)
+        self.expect_answer(first, HELD)
+
+    def test_nothing_to_hold(self) -> None:
+        """Nothing, a claim in flight, one that is held, a record, and the unknown outcome of another request."""
+        flying, held, kept, other = attempt(), attempt(), attempt(), attempt()
+        self.claimed(flying)
+        self.overdue(held)
+        self.held(held)
+        self.keep(kept)
+        self.leave_unsettled(other)
+        for each in (attempt(), flying, held, kept, replace(other, fingerprint=OTHER_FINGERPRINT)):
+            found = self.store.hold(each, new_token(), LONG)
+            expect(found is None, "hold: None if there is no such claim.", found)
+
+    def test_of_threads_one_holds(self) -> None:
+        """A probe is not asked twice at once."""
+        first = attempt()
+        self.leave_unsettled(first)
+
+        found = self.in_threads(lambda place: self.store.hold(first, new_token(), LONG))
+
+        expect(sum(each is not None for each in found) == 1, HELD, found)
+
+    def test_what_is_held_is_given_back(self) -> None:
+        """Its outcome is as unknown as before, and told to nobody again."""
+        first = attempt()
+        self.leave_unsettled(first)
+        self.store.mark_unsettled(first, self.held(first))
+
+        found = self.claim(first)
+
+        expect(found == Unsettled(FINGERPRINT), "hold: `mark_unsettled` gives it back.", found)
+        expect(len(self.unsettled(first)) == 1, HELD, "It is not listed as unsettled.")
+        self.held(first)
+
+    def test_who_asks_and_is_killed_leaves_it_unknown(self) -> None:
+        """When the lease has run out, one is told, unless it was announced before."""
+        first, token, known = attempt(), new_token(), attempt()
+        self.claimed(first, lease=SHORT)
+        self.claim_after_lease(first, token)
+        self.store.hold(first, token, SHORT)
+        self.leave_unsettled(known)
+        self.held(known, lease=SHORT)
+
+        found = [self.claim_after_lease(each) for each in (first, known)]
+
+        told = [isinstance(each, Unsettled) and bool(each.found_out) for each in found]
+        expect(told == [True, False], "hold: if the lease runs out its outcome is as unknown as before.", found)
+
+    def test_an_execution_begins_under_what_is_held(self) -> None:
+        """It is another one than that whose outcome was unknown."""
+        first = attempt()
+        self.leave_unsettled(first)
+        before = self.found(first).executed_at
+        claim = self.held(first, lease=SHORT)
+        let_pass(2 * SHORT)  # nobody else has asked meanwhile
+
+        begun = self.store.begin(first, claim, LONG)
+
+        expect(begun is True, BEGUN, begun)
+        self.expect_in_flight(first, BEGUN)
+        expect(self.store.renew(first, claim, LONG) is True, BEGUN)
+        self.store.mark_unsettled(first, claim)
+        after = self.found(first).executed_at
+        expect(after > before, BEGUN, (before, after))
+
+    def test_who_asked_for_too_long_begins_nothing(self) -> None:
+        """Another one has asked meanwhile, and has run it, or will: at most one of them begins."""
+        for end in ("held", "begun", "completed", "unsettled", "free"):
+            first = attempt()
+            self.leave_unsettled(first)
+            late = self.held(first, lease=SHORT)
+            until(lambda first=first: self.claim(first), lambda found: isinstance(found, Unsettled), HELD)  # type: ignore[misc]
+            successor = self.held(first)
+            if end != "held":
+                self.store.begin(first, successor, LONG)
+            if end == "completed":
+                self.store.complete(first, successor, RECORD)
+            elif end == "unsettled":
+                self.store.mark_unsettled(first, successor)
+            elif end == "free":
+                self.store.release(first, successor)
+
+            begun = self.store.begin(first, late, LONG)
+
+            expect(begun is False, f"{BEGUN} ({end})", begun)
 
     # --- operators ---
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from django.core.checks import CheckMessage
 
-from django_idempotency.core.decision import Unsettled
+from django_idempotency.core.decision import Claimed, Unsettled
 from django_idempotency.core.keys import Attempt
 from django_idempotency.exceptions import PolicyError, RequestInProgress
 from django_idempotency.stores.base import Fault
 from django_idempotency.testing.store_contract.base import (
     FIND,
     FINGERPRINT,
+    LONG,
     OTHER_FINGERPRINT,
     OTHER_RECORD,
     RECORD,
@@ -22,6 +23,7 @@ from django_idempotency.testing.store_contract.base import (
     attempt,
     expect,
     let_pass,
+    seconds_left,
     skip,
     until,
 )
@@ -33,6 +35,8 @@ FREED = "free: Forget the execution: the next request runs again."
 SETTLED = "settle: Store the record as the answer of the execution whose outcome is unsettled."
 NOT_SETTLED = "settle: Returns False if no such execution is stored."
 LIST = "unsettled: At most `limit` unsettled outcomes, the oldest first."
+STAYS = "claim: A claim without an outcome stays until it is settled or freed."
+EXPIRES = "claim: With `attempt.uncertain_ttl` an unknown outcome expires so many seconds after its beginning."
 A_MOMENT = 0.01  # seconds: two executions differ by their time, and a clock may count in milliseconds
 
 
@@ -103,8 +107,9 @@ class OperatorTests(StoreTests):
         }
         expect(seen == expected, "find: a `StoredRecord` with each of its fields.", seen)
         times = (found.executed_at, found.expires_at, found.now)
-        expect(all(each.utcoffset() == timedelta(0) for each in times), "Its times are aware and in UTC.", times)
-        left = (found.expires_at - found.now).total_seconds()
+        aware = all(each is not None and each.utcoffset() == timedelta(0) for each in times)
+        expect(aware, "Its times are aware and in UTC.", times)
+        left = seconds_left(found)
         expect(0 < left <= first.ttl + 1, "`expires_at`: a record is kept for `attempt.ttl` seconds.", left)
         expect(found.executed_at <= found.now, "`executed_at` is when the identity was claimed.", found.executed_at)
 
@@ -151,10 +156,42 @@ class OperatorTests(StoreTests):
 
     def test_an_unknown_outcome_that_has_expired_is_not_listed(self) -> None:
         """Its key is new again."""
-        first = attempt(ttl=SHORT)
+        first = attempt(uncertain_ttl=SHORT)
         self.leave_unsettled(first)
 
         until(lambda: self.unsettled(first), lambda listed: not listed, LIST)
+        self.expect_new(first, EXPIRES)
+
+    def test_an_unknown_outcome_does_not_expire(self) -> None:
+        """Its key is not new again before somebody has looked. Settled, it lives for its ttl from then on."""
+        first = attempt(ttl=10 * SHORT)
+        self.leave_unsettled(first)
+        let_pass(11 * SHORT)
+
+        found = self.ask(first)
+
+        expect(found == Unsettled(FINGERPRINT), STAYS, found)
+        expect(len(self.unsettled(first)) == 1, STAYS, "It is not listed as unsettled.")
+        seen = self.found(first)
+        expect(seen.expires_at is None, "`expires_at` is None for what never expires.", seen.expires_at)
+        expect(self.settle(seen), SETTLED)
+        self.expect_answer(first, "settle: The record's lifetime begins anew.", OTHER_RECORD)
+        until(lambda: self.ask(first), lambda found: isinstance(found, Claimed), "settle: Then its key is new.")
+
+    def test_an_unknown_outcome_expires_by_its_own_time(self) -> None:
+        """`uncertain_ttl` may be longer than `ttl`; a record that is stored in time has the lifetime of a record."""
+        first = attempt(ttl=SHORT, uncertain_ttl=LONG)
+        self.leave_unsettled(first)
+        let_pass(2 * SHORT)
+        found = self.ask(first)
+        expect(found == Unsettled(FINGERPRINT), EXPIRES, found)
+        left = seconds_left(self.found(first))
+        expect(LONG - 30 < left <= LONG + 1, EXPIRES, left)
+
+        kept = attempt(uncertain_ttl=SHORT)
+        self.keep(kept)
+        let_pass(2 * SHORT)
+        self.expect_answer(kept, "A completion record answers until it expires.")
 
     # --- free ---
 
@@ -247,8 +284,7 @@ class OperatorTests(StoreTests):
         expect(settled, SETTLED, settled)
         self.expect_answer(first, SETTLED, OTHER_RECORD)
         expect(not self.unsettled(first), SETTLED, "It is still listed.")
-        shown = self.found(first)
-        left = (shown.expires_at - shown.now).total_seconds()
+        left = seconds_left(self.found(first))
         expect(first.ttl * 0.9 < left <= first.ttl + 1, "settle: its lifetime begins anew.", left)
 
     def test_nothing_to_settle(self) -> None:
