@@ -68,6 +68,7 @@ class Attempt:
     tombstone_ttl: float = 0.0  # seconds after `ttl` in which a late retry is refused
     request: str = ""  # for people: method, host and route
     request_id: str = ""
+    sent: bytes = field(default=b"", repr=False)  # the whole request, for phased mode to send it again; JSON
     # The same request under the former names of its operation, which are claimed with it; none has names of its own.
     former: "tuple[Attempt, ...]" = ()
     is_former: bool = False

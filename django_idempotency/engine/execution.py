@@ -114,7 +114,7 @@ class Execution(ABC, Generic[Value]):
         """Announce that nothing is remembered of the handler's answer."""
 
     @abstractmethod
-    def carry_out(self, claim: Claimed) -> Executed[Value] | Replayed:
+    def carry_out(self, claim: Claimed) -> Executed[Value] | Replayed | Refused:
         """Run the handler under *claim*, and remember or forget its answer."""
 
     def joined(self) -> Joined | None:
@@ -139,8 +139,11 @@ class Execution(ABC, Generic[Value]):
     def run_handler(self) -> Value:
         """Call the handler. Meanwhile, calls for the same identity from inside it join this execution."""
         self.has_run = True
-        handle = OperationHandle(self.attempt)
+        handle = self.make_handle()
         return call_running(self.attempt.identity.digest, self.place, handle, partial(self.execute, handle))
+
+    def make_handle(self) -> OperationHandle:
+        return OperationHandle(self.attempt)
 
     def with_request_id(self, record: CompletionRecord) -> CompletionRecord:
         """The *record* with the id of the request, as the store will return it for a replay."""
