@@ -41,7 +41,7 @@ from django_idempotency.exceptions import (
 )
 from django_idempotency.models import GIVEN_UP, NO_DOUBT, UNSURE
 from django_idempotency.stores.base import Store, TransactionalStore
-from django_idempotency.stores.database.phased import Expired, Run, Runs, leases_of
+from django_idempotency.stores.database.phased import Free, Run, Runs, leases_of
 
 logger = logging.getLogger("django_idempotency")
 
@@ -88,13 +88,8 @@ class PhasedExecution(Execution[Value]):
             found = self.runs.look_up(self.using, self.attempt)
             if isinstance(found, Run):
                 return self._go_on(found)
-            if isinstance(found, Expired) or found is None:
-                claim = partial(
-                    self.runs.begin, self.using, self.attempt, self.token, self.policy.lease,
-                    self.policy.ttl if self.policy.resume_for is None else self.policy.resume_for,
-                    replace=found is not None,
-                )  # fmt: skip
-                return self._claim(claim)
+            if isinstance(found, Free):
+                return self._begin(found)
             return self.act(decide(found, self.attempt.fingerprint))
         except Error as error:
             if not self.has_run:
@@ -103,6 +98,14 @@ class PhasedExecution(Execution[Value]):
         finally:
             if self.lease is not None:
                 keeper.drop(self.lease)
+
+    def _begin(self, free: Free) -> Executed[Value] | Replayed | Refused | None:
+        policy = self.policy
+        resume_for = policy.ttl if policy.resume_for is None else policy.resume_for
+        self.attempts, self.progress = 1, Progress()
+        return self._claim(
+            partial(self.runs.begin, self.using, self.attempt, free, self.token, policy.lease, resume_for)
+        )
 
     def _go_on(self, run: Run) -> Executed[Value] | Replayed | Refused | None:
         """Take the *run* of an earlier attempt over, if that has ended and may be tried again."""
@@ -114,8 +117,7 @@ class PhasedExecution(Execution[Value]):
             if self.runs.give_up(self.using, self.attempt, run):
                 self._announce_unsettled(OutcomeUncertain(f"it was attempted {run.attempts} times without an answer"))
         elif not run.is_given_up:
-            self.attempts = run.attempts + 1
-            self.progress = run.progress
+            self.attempts, self.progress = run.attempts + 1, run.progress
             logger.warning(
                 "Attempt %d of %s, %s", self.attempts, self.attempt.identity,
                 f"behind phase {run.progress.last!r}" if run.progress.last else "from its beginning",

@@ -11,7 +11,7 @@ import logging
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -20,7 +20,7 @@ from django_idempotency.core.decision import Claimed, ClaimResult, Unsettled
 from django_idempotency.core.keys import MAX_STRING, UNSTORABLE, Attempt
 from django_idempotency.core.progress import Progress
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.models import GIVEN_UP, NO_DOUBT, UNSETTLED
+from django_idempotency.models import GIVEN_UP, NO_DOUBT, UNSETTLED, DatabaseNow, PhasedRun
 from django_idempotency.stores.base import LostRace
 from django_idempotency.stores.database.dialect import RUNS, TABLE, Dialect, claim_values, read_row
 from django_idempotency.stores.database.dialects import clock_of
@@ -48,8 +48,10 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Expired:
-    """The identity's row has expired, so that a claim may replace it."""
+class Free:
+    """The identity is free. *has_row*: an expired record is there, which the claim replaces."""
+
+    has_row: bool
 
 
 class Statements:
@@ -74,11 +76,8 @@ class Statements:
             f" request_id, status, head, body, executed_at, expires_at) VALUES (%s, %s, %s, %s, %s, %s, %s,"
             f" {UNSETTLED}, %s, %s, {now}, {later}){'' if mysql else ' ON CONFLICT (digest) DO NOTHING'}"
         )
-        self.CLAIM_EXPIRED = (
-            f"UPDATE {TABLE} SET fingerprint = %s, scope = %s, operation = %s, {key} = %s, request = %s,"
-            f" request_id = %s, status = {UNSETTLED}, head = %s, body = %s, executed_at = {now}, expires_at = {later}"
-            f" WHERE digest = %s AND status <> {UNSETTLED} AND expires_at <= {now}"  # a claim without an outcome stays
-        )
+        # A claim without an outcome stays.
+        self.CLEAR = f"DELETE FROM {TABLE} WHERE digest = %s AND status <> {UNSETTLED} AND expires_at <= {now}"
         columns = ("executed_at", "token", "ends_at", "attempts", "doubt", "phase", "error", "resume_until", "sent")
         replaced = ", ".join(f"{name} = excluded.{name}" for name in columns)
         self.BEGIN = (
@@ -90,8 +89,8 @@ class Statements:
         of_owner = "digest = %s AND token = %s"
         self.TAKE_OVER = f"UPDATE {TABLE} SET body = %s WHERE {owned} AND head = %s"
         self.TAKE_LEASE = (
-            f"UPDATE {RUNS} SET token = %s, attempts = attempts + 1, ends_at = {later} WHERE {of_owner}"
-            f" AND ends_at <= {now}"
+            f"UPDATE {RUNS} SET token = %s, attempts = attempts + 1, doubt = {NO_DOUBT}, ends_at = {later}"
+            f" WHERE {of_owner} AND ends_at <= {now}"
         )
         # A renewal may arrive after the lease was given back.
         self.RENEW = f"UPDATE {RUNS} SET ends_at = {later} WHERE {of_owner} AND ends_at > executed_at"
@@ -125,8 +124,8 @@ class Runs:
             made = self._statements.setdefault(using, Statements(dialect, connections[using]))
         return made
 
-    def look_up(self, using: str, attempt: Attempt) -> ClaimResult | Run | Expired | None:
-        """Find what is stored for the identity, by one plain SELECT. None if it is free; never `Claimed`."""
+    def look_up(self, using: str, attempt: Attempt) -> ClaimResult | Run | Free:
+        """Find what is stored for the identity, by one plain SELECT. Never `Claimed`."""
         store = self.store
         if store.replay_cache is not None:
             cached = store.replay_cache.get(using, attempt.identity.digest)
@@ -136,27 +135,24 @@ class Runs:
             cursor.execute(self.statements(using).LOOK, (attempt.identity.digest,))
             row = cursor.fetchone()
             if row is None:
-                return None
+                return Free(has_row=False)
             *record, has_expired, token, attempts, doubt, is_held = row
             if token is not None:
                 return _read_run(record, token, attempts, doubt, bool(is_held), attempt)
-            return Expired() if has_expired else store.unless_ended(using, cursor, attempt, read_row(record, attempt))
+            return (
+                Free(has_row=True)
+                if has_expired
+                else store.unless_ended(using, cursor, attempt, read_row(record, attempt))
+            )
 
-    def begin(
-        self, using: str, attempt: Attempt, token: str, lease: float, resume_for: float, *, replace: bool
-    ) -> None:
-        """
-        Claim a free identity, or *replace* one whose record has expired, for *lease* seconds. Raises `LostRace` if it
-        is not so any more.
-        """
+    def begin(self, using: str, attempt: Attempt, free: Free, token: str, lease: float, resume_for: float) -> None:
+        """Claim an identity that was *free*, for *lease* seconds. Raises `LostRace` if it is not so any more."""
         sql = self.statements(using)
-        digest, *values = cast(tuple[Any, ...], claim_values(attempt))
-        owner = (NOTHING, token.encode(), sql.seconds(attempt.occupied))
+        digest = attempt.identity.digest
         with connections[using].cursor() as cursor:
-            if replace:
-                cursor.execute(sql.CLAIM_EXPIRED, (*values, *owner, digest))
-            else:
-                cursor.execute(sql.CLAIM, (digest, *values, *owner))
+            if free.has_row:
+                cursor.execute(sql.CLEAR, (digest,))
+            cursor.execute(sql.CLAIM, (*claim_values(attempt), NOTHING, token.encode(), sql.seconds(attempt.occupied)))
             if cursor.rowcount != 1:
                 raise LostRace
             until = sql.seconds(resume_for)
@@ -240,6 +236,12 @@ class Runs:
         with connections[using].cursor() as cursor:
             cursor.execute(self.statements(using).GIVE_UP, (attempt.identity.digest, int(run.token)))
             return bool(cursor.rowcount == 1)
+
+    def resumable(self, using: str, limit: int) -> list[PhasedRun]:
+        """At most *limit* interrupted runs that a resumer may try again, the one that ended first in front."""
+        now = DatabaseNow()
+        runs = PhasedRun.objects.using(using).filter(ends_at__lte=now, resume_until__gt=now, doubt__lt=GIVEN_UP)
+        return list(runs.exclude(sent=b"").order_by("ends_at")[:limit])
 
 
 @dataclass(frozen=True, slots=True)
