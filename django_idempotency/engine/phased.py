@@ -156,11 +156,11 @@ class PhasedExecution(Execution[Value]):
         except BaseException as error:
             leave_open_blocks(self.using)
             if phases.verdict is not None:
-                return Refused(phases.verdict)
+                return self._refuse(phases.verdict)
             self._end(error)
             raise
         if phases.verdict is not None:  # the handler has swallowed it
-            return Refused(phases.verdict)
+            return self._refuse(phases.verdict)
         self.summary = answer.summary
         # A redirect to the login page without a finished phase is a refusal.
         match settle(answer, rollback_requested=False, has_written=bool(phases.progress.phases)):
@@ -169,6 +169,13 @@ class PhasedExecution(Execution[Value]):
                 return Executed(answer.value, None)
             case remember:
                 return self._finish(self.with_request_id(remember.record), answer.value)
+
+    def _refuse(self, verdict: Refusal) -> Refused:
+        """Answer with the *verdict* of a phase, whatever the handler made of it."""
+        if self.doubt is not None:
+            self._give_back(self.doubt, GIVEN_UP if self.attempts >= self.policy.max_attempts else UNSURE)
+            self._announce_unsettled(self.doubt)
+        return Refused(verdict)
 
     def _derive_key(self, name: str) -> str:
         return derive_key(self.attempt.identity, self.attempt.fingerprint, f"phase {name}")
@@ -234,8 +241,6 @@ class PhasedExecution(Execution[Value]):
 
     def unsure(self, name: str, reason: str) -> Refusal:
         self.doubt = OutcomeUncertain(f"phase {name!r} may have been done, and {reason}")
-        self._give_back(self.doubt, GIVEN_UP if self.attempts >= self.policy.max_attempts else UNSURE)
-        self._announce_unsettled(self.doubt)
         return OutcomeUnknown()
 
     def says_nothing_was_done(self, error: Exception) -> bool:

@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 from uuid import uuid4
@@ -33,6 +33,7 @@ _WRITES_NOTHING = re.compile(
     r"|CLOSE|VALUES|TABLE|\(?\s*SELECT\b(?!.*\bINTO\b)|WITH\b(?!.*\b(?:INSERT|UPDATE|DELETE|MERGE)\b))\b",
     re.IGNORECASE | re.DOTALL,
 )
+IN_ERROR = 3  # libpq: PQTRANS_INERROR
 NO_PROGRESS = Progress()
 SHOWN = 60  # characters of a statement in a message
 
@@ -181,26 +182,25 @@ class Phases:
                 raise self._lost(self.recorder) from error
             if isinstance(error, RuntimeError) and "durable atomic block" in str(error):
                 error.add_note(f"Phase {name!r} already runs in a transaction: leave durable=True out inside it.")
+            if isinstance(error, Error) and "savepoint" in str(error).lower():
+                error.add_note(
+                    f"Phase {name!r} has ended its transaction by itself (DDL, a raw COMMIT, a deadlock that it"
+                    " swallowed): what it wrote may be committed without its recovery point."
+                )
             raise
         finally:
             self.current = ""
         return result
 
     def _in_transaction(self, name: str, call: Callable[[], Any]) -> tuple[Progress, Any]:
-        connection = connections[self.using]
         recorder = self.recorder
         if recorder is not None and not recorder.enter_phase():
             raise self._lost(recorder)
+        checked = partial(self._checked, name, call)
         # A savepoint is gone if the phase has ended its transaction, by DDL or by a deadlock that it swallowed.
         # PostgreSQL refuses every statement after an error by itself.
-        with nullcontext() if connection.vendor == "postgresql" else _savepoint(self.using, name):
-            value = call()
-        if connection.needs_rollback:
-            self.error = TransactionBroken(
-                f"Phase {name!r} swallowed a database error, or rolled its transaction back, and continued: it was"
-                " rolled back. Let the error propagate."
-            )
-            raise self.error from connection.rollback_exc  # type: ignore[attr-defined]
+        is_postgresql = connections[self.using].vendor == "postgresql"
+        value = checked() if is_postgresql else atomic_phase(self.using, checked)
         progress = self.progress.with_phase(name, value)
         try:
             progress.encode()
@@ -211,6 +211,22 @@ class Phases:
         if recorder is not None and not recorder.advance(progress):
             raise self._lost(recorder)
         return progress, json.loads(json.dumps(value))
+
+    def _checked(self, name: str, call: Callable[[], Any]) -> Any:
+        value = call()
+        connection: Any = connections[self.using]  # rollback_exc is not in the stubs
+        is_aborted = (
+            connection.vendor == "postgresql"
+            and connection.connection is not None
+            and connection.connection.info.transaction_status == IN_ERROR
+        )
+        if connection.needs_rollback or is_aborted:
+            self.error = TransactionBroken(
+                f"Phase {name!r} swallowed a database error, or rolled its transaction back, and continued: it was"
+                " rolled back. Let the error propagate."
+            )
+            raise self.error from connection.rollback_exc
+        return value
 
     def _is_lost(self, recorder: Recorder) -> bool:
         """After a database error: does the run belong to another? REPEATABLE READ fails where a phase would notice."""
@@ -243,23 +259,6 @@ class Phases:
                 f" Put this into a phase: {str(sql)[:SHOWN]!r}"
             )
         return execute(sql, params, many, context)
-
-
-@contextmanager
-def _savepoint(using: str, name: str) -> Iterator[None]:
-    connection: Any = connections[using]
-    savepoint = connection.savepoint()
-    yield
-    if connection.needs_rollback:
-        return
-    try:
-        connection.savepoint_commit(savepoint)
-    except Error as error:
-        error.add_note(
-            f"Phase {name!r} has ended its transaction by itself (DDL, a raw COMMIT), or has swallowed a database error"
-            " that did: what it wrote may be committed without its recovery point."
-        )
-        raise
 
 
 def _other(name: str, recorded: str) -> str:

@@ -22,7 +22,16 @@ def trees():
 
 # What a project imports, and the names that Django gives. Everything else lives in a room.
 TOP_LEVEL = {
-    *("__init__", "exceptions", "fingerprints", "keys", "middleware", "outcomes", "rest_framework"),  # what one imports
+    *(
+        "__init__",
+        "exceptions",
+        "fingerprints",
+        "keys",
+        "middleware",
+        "outcomes",
+        "probes",
+        "rest_framework",
+    ),  # what one imports
     *("adapters", "client", "contrib", "core", "engine", "operations", "protection", "stores", "testing"),  # rooms
     *("admin", "apps", "checks", "conf", "fields", "management", "migrations", "models", "signals"),  # Django's names
     *("static", "templates", "templatetags", "py.typed"),
