@@ -11,6 +11,7 @@ key, or its probe, is what heals a kill between that system's answer and our COM
 
 import logging
 import secrets
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -127,11 +128,12 @@ class PhasedExecution(Execution[Value]):
             )
         return self.act(decide(Unsettled(run.fingerprint), self.attempt.fingerprint))
 
-    def _claim(self, claim: Any) -> Executed[Value] | Replayed | Refused | None:
+    def _claim(self, claim: Callable[[], bool]) -> Executed[Value] | Replayed | Refused | None:
         # Made before the lease in the database begins.
         claimed = Claimed(self.token)
         self.lease = Lease(leases_of(self.runs, self.using), self.attempt, claimed, self.policy.lease)
-        atomic_phase(self.using, claim)
+        if not atomic_phase(self.using, claim):
+            return None
         try:
             keeper.hold(self.lease)
         except RuntimeError as error:  # without a thread the lease would run out while the handler runs

@@ -87,6 +87,10 @@ class Statements:
         )
         owned = f"digest = %s AND status = {UNSETTLED} AND body = %s"
         of_owner = "digest = %s AND token = %s"
+        # Who was frozen in a phase may hold the row, and nobody waits for that.
+        self.HOLD = (
+            "" if connection.vendor == "sqlite" else f"SELECT 1 FROM {TABLE} WHERE digest = %s FOR UPDATE SKIP LOCKED"
+        )
         self.TAKE_OVER = f"UPDATE {TABLE} SET body = %s WHERE {owned} AND head = %s"
         self.TAKE_LEASE = (
             f"UPDATE {RUNS} SET token = %s, attempts = attempts + 1, doubt = {NO_DOUBT}, ends_at = {later}"
@@ -145,7 +149,7 @@ class Runs:
                 else store.unless_ended(using, cursor, attempt, read_row(record, attempt))
             )
 
-    def begin(self, using: str, attempt: Attempt, free: Free, token: str, lease: float, resume_for: float) -> None:
+    def begin(self, using: str, attempt: Attempt, free: Free, token: str, lease: float, resume_for: float) -> bool:
         """Claim an identity that was *free*, for *lease* seconds. Raises `LostRace` if it is not so any more."""
         sql = self.statements(using)
         digest = attempt.identity.digest
@@ -157,18 +161,28 @@ class Runs:
                 raise LostRace
             until = sql.seconds(resume_for)
             cursor.execute(sql.BEGIN, (int(token), sql.seconds(lease), until, attempt.sent, digest))
+        return True
 
-    def take_over(self, using: str, attempt: Attempt, run: Run, token: str, lease: float) -> None:
-        """Make *token* the owner of *run*. Raises `LostRace` if the run has changed since it was looked up."""
+    def take_over(self, using: str, attempt: Attempt, run: Run, token: str, lease: float) -> bool:
+        """
+        Make *token* the owner of *run*. Returns False if the former owner is in the middle of a statement or a COMMIT.
+
+        Raises `LostRace` if the run has changed since it was looked up.
+        """
         sql = self.statements(using)
         digest = attempt.identity.digest
         with connections[using].cursor() as cursor:
+            if sql.HOLD:
+                cursor.execute(sql.HOLD, (digest,))
+                if cursor.fetchone() is None:
+                    return False
             cursor.execute(sql.TAKE_OVER, (token.encode(), digest, run.token.encode(), run.progress.encode()))
             if cursor.rowcount != 1:
                 raise LostRace
             cursor.execute(sql.TAKE_LEASE, (int(token), sql.seconds(lease), digest, int(run.token)))
             if cursor.rowcount != 1:
                 raise LostRace
+        return True
 
     def renew(self, using: str, attempt: Attempt, token: str, lease: float) -> bool:
         """Extend the lease to *lease* seconds from now. Returns False if it has ended, or belongs to another."""
