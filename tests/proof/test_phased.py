@@ -187,12 +187,12 @@ def test_a_renewal_does_not_break_a_phase(payments, vendor, level):
     """Nor a phase a renewal, at any isolation level: the lease outlives phases that take longer than it does."""
     if vendor == "sqlite" and level:
         pytest.skip("there is one level")
-    seconds = 0.1 if vendor == "sqlite" else 1
-    request = payments.request("slow", path="/phased/shortest/", seconds=seconds)
+    seconds = 0.1 if vendor == "sqlite" else 2.5
+    request = payments.request("slow", path="/phased/short/", seconds=seconds)
     child = payments.lab.child(isolation=level).connect()
     child.send(request, "slow")
     if vendor != "sqlite":
-        time.sleep(0.6)
+        time.sleep(1.8)
         assert payments.retrier.ask(request).code == "request-in-progress"
 
     assert child.reply().status == 201

@@ -149,7 +149,6 @@ def at_gateway(folder: str, key: str) -> str:
 urlpatterns = [
     path("phased/", in_phases(lease=timedelta(minutes=5))),
     path("phased/short/", in_phases(lease=timedelta(seconds=1))),
-    path("phased/shortest/", in_phases(lease=timedelta(milliseconds=200))),
     path("pay/", view()),
     path("pay/wait/", view(in_flight="wait")),
     path("plain/", plain),
