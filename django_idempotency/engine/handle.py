@@ -54,7 +54,7 @@ class OperationHandle:
         Run *fn* as the phase *name*, in one transaction with its recovery point, and return its result, which must be
         JSON (RFC 8259). A retry of the request gets the recorded result, and *fn* does not run again.
 
-        *fn* may take a parameter `key`, an idempotency key for another system: the same at every retry. If a phase may
+        *fn* may take a parameter `key`, an idempotency key for another system: `derive_key(name)`. If a phase may
         have begun in an earlier attempt, *probe* is called with that key before *fn*. It returns the result, `NOT_DONE`
         or `UNSURE` (`django_idempotency.probes`). *was* is the former name of a phase that was renamed.
 

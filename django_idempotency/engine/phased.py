@@ -18,7 +18,6 @@ from typing import Any
 from django.db import Error, connections
 
 from django_idempotency.core.decision import Claimed, Execute, Forget, Unsettled, decide, settle
-from django_idempotency.core.keys import derive_key
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.progress import Progress
 from django_idempotency.core.record import CompletionRecord
@@ -148,7 +147,9 @@ class PhasedExecution(Execution[Value]):
         return PhasedHandle(self.attempt, self.phases)
 
     def carry_out(self, claim: Claimed) -> Executed[Value] | Replayed | Refused:
-        self.phases = phases = Phases(self.using, self._derive_key, self, self.progress, resumed=self.attempts > 1)
+        self.phases = phases = Phases(
+            self.using, OperationHandle(self.attempt).derive_key, self, self.progress, resumed=self.attempts > 1
+        )
         try:
             with phases.watched():
                 answer = self.capture(self.run_handler())
@@ -178,9 +179,6 @@ class PhasedExecution(Execution[Value]):
             self._give_back(self.doubt, GIVEN_UP if self.attempts >= self.policy.max_attempts else UNSURE)
             self._announce_unsettled(self.doubt)
         return Refused(verdict)
-
-    def _derive_key(self, name: str) -> str:
-        return derive_key(self.attempt.identity, self.attempt.fingerprint, f"phase {name}")
 
     def _finish(self, record: CompletionRecord, value: Value) -> Executed[Value] | Refused:
         def work() -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 from django.db import DatabaseError, connection, transaction
 
-from django_idempotency import idempotent
+from django_idempotency import idempotent, once
 from django_idempotency.exceptions import PhaseError, PolicyError, TransactionBroken
 from django_idempotency.models import IdempotencyRecord, PhasedRun
 from django_idempotency.probes import NOT_DONE, UNSURE
@@ -445,3 +445,84 @@ def test_the_handle_has_its_key(browser, serve):
     serve(idempotent(mode="phased")(view))
 
     assert json.loads(post(browser).content) == ["key-1", True]
+
+
+def test_a_key_of_a_phase_is_the_derived_key_of_its_name(browser, serve):
+    """So a probe, an operator and a handler of atomic mode know it."""
+
+    def view(request):
+        handle = request.idempotency
+        return answer(request, [handle.phase("charge", lambda key: key), handle.derive_key("charge")])
+
+    serve(plain(view, mode="phased"))
+    first, second = json.loads(post(browser).content)
+
+    assert first == second
+
+
+# --- with other work ---
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_function_of_once_inside_a_phase_commits_with_it(browser, act, fails):
+    """It is work in the phase's transaction."""
+
+    @once("inner", key=lambda event: event)
+    def inner(event):
+        return pay("inner")
+
+    def both():
+        inner("e1")
+        if fails:
+            raise TimeoutError
+
+    act(lambda phase: phase("both", both))
+    post(browser)
+
+    assert effects() == ([] if fails else ["inner"])
+    assert IdempotencyRecord.objects.filter(operation="inner").exists() is not fails
+
+
+def test_a_call_for_the_same_identity_joins_the_run(browser, serve):
+    """A decorator around a decorated handler: one claim, and one list of phases."""
+    inner = idempotent(mode="phased")(lambda request: answer(request, request.idempotency.phase("pay", pay)))
+    serve(plain(lambda request: inner(request), mode="phased"))
+
+    assert post(browser).status_code == 201
+    assert is_replay(post(browser))
+    assert effects() == ["paid"]
+
+
+def test_an_atomic_block_that_is_left_open_is_an_error(raising, act):
+    """It would be open for the next request of this thread."""
+
+    def handler(phase):
+        phase("pay", pay)
+        transaction.atomic().__enter__()
+
+    act(handler)
+    with pytest.raises(PhaseError, match="left an atomic block open"):
+        post(raising)
+    act(lambda phase: phase("pay", pay))
+
+    assert connection.in_atomic_block is False
+    assert post(raising).status_code == 201
+
+
+def test_a_hook_that_raises_after_the_commit_does_not_repeat_its_phase(browser, act):
+    """The phase is recorded, although the handler got an exception."""
+    raises = [True]
+
+    def hooked():
+        if raises:
+            raises.clear()
+            transaction.on_commit(fail)
+        return pay()
+
+    def fail():
+        raise TimeoutError
+
+    act(lambda phase: phase("pay", hooked))
+
+    assert [post(browser).status_code for _ in range(2)] == [500, 201]
+    assert effects() == ["paid"]

@@ -119,6 +119,24 @@ def test_a_retry_that_is_killed_too_is_resumed(payments, count, vendor):
     assert violations == []
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_many_at_once_are_one_run(payments, vendor, level):
+    """Whoever is first runs; the others are told that it is in progress, and get its answer."""
+    if vendor == "sqlite" and level:
+        pytest.skip("there is one level")
+    children = [payments.lab.child(isolation=level).connect() for _ in range(6)]
+    for number in range(8):
+        request = payments.request(f"race-{number}")
+        for child in children:
+            child.send(request)
+        replies = [child.reply() for child in children]
+        answers = {child.ask_until_final(request).body for child in children}
+
+        assert {reply.status for reply in replies} <= {201, 409}, replies
+        assert len(answers) == 1
+        assert payments.violations(request) == []
+
+
 def test_the_lease_of_a_killed_process_runs_out(payments):
     """Until then the key is in progress; then a retry resumes."""
     request = payments.request("dies", path="/phased/short/")

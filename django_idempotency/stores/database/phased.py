@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Exists, OuterRef
 
 from django_idempotency.core.decision import Claimed, ClaimResult, Unsettled
 from django_idempotency.core.keys import MAX_STRING, UNSTORABLE, Attempt
 from django_idempotency.core.progress import Progress
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.models import GIVEN_UP, NO_DOUBT, UNSETTLED, DatabaseNow, PhasedRun
+from django_idempotency.models import GIVEN_UP, NO_DOUBT, UNSETTLED, DatabaseNow, IdempotencyRecord, PhasedRun
 from django_idempotency.stores.base import LostRace
 from django_idempotency.stores.database.dialect import RUNS, TABLE, Dialect, claim_values, read_row
 from django_idempotency.stores.database.dialects import clock_of
@@ -254,7 +255,10 @@ class Runs:
     def resumable(self, using: str, limit: int) -> list[PhasedRun]:
         """At most *limit* interrupted runs that a resumer may try again, the one that ended first in front."""
         now = DatabaseNow()
-        runs = PhasedRun.objects.using(using).filter(ends_at__lte=now, resume_until__gt=now, doubt__lt=GIVEN_UP)
+        of_run = IdempotencyRecord.objects.filter(digest=OuterRef("digest"), executed_at=OuterRef("executed_at"))
+        runs = PhasedRun.objects.using(using).filter(
+            Exists(of_run.filter(status=UNSETTLED)), ends_at__lte=now, resume_until__gt=now, doubt__lt=GIVEN_UP
+        )
         return list(runs.exclude(sent=b"").order_by("ends_at")[:limit])
 
 
