@@ -47,4 +47,7 @@ class Progress:
     @classmethod
     def decode(cls, stored: bytes) -> "Progress":
         """Raises `ValueError` or `TypeError` if *stored* was changed since."""
-        return cls(tuple((str(name), result) for name, result in json.loads(stored)))
+        phases = json.loads(stored)
+        if not isinstance(phases, list):
+            raise ValueError("it is no list of phases")
+        return cls(tuple((str(name), result) for name, result in phases))

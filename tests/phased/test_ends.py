@@ -217,6 +217,47 @@ def test_an_owner_that_was_frozen_commits_nothing(pay, client, gate, background,
     assert second.content == post(client).content
 
 
+def fail():
+    raise TimeoutError("away")
+
+
+@pytest.mark.parametrize("place", ["before a phase", "in a phase", "at the end"])
+def test_a_frozen_owner_commits_nothing_although_the_run_is_not_finished(pay, client, gate, background, place):
+    """The other one that took it over has not finished it either: only the token tells the two apart."""
+    script = pay()
+    work = script.work
+
+    def frozen(name, key):
+        if name == "ship":
+            script.work = work
+            gate.wait()
+        return work(name, key)
+
+    if place == "in a phase":
+        if connection.vendor == "sqlite":
+            pytest.skip("a phase is the only writer there, so nobody takes its run over")
+        script.work = frozen
+    else:
+        script.before["ship" if place == "before a phase" else ""] = gate.wait
+    first = background(post, client)
+    gate.reached()
+    script.before.clear()
+    end_lease()
+    script.before["ship" if place == "before a phase" else ""] = fail
+    if place == "in a phase":
+        script.before = {"ship": fail}
+    assert post(client).status_code == 500
+    script.before.clear()
+    gate.open()
+
+    assert code(first.result()) == (409, "request-in-progress")
+    assert IdempotencyRecord.objects.get().status == 0
+    assert effects() == (ALL if place == "at the end" else ["order", "charge"])
+    assert post(client).status_code == 201
+    assert effects() == ALL
+    assert PhasedRun.objects.count() == 0
+
+
 def test_another_payload_is_refused_at_every_state(pay, client):
     """Interrupted, unsettled and finished."""
     script = pay(max_attempts=2)

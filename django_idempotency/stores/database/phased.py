@@ -46,6 +46,7 @@ class Run:
     is_held: bool
     is_given_up: bool
     progress: Progress
+    head: bytes  # what *progress* is stored as
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,7 @@ class Runs:
                 cursor.execute(sql.HOLD, (digest,))
                 if cursor.fetchone() is None:
                     return False
-            cursor.execute(sql.TAKE_OVER, (token.encode(), digest, run.token.encode(), run.progress.encode()))
+            cursor.execute(sql.TAKE_OVER, (token.encode(), digest, run.token.encode(), run.head))
             if cursor.rowcount != 1:
                 raise LostRace
             cursor.execute(sql.TAKE_LEASE, (int(token), sql.seconds(lease), digest, int(run.token)))
@@ -301,4 +302,5 @@ def _read_run(
         is_held=is_held,
         is_given_up=doubt == GIVEN_UP,
         progress=progress,
+        head=bytes(head),
     )
