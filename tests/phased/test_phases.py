@@ -365,6 +365,20 @@ def test_what_was_not_done_runs(interrupted):
     assert effects() == ["order", "charge"]
 
 
+def test_a_phase_that_a_deploy_has_put_before_it_does_not_hide_what_may_have_begun(interrupted):
+    """The probe is asked although its phase is not the first that is not finished."""
+    handler = charging(probe_of({"id": "ch_1"}))
+
+    def with_check(phase):
+        order = phase("order", pay)
+        phase("check", lambda: pay("check"))
+        return handler(lambda name, *args, **kwargs: order if name == "order" else phase(name, *args, **kwargs))
+
+    assert post(interrupted(with_check)).json() == {"result": {"id": "ch_1"}}
+    assert handler.keys == []
+    assert effects() == ["order", "check"]
+
+
 @pytest.mark.parametrize("unsure", [UNSURE, None, TimeoutError("away")], ids=["UNSURE", "None", "raises"])
 def test_a_probe_that_cannot_tell_leaves_the_outcome_unknown(interrupted, unsure):
     """Refused and listed, until the probe can tell: each retry asks it again."""
