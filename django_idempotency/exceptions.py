@@ -17,6 +17,7 @@ Every error of the package, in one hierarchy:
     │   ├── UnstorableResponse      rolled back
     │   ├── TransactionBroken       rolled back
     │   ├── CommittedEarly          committed by the handler itself
+    │   ├── PhaseError              phased mode: the phases of the handler are not as they must be
     │   └── OutcomeUncertain        outside the databases: it may have taken effect, and its answer is not stored
     ├── NothingDone             a handler outside the databases says that its work was not done
     ├── BodyUnreadable          other code read the request's body and kept nothing of it
@@ -44,6 +45,7 @@ __all__ = [
     "NothingDone",
     "OutcomeUncertain",
     "OutcomeUnknown",
+    "PhaseError",
     "PolicyError",
     "Refusal",
     "RequestInProgress",
@@ -197,6 +199,13 @@ class CommittedEarly(HandlerError):
             " SQLite), so its work until then is committed. The claim stays without an outcome, and a retry gets 409"
             " outcome-unknown. Remove that statement from the handler, then settle this identity by hand."
         )
+
+
+class PhaseError(HandlerError):
+    """
+    In phased mode the handler, or a phase, does what a retry could not resume. The message names the phase. What the
+    phase wrote was rolled back; the phases before it stay.
+    """
 
 
 class OutcomeUncertain(HandlerError):

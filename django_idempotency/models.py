@@ -17,6 +17,9 @@ from django_idempotency.fields import DigestField, ExactField, KeyField, Utf8Fie
 Row = TypeVar("Row", bound=models.Model)
 
 UNSETTLED = 0  # the status of a claim, because an HTTP status is never 0
+# The doubt about a run of phased mode: none; its probe could not tell, and the next attempt asks again; or it was
+# attempted too often, and only an operator decides.
+NO_DOUBT, UNSURE, GIVEN_UP = 0, 1, 2
 
 
 class DatabaseNow(models.Func):
@@ -36,6 +39,14 @@ def _answer_has_ended() -> models.Exists:
     return models.Exists(
         AnswerEnd.objects.filter(
             digest=models.OuterRef("digest"), executed_at=models.OuterRef("executed_at"), ends_at__lte=DatabaseNow()
+        )
+    )
+
+
+def _has_run(**conditions: object) -> models.Exists:
+    return models.Exists(
+        PhasedRun.objects.filter(
+            digest=models.OuterRef("digest"), executed_at=models.OuterRef("executed_at"), **conditions
         )
     )
 
@@ -62,16 +73,21 @@ class RecordQuerySet(models.QuerySet["IdempotencyRecord"]):
         return self.expired()._raw_delete(using=self.db)
 
     def with_state(self) -> Self:
-        """Annotate the database's time as `now`, and as `ended` whether the answer has ended before the record."""
-        return self.annotate(now=DatabaseNow(), ended=_answer_has_ended())
+        """
+        Annotate the database's time as `now`, as `ended` whether the answer has ended before the record, and as
+        `is_in_flight` whether the run that it is the claim of goes on.
+        """
+        return self.annotate(
+            now=DatabaseNow(), ended=_answer_has_ended(), is_in_flight=_has_run(ends_at__gt=DatabaseNow())
+        )
 
     def ended(self) -> Self:
         """Records whose answers have ended, but whose keys stay taken."""
         return self.filter(_answer_has_ended() | models.Q(status=TOMBSTONE))
 
     def unsettled(self) -> Self:
-        """Claims that were committed without an outcome, because their handler ended the transaction by itself."""
-        return self.filter(status=UNSETTLED)
+        """Claims without an outcome, committed by their handlers; and runs of phased mode whose outcome is in doubt."""
+        return self.filter(~_has_run(doubt=NO_DOUBT), status=UNSETTLED)
 
     def for_key(self, key: str) -> Self:
         """Every record of this exact key."""
@@ -146,6 +162,34 @@ class AnswerEnd(models.Model):
         default_permissions = ()
         verbose_name = _("end of an answer")
         verbose_name_plural = _("ends of answers")
+
+    def __str__(self) -> str:
+        return bytes(self.digest).hex()
+
+
+class PhasedRun(models.Model):
+    """
+    The run of phased mode whose claim is the record of status 0 with this *digest* and *executed_at*: its owner and
+    lease, and what operators and the resumer need. The record has the recovery points; this row changes beside it, so
+    that a renewal of the lease never meets a phase. Deleted when the run has its answer.
+    """
+
+    digest = DigestField(_("identity"), primary_key=True, max_length=32)
+    executed_at = models.DateTimeField(_("executed at"))
+    token = models.BigIntegerField()  # drawn for each owner
+    ends_at = models.DateTimeField(_("lease ends at"))
+    attempts = models.PositiveIntegerField(_("attempts"), default=1)
+    doubt = models.PositiveSmallIntegerField(_("doubt"), default=NO_DOUBT)
+    phase = Utf8Field(_("phase"), max_length=MAX_STRING, default="", blank=True)  # in which the last attempt ended
+    error = Utf8Field(_("last error"), max_length=MAX_STRING, default="", blank=True)
+    resume_until = models.DateTimeField(_("resume until"))
+    sent = models.BinaryField(_("request as it was sent"), default=b"")  # JSON; empty if it is not stored
+
+    class Meta:
+        db_table = "django_idempotency_run"
+        default_permissions = ()
+        verbose_name = _("run in phases")
+        verbose_name_plural = _("runs in phases")
 
     def __str__(self) -> str:
         return bytes(self.digest).hex()

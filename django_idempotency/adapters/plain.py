@@ -22,6 +22,7 @@ from django_idempotency.adapters.body import body_digest, form_values, has_form,
 from django_idempotency.adapters.messages import MESSAGES, add_messages, encode_messages
 from django_idempotency.adapters.pages import refusal_page
 from django_idempotency.adapters.scope import default_scope
+from django_idempotency.adapters.sent import encode_request
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.fingerprint import check_fingerprint, digest, parse_query
 from django_idempotency.core.keys import (
@@ -37,6 +38,7 @@ from django_idempotency.core.keys import (
 )
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.probe import Found
+from django_idempotency.core.progress import PHASED
 from django_idempotency.core.record import (
     LEFT_OUT,
     NEVER_STORED,
@@ -116,6 +118,7 @@ class PlainAdapter:
             uncertain_ttl=policy.uncertain_ttl,
             request=f"{request.method} {host_name(request)} {path}",
             request_id=request_id(request),
+            sent=encode_request(seen, policy) if policy.mode == PHASED and policy.store_request else b"",
         )
         return attempt if policy.operation_aliases is None else self._with_former(attempt, policy.operation_aliases)
 

@@ -2,8 +2,8 @@
 The system checks: what is wrong and can be known before the first request. One file per subject, one id per message.
 
 Read `settings` (on which all others rest), `views` (of the URLconf) with `callers` (who calls them), `functions` (of
-`@once`) with `late`, `stores` (which check themselves: their ids are given in `stores/*/checks.py`), `middleware`, and
-`environment` (what is around the app).
+`@once`) with `late` and `phases`, `stores` (which check themselves: their ids are given in `stores/*/checks.py`),
+`middleware`, and `environment` (what is around the app).
 
 E001 the setting      E002 a store           E003 a view's options      E004 a wrong place
 E005 a Policy without protection             E006 an unsupported database
@@ -12,7 +12,8 @@ E009 a cluster with several writers          E010 a table without transactions
 E011 two functions with one operation         E012 an alias that is not django-redis's
 E013 a Redis that is too old                  E014 a store for tests, outside of them
 E015 a middleware at a wrong place            E016 a pattern without a route
-E017 tombstones in a store without them
+E017 tombstones in a store without them       E018 phases in a store without runs
+E019 ATOMIC_REQUESTS around phases
 W001 SQLite without IMMEDIATE                W002 anonymous requests share a scope
 W003 a login view                            W004 the table is missing
 W005 a server that takes no such response    W006 a decorator without effect

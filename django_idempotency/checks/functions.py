@@ -4,6 +4,7 @@ from django.core.checks import CheckMessage, Error, register
 
 from django_idempotency import conf
 from django_idempotency.checks.late import check_late
+from django_idempotency.checks.phases import check_store
 from django_idempotency.checks.settings import needs_setting
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.protection.functions import protected_functions
@@ -12,14 +13,15 @@ from django_idempotency.protection.functions import protected_functions
 @register
 @needs_setting
 def check_functions(**kwargs: object) -> list[CheckMessage]:
-    """E003, E011, E017, W019."""
+    """E003, E011, E017, E018, W019."""
     messages: list[CheckMessage] = []
     by_operation: dict[str, list[str]] = {}
     for name, operation, policy in protected_functions():
         if "<locals>" not in name:  # defined again by each call of the enclosing function, a test for example
             by_operation.setdefault(operation, []).append(name)
         try:
-            messages += check_late(name, conf.resolved_once(policy))
+            resolved = conf.resolved_once(policy)
+            messages += [*check_late(name, resolved), *check_store(name, resolved)]
         except PolicyError as error:
             messages.append(
                 Error(

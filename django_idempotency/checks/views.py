@@ -10,6 +10,7 @@ from django.db import models, router
 from django_idempotency import conf
 from django_idempotency.checks.callers import check_login, check_scope
 from django_idempotency.checks.late import check_aliases, check_late
+from django_idempotency.checks.phases import check_requests, check_store
 from django_idempotency.checks.settings import needs_setting
 from django_idempotency.core.policy import POLICY, Policy, ResolvedPolicy
 from django_idempotency.exceptions import PolicyError
@@ -25,7 +26,7 @@ OUR_DECORATORS = idempotent.__module__
 @register(Tags.urls)
 @needs_setting
 def check_views(**kwargs: object) -> list[CheckMessage]:
-    """E003 to E005, E007, E017, W002, W003, W006, W016, W017, W019, W020: every protected view of the URLconf."""
+    """E003 to E005, E007, E017 to E019, W002, W003, W006, W016, W017, W019, W020: every protected view."""
     messages: dict[tuple[str | None, str], CheckMessage] = {}
     for view in views():
         for message in _check_view(view):
@@ -59,6 +60,8 @@ def _check_view(view: View) -> Iterator[CheckMessage]:
         yield from _check_database(view, handler, policy)
         yield from check_late(f"{handler.name} (route {view.route!r})", policy)
         yield from check_aliases(handler.name, view.route, policy)
+        yield from check_store(f"{handler.name} (route {view.route!r})", policy)
+        yield from check_requests(f"{handler.name} (route {view.route!r})", policy, view.non_atomic_requests)
     if protecting:
         yield from check_login(view)
         if any(policy.scope is None for policy in protecting):

@@ -69,6 +69,7 @@ class Attempt:
     uncertain_ttl: float | None = None  # seconds from the claim after which an unknown outcome expires; None for never
     request: str = ""  # for people: method, host and route
     request_id: str = ""
+    sent: bytes = field(default=b"", repr=False)  # the whole request, for phased mode to send it again; JSON
     # The same request under the former names of its operation, which are claimed with it; none has names of its own.
     former: "tuple[Attempt, ...]" = ()
     is_former: bool = False

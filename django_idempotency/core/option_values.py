@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 from django_idempotency.core.keys import MAX_STRING, key_format
-from django_idempotency.core.observation import OBSERVE
 from django_idempotency.exceptions import PolicyError
 
 SHORTEST_LEASE = timedelta(milliseconds=100)
@@ -51,6 +50,9 @@ byte_count = _check(
     "a number of bytes, at least 1", lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0
 )
 
+count = _check(
+    "a whole number, at least 1", lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0
+)
 
 share = _check(
     "a number from 0 to 1",
@@ -70,12 +72,6 @@ def field_names(value: Any) -> frozenset[str]:
     if not given or not all(_matches(name, _FIELD_NAME) for name in given):
         raise PolicyError('must be a sequence of at least one header name, like ("X-Card-Token",)')
     return frozenset(name.lower() for name in given)
-
-
-def mode(value: Any) -> Any:
-    if value == "phased":
-        raise PolicyError('must be "atomic" or "observe": "phased" is not available in this version')
-    return one_of("atomic", OBSERVE)(value)
 
 
 def methods(value: Any) -> frozenset[str]:

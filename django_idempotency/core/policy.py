@@ -15,7 +15,9 @@ from typing import Any, TypedDict, Unpack
 
 from django_idempotency.core import option_values as values
 from django_idempotency.core.keys import key_format
+from django_idempotency.core.observation import OBSERVE
 from django_idempotency.core.probe import Found, UnsettledOperation, Verdict
+from django_idempotency.core.progress import PHASED
 from django_idempotency.core.record import NEVER_STORED
 from django_idempotency.exceptions import PolicyError
 
@@ -36,6 +38,9 @@ class Options(TypedDict, total=False):
     uncertain_ttl: timedelta
     not_done: Iterable[type[Exception]]
     mode: str
+    max_attempts: int
+    resume_for: timedelta
+    store_request: bool
     observe_sample: float
     store: str
     using: str | Callable[..., str]
@@ -93,7 +98,10 @@ class ResolvedPolicy:
     uncertain: str | Probe = option("refuse", values.uncertain, dotted=True, for_events=True)
     uncertain_ttl: float | None = option(None, values.duration, convert=_seconds, for_events=True)
     not_done: tuple[type[Exception], ...] = option((), values.exceptions, for_events=True)
-    mode: str = option("atomic", values.mode, for_events=True)
+    mode: str = option("atomic", values.one_of("atomic", PHASED, OBSERVE), for_events=True)
+    max_attempts: int = option(10, values.count, for_events=True)
+    resume_for: float | None = option(None, values.duration, convert=_seconds, for_events=True)
+    store_request: bool = option(True, values.boolean)
     observe_sample: float = option(1.0, values.share, for_events=True)  # of the keys, from 0 to 1
     store: str = option("default", values.string, for_events=True)
     using: str | Callable[..., str] | None = option(None, values.string_or_callable, for_events=True)
@@ -224,7 +232,8 @@ def resolve(levels: Iterable[Mapping[str, Any]], load: Callable[[str], Any]) -> 
     """
     Merge the *levels* of options, of which the last one wins; *load* imports a dotted path.
 
-    Raises `PolicyError` if a path does not name a callable, and for one of `record` and `replay` without the other.
+    Raises `PolicyError` if a path does not name a callable, for one of `record` and `replay` without the other, and for
+    `operation_aliases` in phased mode.
     """
     merged = dict(DEFAULTS)
     for level in levels:
@@ -240,6 +249,11 @@ def resolve(levels: Iterable[Mapping[str, Any]], load: Callable[[str], Any]) -> 
         raise PolicyError(
             f"Option {given!r} needs the option {missing!r}: one stores a reference in the place of the body, the other"
             " renders the answer from it."
+        )
+    if result.mode == PHASED and result.operation_aliases is not None:
+        raise PolicyError(
+            "Option 'operation_aliases' does not go with mode=\"phased\": a run that has not ended would begin anew"
+            " under its other name. Keep the name of the operation with the option 'operation'."
         )
     return result
 

@@ -132,7 +132,7 @@ class Execution(ABC, Generic[Value]):
         """Announce that nothing is remembered of the handler's answer."""
 
     @abstractmethod
-    def carry_out(self, claim: Claimed) -> Executed[Value] | Replayed:
+    def carry_out(self, claim: Claimed) -> Executed[Value] | Replayed | Refused:
         """Run the handler under *claim*, and remember or forget its answer."""
 
     def joined(self) -> Joined | None:
@@ -157,8 +157,11 @@ class Execution(ABC, Generic[Value]):
     def run_handler(self) -> Value:
         """Call the handler. Meanwhile, calls for the same identity from inside it join this execution."""
         self.has_run = True
-        handle = OperationHandle(self.attempt)
+        handle = self.make_handle()
         return call_running(self.attempt.identity.digest, self.place, handle, partial(self.execute, handle))
+
+    def make_handle(self) -> OperationHandle:
+        return OperationHandle(self.attempt)
 
     def ask_probe(self, executed_at: datetime) -> CompletionRecord | Verdict:
         """Ask the policy's probe what became of the operation that began at *executed_at*. Called while it is held."""

@@ -6,7 +6,9 @@ from typing import Any
 from django.http import HttpRequest
 
 from django_idempotency.core.keys import Attempt, Identity
-from django_idempotency.exceptions import Refusal
+from django_idempotency.exceptions import PhaseError, Refusal
+
+Probe = Callable[[str], Any]
 
 
 class IdempotentRequest(HttpRequest):
@@ -45,6 +47,21 @@ class OperationHandle:
         independent of `SECRET_KEY`. With `operation_aliases` it is that of the first name.
         """
         return self._attempt.derive_key(name)
+
+    def phase(self, name: str, fn: Callable[..., Any], *, probe: Probe | None = None, was: str | None = None) -> Any:
+        """
+        Run *fn* as the phase *name*, in one transaction with its recovery point, and return its result, which must be
+        JSON (RFC 8259). A retry of the request gets the recorded result, and *fn* does not run again.
+
+        *fn* may take a parameter `key`, an idempotency key for another system: `derive_key(name)`. If a phase may
+        have begun in an earlier attempt, *probe* is called with that key before *fn*. It returns the result, `NOT_DONE`
+        or `UNSURE` (`django_idempotency.probes`). *was* is the former name of a phase that was renamed.
+
+        Raises what *fn* raises, and `PhaseError` where a retry could not resume: in another mode than "phased", inside
+        another phase or a transaction, for a name that was used before, for a result that is not JSON, and if the
+        recorded phases are others.
+        """
+        raise PhaseError(f'Phase {name!r}: phases need the option mode="phased".')
 
 
 class DeferredHandle(OperationHandle):

@@ -250,18 +250,12 @@ class LeasedExecution(Execution[Value]):
         match error:
             case OutcomeUncertain(identity=None):  # the handler itself says that it does not know
                 self._mark_unsettled(error)
-            case Exception() if self._says_nothing_was_done(error):
+            case Exception() if says_nothing_was_done(error, self.policy):
                 self._release()
             case Exception():
                 self._mark_unsettled(OutcomeUncertain(f"its handler raised {type(error).__name__}"))
             case _:  # the worker is being ended, at any point of the handler
                 self._mark_unsettled(OutcomeUncertain(f"its handler was ended by {type(error).__name__}"))
-
-    def _says_nothing_was_done(self, error: Exception) -> bool:
-        drf = sys.modules.get("rest_framework.exceptions")
-        return isinstance(error, (*REFUSALS, *self.policy.not_done)) or (
-            drf is not None and isinstance(error, drf.APIException)
-        )
 
     def _release(self) -> None:
         for lease in self.leases:
@@ -296,3 +290,9 @@ class LeasedExecution(Execution[Value]):
     def announce_forgotten(self) -> None:
         if not self._is_in_fork():
             announcements.forgotten(None, self.attempt.identity, self.summary)
+
+
+def says_nothing_was_done(error: Exception, policy: ResolvedPolicy) -> bool:
+    """Does *error*, which a handler outside of any transaction has raised, say that nothing was done?"""
+    drf = sys.modules.get("rest_framework.exceptions")
+    return isinstance(error, (*REFUSALS, *policy.not_done)) or (drf is not None and isinstance(error, drf.APIException))

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from django_idempotency.core.decision import Claimed
 from django_idempotency.core.keys import Attempt
@@ -31,7 +32,7 @@ LAST_PATIENCE = 2.0  # seconds by which the end of a process is delayed at most
 class Lease:
     """A claim that lasts *seconds* from its last renewal."""
 
-    store: LeasedStore
+    store: Any  # a `LeasedStore`, or the `RunLeases` of a run in phases, which can only renew
     attempt: Attempt
     claim: Claimed
     seconds: float
@@ -57,7 +58,7 @@ class LeaseKeeper:
         """Forget all leases, which belong to the process that this one was forked from."""
         self._made: dict[str, threading.Condition] = {}
         self._held: set[Lease] = set()
-        self._away: set[LeasedStore] = set()  # whose last renewal failed
+        self._away: set[Any] = set()  # whose last renewal failed
         self._endings = Endings()
         self._thread: threading.Thread | None = None
         self._wakes = float("inf")  # when the thread wakes by itself; monotonic

@@ -13,11 +13,13 @@ from typing import Any, NoReturn, assert_never
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.policy import ResolvedPolicy
+from django_idempotency.core.progress import PHASED
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine import announcements
 from django_idempotency.engine.execution import Executed, Execution, Joined, Refused, Replayed, Value
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.leased import LeasedExecution
+from django_idempotency.engine.phases import KeylessHandle
 from django_idempotency.engine.transactional import TransactionalExecution
 from django_idempotency.exceptions import HandlerError, Refusal, RequestInProgress
 from django_idempotency.stores import stores
@@ -46,8 +48,7 @@ def run(
     database is rolled back then.
     """
     store: Any = stores[policy.store]
-    kind: type[Execution[Value]] = TransactionalExecution if store.commits_with_handler else LeasedExecution
-    execution = kind(store, policy, using, attempt, execute, capture)
+    execution = _kind(store, policy)(store, policy, using, attempt, execute, capture)
     joined = execution.joined()
     if joined is not None:
         return joined
@@ -78,6 +79,23 @@ def run(
         case _:
             assert_never(outcome)
     return outcome
+
+
+def _kind(store: Any, policy: ResolvedPolicy) -> type[Execution[Any]]:
+    if policy.mode == PHASED:
+        from django_idempotency.engine.phased import PhasedExecution  # models are not ready when this is imported
+
+        return PhasedExecution
+    return TransactionalExecution if store.commits_with_handler else LeasedExecution
+
+
+def run_without_key(policy: ResolvedPolicy, using: str | None, execute: Callable[[OperationHandle], Value]) -> Value:
+    """Run *execute* in phased mode for a request without a key: its phases commit, and nothing is recorded."""
+    from django_idempotency.engine.phased import runs_of
+
+    handle = KeylessHandle(using or runs_of(stores[policy.store]).store.database())
+    with handle.phases.watched():
+        return execute(handle)
 
 
 def _decide_until_final(execution: Execution[Value], policy: ResolvedPolicy) -> Executed[Value] | Replayed | Refused:

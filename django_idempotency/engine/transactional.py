@@ -76,7 +76,7 @@ class TransactionalExecution(Execution[Value]):
             return atomic_phase(self.using, self._claim_and_act)
         except Error as error:
             if not self.has_run:
-                self._explain(error)
+                explain(self.store, self.using, error)
             raise
 
     def can_start_again(self) -> bool:
@@ -108,7 +108,11 @@ class TransactionalExecution(Execution[Value]):
         Ask the probe about the unknown outcome of *attempt*. This transaction holds it: its claim is deleted first, and
         comes back if the transaction is rolled back.
         """
+        from django_idempotency.stores.database.phased import Run  # it imports the models
+
         using, digest = self.using, attempt.identity.digest
+        if self.store.runs is not None and isinstance(self.store.runs.look_up(using, attempt), Run):
+            return Refuse(OutcomeUnknown())  # it was phased before a deploy, and what its phases did stays
         stored = self.store.find(using, digest)
         if stored is None or not stored.is_unsettled:  # another retry was faster, or its row cannot be read
             return decide(self.store.claim(using, attempt), attempt.fingerprint)
@@ -241,14 +245,18 @@ class TransactionalExecution(Execution[Value]):
     def _is_claim_committed(self) -> bool:
         return self.store.is_unsettled(self.using, self.attempt)
 
-    def _explain(self, error: Error) -> None:
-        """Raise `LostRace` or `StoreUnavailable` if *error* means that; any other is left to propagate."""
-        match self.store.classify(self.using, error):
-            case Fault.RACE:
-                raise LostRace from error
-            case Fault.UNAVAILABLE:
-                logger.error("The store %r does not answer: %s", self.store.alias, error)
-                raise StoreUnavailable from error
-            case Fault.OTHER:
-                if "django_idempotency_record" in str(error):
-                    error.add_note("Has `manage.py migrate` created the tables of django_idempotency?")
+
+def explain(store: Any, using: str, error: Error) -> None:
+    """
+    Raise `LostRace` or `StoreUnavailable` if *error*, which came before the handler has run, means that; any other is
+    left to propagate.
+    """
+    match store.classify(using, error):
+        case Fault.RACE:
+            raise LostRace from error
+        case Fault.UNAVAILABLE:
+            logger.error("The store %r does not answer: %s", store.alias, error)
+            raise StoreUnavailable from error
+        case Fault.OTHER:
+            if "django_idempotency_r" in str(error):
+                error.add_note("Has `manage.py migrate` created the tables of django_idempotency?")

@@ -90,3 +90,21 @@ def in_transaction(using: str) -> bool:
     """Is a transaction open on *using* that the engine did not open?"""
     connection: BaseDatabaseWrapper = connections[using]
     return connection.in_atomic_block or not connection.get_autocommit()
+
+
+def is_inside_a_transaction(using: str) -> bool:
+    """Like `in_transaction`, but that of a Django `TestCase` counts as none, as it does for `durable=True`."""
+    blocks: Any = connections[using].atomic_blocks  # `_from_testcase` is not in the stubs
+    return in_transaction(using) and not (blocks and blocks[-1]._from_testcase)
+
+
+def leave_open_blocks(using: str) -> bool:
+    """Roll back and leave the atomic blocks that a handler left open on *using*. Returns whether there were any."""
+    connection: Any = connections[using]
+    if not is_inside_a_transaction(using):
+        return False
+    connection.atomic_blocks.clear()
+    connection.savepoint_ids.clear()
+    connection.in_atomic_block = connection.needs_rollback = False
+    connection.close()
+    return True

@@ -15,9 +15,10 @@ from django_idempotency.core.decision import Answer
 from django_idempotency.core.observation import OBSERVE
 from django_idempotency.core.policy import NO_OPTIONS, POLICY, Options, Policy, ResolvedPolicy
 from django_idempotency.core.probe import Found
+from django_idempotency.core.progress import PHASED
 from django_idempotency.engine.execution import Executed, Joined, Refused, Replayed
 from django_idempotency.engine.handle import OperationHandle
-from django_idempotency.engine.run import run
+from django_idempotency.engine.run import run, run_without_key
 from django_idempotency.exceptions import PolicyError, Refusal
 from django_idempotency.protection.observed_request import observe_request
 from django_idempotency.protection.order import check_dispatch, check_method, check_place
@@ -105,12 +106,8 @@ def call(
     if policy.mode == OBSERVE:
         return observe_request(adapter, outer, partial(view, *args, **kwargs))
     attempt = adapter.read()
-    if attempt is None:
-        return view(*args, **kwargs)
     if isinstance(attempt, Refusal):
         return adapter.refuse(attempt)
-    policy = adapter.policy  # of a form, if the key is in its field
-    operation = attempt.identity.operation
 
     def execute(handle: OperationHandle) -> Any:
         django_request.idempotency = handle
@@ -118,6 +115,13 @@ def call(
             return view(*args, **kwargs)
         finally:
             django_request.idempotency = outer or handle
+
+    if attempt is None:
+        if policy.mode == PHASED:
+            return run_without_key(policy, conf.database(policy, request), execute)
+        return view(*args, **kwargs)
+    policy = adapter.policy  # of a form, if the key is in its field
+    operation = attempt.identity.operation
 
     def capture(response: Any) -> Answer[Any]:
         answer = adapter.capture(found_response(response) if isinstance(response, Found) else response)

@@ -24,6 +24,7 @@ from django_idempotency.exceptions import PolicyError
 from django_idempotency.stores.stored import StoredRecord
 
 if TYPE_CHECKING:
+    from django_idempotency.stores.database.phased import Runs
     from django_idempotency.stores.redis.replay_cache import ReplayCache
 
 
@@ -62,6 +63,9 @@ class Store(ABC):
 
     replay_cache: "ReplayCache | None" = None
     """The cache in front of it."""
+
+    runs: "Runs | None" = None
+    """Keeps the runs of phased mode."""
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         self.alias = alias

@@ -1,5 +1,10 @@
 """The protected views that are killed and raced. What a handler does besides its work is asked for by `X-Proof`."""
 
+import secrets
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from django.db import DatabaseError, connection, transaction
@@ -103,7 +108,47 @@ def plain(request: HttpRequest) -> JsonResponse:
     return JsonResponse(answer, status=status)
 
 
+def in_phases(**options: Any) -> Any:
+    """An order, a charge at another system that knows keys, and a shipment."""
+
+    @api_view(["POST"])
+    @permission_classes([IsAuthenticated])
+    @idempotent(required=True, mode="phased", **options)
+    def pay(request: Any) -> Response:
+        data, script, phase = request.data, request.headers.get("X-Proof", ""), request.idempotency.phase
+
+        def write(amount: int) -> int:
+            payment = Payment.objects.create(amount=amount, reference=data["reference"])
+            if script == "slow":
+                time.sleep(data["seconds"])
+            return payment.pk
+
+        order = phase("order", lambda: write(data["amount"]))
+        charge = phase("charge", lambda key: at_gateway(data["gateway"], key))
+        shipment = phase("ship", lambda: write(data["amount"] + 1))
+        return Response({"order": order, "charge": charge, "shipment": shipment}, status=201)
+
+    return pay
+
+
+def at_gateway(folder: str, key: str) -> str:
+    """The charge under *key*, which the gateway makes once. The process can be killed around it."""
+    points = getattr(sys.modules["__main__"], "installed_points", None)
+    reach = points().reach if points is not None and points.cache_info().currsize else lambda name: None
+    reach("before the gateway")
+    charge = Path(folder, key)
+    try:
+        with charge.open("x") as file:
+            file.write(secrets.token_hex(8))
+    except FileExistsError:
+        pass
+    reach("after the gateway")
+    return charge.read_text()
+
+
 urlpatterns = [
+    path("phased/", in_phases(lease=timedelta(minutes=5))),
+    path("phased/short/", in_phases(lease=timedelta(seconds=1))),
     path("pay/", view()),
     path("pay/wait/", view(in_flight="wait")),
     path("plain/", plain),

@@ -108,6 +108,7 @@ def uses_handle(request: IdempotentRequest) -> HttpResponse:
         assert_type(request.idempotency.scope, str)
         assert_type(request.idempotency.identity, Identity)
         assert_type(request.idempotency.derive_key("gateway"), str)
+        assert_type(request.idempotency.phase("charge", lambda key: key, probe=lambda key: key, was="pay"), Any)
     assert_type(request.method, str | None)
     return HttpResponse()
 

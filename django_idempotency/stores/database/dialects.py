@@ -1,5 +1,8 @@
 """Chooses the dialect for a connection's server."""
 
+from collections.abc import Callable
+from typing import Any
+
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_idempotency.exceptions import PolicyError
@@ -47,6 +50,30 @@ def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True, fold: 
             raise PolicyError(
                 f"The DatabaseStore does not support {vendor!r} (database {connection.alias!r}):"
                 " it knows PostgreSQL, MariaDB, MySQL and SQLite."
+            )
+
+
+def clock_of(vendor: str) -> tuple[str, str, Callable[[float], Any]]:
+    """
+    The database's clock, a time relative to it, and how its parameter is made of seconds. Raises `PolicyError` for a
+    database that is not supported.
+    """
+    match vendor:
+        case "postgresql":
+            from django_idempotency.stores.database.postgresql import PostgreSQL
+
+            return PostgreSQL.NOW, PostgreSQL.LATER, float
+        case "mysql":
+            from django_idempotency.stores.database.innodb import InnoDB
+
+            return InnoDB.NOW, InnoDB.LATER, lambda seconds: round(seconds * 1_000_000)
+        case "sqlite":
+            from django_idempotency.stores.database.sqlite import SQLite
+
+            return SQLite.NOW, SQLite.LATER, lambda seconds: f"{seconds:+f} seconds"
+        case _:
+            raise PolicyError(
+                f"The database {vendor!r} is not supported: PostgreSQL, MariaDB, MySQL and SQLite are known."
             )
 
 

@@ -14,7 +14,7 @@ TIMES = ("executed_at", "expires_at", "uncertain_until")
 def read_rows(location: Location, records: RecordQuerySet, *, response: bool = True) -> list[StoredRecord]:
     """The *records* of *location*, in their order. Without *response* headers and bodies are not read, and empty."""
     columns = [*ASKED, *(ANSWERED if response else ())]
-    rows: list[dict[str, Any]] = list(records.with_state().values(*columns, *TIMES, "now", "ended"))
+    rows: list[dict[str, Any]] = list(records.with_state().values(*columns, *TIMES, "now", "ended", "is_in_flight"))
     for row in rows:
         row |= {name: row[name] and in_utc(records.db, row[name]) for name in (*TIMES, "now")}
         uncertain_until = row.pop("uncertain_until")

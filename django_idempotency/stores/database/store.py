@@ -21,6 +21,7 @@ from django_idempotency.stores.base import Fault, TransactionalStore
 from django_idempotency.stores.database.clock import as_django_writes
 from django_idempotency.stores.database.dialect import Dialect
 from django_idempotency.stores.database.dialects import dialect_for
+from django_idempotency.stores.database.phased import Runs
 from django_idempotency.stores.database.rows import read_rows
 from django_idempotency.stores.redis.replay_cache import ReplayCache, table_of
 from django_idempotency.stores.schemas import schema_of
@@ -56,6 +57,7 @@ class DatabaseStore(TransactionalStore):
         cache = options.get("REPLAY_CACHE")
         self.replay_cache = None if cache is None else ReplayCache(cache, str(self))
         self._dialects: dict[str, Dialect] = {}
+        self.runs = Runs(self)
 
     def dialect(self, using: str) -> Dialect:
         """The statements for the server of *using*, which is asked once."""
@@ -77,15 +79,19 @@ class DatabaseStore(TransactionalStore):
             return None
         with connections[using].cursor() as cursor:
             found = dialect.look_up(cursor, attempt)
-            return (
-                found if found is None or not attempt.tombstone_ttl else _unless_ended(dialect, cursor, attempt, found)
-            )
+            return found if found is None else self.unless_ended(using, cursor, attempt, found)
 
     def claim(self, using: str, attempt: Attempt) -> ClaimResult:
         dialect = self.dialect(using)
         with connections[using].cursor() as cursor:
-            found = dialect.claim(cursor, attempt)
-            return found if not attempt.tombstone_ttl else _unless_ended(dialect, cursor, attempt, found)
+            return self.unless_ended(using, cursor, attempt, dialect.claim(cursor, attempt))
+
+    def unless_ended(self, using: str, cursor: CursorWrapper, attempt: Attempt, found: ClaimResult) -> ClaimResult:
+        """What is *found* for *attempt*, or `Expired` if that is a record whose answer has ended and is not purged."""
+        if not attempt.tombstone_ttl or not isinstance(found, Completed):
+            return found
+        has_ended = self.dialect(using).has_ended(cursor, attempt.identity.digest)
+        return Expired(found.fingerprint) if has_ended else found
 
     def complete(self, using: str, attempt: Attempt, claim: Claimed, record: CompletionRecord) -> None:
         dialect = self.dialect(using)
@@ -121,7 +127,8 @@ class DatabaseStore(TransactionalStore):
         return row.values_list("executed_at", flat=True).first()
 
     def find(self, using: str | None, digest: bytes) -> StoredRecord | None:
-        return next(iter(self._read(self._records(using).filter(digest=digest))), None)
+        found = self._read(self._records(using).filter(digest=digest))
+        return next((record for record in found if not record.is_in_flight), None)
 
     def unsettled(self, using: str | None, limit: int) -> list[StoredRecord]:
         return self._read(self._records(using).unsettled().live().order_by("executed_at", "digest")[:limit])
@@ -184,13 +191,6 @@ class DatabaseStore(TransactionalStore):
         from django_idempotency.stores.database import checks
 
         return checks.check_server(using, max_body)
-
-
-def _unless_ended(dialect: Dialect, cursor: CursorWrapper, attempt: Attempt, found: ClaimResult) -> ClaimResult:
-    """What is *found* for *attempt*, or `Expired` if that is a record whose answer has ended and is not purged yet."""
-    if isinstance(found, Completed) and dialect.has_ended(cursor, attempt.identity.digest):
-        return Expired(found.fingerprint)
-    return found
 
 
 def replay_caches() -> list[ReplayCache]:

@@ -169,6 +169,7 @@ def named(what: str, alias: str) -> str:
 
 OWN = {
     "claim": re.compile("INSERT|SET fingerprint|_claim_v"),
+    "phase": re.compile("SET head = "),
     "record": re.compile(r"SET status = (?!0\b)|_complete_v"),  # of a parameter, or of its value on the wire
 }
 BEGIN_BEFORE = re.compile("BEGIN[^;]*; ")  # in one message with the claim

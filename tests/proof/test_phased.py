@@ -1,0 +1,218 @@
+"""
+Phased mode under SIGKILL, before and after each statement, each COMMIT and the gateway's call; and under SIGSTOP, past
+the lease.
+"""
+
+import json
+import time
+
+import pytest
+
+from tests.proof.lab import PATIENCE, Request, amounts, statuses
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.kill]
+
+LEVELS = ("", "repeatable read", "serializable")
+
+
+class Payments:
+    """Makes requests in three phases, and checks what is left of them."""
+
+    def __init__(self, lab, token, folder):
+        self.lab, self.token, self.folder = lab, token, folder
+        self.retrier = lab.child().connect()
+
+    def request(self, key, path="/phased/", **more):
+        gateway = self.folder / key
+        gateway.mkdir()
+        return Request(key=key, token=self.token, path=path, more={"gateway": str(gateway), **more})
+
+    def charges(self, key):
+        return len(list((self.folder / key).iterdir()))
+
+    def violations(self, request):
+        """What is wrong when a process was killed that had *request*: its retries make one effect and one answer."""
+        end_leases()
+        first = self.retrier.ask_until_final(request)
+        second = self.retrier.ask_until_final(request)
+        found = []
+        if first.status != 201:
+            found.append(f"the retry got {first.status} {first.code} {first.error}")
+        if not second.replayed or (second.status, second.body) != (first.status, first.body):
+            found.append(f"a second retry got {second} after {first}")
+        if (seen := amounts(request.key)) != [10, 11]:
+            found.append(f"effects {seen}")
+        if (charges := self.charges(request.key)) != 1:
+            found.append(f"{charges} charges")
+        if statuses(request.key) != [201] or runs():
+            found.append(f"the store holds {statuses(request.key)} and {runs()} runs")
+        return found
+
+
+@pytest.fixture
+def payments(lab, token, tmp_path):
+    return Payments(lab, token, tmp_path)
+
+
+def end_leases():
+    """As if time had passed."""
+    from django_idempotency.models import DatabaseNow, PhasedRun
+
+    PhasedRun.objects.update(ends_at=DatabaseNow())
+
+
+def runs():
+    from django_idempotency.models import PhasedRun
+
+    return PhasedRun.objects.count()
+
+
+def points_of(payments):
+    child = payments.lab.child().connect()
+    child.send(payments.request("dry"), halts=True)
+    points = list(child.points())
+    child.close()
+    return points
+
+
+def kill_at(payments, request, number):
+    """Let a new process work on *request* until its point *number*, and kill it. Returns False if it has fewer."""
+    child = payments.lab.child().connect()
+    child.send(request, halts=True)
+    try:
+        child.halt_at(number)
+    except AssertionError:
+        child.close()
+        return False
+    child.kill()
+    return True
+
+
+def test_a_run_that_is_killed_at_any_point_takes_effect_once(payments, count, vendor):
+    """One order, one charge, one shipment, one answer: wherever it was killed."""
+    points = points_of(payments)
+    violations = []
+    for number, point in enumerate(points):
+        request = payments.request(f"kill-{number}")
+        assert kill_at(payments, request, number)
+        violations += [f"killed {number} {point}: {each}" for each in payments.violations(request)]
+    count(f"{vendor}, in phases", points=len(points), kills=len(points), violations=len(violations))
+
+    assert violations == []
+    assert {"before the gateway", "after the gateway"} <= set(points)
+    assert points.count("before COMMIT") == points.count("after COMMIT") >= 5  # claim, three phases, record
+
+
+def test_a_retry_that_is_killed_too_is_resumed(payments, count, vendor):
+    """Whatever the first attempt has left."""
+    points = points_of(payments)
+    violations, kills = [], 0
+    for first in range(5, len(points), 7):
+        for second in range(3, len(points), 9):
+            request = payments.request(f"kill-{first}-{second}")
+            assert kill_at(payments, request, first)
+            end_leases()
+            kills += 1 + kill_at(payments, request, second)
+            violations += [f"killed at {points[first]}, {second}: {each}" for each in payments.violations(request)]
+    count(f"{vendor}, in phases, twice", kills=kills, violations=len(violations))
+
+    assert violations == []
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_many_at_once_are_one_run(payments, vendor, level):
+    """Whoever is first runs; the others are told that it is in progress, and get its answer."""
+    if vendor == "sqlite" and level:
+        pytest.skip("there is one level")
+    children = [payments.lab.child(isolation=level).connect() for _ in range(6)]
+    for number in range(8):
+        request = payments.request(f"race-{number}")
+        for child in children:
+            child.send(request)
+        replies = [child.reply() for child in children]
+        answers = {child.ask_until_final(request).body for child in children}
+
+        assert {reply.status for reply in replies} <= {201, 409}, replies
+        assert len(answers) == 1
+        assert payments.violations(request) == []
+
+
+def test_the_lease_of_a_killed_process_runs_out(payments):
+    """Until then the key is in progress; then a retry resumes."""
+    request = payments.request("dies", path="/phased/short/")
+    child = payments.lab.child().connect()
+    child.send(request, halts=True)
+    child.halt_when("before the gateway")
+    child.kill()
+    since = time.monotonic()
+
+    assert payments.retrier.ask(request).code == "request-in-progress"
+    assert payments.retrier.ask_until_final(request).status == 201
+    assert 0.5 < time.monotonic() - since < PATIENCE
+    assert payments.violations(request) == []
+
+
+BETWEEN = "between two phases"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("point", [BETWEEN, "before the gateway", "after the gateway", "before phase", "before record"])
+def test_a_frozen_process_commits_nothing_when_it_is_thawed(payments, vendor, point, level):
+    """Stopped for longer than its lease, while another one finishes its run."""
+    if vendor == "sqlite" and (level or point != BETWEEN):
+        pytest.skip("a phase is the only writer there, and there is one level")
+    child = frozen_at(payments, point, level, request := payments.request("frozen", path="/phased/short/"))
+    reply = payments.retrier.ask_until_final(request)
+    child.cont()
+    late = child.finish()
+
+    assert reply.status == 201
+    assert (late.status, late.code) == (409, "request-in-progress"), late
+    assert payments.violations(request) == []
+    assert payments.retrier.ask(request).body == reply.body
+
+
+def frozen_at(payments, point, level, request):
+    """A process that stands still at *point* of the *request*."""
+    commits = [number for number, each in enumerate(points_of(payments)) if each == "after COMMIT"]
+    child = payments.lab.child(isolation=level).connect()
+    child.send(request, halts=True)
+    if point == BETWEEN:
+        child.halt_at(commits[1])
+    else:
+        child.halt_when(point)
+    child.stop()
+    return child
+
+
+def test_nobody_waits_for_a_process_that_is_frozen_in_its_commit(payments, vendor):
+    """It holds its row, so the key is in progress, at once; when it is thawed, it goes on."""
+    if vendor == "sqlite":
+        pytest.skip("there everybody waits for the only writer")
+    child = frozen_at(payments, "after phase", "", request := payments.request("held"))
+    end_leases()
+    since = time.monotonic()
+
+    assert payments.retrier.ask(request).code == "request-in-progress"
+    assert time.monotonic() - since < 5
+    child.cont()
+    assert child.finish().status == 201
+    assert payments.violations(request) == []
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_renewal_does_not_break_a_phase(payments, vendor, level):
+    """Nor a phase a renewal, at any isolation level: the lease outlives phases that take longer than it does."""
+    if vendor == "sqlite" and level:
+        pytest.skip("there is one level")
+    seconds = 0.1 if vendor == "sqlite" else 2.5
+    request = payments.request("slow", path="/phased/short/", seconds=seconds)
+    child = payments.lab.child(isolation=level).connect()
+    child.send(request, "slow")
+    if vendor != "sqlite":
+        time.sleep(1.8)
+        assert payments.retrier.ask(request).code == "request-in-progress"
+
+    assert child.reply().status == 201
+    assert payments.violations(request) == []
+    assert json.loads(payments.retrier.ask(request).body)["order"]
