@@ -100,7 +100,7 @@ class Phases:
         key = self.derive_key(was or name)
         call = _with_key(fn, key)
         is_foreign = call is not fn or probe is not None
-        # Asked before each unfinished phase, not only the first: the code may have got a phase before it since.
+        # Not only before the first phase that is not finished: a deploy may have put that one there since.
         if probe is not None and self.recorder is not None and self.resumed:
             found = self._ask(name, probe, key, self.recorder)
             if found is not NOT_DONE:

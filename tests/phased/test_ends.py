@@ -12,6 +12,7 @@ from django_idempotency import current_operation, once
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import OutcomeUnknown, PhaseError, RequestInProgress
 from django_idempotency.models import GIVEN_UP, AnswerEnd, DatabaseNow, IdempotencyRecord, PhasedRun
+from django_idempotency.probes import NOT_DONE
 from django_idempotency.stores import stores
 from tests.app.models import Payment
 from tests.app.serving import expire, hearing, is_replay, post
@@ -276,10 +277,12 @@ def test_the_mode_can_change_while_records_are_there(protect, serve, script, cli
     first = post(client)
     script.fails["charge"] = TimeoutError()
     post(client, key="unfinished")
-    serve(protect(lambda request: Payment.objects.create(amount=1)))
+    asked = []
+    serve(protect(make_payment, uncertain=lambda operation: asked.append(operation) or NOT_DONE))
 
     assert post(client).content == first.content
     assert code(post(client, key="unfinished")) == (409, "outcome-unknown")
+    assert asked == []  # a probe of the whole operation knows nothing of the phases that are done
 
 
 def test_an_atomic_record_answers_in_phased_mode(protect, serve, script, client):
