@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import dj_database_url
+import django
 
 PROJECT_DIR = Path(__file__).resolve().parent
 
@@ -36,6 +37,7 @@ INSTALLED_APPS = [
     "rest_framework",
     "rest_framework.authtoken",
     "django_idempotency",
+    "django_tasks_db",
     "sample_project.payments",
 ]
 
@@ -122,6 +124,15 @@ CACHES = {
         "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 2, "SOCKET_TIMEOUT": 2},  # seconds that a request waits for it
     }
 }
+
+# Tasks are rows of the database, so that they commit with what enqueues them: `manage.py db_worker` runs them.
+TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
+
+# Mail is printed, by the worker.
+if django.VERSION >= (6, 1):
+    MAILERS = {"default": {"BACKEND": "django.core.mail.backends.console.EmailBackend"}}
+else:
+    EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend"
 
 # The fake gateway of `sample_project.gateway`; it charges nobody.
 GATEWAY_URL = os.environ.get("GATEWAY_URL") or "http://127.0.0.1:8100"

@@ -9,6 +9,7 @@ from django.db import transaction
 from django.db.models import F
 
 from .models import Account, Charge, Deposit, Refund, Transfer
+from .receipts import send_receipt
 
 
 class LedgerRefusal(Exception):
@@ -20,7 +21,7 @@ def charge(account: Account, *, amount: int, reference: str) -> Charge:
     """Take *amount* minor units from *account*; if the balance is too low, that is a decline, which is recorded."""
     # One conditional UPDATE: of two simultaneous charges, the second sees the balance that the first has left.
     debited = Account.objects.filter(pk=account.pk, balance__gte=amount).update(balance=F("balance") - amount)
-    return Charge.objects.create(
+    charge = Charge.objects.create(
         account=account,
         amount=amount,
         currency=account.currency,
@@ -28,6 +29,9 @@ def charge(account: Account, *, amount: int, reference: str) -> Charge:
         status=Charge.Status.SUCCEEDED if debited else Charge.Status.DECLINED,
         decline_code="" if debited else "insufficient_funds",
     )
+    if debited and account.owner.email:
+        send_receipt.enqueue(charge.pk)  # an INSERT in this transaction
+    return charge
 
 
 @transaction.atomic

@@ -168,12 +168,14 @@ def run_test_cases(module: types.ModuleType) -> bool:
     if not cases:
         return False
     runner = DiscoverRunner(verbosity=0)
+    runner.setup_test_environment()
     databases = runner.setup_databases()
     try:
         suite = unittest.TestSuite(unittest.defaultTestLoader.loadTestsFromTestCase(case) for case in cases)
         result = unittest.TextTestRunner(verbosity=0).run(suite)
     finally:
         runner.teardown_databases(databases)
+        runner.teardown_test_environment()
     expect(result.wasSuccessful() and result.testsRun > 0, "a test case of the page fails")
     print(f"  {result.testsRun} tests")  # noqa: T201 a program
     return True

@@ -5,9 +5,13 @@ import decimal
 import functools
 import uuid
 
+import celery
+import dramatiq
 import pytest
+from celery import Celery
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, connections, transaction
+from dramatiq.brokers.stub import StubBroker
 
 from django_idempotency import current_operation, once
 from django_idempotency.exceptions import (
@@ -377,19 +381,6 @@ def test_a_wrong_use_is_an_error_at_decoration(decorate):
         decorate()
 
 
-class QueueTask:
-    """An object like those that Celery and dramatiq make of a function: the queue calls the function that it keeps."""
-
-    def __init__(self, function):
-        self.function = function
-        self.__name__ = function.__name__
-
-    def __call__(self, *args):
-        return self.function(*args)
-
-    delay = send_with_options = __call__
-
-
 def with_delay(function):
     """As RQ's `@job`: a function with a method that enqueues it."""
 
@@ -401,24 +392,69 @@ def with_delay(function):
     return job
 
 
-def django_task(function):
-    return pytest.importorskip("django.tasks").task(function)
+def in_all_applications(function):
+    return celery.shared_task(function, name=f"task-{uuid.uuid4()}")  # no application may have two of one name
+
+
+def django_tasks_of(package):
+    return lambda function: pytest.importorskip(package).task(function)
+
+
+# The decorator of each queue, and how its worker calls the task.
+QUEUES = {
+    "celery": (
+        lambda function: Celery(set_as_current=False).task(function),
+        lambda task, *args: task.apply(args).get(),
+    ),
+    "celery's shared_task": (in_all_applications, lambda task, *args: task.apply(args).get()),
+    "dramatiq": (lambda function: dramatiq.actor(function, broker=StubBroker()), lambda task, *args: task(*args)),
+    "django": (django_tasks_of("django.tasks"), lambda task, *args: task.call(*args)),
+    "django-tasks": (django_tasks_of("django_tasks"), lambda task, *args: task.call(*args)),
+    "rq": (with_delay, lambda task, *args: task(*args)),
+}
+DERIVED = []
 
 
 def on_paid(event):
     """At a module's level, where Django's tasks have to be."""
+    DERIVED.append(current_operation().derive_key("gateway"))
+    Payment.objects.create(amount=1)
+    if event.get("fails"):
+        raise ValueError("not yet")
+    return event.get("result", "done")
 
 
-@pytest.mark.parametrize("decorator", [QueueTask, with_delay, django_task])
+protected_on_paid = once("event", key=of_event)(on_paid)
+
+
+@pytest.mark.parametrize("decorator", [*(decorator for decorator, _ in QUEUES.values())], ids=QUEUES)
 def test_around_a_queues_task_is_an_error_that_shows_the_order(decorator):
     """The queue would run the function that it was given, unprotected."""
     with pytest.raises(PolicyError, match=r'    @shared_task.*\n    @once\("event", key=...\)\n    def on_paid'):
         once("event", key=of_event)(decorator(on_paid))
 
 
-@pytest.mark.parametrize("decorator", [QueueTask, with_delay, staticmethod])
-def test_inside_a_queues_decorator_is_right(decorator):
-    """What the queue runs is protected."""
-    task = decorator(once("event", key=of_event)(lambda event: Payment.objects.create(amount=1).pk))
+@pytest.mark.parametrize(("decorator", "deliver"), QUEUES.values(), ids=QUEUES)
+def test_inside_a_queues_decorator_is_right(decorator, deliver):
+    """What the queue runs is protected; a derived key is the same at each delivery; a result must be JSON."""
+    task = decorator(protected_on_paid)
+    DERIVED.clear()
 
-    assert getattr(task, "delay", task)(EVENT) == getattr(task, "delay", task)(EVENT) == Payment.objects.get().pk
+    with pytest.raises(ValueError, match="not yet"):
+        deliver(task, {**EVENT, "fails": True})
+    assert deliver(task, EVENT) == deliver(task, EVENT) == "done"
+    assert Payment.objects.count() == 1
+    assert len(DERIVED) == 2
+    assert DERIVED[0] == DERIVED[1]
+    with pytest.raises(UnstorableResponse):
+        deliver(task, {"id": "evt-2", "result": float("nan")})
+
+
+def test_inside_staticmethod_is_right():
+    class Consumer:
+        @staticmethod
+        @once("event", key=of_event)
+        def handle(event):
+            return Payment.objects.create(amount=1).pk
+
+    assert Consumer.handle(EVENT) == Consumer.handle(EVENT) == Payment.objects.get().pk

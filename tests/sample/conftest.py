@@ -17,6 +17,7 @@ from django.test.utils import override_settings
 if os.environ.get("DJANGO_SETTINGS_MODULE") == "sample_project.settings":
     from django.contrib.auth.models import User
     from django.core.cache import caches
+    from django.db import connection
     from rest_framework.authtoken.models import Token
     from rest_framework.test import APIClient
 
@@ -24,6 +25,13 @@ if os.environ.get("DJANGO_SETTINGS_MODULE") == "sample_project.settings":
     from sample_project.payments.models import Account
 else:
     collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings: None, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """SQLite in a file, which other processes can open."""
+    if connection.vendor == "sqlite":
+        connection.settings_dict["TEST"]["NAME"] = str(tmp_path_factory.mktemp("database") / "test.sqlite3")
 
 
 @pytest.fixture(scope="session", autouse=True)

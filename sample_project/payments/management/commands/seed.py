@@ -21,6 +21,8 @@ Log in at {base}/api-auth/login/ and look around at {base}/api/, or call it:
     -H 'Content-Type: application/json' \\
     -d '{{"amount": 1250, "currency": "EUR", "reference": "order 1001"}}'
 
+The receipt is a task, which a worker mails (to its own output): python manage.py db_worker
+
 Or pay by a form, and click twice: {base}/pay/
 
 Send the request again: the same answer, `Idempotency-Replayed: true`, and the balance moves once:
@@ -42,6 +44,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--username", default="demo")
         parser.add_argument("--password", default="sample-password")
+        parser.add_argument("--email", default="demo@example.com", help="for receipts")
         parser.add_argument("--balance", type=int, default=100_000, help="of each account, in minor units")
         parser.add_argument("--staff", action="store_true", help="may use the admin, and look at any account")
         parser.add_argument("--base-url", default="http://127.0.0.1:8000", help="for the printed examples")
@@ -50,7 +53,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         user, created = get_user_model().objects.get_or_create(
             username=options["username"],
-            defaults={"is_staff": options["staff"], "is_superuser": options["staff"]},
+            defaults={"email": options["email"], "is_staff": options["staff"], "is_superuser": options["staff"]},
         )
         if created:
             user.set_password(options["password"])

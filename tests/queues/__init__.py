@@ -1,0 +1,1 @@
+"""Tests with the queues themselves: real workers, which are killed, on a real broker."""
