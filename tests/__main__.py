@@ -65,7 +65,7 @@ CORE = (
     "tests/stores",
 )
 # What else asks the server.
-SERVER = (*CORE, "tests/checks", "tests/operations")
+SERVER = (*CORE, "tests/checks", "tests/operations", "tests/phased", "tests/proof/test_phased.py")
 # Without the routines of the migrations: each claim is plain statements.
 STATEMENTS = {"STATEMENTS": "1"}
 
@@ -104,10 +104,12 @@ ONCE = (
     "browser",
     "checks/test_setting.py",
     "docs",
+    "forms",
     "kit/test_calls.py",
     "leases",
     "model",
     "packaging",
+    "queues",
     "redis",
     "stores/test_memory.py",
     "stores/test_redis.py",
