@@ -27,6 +27,7 @@ app.conf.update(
 
 pay = app.task(
     acks_late=True,
+    reject_on_worker_lost=True,
     autoretry_for=work.AGAIN,
     max_retries=None,
     retry_backoff=1,

@@ -8,6 +8,7 @@ from dramatiq.brokers.redis import RedisBroker
 if not apps.ready:
     django.setup()
 
+from django_idempotency.exceptions import OutcomeUnknown
 from tests.queues import work
 
 
@@ -26,4 +27,15 @@ broker = RedisBroker(
 )
 broker.add_middleware(Report())
 
-pay = dramatiq.actor(broker=broker, max_retries=None, min_backoff=500, max_backoff=2000, throws=work.NEVER)(work.pay)
+
+def is_worth_another(retries, error):
+    return isinstance(error, work.AGAIN) or retries < 20
+
+
+pay = dramatiq.actor(
+    broker=broker,
+    retry_when=is_worth_another,
+    min_backoff=500,
+    max_backoff=2000,
+    throws=(OutcomeUnknown,),
+)(work.pay)

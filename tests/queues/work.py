@@ -7,12 +7,11 @@ from typing import Any
 import redis
 
 from django_idempotency import once
-from django_idempotency.exceptions import OutcomeUnknown, RequestInProgress, StoreUnavailable
+from django_idempotency.exceptions import RequestInProgress, StoreUnavailable
 from tests.app.models import Payment
 from tests.lab.lines import TIMEOUT
 
 AGAIN = (RequestInProgress, StoreUnavailable)
-NEVER = (OutcomeUnknown,)
 PREFIX = os.environ.setdefault("QUEUE_PREFIX", f"queues-{os.getpid()}")  # workers inherit it
 REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/15")
 client = redis.Redis.from_url(REDIS_URL, decode_responses=True, socket_timeout=2 * TIMEOUT)
@@ -20,13 +19,14 @@ client = redis.Redis.from_url(REDIS_URL, decode_responses=True, socket_timeout=2
 
 def arrive(point: str, **about: Any) -> None:
     """Tell the test, and halt there if it wants that."""
-    client.rpush(f"{PREFIX}:points", json.dumps({"point": point, **about}))
-    if client.lrem(f"{PREFIX}:halts", 1, point):
+    halts = client.lrem(f"{PREFIX}:halts", 1, point)
+    client.rpush(f"{PREFIX}:points", json.dumps({"point": point, **about}))  # last: the test may kill us then
+    if halts:
         client.blpop([f"{PREFIX}:go"], timeout=TIMEOUT)
 
 
 @once("queues.pay", key=lambda event: event["id"])
 def pay(event):
     payment = Payment.objects.create(amount=event["amount"])
-    arrive("inside")
+    arrive("inside", pid=os.getpid())
     return {"payment": payment.pk}

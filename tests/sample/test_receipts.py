@@ -9,12 +9,14 @@ from urllib.parse import urlsplit
 
 import pytest
 from django.conf import settings
+from django.core.mail import EmailMessage
+from django.core.management import call_command
 from django.db import connection, connections
-from django_tasks_db.compat import task_enqueued
+from django_tasks_db.compat import TaskResultStatus, task_enqueued
 from django_tasks_db.models import DBTaskResult
 
 from django_idempotency.testing import Call, crash_points
-from sample_project.payments.models import Account, Charge
+from sample_project.payments.models import Charge
 
 REPOSITORY = Path(__file__).parents[2]
 ORDER = {"amount": 1250, "currency": "EUR", "reference": "order 1"}
@@ -32,12 +34,14 @@ def path(account):
 
 def work_off():
     """A worker of its own does all tasks; how many receipts it mailed."""
-    name = str(connection.settings_dict["NAME"])
-    url = f"sqlite:///{name}" if connection.vendor == "sqlite" else urlsplit(settings.DATABASE_URL)._replace(path=name)
+    name = connection.settings_dict["NAME"]
+    url = urlsplit(settings.DATABASE_URL)._replace(path=f"/{name}").geturl()
+    if connection.vendor == "sqlite":
+        url = f"sqlite:///{name}"
     worker = subprocess.run(
         [sys.executable, "manage.py", "db_worker", "--batch", "--no-startup-delay", "--no-reload"],
         cwd=REPOSITORY,
-        env={**os.environ, "DATABASE_URL": url if isinstance(url, str) else url.geturl()},
+        env={**os.environ, "DATABASE_URL": url},
         capture_output=True,
         text=True,
         timeout=60,
@@ -60,7 +64,7 @@ def killed(send, *, at_enqueue):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
-def die(**kwargs):
+def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -79,8 +83,9 @@ def test_a_decline_and_a_refusal_are_not_receipted(post, path):
     assert not DBTaskResult.objects.exists()
 
 
-def test_who_has_no_address_gets_none(post, path):
-    Account.objects.get().owner.__class__.objects.update(email="")
+def test_who_has_no_address_gets_none(ann, post, path):
+    ann.email = ""
+    ann.save()
     assert post(path, ORDER, key="k-1").status_code == 201
 
     assert not DBTaskResult.objects.exists()
@@ -103,6 +108,19 @@ def test_a_kill_before_the_commit_sends_no_mail(post, path):
 
     assert (work_off(), Charge.objects.count()) == (0, 0)
     assert "Idempotency-Replayed" not in post(path, ORDER, key="k-1")
+    assert work_off() == 1
+
+
+@pytest.mark.kill
+def test_a_task_whose_worker_is_killed_waits_for_people(post, path, monkeypatch):
+    """Whether the mail was sent is not known: no worker takes it by itself, and one does if it is made ready again."""
+    post(path, ORDER, key="k-1")
+    with monkeypatch.context() as patch:
+        patch.setattr(EmailMessage, "send", die)
+        killed(lambda: call_command("db_worker", batch=True, startup_delay=False, reload=False), at_enqueue=False)
+
+    assert (work_off(), DBTaskResult.objects.get().status) == (0, TaskResultStatus.RUNNING)
+    DBTaskResult.objects.update(status=TaskResultStatus.READY)
     assert work_off() == 1
 
 
