@@ -1,7 +1,7 @@
 """
 Ready-made values for the option `key`: the ids that senders of webhooks give to their events.
 
-Verify the sender's signature before: anybody can write an id. With `required=True` a request without one is 400
+Verify the sender's signature first: anybody can write an id. With `required=True` a request without an id is 400
 `key-missing`.
 """
 

@@ -75,7 +75,7 @@ class RecordQuerySet(models.QuerySet["IdempotencyRecord"]):
     def with_state(self) -> Self:
         """
         Annotate the database's time as `now`, as `ended` whether the answer has ended before the record, and as
-        `is_in_flight` whether the run that it is the claim of goes on.
+        `is_in_flight` whether it is the claim of a run that goes on.
         """
         return self.annotate(
             now=DatabaseNow(), ended=_answer_has_ended(), is_in_flight=_has_run(ends_at__gt=DatabaseNow())
@@ -138,7 +138,7 @@ class IdempotencyRecord(models.Model):
 
     @property
     def record(self) -> CompletionRecord | None:
-        """The completion record in this row, or None if the outcome is unsettled, and for a tombstone."""
+        """The completion record in this row, or None for an unsettled outcome and for a tombstone."""
         if self.status in (UNSETTLED, TOMBSTONE):
             return None
         return CompletionRecord.from_stored(self.status, self.head, self.body, self.request_id)
@@ -146,8 +146,8 @@ class IdempotencyRecord(models.Model):
 
 class AnswerEnd(models.Model):
     """
-    When the answer of a record ends whose key stays taken after that (option `tombstone_ttl`). The purge then turns the
-    record into a tombstone, and deletes this row. Written with the record, in one transaction.
+    When the answer of a record ends, whose key stays taken after that (option `tombstone_ttl`). The purge then turns
+    the record into a tombstone, and deletes this row. It is written with the record, in one transaction.
 
     *executed_at* is the record's: it tells that execution from a later one of the same identity.
     """

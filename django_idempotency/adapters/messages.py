@@ -2,8 +2,8 @@
 The messages (django.contrib.messages) that a handler adds before it redirects.
 
 They travel in a cookie or in the session of the first answer, and a browser drops that answer if its user clicks twice.
-So they are kept in the record, and a replay adds each one that does not wait already. They have no public way out of
-their storage: this module alone uses its `_queued_messages`.
+So they are kept in the record, and a replay adds each one that does not wait to be shown already. The storage has no
+public way to read them: this module alone uses its `_queued_messages`.
 """
 
 import json

@@ -100,7 +100,7 @@ def _static_url(name: str) -> str:
     try:
         return static(f"django_idempotency/{name}")
     except Exception:  # `collectstatic` has not run, STATIC_URL is not set, the project's own storage is away
-        logger.exception("The page has no %s, because it has no URL", name)
+        logger.exception("The page of a refusal has no %s: set STATIC_URL, and run `collectstatic`", name)
         return ""
 
 

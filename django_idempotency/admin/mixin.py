@@ -39,8 +39,8 @@ class IdempotencyAdminMixin(_Base):
     """
     Puts a key into the forms of a `ModelAdmin`, so that a double click, a reload or the back button saves once.
 
-    The attribute `idempotency`, a `Policy`, holds its options. A subclass raises `PolicyError` at its definition if it
-    is no `ModelAdmin`, or if the mixin comes after it in the bases.
+    The attribute `idempotency`, a `Policy`, holds the options. Defining a subclass raises `PolicyError` if it is no
+    `ModelAdmin`, or if `ModelAdmin` comes before the mixin in its bases.
     """
 
     idempotency: ClassVar[Policy] = NO_OPTIONS

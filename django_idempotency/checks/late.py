@@ -23,8 +23,8 @@ def check_late(name: str, policy: ResolvedPolicy) -> Iterator[CheckMessage]:
     kept = policy.ttl + (policy.tombstone_ttl or 0.0)
     if policy.key_max_age is not None and policy.key_max_age + CLOCK_TOLERANCE > kept:
         yield Warning(
-            f"{name} takes keys of {policy.key_max_age:.0f} s (option 'key_max_age'), but remembers them for"
-            f" {kept:.0f} s: a request that is repeated in between is executed again.",
+            f"{name} accepts keys that are up to {policy.key_max_age:.0f} s old (option 'key_max_age'), but remembers"
+            f" them for {kept:.0f} s: a request that is repeated in between is executed again.",
             hint="Make `ttl`, or `ttl` and `tombstone_ttl` together, longer than `key_max_age` by at least"
             f" {CLOCK_TOLERANCE:.0f} seconds, by which a client's clock may be ahead.",
             id="django_idempotency.W019",
@@ -39,7 +39,7 @@ def check_aliases(name: str, route: str, policy: ResolvedPolicy) -> Iterator[Che
             continue  # no route: the path is the same
         try:
             missing = ", ".join(sorted(set(template(former)[1]) - set(template(route)[1])))
-            reason = f"has the parameters {missing}, which today's route has not" if missing else ""
+            reason = f"has the parameters {missing}, which today's route does not have" if missing else ""
         except ValueError as error:
             reason = f"does not say what it matches ({error})"
         if reason:

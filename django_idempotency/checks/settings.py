@@ -50,7 +50,7 @@ def check_observing(**kwargs: object) -> list[CheckMessage]:
         return []
     return [
         Warning(
-            f"{conf.SETTING} has MODE 'observe' and COUNTS False: what would have run twice is logged and not counted.",
+            f"{conf.SETTING} has MODE 'observe' and COUNTS False: what ran twice is logged and not counted.",
             hint="Leave COUNTS out of the setting.",
             id="django_idempotency.W021",
         )

@@ -144,7 +144,7 @@ class LeasedExecution(Execution[Value]):
             lease.begin(time.monotonic())
             if not self._call_store(None, self.store.begin, attempt, claim, self.policy.lease):
                 return Wait()  # the probe took longer than the lease, and another one was faster
-            logger.warning("Runs %s, which was not done, as its probe says", attempt.identity)
+            logger.warning("The probe of %s says that nothing was done: it runs", attempt.identity)
             return Execute(claim)
         kept = self._call_store(None, self.store.complete, attempt, claim, answer)
         if kept is None:
@@ -155,7 +155,7 @@ class LeasedExecution(Execution[Value]):
                     self.store.hold(name, self.token, self.policy.lease)
                     self.store.complete(name, claim, kept)
         except Exception as error:  # the answer is stored, under one name
-            logger.warning("The answer to %s is stored under one of its names alone: %s", attempt.identity, error)
+            logger.warning("The answer to %s is not stored under each of its names: %s", attempt.identity, error)
         return Replay(kept)
 
     def _give_back(self, lease: Lease, found: Unsettled) -> None:

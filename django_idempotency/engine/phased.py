@@ -2,7 +2,7 @@
 An execution in phases: the claim commits first, each phase commits with its recovery point, and the record comes last.
 
 If the process is killed before the claim, nothing was done. If it is killed later, a retry waits for the lease to run
-out, takes the run over, gets the results of the phases that are recorded, and goes on behind them. If it is killed when
+out, takes the run over, gets the results of the recorded phases, and goes on after them. If it is killed when
 the record is written, a retry gets that. `core.progress` draws the states of a run.
 
 Between two phases nothing may be written. A phase that reaches another system is in no transaction with it: its derived
@@ -54,7 +54,7 @@ def runs_of(store: Store) -> Runs:
 
 
 class LostRun(Exception):
-    """The run belongs to another request by now, or to an operator: what this one would commit is rolled back."""
+    """The run now belongs to another request, or to an operator: what this one would commit is rolled back."""
 
 
 class PhasedExecution(Execution[Value]):
@@ -120,7 +120,7 @@ class PhasedExecution(Execution[Value]):
             self.attempts, self.progress = run.attempts + 1, run.progress
             logger.warning(
                 "Attempt %d of %s, %s", self.attempts, self.attempt.identity,
-                f"behind phase {run.progress.last!r}" if run.progress.last else "from its beginning",
+                f"after phase {run.progress.last!r}" if run.progress.last else "from its beginning",
             )  # fmt: skip
             return self._claim(
                 partial(self.runs.take_over, self.using, self.attempt, run, self.token, self.policy.lease)
@@ -204,7 +204,8 @@ class PhasedExecution(Execution[Value]):
                 self.is_forgotten = True
                 return
         except Error as failure:
-            logger.warning("The key of %s is free when its lease has run out: %s", self.attempt.identity, failure)
+            identity = self.attempt.identity
+            logger.warning("%s is not freed: a retry runs when its lease has run out: %s", identity, failure)
             return
         if self.attempts >= self.policy.max_attempts:
             self.doubt = OutcomeUncertain(f"its attempt {self.attempts}, the last one, ended in phase {phases.place!r}")
@@ -219,7 +220,7 @@ class PhasedExecution(Execution[Value]):
         try:
             self.runs.give_back(self.using, self.attempt, self.token, doubt=doubt, phase=place, error=said)
         except Error as failure:
-            logger.warning("The lease of %s has to run out: %s", self.attempt.identity, failure)
+            logger.warning("The lease of %s was not ended, and runs out by itself: %s", self.attempt.identity, failure)
 
     # --- what the phases ask for ---
 
@@ -263,7 +264,7 @@ class PhasedExecution(Execution[Value]):
             self._announce_unsettled(self.doubt)
         else:
             logger.warning(
-                "Interrupted %s in or behind phase %r with %s: the next attempt goes on there",
+                "Interrupted %s in or after phase %r with %s: the next attempt goes on there",
                 announcements.name(identity), self.phases.place, self.summary,
             )  # fmt: skip
 

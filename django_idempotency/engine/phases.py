@@ -1,8 +1,8 @@
 """
 The phases of one run: which are recorded, which runs now, and what a handler may not do between them.
 
-`Phases` is behind `request.idempotency.phase`. It never says that a phase is finished before its transaction is
-committed. Whatever it refuses, it refuses at the end of the handler again, which may have swallowed the exception.
+`Phases` carries out `request.idempotency.phase`. A phase is finished only when its transaction is committed. What was
+refused is refused again at the end of the handler, which may have swallowed the exception.
 """
 
 import inspect
@@ -84,7 +84,7 @@ class Phases:
 
     @property
     def place(self) -> str:
-        """The phase in which the attempt is, or behind which."""
+        """The phase in which or after which the attempt is."""
         return self.current or self.raised or self.progress.last
 
     def run(self, name: str, fn: Callable[..., Any], probe: Probe | None, was: str | None) -> Any:
@@ -253,9 +253,9 @@ class Phases:
 
     def _watch(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
         if not self.current and not is_harmless(sql) and not (isinstance(sql, str) and _WRITES_NOTHING.match(sql)):
-            behind = f"behind phase {self.place!r}" if self.place else "before the first phase"
+            place = f"after phase {self.place!r}" if self.place else "before the first phase"
             raise self._error(
-                f"The handler writes to database {self.using!r} outside of a phase, {behind}: a retry could repeat it."
+                f"The handler writes to database {self.using!r} outside of a phase, {place}: a retry could repeat it."
                 f" Put this into a phase: {str(sql)[:SHOWN]!r}"
             )
         return execute(sql, params, many, context)
@@ -263,7 +263,7 @@ class Phases:
 
 def _other(name: str, recorded: str) -> str:
     return (
-        f"Phase {name!r} comes where phase {recorded!r} is recorded for this key: it was renamed, removed or moved."
+        f"Phase {name!r} comes where phase {recorded!r} is recorded for this key: one was renamed, removed or moved."
         f" Let the code reach {recorded!r} there, or rename it with phase({name!r}, ..., was={recorded!r})."
     )
 

@@ -24,8 +24,8 @@ def ask(
     probe: Probe, operation: UnsettledOperation, capture: Callable[[Found], Answer[object]]
 ) -> CompletionRecord | Verdict:
     """
-    Ask *probe* about *operation*. Returns the record that *capture* makes of what it found, or its verdict: UNSURE, and
-    a log entry, if the probe or *capture* raises, or gives anything else.
+    Ask *probe* about *operation*. Returns the record that *capture* makes of what it found, or its verdict. If the
+    probe or *capture* raises, or returns anything else, that is logged and UNSURE.
     """
     identity = operation.identity
     try:
@@ -37,7 +37,7 @@ def ask(
         logger.exception("The probe of %s failed: its outcome stays unknown", identity)
         return UNSURE
     if record is None:
-        logger.error("The probe of %s returned what is no answer to store: its outcome stays unknown", identity)
+        logger.error("The probe of %s returned no answer that can be stored: its outcome stays unknown", identity)
         return UNSURE
     logger.info("The probe of %s has found its answer, of status %d", identity, record.status)
     return record

@@ -43,12 +43,12 @@ def erase(
     progress: Callable[[int], object] | None = None,
 ) -> Erased:
     """
-    Erase what *location* has for exactly this *scope*, replay caches included. Their keys are new then: a retry runs.
+    Erase what *location* has for exactly this *scope*, replay caches included. The keys are new then: a retry runs.
 
-    It works in batches, each of which commits by itself; if it is ended, the next call goes on. Claims in flight are
-    left. So are unsettled outcomes, because their keys would run again although the first request may have taken
-    effect; *include_unsettled* erases those, too. *progress* is called after each batch with the number that it
-    erased. A *dry_run* counts and erases nothing.
+    It works in batches, each of which commits by itself; if it is killed, call it again. Claims in flight are left. So
+    are unsettled outcomes, because their keys would run again although the first request may have taken effect;
+    *include_unsettled* erases those, too. *progress* is called after each batch with the number that it erased. A
+    *dry_run* counts and erases nothing.
 
     In a database a request in flight cannot be seen, and writes its record when it commits: call this again, when no
     request of the scope can run any more.

@@ -104,7 +104,7 @@ def _write(observation: Observation, schema: str | None) -> None:
             _failed.add(using)
             remedy = " Has `manage.py migrate` created its table?" if TABLE in str(error) else ""
             reason = str(error).split("\n")[0]
-            logger.error("Requests are not observed in database %r, but run: %s.%s", using, reason, remedy)
+            logger.error("Requests are not observed in database %r; their handlers run: %s.%s", using, reason, remedy)
     else:
         _failed.discard(using)
 

@@ -79,7 +79,7 @@ class Probes:
         """
         Ask the probe of each of the unsettled *records*, one after the other.
 
-        Raises what the servers of their stores raise; those before it stay settled or freed.
+        Raises what the servers of their stores raise; records before that stay settled or freed.
         """
         for record in records:
             with record.location.selected():

@@ -213,10 +213,10 @@ class LeasedStore(Store):
         """
         Take over the unsettled claim of the identity, if it has the same fingerprint, for *token* and for *lease*
         seconds, so that a probe can be asked. It stays the claim of the same execution: `complete` ends it with an
-        answer, `mark_unsettled` gives it back, and if the lease runs out its outcome is as unknown as before; `claim`
-        says so to one who asks then, unless it was announced before (to *token* itself does not count).
+        answer, and `mark_unsettled` gives it back. If the lease runs out, its outcome is as unknown as before; then
+        `claim` says so to the next caller, unless another one than *token* was told before.
 
-        Returns when the execution began, or None if there is no such claim. For unreadable values, None.
+        Returns when the execution began, or None if there is no such claim or its value cannot be read.
         """
 
     @abstractmethod

@@ -65,8 +65,8 @@ class StoredRecord:
     The record or claim of one identity. Its times are aware and in UTC; *now* is the server's own time of the reading,
     by which the record has expired or not; None for *expires_at* if it never does.
 
-    The *status* of an unsettled outcome is 0, that of a tombstone may be 1. Without a
-    *fingerprint* it was not written by this package, or only in part, and only its identity is known.
+    The *status* of an unsettled outcome is 0, that of a tombstone may be 1. A record without a *fingerprint* was not
+    written by this package, or only in part, and only its identity is known.
     """
 
     digest: bytes
@@ -106,7 +106,7 @@ class StoredRecord:
     @property
     def record(self) -> CompletionRecord | None:
         """
-        The stored answer, or None if the outcome is unsettled, and for a tombstone. Raises as
+        The stored answer, or None for an unsettled outcome and for a tombstone. Raises as
         `CompletionRecord.from_stored` does.
         """
         if self.is_unsettled or self.is_tombstone:

@@ -131,7 +131,7 @@ def test_a_mistake_cannot_be_swallowed(raising, act):
     assert effects() == []
 
 
-@pytest.mark.parametrize("place", ["before the first phase", "behind phase 'paid'"])
+@pytest.mark.parametrize("place", ["before the first phase", "after phase 'paid'"])
 def test_a_write_outside_of_a_phase_is_not_sent(raising, act, place):
     """It would commit by itself, and be repeated by each retry."""
 

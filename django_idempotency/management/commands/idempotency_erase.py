@@ -25,7 +25,7 @@ class Command(RecordCommand):
     help = (
         "Erase what is stored for one scope, in every database and store, replay caches included. The keys are new"
         " then, so let no request of the scope run any more. Exit codes: 0 all is erased; 1 an error; 2 a bad argument;"
-        " 3 something was left: an unknown outcome, or a request in flight. If it is ended, run it again: it goes on."
+        " 3 something was left: an unknown outcome, or a request in flight. If it is killed, run it again."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
