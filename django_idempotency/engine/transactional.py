@@ -108,11 +108,9 @@ class TransactionalExecution(Execution[Value]):
         Ask the probe about the unknown outcome of *attempt*. This transaction holds it: its claim is deleted first, and
         comes back if the transaction is rolled back.
         """
-        from django_idempotency.stores.database.phased import Run  # it imports the models
-
         using, digest = self.using, attempt.identity.digest
-        if self.store.runs is not None and isinstance(self.store.runs.look_up(using, attempt), Run):
-            return Refuse(OutcomeUnknown())  # it was phased before a deploy, and what its phases did stays
+        if self.store.runs is not None and self.store.runs.has_run(using, attempt):  # it was phased before a deploy
+            return Refuse(OutcomeUnknown())
         stored = self.store.find(using, digest)
         if stored is None or not stored.is_unsettled:  # another retry was faster, or its row cannot be read
             return decide(self.store.claim(using, attempt), attempt.fingerprint)

@@ -35,7 +35,7 @@ class Outcome(Enum):
     SETTLED = "settled"  # the probe has found the answer, which retries get
     FREED = "freed"  # nothing was done: the next retry runs
     UNSURE = "unsure"  # it stays unsettled
-    NO_PROBE = "no probe"  # its operation has none, or is not known any more
+    NO_PROBE = "no probe"  # its operation has none, is not known any more, or was attempted in phases
     BUSY = "busy"  # a retry asks, or it was settled meanwhile
 
 
@@ -91,6 +91,8 @@ class Probes:
         if policy is None or policy.probe is None or attempt is None:
             return Outcome.NO_PROBE
         store: Any = record.location.store
+        if store.runs is not None and store.runs.has_run(record.location.using, attempt):
+            return Outcome.NO_PROBE
         if store.commits_with_handler:
             found = atomic_phase(record.location.using or "", partial(_ask_in_transaction, record, policy, attempt))
         else:

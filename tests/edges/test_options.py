@@ -268,7 +268,7 @@ EFFECTS = {
     "resume_for": Effect(
         one=timedelta(hours=1), other=timedelta(hours=2), show=executes, seen=(201, 201), default=201
     ),
-    "store_request": Effect(one=False, other=True, show=executes, seen=(201, 201), default=201),
+    "store_request": Effect(one=True, other=False, show=executes, seen=(201, 201), default=201),
     # The business of test_observe.py, test_late.py and tests/forms.
     "observe_sample": Effect(one=0.5, other=1, show=executes, seen=(201, 201), default=201),
     "operation_aliases": Effect(one=["pay"], other=("charge",), show=executes, seen=(201, 201), default=201),

@@ -12,6 +12,7 @@ from django_idempotency import current_operation, once
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import OutcomeUnknown, PhaseError, RequestInProgress
 from django_idempotency.models import GIVEN_UP, AnswerEnd, DatabaseNow, IdempotencyRecord, PhasedRun
+from django_idempotency.operations.probing import Outcome, Probes
 from django_idempotency.probes import NOT_DONE
 from django_idempotency.stores import stores
 from tests.app.models import Payment
@@ -99,6 +100,20 @@ def test_attempts_are_counted_and_end(pay, client):
     assert len(heard) == 1
 
 
+def test_a_run_that_was_given_up_is_not_probed_as_a_whole(pay, client):
+    """`uncertain` is for atomic operations: what is done of this one stays."""
+    asked = []
+    script = pay(max_attempts=1, uncertain=lambda operation: asked.append(operation) or NOT_DONE)
+    script.fails["charge"] = TimeoutError()
+    post(client)
+    (record,) = stores["default"].unsettled("default", 10)
+
+    (found,) = Probes().ask_each([record])
+
+    assert (found.outcome, asked) == (Outcome.NO_PROBE, [])
+    assert code(post(client)) == (409, "outcome-unknown")
+
+
 def test_attempts_that_die_are_counted_too(pay, client):
     """A phase that kills its process is not tried for ever."""
     script = pay(max_attempts=1)
@@ -125,7 +140,7 @@ def test_a_worker_that_is_ended_gives_its_lease_back(pay, client):
 
 def test_an_interrupted_run_is_no_unsettled_outcome(pay, client):
     """It is not listed, and can be resumed."""
-    script = pay()
+    script = pay(store_request=True)
     script.fails["charge"] = TimeoutError()
     post(client)
 
@@ -372,7 +387,7 @@ def test_an_operator_frees_or_answers_what_was_interrupted(pay, client):
 
 def test_the_request_is_stored_until_the_run_ends(pay, client, user):
     """Method, path, the headers that matter, body and user, but no credential."""
-    script = pay(resume_for=timedelta(hours=2))
+    script = pay(resume_for=timedelta(hours=2), store_request=True)
     script.fails["charge"] = TimeoutError()
     post(client, headers={"X-Request-Id": "r-1"})
     run = PhasedRun.objects.get()
@@ -389,9 +404,9 @@ def test_the_request_is_stored_until_the_run_ends(pay, client, user):
     assert timedelta(hours=1, minutes=59) < left <= timedelta(hours=2)
 
 
-def test_the_request_is_not_stored_if_it_should_not_be(pay, client):
+def test_without_the_option_no_request_is_stored(pay, client):
     """Then only its client can resume it."""
-    script = pay(store_request=False)
+    script = pay()
     script.fails["charge"] = TimeoutError()
     post(client)
 

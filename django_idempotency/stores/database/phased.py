@@ -150,6 +150,10 @@ class Runs:
                 else store.unless_ended(using, cursor, attempt, read_row(record, attempt))
             )
 
+    def has_run(self, using: str, attempt: Attempt) -> bool:
+        """Is there a run of the identity that has not ended? A probe of the operation knows nothing of its phases."""
+        return isinstance(self.look_up(using, attempt), Run)
+
     def begin(self, using: str, attempt: Attempt, free: Free, token: str, lease: float, resume_for: float) -> bool:
         """Claim an identity that was *free*, for *lease* seconds. Raises `LostRace` if it is not so any more."""
         sql = self.statements(using)
