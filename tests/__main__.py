@@ -13,7 +13,7 @@ Paths among the arguments choose the tests, and `--database` chooses the run; bo
 A server that is neither found nor can be started is left out, and the last lines say so; with `REQUIRE_SERVERS=1` it is
 an error before the first test. `tests/servers.py` says where servers are looked for.
 
-The tests run on as many workers as there are cores; `-n 0` runs them in one process, which a debugger needs.
+The tests run on one worker more than there are cores; `-n 0` runs them in one process, which a debugger needs.
 """
 
 from __future__ import annotations
@@ -85,7 +85,11 @@ RUNS = {
     "unfolded": Run(service="PostgreSQL", environment={"FOLD": "0"}, paths=CORE),
     "statements": Run(service="PostgreSQL", environment=STATEMENTS, paths=CORE),
     # Behind a pooler each transaction may be on another of the server's connections.
-    "pooled": Run(service="pgbouncer", environment={"POOLED": "1"}, paths=CORE),
+    "pooled": Run(
+        service="pgbouncer",
+        environment={"POOLED": "1"},
+        paths=tuple(path for path in CORE if path != "tests/outcomes"),
+    ),
     "pooled-plain": Run(service="pgbouncer", environment={"POOLED": "1", "FOLD": "0", **STATEMENTS}, paths=PROOF),
     "mariadb": Run(
         service="MariaDB", short=(*NO_KILLS, *CORE, "tests/operations"), full=(*SERVER, "tests/edges", "tests/kit")
@@ -303,8 +307,8 @@ def run_pytest(arguments: list[str], environment: dict[str, str]) -> int:
     """Run pytest and return its exit code."""
     command = [sys.executable, "-m", "pytest"]
     if (cores := os.cpu_count() or 1) > 1:
-        # Tests of one file share fixtures and sums, so they stay together.
-        command += ["-n", str(min(cores, 8)), "--dist", "loadfile", "--no-loadscope-reorder"]
+        # One more than cores, because tests wait. Those of one file share fixtures and sums, so they stay together.
+        command += ["-n", str(min(cores + 1, 8)), "--dist", "loadfile", "--no-loadscope-reorder"]
     process = subprocess.Popen([*command, *arguments], env=environment)
     try:
         return process.wait()
