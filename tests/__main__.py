@@ -65,7 +65,17 @@ CORE = (
     "tests/stores",
 )
 # What else asks the server.
-SERVER = (*CORE, "tests/checks", "tests/operations", "tests/phased", "tests/proof/test_phased.py")
+SERVER = (
+    *CORE,
+    "tests/checks",
+    "tests/edges/test_late.py",
+    "tests/edges/test_secrets.py",
+    "tests/operations",
+    "tests/phased",
+    "tests/proof/test_phased.py",
+)
+# What the claim's other ways do not change is left to the runs without them.
+OF_CLAIMS = tuple(path for path in CORE if path != "tests/outcomes")
 # Without the routines of the migrations: each claim is plain statements.
 STATEMENTS = {"STATEMENTS": "1"}
 
@@ -83,17 +93,11 @@ RUNS = {
     "postgresql": Run(service="PostgreSQL", short=("-m", "not (browser or slow)", *SERVER, "tests/protection")),
     # With the store's option FOLD off: see tests/app/apps.py.
     "unfolded": Run(service="PostgreSQL", environment={"FOLD": "0"}, paths=CORE),
-    "statements": Run(service="PostgreSQL", environment=STATEMENTS, paths=CORE),
+    "statements": Run(service="PostgreSQL", environment=STATEMENTS, paths=OF_CLAIMS),
     # Behind a pooler each transaction may be on another of the server's connections.
-    "pooled": Run(
-        service="pgbouncer",
-        environment={"POOLED": "1"},
-        paths=tuple(path for path in CORE if path != "tests/outcomes"),
-    ),
+    "pooled": Run(service="pgbouncer", environment={"POOLED": "1"}, paths=OF_CLAIMS),
     "pooled-plain": Run(service="pgbouncer", environment={"POOLED": "1", "FOLD": "0", **STATEMENTS}, paths=PROOF),
-    "mariadb": Run(
-        service="MariaDB", short=(*NO_KILLS, *CORE, "tests/operations"), full=(*SERVER, "tests/edges", "tests/kit")
-    ),
+    "mariadb": Run(service="MariaDB", short=(*NO_KILLS, *CORE, "tests/operations"), full=(*SERVER, "tests/kit")),
     "mariadb-statements": Run(
         service="MariaDB", environment=STATEMENTS, paths=(*PROOF, "tests/proof/test_wire.py", "tests/stores")
     ),
