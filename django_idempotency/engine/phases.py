@@ -153,7 +153,7 @@ class Phases:
         """Ask what became of a phase that may have begun: its result, or `NOT_DONE`."""
         try:
             found = probe(key)
-        except Exception as error:
+        except Exception as error:  # the project's probe; the outcome stays unknown
             logger.exception("The probe of phase %r raised", name)
             reason = f"its probe raised {type(error).__name__}"
         else:

@@ -33,7 +33,7 @@ def ask(
         if isinstance(found, Verdict):
             return found
         record = capture(found).record if isinstance(found, Found) else None
-    except Exception:
+    except Exception:  # the project's probe
         logger.exception("The probe of %s failed: its outcome stays unknown", identity)
         return UNSURE
     if record is None:

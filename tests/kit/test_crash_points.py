@@ -23,6 +23,7 @@ from django_idempotency.testing.processes.crashes import crash_points
 from django_idempotency.testing.processes.forks import CannotFork
 from tests.app.models import Child, Payment, Unique
 from tests.kit.gallery import ACCOUNT, RUNS
+from tests.lab.caches import need_redis
 from tests.proof.bugs import RecordOutside
 
 REDIS_URL = os.environ.get("REDIS_URL", "")
@@ -288,10 +289,7 @@ def test_an_effect_that_another_system_knows_by_its_key_can_be_allowed(gateway):
 @pytest.fixture
 def redis_store(settings, worker_id):
     """A store in Redis whose claims outlive a dead process for a moment."""
-    if not REDIS_URL:
-        if os.environ.get("REQUIRE_SERVERS", "") not in ("", "0"):
-            pytest.fail("REDIS_URL names no server.")
-        pytest.skip("REDIS_URL names no server.")
+    need_redis()
     settings.CACHES = {
         "default": {
             "BACKEND": "django_redis.cache.RedisCache",

@@ -1,6 +1,5 @@
 """A store beside the databases, on the Redis of `REDIS_URL`, and what is in it, written without a request."""
 
-import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from django_idempotency.core.decision import Claimed
 from django_idempotency.core.keys import Attempt, Identity
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.stores import stores
-from tests.lab.caches import NOWHERE, cache
+from tests.lab.caches import NOWHERE, cache, need_redis
 from tests.operations.records import ANSWER
 
 TIMEOUT = 10  # seconds
@@ -74,10 +73,7 @@ def identity(attempt: Attempt) -> str:
 @pytest.fixture
 def keys(settings: Any) -> Iterator[Keys]:
     """The store `redis`, whose keys are this test's alone, and are forgotten after it."""
-    if not os.environ.get("REDIS_URL"):
-        if os.environ.get("REQUIRE_SERVERS", "") not in ("", "0"):
-            pytest.fail("REDIS_URL names no server.")
-        pytest.skip("REDIS_URL names no server.")
+    need_redis()
     settings.CACHES = {**settings.CACHES, "keys": cache(KEY_PREFIX=f"test-{uuid.uuid4()}")}
     settings.IDEMPOTENCY = {"STORES": {"redis": {"BACKEND": BACKEND, "OPTIONS": {"CACHE": "keys"}}}}
     yield Keys()

@@ -13,6 +13,9 @@ from tests.app.views import answer
 __all__ = ["background", "browser", "client", "edge", "gate", "protect", "serve"]
 
 
+ALL = ["order", "charge", "ship"]
+
+
 class Script:
     """
     A handler of three phases. Each has its effect, and raises what the test has put into `fails` under its name once.
@@ -20,7 +23,7 @@ class Script:
     `calls` are the phases that ran, `keys` the keys that they were given.
     """
 
-    names = ("order", "charge", "ship")
+    names = tuple(ALL)
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -51,6 +54,17 @@ class Script:
 @pytest.fixture
 def script() -> Script:
     return Script()
+
+
+@pytest.fixture
+def pay(protect: Any, serve: Any, script: Script) -> Callable[..., Script]:
+    """The script as a view in phases."""
+
+    def pay(**options: Any) -> Script:
+        serve(protect(script, mode="phased", **options))
+        return script
+
+    return pay
 
 
 def effects() -> list[str]:

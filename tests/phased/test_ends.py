@@ -18,20 +18,9 @@ from django_idempotency.stores import stores
 from tests.app.models import Payment
 from tests.app.serving import expire, hearing, is_replay, post
 from tests.app.views import make_payment
-from tests.phased.conftest import effects
+from tests.phased.conftest import ALL, effects
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-ALL = ["order", "charge", "ship"]
-
-
-@pytest.fixture
-def pay(protect, serve, script):
-    def pay(**options):
-        serve(protect(script, mode="phased", **options))
-        return script
-
-    return pay
 
 
 def end_lease():

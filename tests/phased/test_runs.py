@@ -5,22 +5,9 @@ import pytest
 from django_idempotency.exceptions import NothingDone
 from django_idempotency.models import IdempotencyRecord, PhasedRun
 from tests.app.serving import is_replay, post
-from tests.phased.conftest import effects
+from tests.phased.conftest import ALL, effects
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-ALL = ["order", "charge", "ship"]
-
-
-@pytest.fixture
-def pay(protect, serve, script):
-    """The script as a view in phases."""
-
-    def pay(**options):
-        serve(protect(script, mode="phased", **options))
-        return script
-
-    return pay
 
 
 def test_a_run_leaves_an_ordinary_record(pay, client):

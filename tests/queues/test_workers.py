@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import connection
 
 from tests.app.models import Payment
+from tests.lab.caches import need_redis
 from tests.queues import work
 from tests.servers import ROOT
 
@@ -83,8 +84,7 @@ class Queue:
 
 @pytest.fixture(params=COMMANDS)
 def queue(request):
-    if not os.environ.get("REDIS_URL"):
-        pytest.skip("REDIS_URL names no server.")
+    need_redis()
     queue = Queue(request.param)
     yield queue
     queue.close()

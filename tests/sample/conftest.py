@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from django.test.utils import override_settings
 
+from tests.lab.caches import need_redis
+
 if os.environ.get("DJANGO_SETTINGS_MODULE") == "sample_project.settings":
     from django.contrib.auth.models import User
     from django.core.cache import caches
@@ -95,10 +97,7 @@ def post(ann: "User", client_of: "Callable[[User], APIClient]") -> Callable[...,
 @pytest.fixture
 def redis(settings: Any) -> Iterator[None]:
     """The Redis of `REDIS_URL` keeps this test's keys, apart from all others, and forgets them."""
-    if not os.environ.get("REDIS_URL"):
-        if os.environ.get("REQUIRE_SERVERS", "") not in ("", "0"):
-            pytest.fail("REDIS_URL names no server.")
-        pytest.skip("REDIS_URL names no server.")
+    need_redis()
     settings.CACHES = {"default": {**settings.CACHES["default"], "KEY_PREFIX": f"test-{uuid.uuid4()}"}}
     yield
     caches["default"].delete_pattern("*")
