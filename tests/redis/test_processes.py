@@ -214,7 +214,7 @@ def test_what_was_not_done_is_run(three, gate, key):
     taken = other.ask_while(IN_PROGRESS, key=key)
 
     assert (taken.status, taken.by, taken.replayed) == (201, other.pid, False)
-    assert taken.told("WARNING", "not done")
+    assert taken.told("WARNING", "nothing was done")
     assert third.ask(key).replayed
     assert (gate.effects(key), gate.asked(key)) == ([other.pid], [other.pid])
 
