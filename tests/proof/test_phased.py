@@ -107,8 +107,8 @@ def test_a_retry_that_is_killed_too_is_resumed(payments, count, vendor):
     """Whatever the first attempt has left."""
     points = points_of(payments)
     violations, kills = [], 0
-    for first in range(5, len(points), 7):
-        for second in range(3, len(points), 9):
+    for first in range(5, len(points), 13):
+        for second in range(3, len(points), 11):
             request = payments.request(f"kill-{first}-{second}")
             assert kill_at(payments, request, first)
             end_leases()

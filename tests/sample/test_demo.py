@@ -1,7 +1,6 @@
-"""The demo, run as its readers run it."""
+"""The demo without protection. As its readers run it, `make demo` is a step of CI, which fails if a check does."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,16 +34,6 @@ def run_demo(**environment):
         timeout=240,
     )
     return done.returncode, done.stdout
-
-
-def test_the_demo_is_as_promised():
-    code, output = run_demo(DJANGO_SETTINGS_MODULE="sample_project.settings")
-
-    assert code == 0, output
-    assert re.search(r"The keys of card payments are in Valkey [\d.]+\.", output)
-    verdict = output.strip().splitlines()[-1]
-    assert re.match(r"As promised on SQLite [\d.]+: .*, (\d+) of \1 checks in 14 steps", verdict)
-    assert "NOT SO" not in output
 
 
 def test_the_demo_tells_when_it_is_not():
