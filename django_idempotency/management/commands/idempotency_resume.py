@@ -120,7 +120,10 @@ class Command(BaseCommand):
         if is_interrupted():
             return []
         close_old_connections()
-        asked, failed = self.resumer.ask_each(places, self.limit)
+        try:
+            asked, failed = self.resumer.ask_each(places, self.limit)
+        except PolicyError as error:
+            return [f"No probe was called: {visible(str(error))}"]
         errors = [explain(str(place), error) for place, error in failed]
         counts: Counter[Outcome] = Counter()
         while not is_interrupted():
