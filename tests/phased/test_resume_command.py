@@ -18,6 +18,7 @@ from django.test import Client
 
 from django_idempotency import once
 from django_idempotency.core.policy import POLICY
+from django_idempotency.management.commands import idempotency_resume
 from django_idempotency.models import IdempotencyRecord, PhasedRun
 from django_idempotency.operations import locations
 from django_idempotency.operations.resuming import Resumer
