@@ -395,6 +395,36 @@ def test_a_probe_that_cannot_tell_leaves_the_outcome_unknown(interrupted, unsure
     assert "'charge' may have been done" in run.error
 
 
+def test_a_phase_whose_system_cannot_be_asked_is_never_repeated(interrupted, act):
+    """It says so with UNSURE in place of a probe; a later deploy may bring one."""
+    handler = charging(UNSURE)
+    client = interrupted(handler)
+
+    for _ in range(2):
+        response = post(client)
+        assert (response.status_code, response.json()["code"]) == (409, "outcome-unknown")
+    assert (handler.keys, effects()) == ([], ["order"])
+    assert "'charge' may have been done, and its system cannot be asked" in PhasedRun.objects.get().error
+    act(charging(probe_of({"id": "ch_1"})))
+    assert post(client).json() == {"result": {"id": "ch_1"}}
+
+
+def test_a_phase_whose_system_cannot_be_asked_runs_at_the_first_attempt(browser, act):
+    """Nothing may have begun."""
+    act(charging(UNSURE))
+
+    assert post(browser).status_code == 201
+
+
+@pytest.mark.parametrize("probe", [NOT_DONE, "find", {"id": 1}])
+def test_what_is_no_probe_is_an_error_at_once(raising, act, probe):
+    """Before anybody has to resume."""
+    act(charging(probe))
+
+    with pytest.raises(PhaseError, match="The probe of phase 'charge' is a callable or UNSURE"):
+        post(raising)
+
+
 def test_a_probe_is_asked_again(interrupted, act):
     """And when it can tell, the run ends as any other."""
     client = interrupted(charging(probe_of(UNSURE)))

@@ -21,6 +21,7 @@ class Payments:
     def __init__(self, lab, token, folder):
         self.lab, self.token, self.folder = lab, token, folder
         self.retrier = lab.child().connect()
+        self.unsettled = 0  # runs that a test has left so
 
     def request(self, key, path="/phased/", **more):
         gateway = self.folder / key
@@ -44,7 +45,7 @@ class Payments:
             found.append(f"effects {seen}")
         if (charges := self.charges(request.key)) != 1:
             found.append(f"{charges} charges")
-        if statuses(request.key) != [201] or runs():
+        if statuses(request.key) != [201] or runs() != self.unsettled:
             found.append(f"the store holds {statuses(request.key)} and {runs()} runs")
         return found
 
@@ -67,9 +68,9 @@ def runs():
     return PhasedRun.objects.count()
 
 
-def points_of(payments):
+def points_of(payments, path="/phased/"):
     child = payments.lab.child().connect()
-    child.send(payments.request("dry"), halts=True)
+    child.send(payments.request("dry", path), halts=True)
     points = list(child.points())
     child.close()
     return points
@@ -117,6 +118,48 @@ def test_a_retry_that_is_killed_too_is_resumed(payments, count, vendor):
     count(f"{vendor}, in phases, twice", kills=kills, violations=len(violations))
 
     assert violations == []
+
+
+KEYLESS = ["/phased/probed/", "/phased/unsure/"]  # gateways that know no keys
+
+
+@pytest.mark.parametrize("path", KEYLESS)
+def test_a_run_that_is_killed_charges_once_without_a_key(payments, count, vendor, path):
+    """A probe finds what was charged; where none can, the outcome is unsettled, and nothing is charged again."""
+    points = points_of(payments, path)
+    around = points.index("before the gateway")
+    chosen = {0, 5, around - 1, around, around + 1, around + 2, points.index("after phase"), len(points) - 1}
+    violations = []
+    for number in sorted(chosen):
+        request = payments.request(f"kill-{number}", path)
+        assert kill_at(payments, request, number)
+        end_leases()
+        reply = payments.retrier.ask_until_final(request)
+        if reply.code == "outcome-unknown":
+            payments.unsettled += 1
+            found = ["two charges"] if payments.charges(request.key) > 1 else []
+        else:
+            found = payments.violations(request)
+        violations += [f"killed {number} {points[number]}: {each}" for each in found]
+    count(f"{vendor}, {path}", kills=len(chosen), violations=len(violations), unsettled=payments.unsettled)
+
+    assert violations == []
+    assert (payments.unsettled > 0) is (path == "/phased/unsure/")
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("path", KEYLESS)
+def test_a_process_that_is_frozen_where_it_cannot_charge_twice_keeps_its_run(payments, vendor, path, level):
+    """It holds its row, so nobody asks the probe while it may still charge; when it is thawed, it goes on."""
+    if vendor == "sqlite":
+        pytest.skip("there a phase is the only writer")
+    child = frozen_at(payments, "before the gateway", level, request := payments.request("frozen", path))
+    end_leases()
+
+    assert payments.retrier.ask(request).code == "request-in-progress"
+    child.cont()
+    assert child.finish().status == 201
+    assert payments.violations(request) == []
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -174,10 +217,10 @@ def test_a_frozen_process_commits_nothing_when_it_is_thawed(payments, vendor, po
 
 def frozen_at(payments, point, level, request):
     """A process that stands still at *point* of the *request*."""
-    commits = [number for number, each in enumerate(points_of(payments)) if each == "after COMMIT"]
     child = payments.lab.child(isolation=level).connect()
     child.send(request, halts=True)
     if point == BETWEEN:
+        commits = [number for number, each in enumerate(points_of(payments)) if each == "after COMMIT"]
         child.halt_at(commits[1])
     else:
         child.halt_when(point)

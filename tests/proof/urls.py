@@ -16,6 +16,7 @@ from rest_framework.permissions import IsAuthenticated
 from rest_framework.response import Response
 
 from django_idempotency import idempotent, once
+from django_idempotency.probes import NOT_DONE, UNSURE
 from tests.app.models import Payment
 
 
@@ -108,8 +109,8 @@ def plain(request: HttpRequest) -> JsonResponse:
     return JsonResponse(answer, status=status)
 
 
-def in_phases(**options: Any) -> Any:
-    """An order, a charge at another system that knows keys, and a shipment."""
+def in_phases(knows_keys: bool = True, probe: Any = None, **options: Any) -> Any:
+    """An order, a charge at another system that knows keys or does not, and a shipment."""
 
     @api_view(["POST"])
     @permission_classes([IsAuthenticated])
@@ -124,19 +125,20 @@ def in_phases(**options: Any) -> Any:
             return payment.pk
 
         order = phase("order", lambda: write(data["amount"]))
-        charge = phase("charge", lambda key: at_gateway(data["gateway"], key))
+        asks = None if probe is None or probe is UNSURE else lambda key: probe(data["gateway"], key)
+        charge = phase("charge", lambda key: at_gateway(data["gateway"], key, knows_keys), probe=asks or probe)
         shipment = phase("ship", lambda: write(data["amount"] + 1))
         return Response({"order": order, "charge": charge, "shipment": shipment}, status=201)
 
     return pay
 
 
-def at_gateway(folder: str, key: str) -> str:
-    """The charge under *key*, which the gateway makes once. The process can be killed around it."""
+def at_gateway(folder: str, key: str, knows_keys: bool) -> str:
+    """A charge that has *key*, which the gateway makes once if it knows keys. The process can be killed around it."""
     points = getattr(sys.modules["__main__"], "installed_points", None)
     reach = points().reach if points is not None and points.cache_info().currsize else lambda name: None
     reach("before the gateway")
-    charge = Path(folder, key)
+    charge = Path(folder, key if knows_keys else f"{key} {secrets.token_hex(8)}")
     try:
         with charge.open("x") as file:
             file.write(secrets.token_hex(8))
@@ -146,9 +148,17 @@ def at_gateway(folder: str, key: str) -> str:
     return charge.read_text()
 
 
+def find_charge(folder: str, key: str) -> Any:
+    """What became of a charge at a gateway that knows no keys."""
+    charges = [file.read_text() for file in Path(folder).glob(f"{key} *")]
+    return charges[0] if charges else NOT_DONE
+
+
 urlpatterns = [
     path("phased/", in_phases(lease=timedelta(minutes=5))),
     path("phased/short/", in_phases(lease=timedelta(seconds=1))),
+    path("phased/probed/", in_phases(knows_keys=False, probe=find_charge, lease=timedelta(minutes=5))),
+    path("phased/unsure/", in_phases(knows_keys=False, probe=UNSURE, lease=timedelta(minutes=5))),
     path("pay/", view()),
     path("pay/wait/", view(in_flight="wait")),
     path("plain/", plain),
