@@ -44,6 +44,7 @@ class World(NamedTuple):
     is_recorded: bool = False
     written: tuple[int, int] = (0, 0)  # how often each phase's rows are committed
     charges: int = 0  # at the other system
+    is_on_its_way: bool = False  # a charge for whose answer nobody waits any more
     lock: int | None = None  # who holds the row's lock; on SQLite the database's
 
     def put(self, me: int, at: str, **changes: Any) -> "World":
@@ -90,6 +91,7 @@ class Foreign(Enum):
 class Rules(NamedTuple):
     foreign: Foreign = Foreign.KEY
     is_one_writer: bool = False  # SQLite: whoever may write has the whole database
+    loses_calls: bool = False  # a call arrives at the other system when its process has long given it up
     ends_sessions: bool = False  # the database: of a process that stands still in a transaction
     asks_for_no_token: bool = False
     records_alone: bool = False  # the recovery point is committed after the phase's work, by itself
@@ -195,12 +197,16 @@ def probe(w: World, me: int, rules: Rules) -> Steps:
         yield "asks whether it was charged: it was not", w.put(me, "charge")
 
 
-def call(w: World, me: int, rules: Rules) -> Steps:
+def charge(w: World, rules: Rules) -> World:
     is_known = rules.foreign is Foreign.KEY and w.charges and not rules.makes_new_keys
-    charged = w if is_known else w._replace(charges=min(w.charges + 1, MANY))
-    words = "charges under the same key, and gets the answer of before" if is_known else "charges"
-    yield words, charged.put(me, "record charge")
-    yield f"{words}, and hears nothing in time", charged.give_back(me)
+    return w if is_known else w._replace(charges=min(w.charges + 1, MANY))
+
+
+def call(w: World, me: int, rules: Rules) -> Steps:
+    yield "charges", charge(w, rules).put(me, "record charge")
+    yield "charges, and hears nothing in time", charge(w, rules).give_back(me)
+    if rules.loses_calls:
+        yield "sends a charge, and gives it up", w._replace(is_on_its_way=True).give_back(me)
 
 
 def advance(w: World, me: int, rules: Rules) -> Steps:
@@ -266,7 +272,7 @@ def record_first(w: World, me: int, then: str) -> Steps:
 
 def work(w: World, me: int, rules: Rules) -> Steps:
     phase = w.processes[me].done - 1
-    world = w if phase == ORDER else w._replace(charges=min(w.charges + 1, MANY))
+    world = w if phase == ORDER else charge(w, rules)
     yield "commits its work", goes_on(world.write(phase), me, rules)
 
 
@@ -313,6 +319,8 @@ def model(rules: Rules, *laws: str) -> Model:
                 yield Move("The database", f"ends the session of {name}, who stands still", cut)
         if w.run is not None and w.run.is_leased:
             yield Move("The lease", "runs out", w.lease(False))
+        if w.is_on_its_way:
+            yield Move("The network", "brings the charge at last", charge(w, rules)._replace(is_on_its_way=False))
 
     served = {"done", "told"} if rules.foreign is Foreign.UNSURE else {"done"}
     return Model(
@@ -330,14 +338,18 @@ class Promise(NamedTuple):
     laws: tuple[str, ...] = tuple(LAWS)
 
 
-FOREIGN = {Foreign.KEY: "with keys", Foreign.PROBE: "with a probe", Foreign.UNSURE: "with neither"}
 PROMISES: dict[str, Promise] = {
-    f"Phases, {words}{', SQLite' if is_one_writer else ''}": Promise(Rules(foreign, is_one_writer))
-    for foreign, words in FOREIGN.items()
-    for is_one_writer in (False, True)
+    "Phases, a charge with a key": Promise(Rules(Foreign.KEY, loses_calls=True)),
+    "Phases, a charge with a key, SQLite": Promise(Rules(Foreign.KEY, is_one_writer=True)),
+    "Phases, a charge with a probe": Promise(Rules(Foreign.PROBE)),
+    "Phases, a charge with a probe, SQLite": Promise(Rules(Foreign.PROBE, is_one_writer=True)),
+    "Phases, a charge with neither": Promise(Rules(Foreign.UNSURE, loses_calls=True)),
+    "Phases, a charge with neither, SQLite": Promise(Rules(Foreign.UNSURE, is_one_writer=True)),
 }
+# What no phase can promise that reaches a system without keys.
 NOT_PROMISED: dict[str, Promise] = {
     "a charge with neither, and no word of it": Promise(Rules(Foreign.NOTHING), (CHARGED_ONCE,)),
+    "a probe that is asked while a call is under way": Promise(Rules(Foreign.PROBE, loses_calls=True), (CHARGED_ONCE,)),
     "a probe, and a database that ends sessions": Promise(Rules(Foreign.PROBE, ends_sessions=True), (CHARGED_ONCE,)),
 }
 BROKEN: dict[str, Promise] = {
