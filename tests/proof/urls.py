@@ -1,10 +1,8 @@
 """The protected views that are killed and raced. What a handler does besides its work is asked for by `X-Proof`."""
 
-import secrets
 import sys
 import time
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from django.db import DatabaseError, connection, transaction
@@ -16,8 +14,9 @@ from rest_framework.permissions import IsAuthenticated
 from rest_framework.response import Response
 
 from django_idempotency import idempotent, once
-from django_idempotency.probes import NOT_DONE, UNSURE
+from django_idempotency.probes import UNSURE
 from tests.app.models import Payment
+from tests.proof import gateway
 
 
 class Undone(Exception):
@@ -118,46 +117,40 @@ def in_phases(knows_keys: bool = True, probe: Any = None, **options: Any) -> Any
     def pay(request: Any) -> Response:
         data, script, phase = request.data, request.headers.get("X-Proof", ""), request.idempotency.phase
 
-        def write(amount: int) -> int:
-            payment = Payment.objects.create(amount=amount, reference=data["reference"])
+        def write(reference: str) -> int:
+            payment = Payment.objects.create(amount=data["amount"], reference=reference)
             if script == "slow":
                 time.sleep(data["seconds"])
             return payment.pk
 
-        order = phase("order", lambda: write(data["amount"]))
-        asks = None if probe is None or probe is UNSURE else lambda key: probe(data["gateway"], key)
-        charge = phase("charge", lambda key: at_gateway(data["gateway"], key, knows_keys), probe=asks or probe)
-        shipment = phase("ship", lambda: write(data["amount"] + 1))
-        return Response({"order": order, "charge": charge, "shipment": shipment}, status=201)
+        def charge(key: str) -> str:
+            return at_gateway(data["gateway"], key, data["reference"], knows_keys)
+
+        asks = (lambda key: probe(data["gateway"], key)) if callable(probe) else probe
+        order = phase("order", lambda: write(data["reference"]))
+        charged = phase("charge", charge, probe=asks)
+        shipment = phase("ship", lambda: write(f"{data['reference']}/shipment"))
+        return Response({"id": order, "charge": charged, "shipment": shipment}, status=201)
 
     return pay
 
 
-def at_gateway(folder: str, key: str, knows_keys: bool) -> str:
-    """A charge that has *key*, which the gateway makes once if it knows keys. The process can be killed around it."""
-    points = getattr(sys.modules["__main__"], "installed_points", None)
+def at_gateway(folder: str, key: str, reference: str, knows_keys: bool) -> str:
+    """A charge, around which the process can be killed."""
+    child = sys.modules.get("tests.proof.child", sys.modules["__main__"])
+    points = getattr(child, "installed_points", None)
     reach = points().reach if points is not None and points.cache_info().currsize else lambda name: None
     reach("before the gateway")
-    charge = Path(folder, key if knows_keys else f"{key} {secrets.token_hex(8)}")
-    try:
-        with charge.open("x") as file:
-            file.write(secrets.token_hex(8))
-    except FileExistsError:
-        pass
+    number = gateway.charge(folder, key, reference, knows_keys=knows_keys)
     reach("after the gateway")
-    return charge.read_text()
-
-
-def find_charge(folder: str, key: str) -> Any:
-    """What became of a charge at a gateway that knows no keys."""
-    charges = [file.read_text() for file in Path(folder).glob(f"{key} *")]
-    return charges[0] if charges else NOT_DONE
+    return number
 
 
 urlpatterns = [
     path("phased/", in_phases(lease=timedelta(minutes=5))),
+    path("phased/brief/", in_phases(lease=timedelta(seconds=0.3), max_attempts=1000)),
     path("phased/short/", in_phases(lease=timedelta(seconds=1))),
-    path("phased/probed/", in_phases(knows_keys=False, probe=find_charge, lease=timedelta(minutes=5))),
+    path("phased/probed/", in_phases(knows_keys=False, probe=gateway.find, lease=timedelta(minutes=5))),
     path("phased/unsure/", in_phases(knows_keys=False, probe=UNSURE, lease=timedelta(minutes=5))),
     path("pay/", view()),
     path("pay/wait/", view(in_flight="wait")),
