@@ -155,7 +155,7 @@ class Phases:
     def _ask(self, name: str, probe: Probe, key: str, recorder: Recorder) -> Any:
         """Ask what became of a phase that may have begun: its result, or `NOT_DONE`."""
         try:
-            found = UNSURE if probe is UNSURE else probe(key)
+            found = probe(key) if callable(probe) else UNSURE
         except Exception as error:  # the project's probe; the outcome stays unknown
             logger.exception("The probe of phase %r raised", name)
             reason = f"its probe raised {type(error).__name__}"
