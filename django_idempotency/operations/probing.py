@@ -20,11 +20,13 @@ from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine.probing import ask
 from django_idempotency.engine.transactions import atomic_phase, roll_back
 from django_idempotency.exceptions import RequestInProgress
+from django_idempotency.models import IdempotencyRecord
 from django_idempotency.operations.records import evict
 from django_idempotency.protection.functions import protected_functions, result_record
 from django_idempotency.protection.routes import views
+from django_idempotency.stores import stores
 from django_idempotency.stores.base import LeasedStore, Store
-from django_idempotency.stores.stored import StoredRecord
+from django_idempotency.stores.stored import Location, StoredRecord
 
 logger = logging.getLogger("django_idempotency")
 
@@ -62,7 +64,13 @@ class Probes:
             for handler in view.handlers
         ]
 
-    def policy(self, record: StoredRecord) -> ResolvedPolicy | None:
+    def may_know(self, location: Location) -> bool:
+        """Does any operation whose records may be in *location* have a probe?"""
+        policies = (*self._functions.values(), *(policy for _route, _methods, policy in self._handlers))
+        kept = (stores[policy.store] for policy in policies if policy.probe is not None)
+        return any(store.has_table if location.using is not None else store is location.store for store in kept)
+
+    def policy(self, record: StoredRecord | IdempotencyRecord) -> ResolvedPolicy | None:
         """The policy of the operation that *record* belongs to; None if it is not known (any more)."""
         if not record.request:
             known = self._functions
