@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.proof.lab import PATIENCE, Request, amounts, statuses
+from tests.proof.lab import PATIENCE, SCALE, Request, amounts, statuses
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.kill]
 
@@ -120,6 +120,55 @@ def test_a_retry_that_is_killed_too_is_resumed(payments, count, vendor):
     assert violations == []
 
 
+def chosen(points, step=5):
+    """Each *step*th of the points at which a process can be killed, and those around the gateway. At length, all."""
+    gateway = points.index("before the gateway")
+    step = step if SCALE == 1 else 1
+    return sorted({*range(0, len(points), step), *range(gateway - 1, gateway + 3), len(points) - 1})
+
+
+def test_the_resumer_finishes_what_was_killed(payments, count, vendor):
+    """Without the client, once the claim was committed; a client that comes back gets the answer as a replay."""
+    resumer = payments.lab.child().connect()
+    points = points_of(payments)
+    violations = []
+    for number in chosen(points):
+        request = payments.request(f"kill-{number}")
+        assert kill_at(payments, request, number)
+        end_leases()
+        resumer.do("resume")
+        resumer.result()
+        is_claimed = number >= points.index("after COMMIT")
+        if statuses(request.key) != ([201] if is_claimed else []):
+            violations.append(f"killed {number} {points[number]}: the resumer has left {statuses(request.key)}")
+        violations += [f"killed {number} {points[number]}: {each}" for each in payments.violations(request)]
+    count(f"{vendor}, in phases, resumed", kills=len(chosen(points)), violations=len(violations))
+
+    assert violations == []
+
+
+def test_resumers_and_the_client_at_once_are_one_run(payments, count, vendor):
+    """Whoever is first takes the run over; the others find it in progress, or its answer."""
+    resumers = [payments.lab.child().connect() for _ in range(2)]
+    points = points_of(payments)
+    violations = []
+    for number in chosen(points):
+        request = payments.request(f"kill-{number}")
+        assert kill_at(payments, request, number)
+        end_leases()
+        for resumer in resumers:
+            resumer.do("resume")
+        reply = payments.retrier.ask(request)
+        for resumer in resumers:
+            resumer.result()
+        if (reply.status, reply.code) not in ((201, None), (409, "request-in-progress")):
+            violations.append(f"killed {number} {points[number]}: the client got {reply}")
+        violations += [f"killed {number} {points[number]}: {each}" for each in payments.violations(request)]
+    count(f"{vendor}, in phases, all at once", kills=len(chosen(points)), violations=len(violations))
+
+    assert violations == []
+
+
 KEYLESS = ["/phased/probed/", "/phased/unsure/"]  # gateways that know no keys
 
 
@@ -127,10 +176,8 @@ KEYLESS = ["/phased/probed/", "/phased/unsure/"]  # gateways that know no keys
 def test_a_run_that_is_killed_charges_once_without_a_key(payments, count, vendor, path):
     """A probe finds what was charged; where none can, the outcome is unsettled, and nothing is charged again."""
     points = points_of(payments, path)
-    around = points.index("before the gateway")
-    chosen = {0, 5, around - 1, around, around + 1, around + 2, points.index("after phase"), len(points) - 1}
-    violations = []
-    for number in sorted(chosen):
+    violations, kills = [], chosen(points, step=15)
+    for number in kills:
         request = payments.request(f"kill-{number}", path)
         assert kill_at(payments, request, number)
         end_leases()
@@ -141,7 +188,12 @@ def test_a_run_that_is_killed_charges_once_without_a_key(payments, count, vendor
         else:
             found = payments.violations(request)
         violations += [f"killed {number} {points[number]}: {each}" for each in found]
-    count(f"{vendor}, {path}", kills=len(chosen), violations=len(violations), unsettled=payments.unsettled)
+    count(
+        f"{vendor}, {path}",
+        kills=len(chosen(points, step=15)),
+        violations=len(violations),
+        unsettled=payments.unsettled,
+    )
 
     assert violations == []
     assert (payments.unsettled > 0) is (path == "/phased/unsure/")
