@@ -7,7 +7,9 @@ import json
 import time
 
 import pytest
+from django.db import transaction
 
+from django_idempotency.exceptions import RequestInProgress
 from tests.proof.lab import PATIENCE, SCALE, Request, amounts, statuses
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.kill]
@@ -202,16 +204,27 @@ def test_a_run_that_is_killed_charges_once_without_a_key(payments, count, vendor
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("path", KEYLESS)
 def test_a_process_that_is_frozen_where_it_cannot_charge_twice_keeps_its_run(payments, vendor, path, level):
-    """It holds its row, so nobody asks the probe while it may still charge; when it is thawed, it goes on."""
+    """It holds its row, so nobody asks the probe or frees the key while it may still charge; thawed, it goes on."""
     if vendor == "sqlite":
         pytest.skip("there a phase is the only writer")
     child = frozen_at(payments, "before the gateway", level, request := payments.request("frozen", path))
     end_leases()
 
     assert payments.retrier.ask(request).code == "request-in-progress"
+    with pytest.raises(RequestInProgress), transaction.atomic():
+        free(request.key)
     child.cont()
     assert child.finish().status == 201
     assert payments.violations(request) == []
+
+
+def free(key):
+    """As an operator does."""
+    from django_idempotency.models import IdempotencyRecord
+    from django_idempotency.stores import stores
+
+    record = IdempotencyRecord.objects.get(key=key)
+    stores["default"].free(None, bytes(record.digest), record.executed_at)
 
 
 @pytest.mark.parametrize("level", LEVELS)
