@@ -53,7 +53,7 @@ def encode_request(request: Any, policy: ResolvedPolicy) -> bytes:
     headers = {name: meta[name] for name in names if name in meta}
     user: Any = getattr(request, "user", None)
     known = getattr(user, "is_authenticated", False)
-    sent: dict[str, Any] | None = {
+    sent = {
         "method": django_request.method,
         "script": meta.get("SCRIPT_NAME", ""),
         "path": django_request.path_info,
@@ -69,14 +69,13 @@ def encode_request(request: Any, policy: ResolvedPolicy) -> bytes:
         "language": translation.get_language(),
         "time_zone": timezone.get_current_timezone_name(),
     }
-    if callable(policy.store_request):
-        sent = policy.store_request(request, sent)
-    if sent is None:
+    kept = policy.store_request(request, sent) if callable(policy.store_request) else sent
+    if kept is None:
         return b""
     try:
-        if not isinstance(sent, dict):
-            raise TypeError(f"it is a {type(sent).__name__}")
-        return json.dumps(sent, allow_nan=False).encode()
+        if not isinstance(kept, dict):
+            raise TypeError(f"it is a {type(kept).__name__}")
+        return json.dumps(kept, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise PolicyError(
             f"The option 'store_request' must return a dict that is JSON, or None for a request that is not to be"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
 from itertools import islice
+from typing import Any
 
 from django_idempotency.core.keys import Identity
 from django_idempotency.engine import announcements
@@ -21,7 +22,6 @@ from django_idempotency.stores.stored import Location, StoredRecord
 
 logger = logging.getLogger("django_idempotency")
 
-# A run that failed is left alone for as long as it is old, so that each pause is twice the one before.
 SHORTEST_PAUSE, LONGEST_PAUSE = 10.0, 3600.0  # seconds
 MOST = 10_000  # unsettled outcomes that are looked through for those with a probe
 # What the view answers for reasons that may pass: 408, 425, 429 (a throttle) and everything from 500 on.
@@ -62,8 +62,8 @@ class Resumer:
         """
         Resume at most *limit* runs of *location* that are due, one at each step.
 
-        Raises what the database raises; what the view raises is kept with its run. Is this process ended in between,
-        the run's next attempt goes on at once, or when its lease has run out.
+        Raises what the database raises; what the view raises is kept with its run. If this process is killed in the
+        middle of a run, another goes on when the lease has run out.
         """
         using = location.using or ""
         with location.selected():
@@ -72,9 +72,8 @@ class Resumer:
             with location.selected():
                 resumed = self._resume(location, digest)
             if resumed.result is not Result.BUSY:
-                logger.info(
-                    "Resumed %s: %s%s", digest.hex(), resumed.result.value, resumed.reason and f", {resumed.reason}"
-                )
+                reason = f", {resumed.reason}" if resumed.reason else ""
+                logger.info("Resumed %s: %s%s", digest.hex(), resumed.result.value, reason)
             yield resumed
 
     def count_due(self, location: Location) -> int:
@@ -113,7 +112,7 @@ class Resumer:
             return Resumed(digest, Result.UNSETTLED, run.error or "it was attempted too often")
         reason = resumption.reason
         if not reason and not failure and (status in FORBIDDEN or not (resumption.is_reached or _may_pass(status))):
-            reason = f"its view answered with status {status}, so its user may not do this, or not any more"
+            reason = f"its view answered with status {status}{_meaning(status)}"
         if reason:
             if interrupted.refuse(using, run, reason):
                 _announce(location, run, reason)
@@ -142,8 +141,10 @@ class Resumer:
     def count_without_request(self, location: Location) -> tuple[int, int]:
         """How many interrupted requests and calls of `@once` functions of *location* no resumer can send again."""
         with location.selected():
-            runs = interrupted.without_request(location.using or "")
-            return runs.filter(is_call=False).count(), runs.filter(is_call=True).count()
+            requests, calls = (
+                interrupted.without_request(location.using or "", is_call=each) for each in (False, True)
+            )
+            return requests.count(), calls.count()
 
     def ask_each(self, places: Iterable[Location], limit: int) -> tuple[Iterator[Asked], list[locations.Error]]:
         """
@@ -172,12 +173,19 @@ def resumable(places: Iterable[Location]) -> list[Location]:
     return [each for each in places if each.using is not None and each.store.runs is not None]
 
 
+def _meaning(status: int) -> str:
+    if status in FORBIDDEN or 300 <= status < 400:  # to the login
+        return ", so its user may not do this, or not any more"
+    return " before its handler was reached"
+
+
 def _may_pass(status: int) -> bool:
     return status in MAY_PASS or status >= 500
 
 
-def _pause(run: PhasedRun) -> float:
-    age = (run.now - run.executed_at).total_seconds()  # type: ignore[attr-defined]  # an annotation
+def _pause(run: Any) -> float:
+    """Seconds for which *run* is left alone: as long as it is old, so that each pause is twice the one before."""
+    age = (run.now - run.executed_at).total_seconds()
     return float(min(max(age, SHORTEST_PAUSE), LONGEST_PAUSE))
 
 

@@ -25,7 +25,7 @@ from django_idempotency.core.progress import PHASED
 from django_idempotency.protection.by_default import is_installed, take_over
 from django_idempotency.protection.resumption import RESUMPTION, Resumption
 from django_idempotency.protection.routes import policy_at
-from django_idempotency.stores.schemas import in_schema, tenant_database
+from django_idempotency.stores.schemas import in_schema, public_schema, tenant_database
 
 UNREADABLE = "its stored request cannot be read"
 
@@ -152,9 +152,8 @@ def _tenant(schema: str, resumption: Resumption) -> Any:
     connection: Any = connections[tenant_database()]
     if not apps.is_installed("django_tenants"):
         return connection.tenant
-    from django_tenants.utils import get_public_schema_name, get_tenant_model
-
-    tenant = get_tenant_model().objects.filter(schema_name=schema).first()
-    if tenant is None and schema != get_public_schema_name():
+    model = import_module("django_tenants.utils").get_tenant_model()
+    tenant = model.objects.filter(schema_name=schema).first()
+    if tenant is None and schema != public_schema():
         resumption.fail(f"its tenant's schema {schema!r} is gone")
     return connection.tenant if tenant is None else tenant

@@ -13,7 +13,7 @@ from django.contrib.auth.decorators import login_required, permission_required
 from django.contrib.auth.models import Permission
 from django.core.exceptions import PermissionDenied
 from django.core.management import call_command
-from django.http import Http404, HttpResponseRedirect
+from django.http import Http404, HttpResponse, HttpResponseRedirect
 from django.test import Client
 from django.urls import path, reverse
 from django.utils import timezone, translation
@@ -531,6 +531,35 @@ def test_an_error_before_the_handler_is_tried_again_too(serve, edge, protect, cl
     failing.clear()
     end_pause()
     assert "1 finished" in resume()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (HttpResponseRedirect("/login/"), "answered with status 302, so its user may not do this"),
+        (HttpResponse(status=410), "answered with status 410 before its handler was reached"),
+        (HttpResponse(status=200), "answered with status 200 before its handler was reached"),
+        (HttpResponse(status=429), "1 to be tried again"),
+        (HttpResponse(status=503), "answered with status 503 before its handler"),
+    ],
+    ids=lambda value: getattr(value, "status_code", None),
+)
+def test_a_guard_that_answers(serve, protect, client, script, answer, said):
+    """What may pass is tried again, anything else is not."""
+    view = protect(script, mode="phased")
+    closed = []
+
+    def guarded(request, *args, **kwargs):
+        return closed[0] if closed else view(request, *args, **kwargs)
+
+    guarded.__wrapped__ = view
+    serve(guarded)
+    interrupt(script, client)
+    closed.append(answer)
+
+    assert said in resume()
+    assert the_run().doubt == (0 if answer.status_code in (429, 503) else REFUSED)
+    assert (the_run().attempts, effects()) == (1, ["order"])
 
 
 @pytest.mark.parametrize("status", [400, 429, 503])

@@ -18,6 +18,7 @@ from django.test import Client
 
 from django_idempotency import once
 from django_idempotency.core.policy import POLICY
+from django_idempotency.management.commands import idempotency_resume
 from django_idempotency.models import IdempotencyRecord, PhasedRun
 from django_idempotency.operations import locations
 from django_idempotency.operations.resuming import Resumer
@@ -230,6 +231,26 @@ def test_several_databases(protect, serve, client):
 
 def fail(errors):
     raise errors.pop()
+
+
+def test_a_progress_bar(pay, client, script, monkeypatch):
+    """On a terminal: of so many runs as are due, or as the limit allows."""
+    pay()
+    for key in ("key-1", "key-2", "key-3"):
+        interrupt(script, client, key=key)
+    bars = []
+
+    @contextmanager
+    def bar(title, total):
+        bars.append([title, total()])
+        yield bars[-1].append
+
+    monkeypatch.setattr(idempotency_resume, "progress_bar", bar)
+    terminal = StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    call_command("idempotency_resume", "--limit", "2", stdout=StringIO(), stderr=terminal)
+
+    assert bars == [["Resuming default", 2, 1, 1]]
 
 
 # --- probes ---

@@ -144,7 +144,7 @@ class Command(BaseCommand):
 
     def report(self, place: Location, resumed: list[Resumed], given_up: list[Resumed]) -> None:
         where = str(place).removeprefix("database ")
-        counts = Counter(each.result for each in resumed if each.result is not Result.BUSY)
+        counts: Counter[Result] = Counter(each.result for each in resumed if each.result is not Result.BUSY)
         if counts:
             words = ", ".join(f"{counts[result]} {result.value}" for result in Result if counts[result])
             self.say(f"Resumed {_many(counts.total(), 'run')} in {where}: {words}.")
@@ -181,6 +181,7 @@ class Command(BaseCommand):
     def say(self, line: str) -> None:
         if self.verbosity:
             self.stdout.write(line)
+            self.stdout.flush()  # a service's lines are read while it runs
 
     def warn(self, line: str) -> None:
         if self.verbosity:

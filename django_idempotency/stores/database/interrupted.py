@@ -39,16 +39,16 @@ def overdue(using: str) -> "QuerySet[PhasedRun]":
     return _stored(using).filter(resume_until__lte=DatabaseNow())
 
 
-def without_request(using: str) -> "QuerySet[PhasedRun]":
+def without_request(using: str, *, is_call: bool) -> "QuerySet[PhasedRun]":
     """
-    The interrupted runs whose requests are not stored, so that a resumer cannot send them. `is_call`: it is a call of
-    an `@once` function.
+    The interrupted runs that a resumer cannot send: requests that are not stored, or calls of `@once` functions.
     """
-    return interrupted(using).filter(sent=b"").annotate(is_call=Exists(_record().filter(request="")))
+    calls = Exists(_record().filter(request=""))
+    return interrupted(using).filter(calls if is_call else ~calls, sent=b"")
 
 
-def find(using: str, digest: bytes) -> PhasedRun | None:
-    """The run of the identity *digest* that has not ended, whoever holds it."""
+def find(using: str, digest: bytes) -> Any:
+    """The run of the identity *digest* that has not ended, whoever holds it, with the database's time as `now`."""
     runs = PhasedRun.objects.using(using).annotate(now=DatabaseNow()).filter(Exists(_record()), digest=digest)
     return runs.first()
 

@@ -78,8 +78,10 @@ class Statements:
             f" {UNSETTLED}, %s, %s, {now}, {later}){'' if mysql else ' ON CONFLICT (digest) DO NOTHING'}"
         )
         self.CLEAR = f"DELETE FROM {TABLE} WHERE digest = %s AND NOT {live(now)}"
-        columns = ("executed_at", "token", "ends_at", "attempts", "doubt", "phase", "error", "resume_at")
-        columns += ("resume_until", "sent")
+        columns = (
+            *("executed_at", "token", "ends_at", "attempts", "doubt", "phase", "error"),
+            *("resume_at", "resume_until", "sent"),
+        )
         replaced = ", ".join(f"{name} = excluded.{name}" for name in columns)
         self.BEGIN = (
             f"{'REPLACE' if mysql else 'INSERT'} INTO {RUNS} (digest, {', '.join(columns)}) SELECT digest, executed_at,"
