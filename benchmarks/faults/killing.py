@@ -37,7 +37,8 @@ SCRIPTS = {"": 8, "refuse": 1, "raise": 1}
 ATOMIC = ("/pay/", "/plain/")
 PHASED = "/phased/brief/"
 
-POINTS = 32  # of a request, until one has been counted to its end
+# Of a request, until one has been counted to its end: more than there are, because only a survivor tells.
+POINTS, POINTS_IN_PHASES = 32, 100
 INSTANT = 0.02  # seconds that a request takes, until one has been timed
 
 
@@ -129,7 +130,8 @@ class Lane:
         victims = []
         begun = time.monotonic()
         for _ in range(1 + (self.draw.random() < RIVALS)):
-            known = self.tally.points.get(path + script, POINTS)
+            guess = POINTS_IN_PHASES if self.plan.gateway else POINTS
+            known = self.tally.points.get(path + script, guess)
             at = self.draw.randrange(known) if at_point else None
             victims.append(self.fork_victim(key, path, script, at))
         if early:
