@@ -123,7 +123,9 @@ def test_a_former_owner_changes_nothing(owner):
     assert owner.renew(owner.token, 30.0) is False
     assert owner.owns(owner.token) is False
     owner.give_back(owner.token, **GIVE_BACK)
-    assert owner.enter_phase(owner.token, 30.0) is (connection.vendor != "sqlite")
+    assert owner.enter_phase(owner.token, 30.0, holds=False) is (connection.vendor != "sqlite")
+    with transaction.atomic():
+        assert owner.enter_phase(owner.token, 30.0, holds=True) is False
     assert (IdempotencyRecord.objects.values().get(), PhasedRun.objects.values().get()) == before
 
 

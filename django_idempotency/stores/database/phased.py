@@ -103,6 +103,7 @@ class Statements:
         self.RENEW = f"UPDATE {RUNS} SET ends_at = {later} WHERE {of_owner} AND ends_at > executed_at"
         self.ADVANCE = f"UPDATE {TABLE} SET head = %s WHERE {owned}"
         self.OWNS = f"SELECT 1 FROM {TABLE} WHERE {owned}"
+        self.HOLD_OWN = f"{self.OWNS} FOR UPDATE"
         self.COMPLETE = (
             f"UPDATE {TABLE} SET status = %s, head = %s, body = %s, expires_at = {dialect.EXPIRES} WHERE {owned}"
         )
@@ -199,12 +200,15 @@ class Runs:
             cursor.execute(sql.RENEW, (sql.seconds(lease), attempt.identity.digest, int(token)))
             return bool(cursor.rowcount == 1)
 
-    def enter_phase(self, using: str, attempt: Attempt, token: str, lease: float) -> bool:
+    def enter_phase(self, using: str, attempt: Attempt, token: str, lease: float, *, holds: bool) -> bool:
         """
-        Begin a phase's transaction. Returns False if the run has another owner; only SQLite asks, because a transaction
-        there that reads before it writes may fail if another writes meanwhile.
+        Begin a phase's transaction. Returns False if the run has another owner, which is asked only where it *holds*
+        the row from now on, so that nobody takes the run over before the transaction ends. SQLite always does: a
+        transaction there that reads before it writes may fail if another writes meanwhile.
         """
-        return connections[using].vendor != "sqlite" or self.renew(using, attempt, token, lease)
+        if connections[using].vendor == "sqlite":
+            return self.renew(using, attempt, token, lease)
+        return not holds or self._asks(using, self.statements(using).HOLD_OWN, attempt, token)
 
     def advance(self, using: str, attempt: Attempt, token: str, progress: Progress) -> bool:
         """Record *progress* in the phase's own transaction. Returns False if the run has another owner."""
@@ -214,8 +218,11 @@ class Runs:
 
     def owns(self, using: str, attempt: Attempt, token: str) -> bool:
         """Does the run still belong to *token*?"""
+        return self._asks(using, self.statements(using).OWNS, attempt, token)
+
+    def _asks(self, using: str, sql: str, attempt: Attempt, token: str) -> bool:
         with connections[using].cursor() as cursor:
-            cursor.execute(self.statements(using).OWNS, (attempt.identity.digest, token.encode()))
+            cursor.execute(sql, (attempt.identity.digest, token.encode()))
             return cursor.fetchone() is not None
 
     def finish(self, using: str, attempt: Attempt, token: str, record: CompletionRecord) -> bool:
