@@ -51,6 +51,8 @@ class RunFieldsMixin(RecordPagesMixin):
         run = page.shown.run
         if run is None:
             return ""
+        if run.is_given_up:
+            return gettext("Not until an operator decides so.")
         if not run.is_sent:
             return gettext("By a retry alone: its request is not stored.")
         until = date_format(timezone.localtime(run.resume_until), "DATETIME_FORMAT")

@@ -91,7 +91,11 @@ def format_lines(record: Presented, *, body: bool) -> Iterator[str]:
 
 
 def _run_lines(run: PresentedRun) -> dict[str, str]:
-    until = f"by the resumer until {run.resume_until:%Y-%m-%d %H:%M:%S %Z}" if run.is_sent else "by a retry alone"
+    until = "by a retry alone"
+    if run.is_given_up:
+        until = "not until an operator decides so"
+    elif run.is_sent:
+        until = f"by a retry, or by the resumer until {run.resume_until:%Y-%m-%d %H:%M:%S %Z}"
     return {
         "finished": run.names or "no phase",
         "stopped in": run.stopped,
@@ -144,7 +148,7 @@ def _run_as_json(run: PresentedRun, exact: StoredRun | None) -> dict[str, Any]:
         "attempts": run.attempts,
         "max_attempts": run.most,
         "error": run.error,
-        "resume_until": run.resume_until.isoformat() if run.is_sent else None,
+        "resume_until": run.resume_until.isoformat() if run.is_sent and not run.is_given_up else None,
     }
 
 

@@ -163,7 +163,18 @@ def test_the_pages_show_the_phases(away, admin_client):
             assert part in shown, (name, part)
     shown = text(admin_client.get(page("change", record)))
     assert "{&quot;call&quot;: 1, &quot;phase&quot;: &quot;order&quot;}" in shown
-    assert "by the resumer" in shown
+    assert "Not until an operator decides so." in shown
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_an_interrupted_run_says_who_resumes_it(away, admin_client, is_stored):
+    """The resumer needs the request, and tries for a time; its client may come back at any."""
+    away(attempts=1, store_request=is_stored)
+
+    on_page = "By a retry, or until " if is_stored else "By a retry alone: its request is not stored."
+    assert on_page in text(admin_client.get(page("change", IdempotencyRecord.objects.get())))
+    assert ("by the resumer until" in run("--interrupted")[0]) is is_stored
+    assert (listed("--interrupted")[0]["run"]["resume_until"] is not None) is is_stored
 
 
 def test_results_need_the_permission(away, operator):
@@ -182,7 +193,7 @@ def test_the_commands_show_the_phases(away):
     away()
 
     text, _ = run()
-    for line in ("finished     order", "stopped in   charge", "attempts     2 of 2", "resumed      by a retry alone"):
+    for line in ("finished     order", "stopped in   charge", "attempts     2 of 2", "resumed      not until an operator decides so"):
         assert f"\n  {line}\n" in text
     assert "\n  last error   TimeoutError: the gateway is away\n" in text
     assert listed()[0]["run"] == {
