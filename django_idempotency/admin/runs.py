@@ -49,7 +49,7 @@ class RunFieldsMixin(RecordPagesMixin):
     @admin.display(description=_("resumed"))
     def resumed_until(self, page: Page) -> str:
         run = page.shown.run
-        if run is None:
+        if run is None or page.shown.state is State.RUNNING:
             return ""
         if run.is_given_up:
             return gettext("Not until an operator decides so.")

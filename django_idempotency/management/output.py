@@ -75,7 +75,7 @@ def format_lines(record: Presented, *, body: bool) -> Iterator[str]:
         status = "none yet"
     rows["status"] = status
     if record.run is not None:
-        rows |= _run_lines(record.run)
+        rows |= _run_lines(record.run, is_running=record.state is State.RUNNING)
     for name, value in rows.items():
         yield f"  {name:12} {value}"
     for problem in record.problems:
@@ -90,19 +90,16 @@ def format_lines(record: Presented, *, body: bool) -> Iterator[str]:
             yield from (f"    {line}" for line in record.body.text.split("\n"))
 
 
-def _run_lines(run: PresentedRun) -> dict[str, str]:
+def _run_lines(run: PresentedRun, *, is_running: bool) -> dict[str, str]:
+    rows = {"finished": run.names or "no phase", "attempts": run.tried, "last error": run.error or "none"}
+    if is_running:
+        return rows
     until = "by a retry alone"
     if run.is_given_up:
         until = "not until an operator decides so"
     elif run.is_sent:
         until = f"by a retry, or by the resumer until {run.resume_until:%Y-%m-%d %H:%M:%S %Z}"
-    return {
-        "finished": run.names or "no phase",
-        "stopped in": run.stopped,
-        "attempts": run.tried,
-        "last error": run.error or "none",
-        "resumed": until,
-    }
+    return {**rows, "stopped in": run.stopped, "resumed": until}
 
 
 def as_json(stored: StoredRecord, record: Presented, *, body: bool) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from django_idempotency.core.operator_answer import reason_phrase
 from django_idempotency.core.record import LEFT_OUT, TOMBSTONE, CompletionRecord
 from django_idempotency.models import GIVEN_UP, UNSETTLED, UNSURE, IdempotencyRecord
 from django_idempotency.operations.policies import Policies
-from django_idempotency.stores.stored import StoredRecord, StoredRun
+from django_idempotency.stores.stored import StoredRecord
 
 DISPLAYED = 64 * 1024  # characters of a body that a page shows; the rest is a download
 
@@ -218,24 +218,27 @@ def present(
         body=_body(record.body, found, limit) if response and not answerless else None,
         problems=problems,
         is_foreign=is_foreign,
-        run=record.run and _run(record, record.run, record.run.results if response else None, limit, policies),
+        run=_run(record, response, limit, policies),
     )
 
 
-def _run(
-    record: StoredRecord, run: StoredRun, results: tuple[Any, ...] | None, limit: int | None, policies: Policies | None
-) -> PresentedRun:
-    policy = policies and policies.policy(record)
-    # Who gives a lease back writes its end in the past.
+def _run(record: StoredRecord, response: bool, limit: int | None, policies: Policies | None) -> PresentedRun | None:
+    run = record.run
+    if run is None:
+        return None
+    policy = None if policies is None else policies.policy(record)
+    results: list[str | None] = [None] * len(run.finished)
+    if response and run.results is not None:
+        results = [visible(json.dumps(result, ensure_ascii=False))[:limit] for result in run.results]
+    # Who gives a lease back writes its end into the past.
     has_died = not record.is_in_flight and run.ends_at > record.executed_at
-    shown = [visible(json.dumps(result, ensure_ascii=False))[:limit] for result in results or ()]
     last = run.finished[-1] if run.finished else ""
     return PresentedRun(
-        phases=tuple(zip(map(visible, run.finished), shown or [None] * len(run.finished), strict=True)),
+        phases=tuple(zip(map(visible, run.finished), results, strict=True)),
         place=visible(last if has_died else run.phase),
         has_died=has_died,
         attempts=run.attempts,
-        most=policy and policy.max_attempts,
+        most=None if policy is None else policy.max_attempts,
         error=visible(run.error),
         resume_until=run.resume_until,
         is_sent=run.is_sent,

@@ -120,12 +120,12 @@ def _decide_in_transaction(location: Location, digest: bytes, run: StoredRun, **
 
 def _of_run(record: Identified, location: Location, change: Callable[[], bool]) -> Callable[[], bool]:
     """The *change* of *record*; of a run, only as it was read."""
-    run = record.run if isinstance(record, StoredRecord) else None
-    if run is None:
+    if not isinstance(record, StoredRecord) or record.run is None:
         return change
+    digest, run = record.digest, record.run
 
     def guarded() -> bool:
-        _decide_in_transaction(location, bytes(record.digest), run, doubt=run.doubt)
+        _decide_in_transaction(location, digest, run, doubt=run.doubt)
         return change()
 
     return guarded

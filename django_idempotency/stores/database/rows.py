@@ -26,17 +26,16 @@ def read_rows(location: Location, records: RecordQuerySet, *, response: bool = T
     columns = (*ASKED, *(ANSWERED if response else ()), *TIMES, *STATE)
     rows: list[dict[str, Any]] = list(records.with_state().values(*columns))
     claims = [row["digest"] for row in rows if row["status"] == UNSETTLED]
-    found = {}
+    found: dict[bytes, dict[str, Any]] = {}
     for first in range(0, len(claims), MANY):
         # A statement of its own, which reads claims whole, because most records are no claims.
         again = IdempotencyRecord.objects.using(records.db).filter(digest__in=claims[first : first + MANY])
         found |= {bytes(row["digest"]): row for row in again.with_state().with_run().values(*columns, *OF_RUN)}
     stored = []
     for row in rows:
-        if row["status"] == UNSETTLED:
-            row = found.get(bytes(row["digest"]))
-        if row is not None:  # it may have been freed between the two
-            stored.append(_stored(location, records.db, row, response=response))
+        read = found.get(bytes(row["digest"])) if row["status"] == UNSETTLED else row
+        if read is not None:  # it may have been freed between the two
+            stored.append(_stored(location, records.db, read, response=response))
     return stored
 
 
