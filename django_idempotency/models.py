@@ -21,6 +21,7 @@ UNSETTLED = 0  # the status of a claim, because an HTTP status is never 0
 # not send its request again, but its client may; or it was attempted too often or for too long, and only an operator
 # decides.
 NO_DOUBT, UNSURE, REFUSED, GIVEN_UP = 0, 1, 2, 3
+RUN_COLUMNS = ("token", "ends_at", "attempts", "doubt", "phase", "error", "resume_until", "sent")  # of `PhasedRun`
 
 
 class DatabaseNow(models.Func):
@@ -44,12 +45,19 @@ def _answer_has_ended() -> models.Exists:
     )
 
 
-def _has_run(**conditions: object) -> models.Exists:
-    return models.Exists(
-        PhasedRun.objects.filter(
-            digest=models.OuterRef("digest"), executed_at=models.OuterRef("executed_at"), **conditions
-        )
+def _runs(**conditions: object) -> "models.QuerySet[PhasedRun]":
+    """The run of each record that has one, and meets the *conditions*."""
+    return PhasedRun.objects.filter(
+        digest=models.OuterRef("digest"), executed_at=models.OuterRef("executed_at"), **conditions
     )
+
+
+def _is_running() -> models.Exists:
+    return models.Exists(_runs(ends_at__gt=DatabaseNow()))
+
+
+def _is_interrupted() -> models.Exists:
+    return models.Exists(_runs(ends_at__lte=DatabaseNow(), doubt=NO_DOUBT))
 
 
 class RecordQuerySet(models.QuerySet["IdempotencyRecord"]):
@@ -75,12 +83,21 @@ class RecordQuerySet(models.QuerySet["IdempotencyRecord"]):
 
     def with_state(self) -> Self:
         """
-        Annotate the database's time as `now`, as `ended` whether the answer has ended before the record, and as
-        `is_in_flight` whether it is the claim of a run that goes on.
+        Annotate the database's time as `now`, as `ended` whether the answer has ended before the record, and whether it
+        is the claim of a run whose owner works (`is_in_flight`), or that a retry goes on with (`is_interrupted`).
         """
         return self.annotate(
-            now=DatabaseNow(), ended=_answer_has_ended(), is_in_flight=_has_run(ends_at__gt=DatabaseNow())
+            now=DatabaseNow(), ended=_answer_has_ended(), is_in_flight=_is_running(), is_interrupted=_is_interrupted()
         )
+
+    def with_run(self) -> Self:
+        """Annotate as `run_token` and so on the columns of a claim's run, NULL without one; and its head and body."""
+        columns = {f"run_{name}": models.Subquery(_runs().values(name)) for name in RUN_COLUMNS}
+        of_claim = {
+            f"claim_{name}": models.Case(models.When(status=UNSETTLED, then=name), default=models.Value(b""))
+            for name in ("head", "body")
+        }
+        return self.annotate(**columns, **of_claim)
 
     def ended(self) -> Self:
         """Records whose answers have ended, but whose keys stay taken."""
@@ -88,7 +105,15 @@ class RecordQuerySet(models.QuerySet["IdempotencyRecord"]):
 
     def unsettled(self) -> Self:
         """Claims without an outcome, committed by their handlers; and runs of phased mode whose outcome is in doubt."""
-        return self.filter(~_has_run(doubt=NO_DOUBT), status=UNSETTLED)
+        return self.filter(~models.Exists(_runs(doubt=NO_DOUBT)), status=UNSETTLED)
+
+    def running(self) -> Self:
+        """Claims of phased mode whose owners' leases last."""
+        return self.filter(_is_running(), status=UNSETTLED)
+
+    def interrupted(self) -> Self:
+        """Claims of phased mode that nobody works on now, and that a retry or the resumer goes on with."""
+        return self.filter(_is_interrupted(), status=UNSETTLED)
 
     def for_key(self, key: str) -> Self:
         """Every record of this exact key."""

@@ -17,7 +17,15 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from django_idempotency.admin.forms import FreeForm, SettleForeignForm, SettleForm, Verdict
+from django_idempotency.admin.forms import (
+    GIVE_UP,
+    FreeForm,
+    GiveUpForm,
+    SettleForeignForm,
+    SettleForm,
+    SettleRunForm,
+    Verdict,
+)
 from django_idempotency.admin.pages import Link, Page, RecordPagesMixin, StoreAway, back_if_away
 from django_idempotency.engine.transactions import atomic_phase
 from django_idempotency.exceptions import Refusal
@@ -28,17 +36,18 @@ TEMPLATES = "admin/django_idempotency/idempotencyrecord"
 
 
 class DecisionViewsMixin(RecordPagesMixin):
-    """Views that free the key of a completed record, and settle an unsettled outcome."""
+    """Views that free the key of a completed record, settle an unsettled outcome, and give an interrupted run up."""
 
     free_key_template = f"{TEMPLATES}/free_key.html"
     settle_outcome_template = f"{TEMPLATES}/settle_outcome.html"
+    give_up_template = f"{TEMPLATES}/give_up.html"
 
     def has_free_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """May this user free the key of a completed record?"""
         return request.user.has_perm(f"{self.opts.app_label}.free_key")
 
     def has_settle_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """May this user settle an unsettled outcome?"""
+        """May this user settle an unsettled outcome, and give an interrupted run up?"""
         return request.user.has_perm(f"{self.opts.app_label}.settle_outcome")
 
     def get_urls(self) -> list[URLPattern]:
@@ -46,6 +55,7 @@ class DecisionViewsMixin(RecordPagesMixin):
         return [
             path("<path:object_id>/free/", view(self.free_view), name=self.url_name("free")),
             path("<path:object_id>/settle/", view(self.settle_view), name=self.url_name("settle")),
+            path("<path:object_id>/give-up/", view(self.give_up_view), name=self.url_name("give_up")),
             *super().get_urls(),
         ]
 
@@ -56,6 +66,8 @@ class DecisionViewsMixin(RecordPagesMixin):
                 return [(self.url("free", page.pk), _("Free this key"))]
             case State.UNSETTLED if self.has_settle_permission(request, page):
                 return [(self.url("settle", page.pk), _("Settle the outcome"))]
+            case State.INTERRUPTED if self.has_settle_permission(request, page):
+                return [(self.url("give_up", page.pk), _("Give this run up"))]
             case _:
                 return []
 
@@ -69,8 +81,18 @@ class DecisionViewsMixin(RecordPagesMixin):
     def settle_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Settle an unsettled outcome, with a reason."""
         page = self._page(request, object_id, self.has_settle_permission)
-        form_class = SettleForeignForm if page is not None and page.shown.is_foreign else SettleForm
+        form_class = SettleForm
+        if page is not None and page.shown.is_foreign:
+            form_class = SettleForeignForm
+        elif page is not None and page.shown.run is not None:
+            form_class = SettleRunForm
         return self._decide(request, object_id, page, State.UNSETTLED, form_class)
+
+    @back_if_away
+    def give_up_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Give an interrupted run up, with a reason."""
+        page = self._page(request, object_id, self.has_settle_permission)
+        return self._decide(request, object_id, page, State.INTERRUPTED, GiveUpForm)
 
     def _page(self, request: HttpRequest, object_id: str, allowed: Callable[..., bool]) -> Page | None:
         page: Any = self.get_object(request, unquote(object_id))
@@ -89,21 +111,30 @@ class DecisionViewsMixin(RecordPagesMixin):
             nothing = gettext("There is nothing to decide: the record is now %s.")
             messages.warning(request, nothing % page.shown.state.label)
             return here
-        seen = page.stored.executed_at.isoformat()
-        form = form_class(page.stored, request.POST or None, initial={"executed_at": seen})
+        run = page.stored.run
+        seen = {"executed_at": page.stored.executed_at.isoformat(), "attempt": "" if run is None else run.token}
+        form = form_class(page.stored, request.POST or None, initial=seen)
         if form.is_valid():
-            if form.cleaned_data["executed_at"] == seen:
+            if form.cleaned_data["executed_at"] != seen["executed_at"]:
+                again = gettext("Nothing was done: the key has been used again since. This is its new record.")
+            elif form.cleaned_data["attempt"] != seen["attempt"]:
+                again = gettext("Nothing was done: the run has gone on since. This is where it is now.")
+            else:
                 return self._carry_out(request, page, form)
-            again = gettext("Nothing was done: the key has been used again since. This is its new record.")
             messages.error(request, again)
             return here
         fieldsets: Any = [(None, {"fields": form.layout})]
         adminform = AdminForm(form, fieldsets, {}, model_admin=self)  # type: ignore[arg-type]
+        template, title = {
+            State.COMPLETED: (self.free_key_template, _("Free this key?")),
+            State.UNSETTLED: (self.settle_outcome_template, _("Settle the outcome")),
+            State.INTERRUPTED: (self.give_up_template, _("Give this run up?")),
+        }[expected]
         return self.render(
             request,
-            self.free_key_template if expected is State.COMPLETED else self.settle_outcome_template,
+            template,
             page=page,
-            title=_("Free this key?") if expected is State.COMPLETED else _("Settle the outcome"),
+            title=title,
             subtitle=page.shown.key,
             record=page.shown,
             record_url=self.url("change", page.pk),
@@ -117,6 +148,11 @@ class DecisionViewsMixin(RecordPagesMixin):
         reason = form.cleaned_data["reason"]
         words = {"operation": page.shown.operation, "scope": page.shown.scope, "reason": reason}
         answer = form.answer
+        if form.verdict in (GIVE_UP, Verdict.RESUME):
+            return self._change_run(request, page, form.verdict, words)
+        if form.verdict == Verdict.KEEP_REFUSING and page.shown.run is not None and page.shown.run.is_unsure:
+            # Its next retry would ask the probe again.
+            return self._change_run(request, page, GIVE_UP, words)
         if form.verdict == Verdict.KEEP_REFUSING:
             self._log(request, page, CHANGE, gettext("Decided to keep refusing. Reason: %s") % reason)
             messages.success(request, gettext("The key stays refused until the claim expires."))
@@ -146,6 +182,26 @@ class DecisionViewsMixin(RecordPagesMixin):
             entry=entry % words,
             done=gettext("The key is free: the next request with it runs."),
             next_page=self.url("changelist" if page.shown.state is State.COMPLETED else "unsettled"),
+        )
+
+    def _change_run(self, request: HttpRequest, page: Page, verdict: str, words: dict[str, str]) -> HttpResponse:
+        """Let the run of *page* be resumed, or give it up."""
+        if verdict == Verdict.RESUME:
+            change = records.resume
+            entry = gettext("Let %(operation)s in scope %(scope)s be resumed. Reason: %(reason)s")
+            done = gettext("The run is resumed by the next retry, or by the resumer.")
+        else:
+            change = records.give_up
+            entry = gettext("Gave the run of %(operation)s in scope %(scope)s up. Reason: %(reason)s")
+            done = gettext("The run is given up: its outcome is unsettled, and requests with the key get 409.")
+        return self._change(
+            request,
+            page,
+            partial(change, page.stored),
+            flag=CHANGE,
+            entry=entry % words,
+            done=done,
+            next_page=self.url("change", page.pk),
         )
 
     def _change(

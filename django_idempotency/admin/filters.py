@@ -79,6 +79,10 @@ class StateFilter(ChoiceFilter):
         # Not by the index on expires_at: it leads to every live record, in an order that is not the table's.
         if chosen == State.UNSETTLED:
             return queryset.unsettled().live()
+        if chosen == State.RUNNING:
+            return queryset.running()
+        if chosen == State.INTERRUPTED:
+            return queryset.interrupted()
         live = queryset.alias(until=Coalesce("expires_at", "expires_at")).filter(until__gt=DatabaseNow())
         if chosen == State.TOMBSTONE:
             return live.ended()

@@ -20,21 +20,28 @@ from django_idempotency.stores.stored import StoredRecord
 
 Layout = Sequence[str | tuple[str, ...]]  # of fields, as in a fieldset of the admin
 
+GIVE_UP = "give-up"  # the verdict about an interrupted run
+
 
 class Verdict(TextChoices):
-    """The decision about an unsettled outcome."""
+    """The decision about an unsettled outcome. RESUME is for runs in phases."""
 
+    RESUME = "resume", _("Resume: the next retry, or the resumer, goes on after the last finished phase.")
     RUN_AGAIN = "run-again", _("Run again: forget the claim, so that the next request with the key runs.")
     STORE_ANSWER = "store-answer", _("Store an answer: requests with the key get the answer below.")
     KEEP_REFUSING = "keep-refusing", _("Keep refusing: requests with the key get 409 until the claim expires.")
 
 
 class FreeForm(forms.Form):
-    """Asks for a reason, and keeps which execution the operator has seen: the key may have been used again since."""
+    """
+    Asks for a reason, and keeps which execution the operator has seen, and which attempt of a run: the key may have
+    been used again since.
+    """
 
     layout: Layout = ("reason",)
 
     executed_at = forms.CharField(widget=forms.HiddenInput)
+    attempt = forms.CharField(widget=forms.HiddenInput, required=False)  # of a run, by its owner's token
     reason = forms.CharField(
         label=_("Reason"),
         max_length=1000,
@@ -56,12 +63,24 @@ class FreeForm(forms.Form):
         return None
 
 
+class GiveUpForm(FreeForm):
+    """Asks for the reason why an interrupted run is not to be resumed."""
+
+    @property
+    def verdict(self) -> str:
+        return GIVE_UP
+
+
+def _but(*verdicts: Verdict) -> list[tuple[str, Any]]:
+    return [choice for choice in Verdict.choices if choice[0] not in verdicts]
+
+
 class SettleForm(FreeForm):
     """Asks for a decision as well, and for the answer if one is to be stored."""
 
     layout: Layout = ("choice", ("status", "content_type"), "body", "reason")
 
-    choice = forms.ChoiceField(label=_("Decision"), choices=Verdict.choices, widget=AdminRadioSelect)
+    choice = forms.ChoiceField(label=_("Decision"), choices=_but(Verdict.RESUME), widget=AdminRadioSelect)
     status = forms.IntegerField(
         label=_("Status"),
         required=False,
@@ -113,6 +132,12 @@ class SettleForm(FreeForm):
         return cleaned
 
 
+class SettleRunForm(SettleForm):
+    """Asks about a run in phases, which can be resumed as well."""
+
+    choice = forms.ChoiceField(label=_("Decision"), choices=Verdict.choices, widget=AdminRadioSelect)
+
+
 class SettleForeignForm(SettleForm):
     """Offers no answer: none can be stored in a record that this package did not write."""
 
@@ -120,7 +145,7 @@ class SettleForeignForm(SettleForm):
 
     choice = forms.ChoiceField(
         label=_("Decision"),
-        choices=[each for each in Verdict.choices if each[0] != Verdict.STORE_ANSWER],
+        choices=_but(Verdict.RESUME, Verdict.STORE_ANSWER),
         widget=AdminRadioSelect,
     )
     status = content_type = body = None  # type: ignore[assignment]

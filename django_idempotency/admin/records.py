@@ -30,12 +30,14 @@ from django_idempotency.admin.filters import (
     StatusFilter,
 )
 from django_idempotency.admin.pages import Link, Page, back_if_away, make_breakable
+from django_idempotency.admin.runs import RunFieldsMixin
 from django_idempotency.admin.unsettled import UnsettledViewMixin
 from django_idempotency.core.keys import check_key, parse_key
 from django_idempotency.core.record import LEFT_OUT, TOMBSTONE
 from django_idempotency.exceptions import KeyInvalid
 from django_idempotency.models import IdempotencyRecord, RecordQuerySet
 from django_idempotency.operations import locations
+from django_idempotency.operations.policies import Policies
 from django_idempotency.operations.presentation import BodyKind, Presented, State, present, state, time_left
 from django_idempotency.stores.database.clock import in_utc
 from django_idempotency.stores.database.rows import read_rows
@@ -54,7 +56,7 @@ def request_field(name: str, label: Any) -> Callable[[Any, Page], str]:
 
 
 @admin.register(IdempotencyRecord)
-class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.ModelAdmin):  # type: ignore[type-arg]
+class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, RunFieldsMixin, admin.ModelAdmin):  # type: ignore[type-arg]
     """
     Stored records, which cannot be edited. They are found by exact key or identity, and by filters.
 
@@ -190,10 +192,12 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, admin.Model
             stored = next(iter(read_rows(location, rows, response=may_see)), None)
         else:
             stored = self.find(location, digest)
-        return stored and Page(stored, present(stored, response=may_see))
+        return stored and Page(stored, present(stored, response=may_see, policies=Policies()))
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Add the store of a record outside the databases. Of a foreign record show nothing but that."""
+        """Add the run, or the store of a record outside the databases. Of a foreign record show nothing but that."""
+        if obj is not None and obj.shown.run is not None:
+            return [*super().get_fieldsets(request, obj)[:-1], self.run_fieldset]
         if obj is None or not obj.store:
             return super().get_fieldsets(request, obj)
         if obj.shown.is_foreign:

@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy as _
 
 from django_idempotency.admin.pages import RecordPagesMixin, make_breakable
 from django_idempotency.operations import locations
+from django_idempotency.operations.policies import Policies
 from django_idempotency.operations.presentation import present, state, time_left
 from django_idempotency.stores.stored import Location, StoredRecord
 
@@ -43,12 +44,13 @@ class UnsettledViewMixin(RecordPagesMixin):
         found = {place: records for place, records in answers if records is not None}
         away = {place for place, _error in errors}
         may_settle = self.has_settle_permission(request)
+        policies = Policies()
         sections = [
             {
                 "is_store": place.using is None,
                 "alias": place.using or place.store.alias,
                 "is_away": place in away,
-                "records": [self._row(record, may_settle) for record in found.get(place, ())][:LISTED],
+                "records": [self._row(record, policies, may_settle) for record in found.get(place, ())][:LISTED],
                 "listed": LISTED if len(found.get(place, ())) > LISTED else None,
             }
             for place in asked
@@ -56,8 +58,8 @@ class UnsettledViewMixin(RecordPagesMixin):
         ]
         return self.render(request, self.unsettled_template, title=_("Unsettled outcomes"), sections=sections)
 
-    def _row(self, record: StoredRecord, may_settle: bool) -> dict[str, Any]:
-        shown = present(record, response=False)
+    def _row(self, record: StoredRecord, policies: Policies, may_settle: bool) -> dict[str, Any]:
+        shown = present(record, response=False, policies=policies)
         return {
             "shown": shown,
             "operation": make_breakable(shown.operation),

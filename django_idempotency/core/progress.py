@@ -11,10 +11,13 @@ A run of phased mode is in one of these states, which its rows in the store tell
                          interrupted(phases, last error) ── claim of a retry ──> running, by another owner
                                               │
                                               v  after `max_attempts`
-                                         unsettled, until an operator decides
+                                         unsettled, until an operator decides: to resume (it is interrupted again,
+                                         and its attempts count anew), to store an answer, or to free the key
+
+An operator may also give an interrupted run up, which is then unsettled.
 
 Each arrow is one transaction. Whoever changes a row names its owner's token, so an owner that has lost the run to
-another changes nothing any more.
+another changes nothing any more. An operator's decision draws a new token, too.
 """
 
 import json

@@ -60,7 +60,7 @@ class LostRun(Exception):
 class PhasedExecution(Execution[Value]):
     """One attempt and its way through a store in the database *using*, in several transactions."""
 
-    __slots__ = ("attempts", "doubt", "is_forgotten", "lease", "phases", "progress", "runs", "token")
+    __slots__ = ("attempts", "doubt", "is_forgotten", "is_resumed", "lease", "phases", "progress", "runs", "token")
 
     store: TransactionalStore
     using: str
@@ -71,7 +71,8 @@ class PhasedExecution(Execution[Value]):
         super().__init__(store, policy, using or store.database(), *call)
         self.place = connections[self.using]
         self.token = str(secrets.randbits(63))
-        self.attempts = 1  # of this run, with this one
+        self.attempts = 1  # of this run, with this one, or since an operator let it be resumed
+        self.is_resumed = False  # Was there an earlier attempt?
         self.progress = Progress()  # of earlier attempts
         self.lease: Lease | None = None
         self.is_forgotten = False
@@ -102,7 +103,7 @@ class PhasedExecution(Execution[Value]):
     def _begin(self, free: Free) -> Executed[Value] | Replayed | Refused | None:
         policy = self.policy
         resume_for = policy.ttl if policy.resume_for is None else policy.resume_for
-        self.attempts, self.progress = 1, Progress()
+        self.attempts, self.progress, self.is_resumed = 1, Progress(), False
         return self._claim(
             partial(self.runs.begin, self.using, self.attempt, free, self.token, policy.lease, resume_for)
         )
@@ -117,7 +118,7 @@ class PhasedExecution(Execution[Value]):
             if self.runs.give_up(self.using, self.attempt, run):
                 self._announce_unsettled(OutcomeUncertain(f"it was attempted {run.attempts} times without an answer"))
         elif not run.is_given_up:
-            self.attempts, self.progress = run.attempts + 1, run.progress
+            self.attempts, self.progress, self.is_resumed = run.attempts + 1, run.progress, True
             logger.warning(
                 "Attempt %d of %s, %s", self.attempts, self.attempt.identity,
                 f"after phase {run.progress.last!r}" if run.progress.last else "from its beginning",
@@ -148,7 +149,7 @@ class PhasedExecution(Execution[Value]):
 
     def carry_out(self, claim: Claimed) -> Executed[Value] | Replayed | Refused:
         self.phases = phases = Phases(
-            self.using, OperationHandle(self.attempt).derive_key, self, self.progress, resumed=self.attempts > 1
+            self.using, OperationHandle(self.attempt).derive_key, self, self.progress, resumed=self.is_resumed
         )
         try:
             with phases.watched():
@@ -198,7 +199,7 @@ class PhasedExecution(Execution[Value]):
     def _end(self, error: BaseException | None) -> None:
         """End an attempt whose answer is not stored. What its phases have committed stays."""
         phases = self.phases
-        untouched = self.attempts == 1 and not phases.may_have_done and not phases.progress.phases
+        untouched = not self.is_resumed and not phases.may_have_done and not phases.progress.phases
         try:
             if untouched and atomic_phase(self.using, partial(self.runs.forget, self.using, self.attempt, self.token)):
                 self.is_forgotten = True

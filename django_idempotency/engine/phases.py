@@ -98,7 +98,7 @@ class Phases:
                 raise self._error(_other(name, recorded))
             return json.loads(json.dumps(result))  # the handler may change it
         key = self.derive_key(was or name)
-        call = _with_key(fn, key)
+        call = with_key(fn, key)
         is_foreign = call is not fn or probe is not None
         # Not only before the first phase that is not finished: a deploy may have put that one there since.
         if probe is not None and self.recorder is not None and self.resumed:
@@ -271,7 +271,7 @@ def _other(name: str, recorded: str) -> str:
     )
 
 
-def _with_key(fn: Callable[..., Any], key: str) -> Callable[[], Any]:
+def with_key(fn: Callable[..., Any], key: str) -> Callable[[], Any]:
     """*fn* itself if it has no parameter `key`."""
     try:
         parameter = inspect.signature(fn).parameters.get("key")

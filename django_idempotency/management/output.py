@@ -9,8 +9,8 @@ from django.core.management.base import BaseCommand, CommandError
 
 from django_idempotency.core.record import LEFT_OUT
 from django_idempotency.models import IdempotencyRecord
-from django_idempotency.operations.presentation import Body, Presented, State, visible
-from django_idempotency.stores.stored import Location, StoredRecord
+from django_idempotency.operations.presentation import Body, Presented, PresentedRun, State, visible
+from django_idempotency.stores.stored import Location, StoredRecord, StoredRun
 
 
 class RecordCommand(BaseCommand):
@@ -71,17 +71,35 @@ def format_lines(record: Presented, *, body: bool) -> Iterator[str]:
             "executed": f"{record.executed_at:%Y-%m-%d %H:%M:%S %Z}",
             "expires": f"{record.expires_at:%Y-%m-%d %H:%M:%S %Z}" if record.expires_at else "never",
         }
+    if record.state in (State.RUNNING, State.INTERRUPTED):
+        status = "none yet"
     rows["status"] = status
+    if record.run is not None:
+        rows |= _run_lines(record.run, is_running=record.state is State.RUNNING)
     for name, value in rows.items():
         yield f"  {name:12} {value}"
     for problem in record.problems:
         yield f"  {'problem':12} {problem}"
     for name, header in record.headers or ():
         yield f"  {'header':12} {name}: {'(computed anew)' if header is None else header}"
+    for phase, result in record.run.phases if record.run and body else ():
+        yield f"  {'result':12} {phase}: {result}"
     if record.body is not None:
         yield f"  {'body':12} {_summary(record.body, body=body)}"
         if body and record.body.text:
             yield from (f"    {line}" for line in record.body.text.split("\n"))
+
+
+def _run_lines(run: PresentedRun, *, is_running: bool) -> dict[str, str]:
+    rows = {"finished": run.names or "no phase", "attempts": run.tried, "last error": run.error or "none"}
+    if is_running:
+        return rows
+    until = "by a retry alone"
+    if run.is_given_up:
+        until = "not until an operator decides so"
+    elif run.is_sent and not run.is_refused:
+        until = f"by a retry, or by the resumer until {run.resume_until:%Y-%m-%d %H:%M:%S %Z}"
+    return {**rows, "stopped in": run.stopped, "resumed": until}
 
 
 def as_json(stored: StoredRecord, record: Presented, *, body: bool) -> dict[str, Any]:
@@ -113,7 +131,23 @@ def as_json(stored: StoredRecord, record: Presented, *, body: bool) -> dict[str,
         "executed_at": record.executed_at.isoformat() if known else None,
         "expires_at": record.expires_at.isoformat() if known and record.expires_at else None,
         "answer": answer,
+        "run": record.run and _run_as_json(record.run, stored.run if body else None),
         "problems": list(record.problems),
+    }
+
+
+def _run_as_json(run: PresentedRun, exact: StoredRun | None) -> dict[str, Any]:
+    results = [{}] * len(run.phases) if exact is None else [{"result": each} for each in exact.results or ()]
+    return {
+        "phases": [{"name": name, **result} for (name, _), result in zip(run.phases, results, strict=True)],
+        "stopped_in": run.place,
+        "has_died": run.has_died,
+        "attempts": run.attempts,
+        "max_attempts": run.most,
+        "error": run.error,
+        "resume_until": run.resume_until.isoformat()
+        if run.is_sent and not (run.is_refused or run.is_given_up)
+        else None,
     }
 
 

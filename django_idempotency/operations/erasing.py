@@ -17,6 +17,7 @@ from django_idempotency.stores.stored import Location, StoredRecord
 
 logger = logging.getLogger("django_idempotency")
 
+NOT_KNOWN = (State.UNSETTLED, State.INTERRUPTED)  # whether the request took effect
 BATCH_SIZE = 100  # records of one transaction; PostgreSQL holds a lock for each
 
 
@@ -46,9 +47,9 @@ def erase(
     Erase what *location* has for exactly this *scope*, replay caches included. The keys are new then: a retry runs.
 
     It works in batches, each of which commits by itself; if it is killed, call it again. Claims in flight are left. So
-    are unsettled outcomes, because their keys would run again although the first request may have taken effect;
-    *include_unsettled* erases those, too. *progress* is called after each batch with the number that it erased. A
-    *dry_run* counts and erases nothing.
+    are unsettled outcomes and interrupted runs, because their keys would run again although the first request may have
+    taken effect; *include_unsettled* erases those, too. *progress* is called after each batch with the number that it
+    erased. A *dry_run* counts and erases nothing.
 
     In a database a request in flight cannot be seen, and writes its record when it commits: call this again, when no
     request of the scope can run any more.
@@ -66,7 +67,7 @@ def erase(
             for record in batch:
                 if record.is_in_flight:
                     in_flight += 1
-                elif state(record) is State.UNSETTLED and not include_unsettled:
+                elif state(record) in NOT_KNOWN and not include_unsettled:
                     unsettled += 1
                 else:
                     wanted.append(record)

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from django.db import connections, router
@@ -13,6 +14,7 @@ from django_idempotency import conf
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault
+from django_idempotency.stores.database.rows import read_rows
 from django_idempotency.stores.schemas import public_schema, schema_of, schemas_with
 from django_idempotency.stores.stored import STORE, Location, StoredRecord
 
@@ -117,6 +119,19 @@ def find_unsettled(locations: Iterable[Location], limit: int) -> tuple[list[Stor
     answers, errors = ask(locations, lambda location: location.unsettled(limit))
     found = [record for _location, records in answers for record in records]
     return sorted(found, key=lambda record: (record.executed_at, record.digest))[:limit], errors
+
+
+def find_interrupted(locations: Iterable[Location], limit: int) -> tuple[list[StoredRecord], list[Error]]:
+    """At most *limit* interrupted runs in the databases among *locations*, the oldest first; and errors."""
+    answers, errors = ask([each for each in locations if each.using is not None], partial(_interrupted, limit=limit))
+    found = [record for _location, records in answers for record in records]
+    return sorted(found, key=lambda record: (record.executed_at, record.digest))[:limit], errors
+
+
+def _interrupted(location: Location, limit: int) -> list[StoredRecord]:
+    with location.selected():
+        found = IdempotencyRecord.objects.using(location.using).interrupted().order_by("executed_at", "digest")
+        return read_rows(location, found[:limit])
 
 
 def explain_refusal(record: StoredRecord) -> str:

@@ -14,7 +14,8 @@ from django.utils.translation import gettext_lazy as _
 
 from django_idempotency.core.operator_answer import reason_phrase
 from django_idempotency.core.record import LEFT_OUT, TOMBSTONE, CompletionRecord
-from django_idempotency.models import UNSETTLED, IdempotencyRecord
+from django_idempotency.models import GIVEN_UP, REFUSED, UNSETTLED, UNSURE, IdempotencyRecord
+from django_idempotency.operations.policies import Policies
 from django_idempotency.stores.stored import StoredRecord
 
 DISPLAYED = 64 * 1024  # characters of a body that a page shows; the rest is a download
@@ -44,6 +45,8 @@ class State(TextChoices):
     """What the next request with the key meets, by the server's clock."""
 
     COMPLETED = "completed", _("completed")  # it is answered from the record
+    RUNNING = "running", _("running")  # it is refused, or waits: a run in phases goes on
+    INTERRUPTED = "interrupted", _("interrupted")  # it goes on: a run in phases has stopped, and is not given up
     EXPIRED = "expired", _("expired")  # it runs: the key is new again
     TOMBSTONE = "tombstone", _("tombstone")  # it is refused: the answer has expired, and the key stays taken
     UNSETTLED = "unsettled", _("unsettled")  # it is refused: the outcome of the first request is unknown
@@ -79,6 +82,42 @@ class Body:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PresentedRun:
+    """A run in phases as strings, which are safe to print."""
+
+    phases: tuple[tuple[str, str | None], ...]  # the finished ones: name, and result as JSON; None if left out
+    place: str  # the phase in which or after which the last attempt ended, as far as that is known
+    has_died: bool  # Did that attempt end without a word? Then *error* is that of an earlier one.
+    attempts: int  # since an operator let it be resumed, if one did
+    most: int | None  # after as many attempts it is given up; None if its operation is not known any more
+    error: str
+    resume_until: datetime
+    is_sent: bool  # Can the resumer send its request again?
+    is_unsure: bool  # Does the next attempt ask its probe again?
+    is_refused: bool  # Is its request left to its client, because the resumer may not send it?
+    is_given_up: bool
+
+    @property
+    def names(self) -> str:
+        """The names of the finished phases."""
+        return ", ".join(name for name, _result in self.phases)
+
+    @property
+    def tried(self) -> str:
+        """The number of attempts, of how many."""
+        return f"{self.attempts}" if self.most is None else _("%d of %d") % (self.attempts, self.most)
+
+    @property
+    def stopped(self) -> str:
+        """Where the last attempt ended."""
+        if self.has_died and not self.place:
+            return str(_("before its first phase was finished: its process ended, or lost its lease"))
+        if self.has_died:
+            return _("after phase %s: its process ended, or lost its lease") % self.place
+        return self.place or str(_("before its first phase"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Presented:
     """
     A record as strings, which are safe to print: control characters are spelled out (`\\x1b`).
@@ -106,6 +145,7 @@ class Presented:
     body: Body | None
     problems: tuple[str, ...]  # why parts of the record cannot be read
     is_foreign: bool = False
+    run: PresentedRun | None = None  # of a claim in phased mode
 
     @property
     def request(self) -> str:
@@ -120,7 +160,11 @@ def state(record: Any) -> State:
         return State.EXPIRED
     if record.ended or record.status == TOMBSTONE:
         return State.TOMBSTONE
-    return State.COMPLETED if record.status else State.UNSETTLED
+    if record.status:
+        return State.COMPLETED
+    if record.is_in_flight:
+        return State.RUNNING
+    return State.INTERRUPTED if record.is_interrupted else State.UNSETTLED
 
 
 def expiry(record: Any) -> datetime | None:
@@ -131,17 +175,23 @@ def expiry(record: Any) -> datetime | None:
 
 
 def time_left(record: Any) -> str | None:
-    """The time until the key of *record* (as for `state`) is new again, for people. None if it is."""
-    if state(record) is State.EXPIRED:
+    """
+    The time until the key of *record* (as for `state`) is new again, for people. None if it is, or if the lifetime of
+    the record has not begun.
+    """
+    if state(record) in (State.EXPIRED, State.RUNNING, State.INTERRUPTED):
         return None
     end = expiry(record)
     return str(_("until it is settled")) if end is None else timeuntil(end, record.now)
 
 
-def present(record: StoredRecord, *, response: bool = True, limit: int | None = DISPLAYED) -> Presented:
+def present(
+    record: StoredRecord, *, response: bool = True, limit: int | None = DISPLAYED, policies: Policies | None = None
+) -> Presented:
     """
-    Present *record*; without *response*, leave out its headers and body. *limit* is the number of characters of a body,
-    None for all. Raises nothing, whatever is stored.
+    Present *record*; without *response*, leave out its headers and body, and the results of phases. *limit* is the
+    number of characters of a body, None for all. *policies* say how many attempts a run has. Raises nothing, whatever
+    is stored.
     """
     unsettled = record.is_unsettled
     answerless = unsettled or record.is_tombstone
@@ -169,6 +219,33 @@ def present(record: StoredRecord, *, response: bool = True, limit: int | None = 
         body=_body(record.body, found, limit) if response and not answerless else None,
         problems=problems,
         is_foreign=is_foreign,
+        run=_run(record, response, limit, policies),
+    )
+
+
+def _run(record: StoredRecord, response: bool, limit: int | None, policies: Policies | None) -> PresentedRun | None:
+    run = record.run
+    if run is None:
+        return None
+    policy = None if policies is None else policies.policy(record)
+    results: list[str | None] = [None] * len(run.finished)
+    if response and run.results is not None:
+        results = [visible(json.dumps(result, ensure_ascii=False))[:limit] for result in run.results]
+    # Who gives a lease back writes its end into the past.
+    has_died = not record.is_in_flight and run.ends_at > record.executed_at
+    last = run.finished[-1] if run.finished else ""
+    return PresentedRun(
+        phases=tuple(zip(map(visible, run.finished), results, strict=True)),
+        place=visible(last if has_died else run.phase),
+        has_died=has_died,
+        attempts=run.attempts,
+        most=None if policy is None else policy.max_attempts,
+        error=visible(run.error),
+        resume_until=run.resume_until,
+        is_sent=run.is_sent,
+        is_unsure=run.doubt == UNSURE,
+        is_refused=run.doubt == REFUSED,
+        is_given_up=run.doubt == GIVEN_UP,
     )
 
 

@@ -5,25 +5,23 @@ import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 from django.http import HttpRequest
 
-from django_idempotency import conf
 from django_idempotency.adapters.plain import PlainAdapter, found_response
 from django_idempotency.core.decision import Answer, Claimed
-from django_idempotency.core.keys import MAX_STRING, Attempt, Identity
+from django_idempotency.core.keys import Attempt, Identity
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.probe import NOT_DONE, UNSURE, Found, UnsettledOperation, Verdict
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine.probing import ask
 from django_idempotency.engine.transactions import atomic_phase, roll_back
 from django_idempotency.exceptions import RequestInProgress
-from django_idempotency.models import IdempotencyRecord
+from django_idempotency.operations.policies import Policies
 from django_idempotency.operations.records import evict
-from django_idempotency.protection.functions import protected_functions, result_record
-from django_idempotency.protection.routes import views
+from django_idempotency.protection.functions import result_record
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import LeasedStore, Store
 from django_idempotency.stores.stored import Location, StoredRecord
@@ -49,39 +47,13 @@ class Asked:
     outcome: Outcome
 
 
-class Probes:
-    """The policies of the project's operations, found once: by route and method for requests, by name for `@once`."""
-
-    @cached_property
-    def _functions(self) -> dict[str, ResolvedPolicy]:
-        return {operation: conf.resolved_once(policy) for _name, operation, policy in protected_functions()}
-
-    @cached_property
-    def _handlers(self) -> list[tuple[str, frozenset[str], ResolvedPolicy]]:
-        return [
-            (view.route, handler.methods, conf.resolved(*handler.policies))
-            for view in views()
-            for handler in view.handlers
-        ]
+class Probes(Policies):
+    """The probes of the project's operations."""
 
     def may_know(self, location: Location) -> bool:
         """Does any operation whose records may be in *location* have a probe?"""
-        policies = (*self._functions.values(), *(policy for _route, _methods, policy in self._handlers))
-        kept = (stores[policy.store] for policy in policies if policy.probe is not None)
+        kept = (stores[policy.store] for policy in self.known() if policy.probe is not None)
         return any(store.has_table if location.using is not None else store is location.store for store in kept)
-
-    def policy(self, record: StoredRecord | IdempotencyRecord) -> ResolvedPolicy | None:
-        """The policy of the operation that *record* belongs to; None if it is not known (any more)."""
-        if not record.request:
-            known = self._functions
-            return known.get(record.operation) or next(
-                (policy for policy in known.values() if record.operation in (policy.operation_aliases or ())), None
-            )
-        method, host, _route = [*record.request.split(" ", 2), "", ""][:3]
-        for route, methods, policy in self._handlers:
-            if (not methods or method in methods) and f"{method} {host} {route}"[:MAX_STRING] == record.request:
-                return policy
-        return None
 
     def ask_each(self, records: Iterable[StoredRecord]) -> Iterator[Asked]:
         """

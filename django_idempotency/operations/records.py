@@ -1,4 +1,7 @@
-"""What an operator does with one record: free its key, or settle an outcome that is unsettled."""
+"""
+What an operator does with one record: free its key, settle an outcome that is unsettled, or decide whether a run in
+phases is resumed.
+"""
 
 import logging
 from collections.abc import Callable
@@ -7,14 +10,16 @@ from typing import Any, TypeVar, cast
 
 from django.db import Error, connections
 
+from django_idempotency import conf
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine.transactions import after_commit, atomic_phase, in_transaction
-from django_idempotency.exceptions import RequestInProgress
-from django_idempotency.models import UNSETTLED, IdempotencyRecord
+from django_idempotency.exceptions import PolicyError, RequestInProgress
+from django_idempotency.models import GIVEN_UP, NO_DOUBT, UNSETTLED, IdempotencyRecord
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault, Store, TransactionalStore
+from django_idempotency.stores.database.decisions import decide
 from django_idempotency.stores.database.store import replay_caches
-from django_idempotency.stores.stored import Location, StoredRecord
+from django_idempotency.stores.stored import Location, StoredRecord, StoredRun
 
 logger = logging.getLogger("django_idempotency")
 
@@ -36,11 +41,11 @@ def free(record: Identified, *, using: str | None = None, store: str = "default"
     gone.
 
     Raises `RequestInProgress` and changes nothing if the identity is in flight, or if it was executed again, or its
-    unsettled outcome was answered, after *record* was read (for a digest: after the call began). It is raised at once;
-    on SQLite, after the present writer has ended or the connection's timeout has passed. A transaction of this function
-    that loses a race begins anew; inside an outer one the race is Django's `OperationalError`. Raises
-    `StoreUnavailable` and changes nothing if a replay cache does not answer. All other errors of a database or store
-    propagate.
+    unsettled outcome was answered, after *record* was read (for a digest: after the call began); and if *record* is the
+    `StoredRecord` of a run in phases, which was attempted or decided about since. It is raised at once; on SQLite,
+    after the present writer has ended or the connection's timeout has passed. A transaction of this function that loses
+    a race begins anew; inside an outer one the race is Django's `OperationalError`. Raises `StoreUnavailable` and
+    changes nothing if a replay cache does not answer. All other errors of a database or store propagate.
     """
     location, digest, seen = _locate(record, using, store)
     owner, using = location.store, location.using
@@ -49,7 +54,8 @@ def free(record: Identified, *, using: str | None = None, store: str = "default"
         executed_at = seen()
         if using is not None:
             evict(owner, using, digest)
-        freed = _change(location, partial(owner.free, using, digest, executed_at, unsettled=unsettled))
+        change = partial(owner.free, using, digest, executed_at, unsettled=unsettled)
+        freed = _change(location, _of_run(record, location, change))
     if freed:
         _log(using, "Freed %s", digest)
     return freed
@@ -64,10 +70,65 @@ def settle(record: Identified, answer: CompletionRecord, *, using: str | None = 
     """
     location, digest, seen = _locate(record, using, store)
     with location.selected():
-        settled = _change(location, partial(location.store.settle, location.using, digest, seen(), answer))
+        change = partial(location.store.settle, location.using, digest, seen(), answer)
+        settled = _change(location, _of_run(record, location, change))
     if settled:
         _log(location.using, "Settled %s with an answer of status %d", digest, answer.status)
     return settled
+
+
+def resume(record: StoredRecord) -> bool:
+    """
+    Let the run of *record*, whose outcome is unsettled, be resumed: the next retry, or the resumer, goes on after the
+    last finished phase. Its attempts count anew, and the resumer tries for the project's `resume_for`, or longer if it
+    had longer. Returns False if there is no run.
+
+    Raises as `free` does.
+    """
+    run = record.run
+    if run is None:
+        return False
+    policy = conf.resolved()
+    resume_for = max(policy.resume_for or policy.ttl, (run.resume_until - record.now).total_seconds())
+    return _decide(record, run, "Resumed %s: its attempts count anew", doubt=NO_DOUBT, resume_for=resume_for)
+
+
+def give_up(record: StoredRecord) -> bool:
+    """
+    Give the interrupted run of *record* up: nothing goes on with it, and its outcome is unsettled. Returns False if
+    there is no run.
+
+    Raises as `free` does.
+    """
+    return record.run is not None and _decide(record, record.run, "Gave %s up", doubt=GIVEN_UP)
+
+
+def _decide(record: StoredRecord, run: StoredRun, message: str, **decision: Any) -> bool:
+    location = record.location
+    with location.selected():
+        _change(location, partial(_decide_in_transaction, location, record.digest, run, **decision))
+    _log(location.using, message, record.digest)
+    return True
+
+
+def _decide_in_transaction(location: Location, digest: bytes, run: StoredRun, **decision: Any) -> None:
+    runs = location.store.runs
+    if runs is None:
+        raise PolicyError(f"{location.store} keeps no runs.")
+    decide(runs, location.using or "", digest, run, **decision)
+
+
+def _of_run(record: Identified, location: Location, change: Callable[[], bool]) -> Callable[[], bool]:
+    """The *change* of *record*; of a run, only as it was read."""
+    if not isinstance(record, StoredRecord) or record.run is None:
+        return change
+    digest, run = record.digest, record.run
+
+    def guarded() -> bool:
+        _decide_in_transaction(location, digest, run, doubt=run.doubt)
+        return change()
+
+    return guarded
 
 
 def _locate(record: Identified, using: str | None, store: str) -> tuple[Location, bytes, Callable[[], Any]]:
@@ -100,7 +161,7 @@ def evict(owner: Store, using: str, digest: bytes) -> None:
                 cache.remove(using, digest)
 
 
-def _change(location: Location, change: Callable[[], bool]) -> bool:
+def _change(location: Location, change: Callable[[], Outcome]) -> Outcome:
     """Make the *change* in a transaction; if that is our own and loses a race, try again."""
     using = location.using
     if using is None:

@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django_idempotency.core.record import TOMBSTONE, CompletionRecord
 from django_idempotency.stores.schemas import in_schema
@@ -60,6 +60,27 @@ class Location:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRun:
+    """
+    The run in phases whose claim a record is, as it was read. Its times are like those of `StoredRecord`.
+
+    *results* are those of the *finished* phases, or None if they were not asked for. *phase* and *error* are what the
+    last attempt that could say so has left.
+    """
+
+    token: str = field(repr=False)  # of its owner, a new one for each attempt and for each decision of an operator
+    ends_at: datetime  # of the lease
+    attempts: int
+    doubt: int  # NO_DOUBT, UNSURE, REFUSED or GIVEN_UP of `models`
+    phase: str
+    error: str
+    resume_until: datetime
+    is_sent: bool  # Is its request stored, so that the resumer can send it again?
+    finished: tuple[str, ...]
+    results: tuple[Any, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRecord:
     """
     The record or claim of one identity. Its times are aware and in UTC; *now* is the server's own time of the reading,
@@ -85,6 +106,8 @@ class StoredRecord:
     location: Location
     ended: bool = False  # Has its answer ended, although the record has not expired?
     is_in_flight: bool = False  # a claim whose request runs; only `Store.of_scope` lists those
+    is_interrupted: bool = False  # the claim of a run that nobody works on now, and that a retry goes on with
+    run: StoredRun | None = None  # of a claim in phased mode
 
     def __str__(self) -> str:
         return self.digest.hex()

@@ -96,20 +96,39 @@ class Steps:
             self.not_tried.append(f"a retry after an exception: {why}")
         else:
             self.attempt = attempt
+            rolled_back = "" if self.interruption.in_phases else " and was rolled back"
             if attempt.reply.status < 400:
                 self.find(
-                    f"The request failed at its end and was rolled back, but its client got {attempt.reply.status}.",
+                    f"The request failed at its end{rolled_back}, but its client got {attempt.reply.status}.",
                     [str(attempt.reply)],
                     "something around the view swallows exceptions. Let them propagate, so that the client knows that"
                     " nothing was done.",
                 )
             self.first = self.send(self.call, self.key)
+            if self.interruption.in_phases:
+                self._judge_resumed(attempt)
         self._judge_first()
+
+    def _judge_resumed(self, attempt: Observation) -> None:
+        """Judge the retry of a request in phases that failed at its end: everything was done before."""
+        # What only one of the two has changed was only cached.
+        again = tuple(key for key in self.first.seen.cached if key in attempt.seen.cached)
+        seen = replace(self.first.seen, cached=again)
+        if seen:
+            self.find(
+                "The request failed when its phases were finished, and its retry changed something all the same.",
+                seen.lines(),
+                "it is done in no phase, so each attempt does it again: in a middleware or a decorator, or between two"
+                " phases. Put it into a phase, whose result a retry gets.",
+            )
+        else:
+            self.proved.append("a retry after an exception goes on after the last phase, and repeats nothing")
+        self.first = replace(self.first, seen=attempt.seen)
 
     def _judge_attempts_effects(self, of_duplicate: set[str]) -> None:
         """Judge what was left of the request that failed. A duplicate's own effects are judged with the duplicate."""
         attempt = self.attempt
-        if attempt is None:
+        if attempt is None or self.interruption.in_phases:
             return
         # What the retry did not change again was only cached.
         again = tuple(key for key in attempt.seen.cached if key in self.first.seen.cached)

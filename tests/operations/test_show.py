@@ -116,6 +116,7 @@ def test_json():
                 ],
                 "body": {"kind": "json", "media_type": "application/json", "size": 20, "instead": None},
             },
+            "run": None,
             "problems": [],
         }
     ]

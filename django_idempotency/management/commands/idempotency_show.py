@@ -1,6 +1,7 @@
 """`manage.py idempotency_show`: shows what was asked with a key, and what was answered."""
 
 import json
+from functools import partial
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -12,6 +13,7 @@ from django_idempotency.management.output import RecordCommand, as_json, format_
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.operations import locations
 from django_idempotency.operations.locations import IDENTITY
+from django_idempotency.operations.policies import Policies
 from django_idempotency.operations.presentation import present, visible
 from django_idempotency.stores.database.rows import read_rows
 from django_idempotency.stores.stored import Location, StoredRecord
@@ -52,7 +54,8 @@ class Command(RecordCommand):
         chosen = choose_locations(options, self.warn)
         answers, errors = locations.ask(chosen, lambda location: _find(location, wanted, scope, operation))
         body: bool = options["body"]
-        shown = [(each, present(each, limit=None if body else 0)) for _, found in answers for each in found]
+        look = partial(present, limit=None if body else 0, policies=Policies())
+        shown = [(each, look(each)) for _, found in answers for each in found]
         if shown and options["json"]:
             self.write(json.dumps([as_json(*each, body=body) for each in shown], indent=2))
         elif shown:

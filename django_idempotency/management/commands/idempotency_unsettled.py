@@ -1,6 +1,7 @@
 """`manage.py idempotency_unsettled`: lists unsettled outcomes, and settles one."""
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,11 @@ from django_idempotency.exceptions import PolicyError, Refusal
 from django_idempotency.management.arguments import add_locations, choose_locations, identity, whole_number
 from django_idempotency.management.output import RecordCommand, as_json, explain, format_lines
 from django_idempotency.operations import locations, records
+from django_idempotency.operations.policies import Policies
 from django_idempotency.operations.presentation import State, present, state, visible
 from django_idempotency.stores.stored import Location, StoredRecord
+
+logger = logging.getLogger("django_idempotency")
 
 LISTED = 100
 MOST = 10_000
@@ -28,10 +32,11 @@ class Command(RecordCommand):
 
     help = (
         "List the executions whose outcome is unsettled, the oldest first, or settle one: --run-again lets the next"
-        " request with its key run, --answer stores what retries get. Look for the effects of the first request before"
-        " you do either. Exit codes: 0 listed (perhaps none), or settled; 1 nothing to settle, or an error; 2 a bad"
-        " argument."
+        " request with its key run, --answer stores what retries get, --resume lets a run in phases go on. Look for the"
+        " effects of the first request before you do any of these. Exit codes: 0 listed (perhaps none), or settled; 1"
+        " nothing to settle, or an error; 2 a bad argument."
     )
+    reason: str | None = None
 
     def add_arguments(self, parser: CommandParser) -> None:
         what = parser.add_mutually_exclusive_group()
@@ -47,6 +52,24 @@ class Command(RecordCommand):
             metavar="IDENTITY",
             help="Store an answer for it: --status, and --body or --body-file.",
         )
+        what.add_argument(
+            "--resume",
+            type=identity,
+            metavar="IDENTITY",
+            help="Let its run in phases go on: the next retry, or the resumer, goes on after the last finished phase.",
+        )
+        what.add_argument(
+            "--give-up",
+            type=identity,
+            metavar="IDENTITY",
+            help="Give an interrupted run in phases up: nothing goes on with it, and its outcome is unsettled.",
+        )
+        what.add_argument(
+            "--interrupted",
+            action="store_true",
+            help="List interrupted runs in phases instead, which a retry or the resumer goes on with.",
+        )
+        parser.add_argument("--reason", metavar="TEXT", help="Why you decide so. It is kept in the log.")
         parser.add_argument(
             "--status",
             type=whole_number(LOWEST, HIGHEST),
@@ -67,70 +90,98 @@ class Command(RecordCommand):
         add_locations(parser)
 
     def handle(self, **options: Any) -> None:
-        run_again, answer = options["run_again"], options["answer"]
+        run_again, answer, resume, give_up = (options[n] for n in ("run_again", "answer", "resume", "give_up"))
         for name in ("status", "body", "body_file", "content_type"):
             if answer is None and options[name] is not None:
                 raise CommandError(f"--{name.replace('_', '-')} is for --answer.", returncode=BAD_ARGUMENT)
         if answer is not None and options["status"] is None:
             raise CommandError("--answer needs the answer's --status.", returncode=BAD_ARGUMENT)
-        if options["json"] and (answer or run_again):
+        decides = (run_again, answer, resume, give_up) != (None,) * 4
+        if options["json"] and decides:
             raise CommandError("--json is for the list.", returncode=BAD_ARGUMENT)
+        self.reason = options["reason"]
+        if self.reason is not None and not decides:
+            raise CommandError("--reason is for a decision.", returncode=BAD_ARGUMENT)
         chosen = choose_locations(options, self.warn)
-        if run_again is not None:
+        if resume is not None:
+            self.resume(self.find(chosen, resume))
+        elif give_up is not None:
+            self.give_up(self.find(chosen, give_up, State.INTERRUPTED))
+        elif run_again is not None:
             self.run_again(self.find(chosen, run_again))
         elif answer is not None:
             body = _body(options["body"], options["body_file"])
             self.answer(self.find(chosen, answer), options["status"], options["content_type"], body)
         else:
-            self.write_list(chosen, options["limit"], in_json=options["json"])
+            listed = State.INTERRUPTED if options["interrupted"] else State.UNSETTLED
+            self.write_list(chosen, listed, options["limit"], in_json=options["json"])
 
     # --- the list ---
 
-    def write_list(self, chosen: list[Location], limit: int, *, in_json: bool) -> None:
-        found, errors = locations.find_unsettled(chosen, limit + 1)
-        shown = [(record, present(record)) for record in found[:limit]]
+    def write_list(self, chosen: list[Location], listed: State, limit: int, *, in_json: bool) -> None:
+        look = locations.find_interrupted if listed is State.INTERRUPTED else locations.find_unsettled
+        found, errors = look(chosen, limit + 1)
+        policies = Policies()
+        shown = [(record, present(record, policies=policies)) for record in found[:limit]]
         if in_json:
             self.write(json.dumps([as_json(*each, body=False) for each in shown], indent=2))
         else:
             for number, (record, presented) in enumerate(shown, 1):
-                title = f"Unsettled {number} of {len(shown)}, in {record.location}"
+                title = f"{listed.value.capitalize()} {number} of {len(shown)}, in {record.location}"
                 self.write("\n".join([title, *format_lines(presented, body=False), ""]))
             if not shown and not errors:
                 where = " and ".join(map(str, chosen)) or "any database or store"
-                self.write(f"No outcome is unsettled in {where}.")
+                what = "No run is interrupted" if listed is State.INTERRUPTED else "No outcome is unsettled"
+                self.write(f"{what} in {where}.")
         if len(found) > limit:
             self.warn(f"There are more: these are the oldest {limit}. --limit shows others.")
         self.fail_for(errors)
 
     # --- one of them ---
 
-    def find(self, chosen: list[Location], digest: bytes) -> StoredRecord:
-        """The unsettled execution of *digest*. Raises `CommandError` if there is none, or more than one."""
+    def find(self, chosen: list[Location], digest: bytes, wanted: State = State.UNSETTLED) -> StoredRecord:
+        """The execution of *digest* in the state *wanted*. Raises `CommandError` if there is none, or more than one."""
         answers, errors = locations.ask(chosen, lambda location: location.find(digest))
         stored = [record for _location, record in answers if record is not None]
-        unsettled = [record for record in stored if state(record) is State.UNSETTLED]
+        unsettled = [record for record in stored if state(record) is wanted]
         if len(unsettled) == 1:
             for location, error in errors:
                 self.warn(explain(str(location), error))
             return unsettled[0]
         self.fail_for(errors)
+        nothing = f"There is nothing to {'give up' if wanted is State.INTERRUPTED else 'settle'}"
         if unsettled:
             where = " and ".join(str(record.location) for record in unsettled)
             raise CommandError(
-                f"{digest.hex()} is unsettled in {where}: name one with --store, --database or --schema."
+                f"{digest.hex()} is {wanted.value} in {where}: name one with --store, --database or --schema."
             )
+        what = "run" if wanted is State.INTERRUPTED else "outcome"
         for record in stored:
             found = f"{record} is {state(record).label} in {record.location}"
-            raise CommandError(f"There is nothing to settle: {found}.")
+            more = " (--give-up makes it unsettled)" if state(record) is State.INTERRUPTED else ""
+            raise CommandError(f"{nothing}: {found}{more}.")
         where = " or ".join(map(str, chosen)) or "any database or store"
         raise CommandError(
-            f"There is nothing to settle: no outcome of {digest.hex()} is unsettled in {where}. It is in flight, or was"
+            f"{nothing}: no {what} of {digest.hex()} is {wanted.value} in {where}. It is in flight, or was"
             " settled, freed or purged."
         )
 
+    def resume(self, record: StoredRecord) -> None:
+        if record.run is None:
+            raise CommandError(f"{record} in {record.location} did not run in phases: --run-again frees its key.")
+        self.change(record, lambda: records.resume(record))
+        after = f"after phase {visible(record.run.finished[-1])!r}" if record.run.finished else "from its beginning"
+        self.write(f"Resumed {record} in {record.location}: the next retry, or the resumer, goes on {after}.")
+
+    def give_up(self, record: StoredRecord) -> None:
+        self.change(record, lambda: records.give_up(record))
+        self.write(f"Gave {record} in {record.location} up: its outcome is unsettled.")
+
     def run_again(self, record: StoredRecord) -> None:
         self.change(record, lambda: records.free(record))
-        self.write(f"Freed {record} in {record.location}: the next request with its key runs.")
+        finished = ", ".join(map(visible, record.run.finished)) if record.run else ""
+        warning = f" Its finished phases run again: {finished}." if finished else ""
+        self.write(f"Freed {record} in {record.location}: the next request with its key runs.{warning}")
 
     def answer(self, record: StoredRecord, status: int, content_type: str | None, body: bytes) -> None:
         answer = _answer(record, status, content_type, body)
@@ -146,6 +197,8 @@ class Command(RecordCommand):
         """Make the *change*. Raises `CommandError` if it was not made, or if that is unknown."""
         try:
             if change():
+                if self.reason is not None:
+                    logger.info("The reason of the decision about %s: %s", record, visible(self.reason))
                 return
         except Refusal as refusal:
             why = locations.explain_refusal(record) or refusal.message

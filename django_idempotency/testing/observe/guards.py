@@ -21,6 +21,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.db import connections
 
 from django_idempotency.testing.observe.addresses import is_a_layers_own, is_projects_own
+from django_idempotency.testing.observe.phases import Around, current_phase, watch_phases
 from django_idempotency.testing.observe.tracer import find_origin, frames
 
 E_MAIL, CONNECTION, FILE, NEW_FILE, PROCESS, THREAD = "e-mail", "connection", "file", "new file", "process", "thread"
@@ -35,10 +36,12 @@ class ForeignEffect:
     what: str
     inside: bool
     where: str  # the line of the project's code, or empty
+    phase: str = ""  # of a run in phases, in which it happened
+    is_healed: bool = False  # Does the phase have a key or a probe, by which a second call is recognised?
 
     def __str__(self) -> str:
         place = f", at {self.where}" if self.where else ""
-        return f"{self.kind} {self.what}{place}"
+        return f"{self.kind} {self.what}{f' in phase {self.phase!r}' if self.phase else ''}{place}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +82,14 @@ _here = threading.local()  # .busy: this thread is recording an effect already
 
 
 @contextmanager
-def guard(before: Listener | None = None, after: Listener | None = None) -> Iterator[Guard]:
+def guard(
+    before: Listener | None = None, after: Listener | None = None, around_phase: Around | None = None
+) -> Iterator[Guard]:
     """
     Record what no transaction covers while the block runs.
 
     *before* is called with each effect just before it happens, in its thread; *after* with each e-mail that was sent.
+    *around_phase* may replace the call of each phase, whose name it gets.
     Transactions that were open when the block began, such as a `TestCase`'s, do not count.
     """
     seen = Guard()
@@ -96,7 +102,7 @@ def guard(before: Listener | None = None, after: Listener | None = None) -> Iter
     _listen()
     load_backends()
     observer = _Observer(_depths(), note, after or (lambda effect: None))
-    with _record_e_mails(), _record_threads(seen.threads):
+    with _record_e_mails(), _record_threads(seen.threads), watch_phases(around_phase):
         _observers.append(observer)
         try:
             yield seen
@@ -107,7 +113,15 @@ def guard(before: Listener | None = None, after: Listener | None = None) -> Iter
 def _record(kind: str, what: str, *, sent: bool = False) -> None:
     for observer in tuple(_observers):
         inside = any(depth > observer.depths.get(alias, 0) for alias, depth in _depths().items())
-        effect = ForeignEffect(kind=kind, what=what, inside=inside, where=find_origin().line)
+        phase = current_phase()
+        effect = ForeignEffect(
+            kind=kind,
+            what=what,
+            inside=inside,
+            where=find_origin().line,
+            phase=phase.name if phase else "",
+            is_healed=phase is not None and phase.is_healed,
+        )
         (observer.after if sent else observer.before)(effect)
 
 

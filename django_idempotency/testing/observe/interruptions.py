@@ -24,6 +24,7 @@ class Interruption:
     claims: list[bytes] = field(default_factory=list)  # digests; the first operation is the one that is to fail
     kept: bool = False  # was there an answer to store?
     happened: bool = False
+    in_phases: bool = False  # What its phases had done stays.
 
 
 @contextmanager
@@ -32,7 +33,8 @@ def interruption() -> Iterator[Interruption]:
     Make the first operation that claims in the block fail instead of storing its record, as a failed COMMIT would.
 
     It wraps the methods of every configured store, so it does not matter how a view reaches the engine. The error is
-    not logged. A store outside the databases rolls nothing back, so its operation does not fail.
+    not logged. A store outside the databases rolls nothing back, so its operation does not fail. A run in phases fails
+    when its phases are finished.
     """
     logger = logging.getLogger("django.request")
     logger.addFilter(_is_not_ours)
@@ -41,6 +43,8 @@ def interruption() -> Iterator[Interruption]:
             seen = Interruption(claims)
             for store in _stores():
                 stack.enter_context(patch.object(store, "complete", _fail_at_end(store, seen)))
+                if store.runs is not None:
+                    stack.enter_context(patch.object(store.runs, "finish", _fail_to_finish(store.runs, seen)))
             yield seen
     finally:
         logger.removeFilter(_is_not_ours)
@@ -53,6 +57,9 @@ def collect_claims() -> Iterator[list[bytes]]:
     with ExitStack() as stack:
         for store in _stores():
             stack.enter_context(patch.object(store, "claim", _note_claims(store, claims)))
+            if store.runs is not None:
+                for name in ("begin", "take_over"):
+                    stack.enter_context(patch.object(store.runs, name, _note_runs(getattr(store.runs, name), claims)))
         yield claims
 
 
@@ -85,6 +92,28 @@ def _fail_at_end(store: Any, seen: Interruption) -> Callable[..., Any]:
         raise Interrupted("The testing kit makes this request fail at its end: nothing of it may be left.")
 
     return fail_or_complete
+
+
+def _note_runs(claim: Callable[..., bool], claims: list[bytes]) -> Callable[..., bool]:
+    def claim_and_note(*args: Any) -> bool:
+        claimed = claim(*args)
+        if claimed:
+            claims.append(_digest(args))
+        return claimed
+
+    return claim_and_note
+
+
+def _fail_to_finish(runs: Any, seen: Interruption) -> Callable[..., Any]:
+    finish = runs.finish
+
+    def fail_or_finish(*args: Any) -> Any:
+        if seen.happened or seen.claims[:1] != [_digest(args)]:
+            return finish(*args)
+        seen.kept = seen.happened = seen.in_phases = True
+        raise Interrupted("The testing kit makes this request fail at its end: its phases are not to run again.")
+
+    return fail_or_finish
 
 
 def _digest(args: tuple[Any, ...]) -> bytes:

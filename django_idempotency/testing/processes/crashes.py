@@ -41,8 +41,12 @@ def crash_points(
     patience: float = PATIENCE,
 ) -> CrashReport:
     """
-    Kill *call* before and after each statement, savepoint, BEGIN, COMMIT and ROLLBACK, each Redis command, and each
-    effect that no transaction covers; retry; compare with an undisturbed run. Returns a report, which prints a table.
+    Kill *call* before and after each statement, savepoint, BEGIN, COMMIT and ROLLBACK, each Redis command, each call of
+    a phase, and each effect that no transaction covers; retry; compare with an undisturbed run. Returns a report, which
+    prints a table.
+
+    A run in phases is resumed at once: the lease of the killed process is ended. What a phase does outside the database
+    may be done again if its function takes a key, or if it has a probe.
 
     *using*, *ignore* and *limit* say what is compared, as for `snapshot` and `differences`. *allow* names effects
     outside the database that another system keeps from doubling (`"e-mail *"`, `"connection to gateway.example:443"`).
@@ -73,7 +77,13 @@ def crash_points(
         if unknown_outcomes and retried.reply.code == "outcome-unknown":  # the work may not have been done
             changed = [each for each in changed if each.found >= each.expected]
             done = [each for each in done if each.found > each.expected]
-        point = CrashPoint(number=number, name=killed.halted or name, reply=retried.reply, problems=(*changed, *done))
+        point = CrashPoint(
+            number=number,
+            name=killed.halted or name,
+            reply=retried.reply,
+            problems=(*changed, *done),
+            repeated=_repeated([*killed.phases, *retried.phases]),
+        )
         points.append(point)
         trial.put_back()
     report = CrashReport(
@@ -96,6 +106,7 @@ class _Heard:
     again: Reply = NO_REPLY  # to a duplicate right after it, if one was sent
     names: list[str] = field(default_factory=list)  # of its points
     effects: list[ForeignEffect] = field(default_factory=list)
+    phases: list[str] = field(default_factory=list)  # whose calls were made
     halted: str = ""  # the point at which it was killed
 
 
@@ -115,6 +126,7 @@ class _Expected:
             effect
             for effect in effects
             if effect.kind in FOREIGN
+            and not effect.is_healed
             and _identity(effect) not in self._common
             and not any(fnmatchcase(f"{effect.kind} {effect.what}", pattern) for pattern in self._allow)
         ]
@@ -124,7 +136,8 @@ class _Expected:
         seen = Counter(map(_identity, self._judged([*killed.effects, *retried.effects])))
         for identity, count in Counter(map(_identity, self.foreign)).items():
             if seen[identity] != count:
-                what = " ".join(identity).rstrip()
+                kind, which, phase = identity
+                what = f"{kind} {which}".rstrip() + (f" in phase {phase!r}" if phase else "")
                 yield Difference(place="", what=what, found=seen[identity], expected=count)
         reply, again = retried.reply, retried.again
         if reply.status != self.clean.reply.status:
@@ -140,11 +153,18 @@ class _Expected:
         for effect in self.clean.effects:
             if effect.kind == THREAD and effect.inside:
                 yield f"(A thread was started inside the handler's transaction, which does not cover it: {effect}.)"
+        for phase in dict.fromkeys(effect.phase for effect in self.clean.effects if effect.is_healed):
+            yield f"(Phase {phase!r} has a key or a probe: that the other system goes by it, the kit cannot see.)"
 
 
-def _identity(effect: ForeignEffect) -> tuple[str, str]:
+def _identity(effect: ForeignEffect) -> tuple[str, str, str]:
     """What two runs of an effect have in common: names of files and subjects of e-mails may contain the key."""
-    return (effect.kind, effect.what if effect.kind == CONNECTION else "")
+    return (effect.kind, effect.what if effect.kind == CONNECTION else "", effect.phase)
+
+
+def _repeated(phases: Iterable[str]) -> tuple[str, ...]:
+    """The names of those *phases* that were called more than once, in their order."""
+    return tuple(name for name, count in Counter(phases).items() if count > 1)
 
 
 # --- in processes of their own ---
@@ -156,7 +176,7 @@ def _run(trial: Trial, key: str, halt_at: int | None = None) -> _Heard:
     def work(line: Line) -> tuple[Reply, list[str]]:
         points = HaltingPoints(line, halt_at)
         points.install()
-        with guard(points.effect_is_due, points.effect_was) as seen:
+        with guard(points.effect_is_due, points.effect_was, points.phase) as seen:
             reply = send(trial.call, key)
             seen.wait_for_threads(SETTLING)
         points.reach(END)
@@ -168,6 +188,8 @@ def _run(trial: Trial, key: str, halt_at: int | None = None) -> _Heard:
             match process.hear():
                 case "effect", effect:
                     run.effects.append(effect)
+                case "phase", name:
+                    run.phases.append(name)
                 case "halted", name:
                     run.halted = name
                 case "result", (reply, names):
@@ -181,7 +203,12 @@ def _kill_and_retry(trial: Trial, key: str, number: int, patience: float) -> tup
     def work(line: Line) -> tuple[Reply, Reply]:
         trial.connect()
         line.wait()
-        with guard(lambda effect: line.tell("effect", effect)) as seen:
+
+        def note(phase: Callable[[], object], name: str) -> Callable[[], object]:
+            line.tell("phase", name)
+            return phase
+
+        with guard(lambda effect: line.tell("effect", effect), around_phase=note) as seen:
             first = send_until_final(trial.call, key, patience)
             again = send(trial.call, key)
             seen.wait_for_threads(SETTLING)
@@ -190,11 +217,14 @@ def _kill_and_retry(trial: Trial, key: str, number: int, patience: float) -> tup
     retried = _Heard()
     with Process(work) as process:  # it connects meanwhile
         killed = _run(trial, key, number)
+        trial.end_leases()
         process.send("go")
         while retried.reply is NO_REPLY:
             match process.hear(patience * 2):
                 case "effect", effect:
                     retried.effects.append(effect)
+                case "phase", name:
+                    retried.phases.append(name)
                 case "result", (first, again):
                     retried.reply, retried.again = first, again
     return killed, retried

@@ -159,6 +159,15 @@ class HaltingPoints(Points):
             self.reach(f"before {effect.kind} {effect.what}")
         self.line.tell("effect", effect)
 
+    def phase(self, call: Callable[[], Any], name: str) -> Callable[[], Any]:
+        """Reach points around the *call* of the phase *name*, and tell the parent when it is made."""
+
+        def told() -> Any:
+            self.line.tell("phase", name)
+            return call()
+
+        return self.around(told, f"the call of phase {name!r}")
+
     def effect_was(self, effect: ForeignEffect) -> None:
         self.reach(f"after {effect.kind} {effect.what}")
 
@@ -168,6 +177,7 @@ def named(what: str, alias: str) -> str:
 
 
 OWN = {
+    "run": re.compile(r"(?:INTO|UPDATE|DELETE FROM) [`\"]?django_idempotency_run\b"),
     "claim": re.compile("INSERT|SET fingerprint|_claim_v"),
     "phase": re.compile("SET head = "),
     "record": re.compile(r"SET status = (?!0\b)|_complete_v"),  # of a parameter, or of its value on the wire

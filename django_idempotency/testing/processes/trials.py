@@ -7,13 +7,14 @@ from typing import NoReturn
 from django.db import Error, connections
 
 from django_idempotency import conf
+from django_idempotency.models import DatabaseNow, PhasedRun
 from django_idempotency.stores import stores
 from django_idempotency.testing.arguments import texts
 from django_idempotency.testing.calls import Reply, Sender, new_key
 from django_idempotency.testing.compare.equivalence import Difference, contents, differences
 from django_idempotency.testing.compare.restoring import restore
 from django_idempotency.testing.compare.shapes import own_tables
-from django_idempotency.testing.compare.snapshots import Changes, Snapshot, TableTooLarge, snapshot
+from django_idempotency.testing.compare.snapshots import Changes, Snapshot, TableName, TableTooLarge, snapshot
 from django_idempotency.testing.compare.variations import Column, explain_differences, find_varying, mask
 from django_idempotency.testing.findings import NO_EFFECT, USED_KEY, Finding, NotProved
 from django_idempotency.testing.processes.forks import prepare
@@ -83,6 +84,12 @@ class Trial:
         for alias in self.using:
             if connections[alias].vendor != "sqlite":  # which opens a file
                 connections[alias].ensure_connection()
+
+    def end_leases(self) -> None:
+        """End the leases of all runs in phases, as if their processes, which were killed, had died long ago."""
+        for alias in self.using:
+            if TableName(alias, PhasedRun._meta.db_table) in self._before.tables:
+                PhasedRun.objects.using(alias).filter(ends_at__gt=DatabaseNow()).update(ends_at=DatabaseNow())
 
     def rehearse(self, make: Callable[[str], tuple[Reply, Sequence[object]]]) -> Reply:
         """

@@ -20,10 +20,18 @@ LOST = (
     " never does it, because the retry is a replay. Do it in the handler, or write a row there that tells a worker to"
     " do it."
 )
+IN_PHASES = (
+    " In phases: do it inside a phase, and one foreign effect in each; let its function take `key` and pass it on, or"
+    " give it a `probe`, so that the other system recognises a second call."
+)
 OTHERWISE = "Do all of it inside the handler, in one database. `ignore` names what may differ from run to run."
 UNCOVERED = (
     "Write a row in the handler that tells a worker to do it. Or give the other system a key by which it recognizes the"
     " retry, request.idempotency.derive_key(...), and name the effect in `allow`."
+)
+UNHEALED = (
+    "Let the phase's function take `key`, and pass that to the other system; or give the phase a `probe` that asks it."
+    " If it does not matter, name the effect in `allow`."
 )
 # A test for each kind of difference, its meaning, and the remedy.
 KINDS: tuple[tuple[Callable[[Difference], bool], str, str], ...] = (
@@ -41,6 +49,7 @@ class CrashPoint:
     name: str
     reply: Reply
     problems: tuple[Difference, ...] = ()
+    repeated: tuple[str, ...] = ()  # phases that ran more than once
 
     @property
     def verdict(self) -> str:
@@ -75,12 +84,20 @@ class CrashReport:
         lines = [f"{self.call}: killed at {len(self.points)} points, {len(self.broken)} broken"]
         for point in self.points:
             answered = f"{point.reply.status}{' replayed' if point.reply.replayed else ''}"
-            lines.append(f"{point.number:4}  {point.name:{width}}  {answered:13} {point.verdict}".rstrip())
+            twice = f", phase {' and '.join(map(repr, point.repeated))} ran twice" if point.repeated else ""
+            lines.append(f"{point.number:4}  {point.name:{width}}  {answered:13} {point.verdict}{twice}".rstrip())
         return "\n".join([*lines, *self.notes])
 
     def findings(self) -> Iterator[Finding]:
         """Everything that is wrong, where it happened, and the remedy."""
         for effect in self.uncovered:
+            if effect.phase:
+                yield Finding(
+                    f"{effect}: the phase's transaction does not cover it.",
+                    ("Killed between it and COMMIT, the phase is undone, and the retry does it again.",),
+                    UNHEALED,
+                )
+                continue
             yield Finding(
                 f"{effect}: inside the handler's transaction, which does not cover it.",
                 ("Killed between it and COMMIT, the work is undone, and the retry does it again.",),
@@ -95,8 +112,11 @@ class CrashReport:
             if of_kind:
                 details = [line for problem in of_kind for line in (str(problem), _format_points(points[problem]))]
                 killed = sum(any(map(is_of_kind, point.problems)) for point in self.broken)
+                more = IN_PHASES if remedy is AGAIN and any(point.repeated for point in self.points) else ""
                 yield Finding(
-                    f"Killed at {killed} of {len(self.points)} points: {what}", (*details, *self.notes), remedy
+                    f"Killed at {killed} of {len(self.points)} points: {what}",
+                    (*details, *self.notes),
+                    f"{remedy}{more}",
                 )
 
 
