@@ -9,8 +9,8 @@ import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from django_idempotency.adapters.attempts import PLACE
 from django_idempotency.adapters.body import whole_body
-from django_idempotency.adapters.plain import PLACE
 
 __all__ = ["github", "standard_webhooks", "stripe_event"]
 

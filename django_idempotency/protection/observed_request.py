@@ -7,8 +7,9 @@ from typing import Any
 from django.http.response import HttpResponseBase
 
 from django_idempotency import conf
+from django_idempotency.adapters.attempts import route
 from django_idempotency.adapters.cookies import warn_of_cookies
-from django_idempotency.adapters.plain import PlainAdapter, route
+from django_idempotency.adapters.plain import PlainAdapter
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.observation import is_sampled
 from django_idempotency.engine.handle import OperationHandle
