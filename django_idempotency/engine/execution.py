@@ -1,7 +1,7 @@
 """One execution: its outcomes, and what both kinds (`transactional` and `leased`) have in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -189,6 +189,19 @@ def call_running(digest: bytes, place: object, handle: OperationHandle, call: Ca
     token = _running.set((*_running.get(), running))
     try:
         return call()
+    finally:
+        running.is_over = True
+        _running.reset(token)
+
+
+async def await_running(
+    digest: bytes, place: object, handle: OperationHandle, call: Callable[[], Awaitable[Value]]
+) -> Value:
+    """Like `call_running`, for an async handler."""
+    running = _Running(digest, place, handle)
+    token = _running.set((*_running.get(), running))
+    try:
+        return await call()
     finally:
         running.is_over = True
         _running.reset(token)

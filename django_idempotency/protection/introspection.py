@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
+from asgiref.sync import iscoroutinefunction
 from django.views import View
 
 # Modules whose decorators decide who may call a view.
@@ -56,6 +57,11 @@ def module_of(layer: Any) -> str | None:
     namespace = getattr(layer, "__globals__", None)
     name = namespace.get("__name__") if isinstance(namespace, dict) else None  # some objects have every attribute
     return name if isinstance(name, str) else None
+
+
+def is_async(function: Any) -> bool:
+    """Whether *function* is called to be awaited: an `async def`, an object with an async `__call__`, or marked so."""
+    return iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
 
 
 def is_guard(layer: Any) -> bool:

@@ -8,11 +8,16 @@ from functools import cache
 from types import FunctionType
 from typing import Any, NoReturn
 
-from asgiref.sync import iscoroutinefunction
-
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.protection.installation import expect_app
-from django_idempotency.protection.introspection import api_view_function, dispatch_layers, is_guard, is_guarded, layers
+from django_idempotency.protection.introspection import (
+    api_view_function,
+    dispatch_layers,
+    is_async,
+    is_guard,
+    is_guarded,
+    layers,
+)
 
 # Methods by which Celery, dramatiq, Django's tasks, RQ, procrastinate and others enqueue a call.
 ENQUEUE = ("apply_async", "defer", "delay", "enqueue", "send_with_options")
@@ -69,17 +74,21 @@ def check_dispatch(view_class: type, method: Any) -> None:
 
 
 def check_handler(handler: Any) -> None:
-    """Raise a `PolicyError` if *handler* is async, or decides itself who may call it."""
+    """Raise a `PolicyError` if *handler* decides itself who may call it, or is async without showing it."""
     check_layers(layers(handler), handler)
 
 
 def check_layers(inside: Iterable[Any], handler: Any) -> None:
     """Raise as `check_handler` does, but only for the layers of *handler* that are *inside* the protection."""
     name = getattr(handler, "__qualname__", None) or repr(handler)
+    is_first = shows_async = True
     for layer in inside:
-        if iscoroutinefunction(layer) or iscoroutinefunction(type(layer).__call__):
+        if is_first:
+            is_first, shows_async = False, is_async(layer)
+        elif not shows_async and is_async(layer):
             raise PolicyError(
-                f"@idempotent does not protect async views yet, and {name} is one: make it a plain `def`."
+                f"{name} is async, and the decorator around it does not show it: what it returns has to be awaited. Let"
+                " the decorator return an `async def` for an async view, as Django's own do."
             )
         if is_guard(layer):
             raise PolicyError(
@@ -95,8 +104,6 @@ def check_function(function: Any, operation: str) -> None:
     # dramatiq and Django's tasks keep the function as `fn` and `func`.
     known: tuple[Any, ...] = (function, getattr(function, "fn", None), getattr(function, "func", None))
     name = next((each.__name__ for each in known if hasattr(each, "__name__")), "on_event")
-    if iscoroutinefunction(function):
-        raise PolicyError(f"@once does not protect async functions yet, and {name} is one: make it a plain `def`.")
     # Some queues return the function itself, with a method that enqueues a call.
     if not isinstance(function, FunctionType) or any(hasattr(function, method) for method in ENQUEUE):
         raise PolicyError(
