@@ -17,12 +17,11 @@ GUARDS = frozenset(
         "rules.contrib.views",
     }
 )
+DRF_VIEWS = frozenset({"adrf.views", "rest_framework.views"})  # modules of DRF's APIView, and of adrf's async one
 # Modules whose classes decide who may call a view in their `dispatch`.
-GUARDED_DISPATCH = frozenset(
-    {"braces.views._access", "django.contrib.auth.mixins", "guardian.mixins", "rest_framework.views"}
-)
+GUARDED_DISPATCH = DRF_VIEWS | {"braces.views._access", "django.contrib.auth.mixins", "guardian.mixins"}
 METHOD_DECORATOR = "django.utils.decorators"
-API_VIEW = "rest_framework.decorators"
+API_VIEW = frozenset({"adrf.decorators", "rest_framework.decorators"})  # modules of @api_view
 DESCRIBING = frozenset({"HEAD", "OPTIONS", "TRACE"})  # methods that Django and DRF answer by themselves
 SAFE = DESCRIBING | {"GET"}
 
@@ -84,7 +83,7 @@ def api_view_function(view_class: type) -> Any:
     """The function that `@api_view` made *view_class* of, or None."""
     for name in getattr(view_class, "http_method_names", ()):
         handler = getattr(view_class, name, None)
-        if module_of(handler) == API_VIEW:
+        if module_of(handler) in API_VIEW:
             return enclosed(handler, "func")
     return None
 

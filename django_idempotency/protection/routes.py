@@ -16,8 +16,9 @@ from django.utils.functional import Promise
 from django_idempotency import conf
 from django_idempotency.core.policy import POLICY, Policy, ResolvedPolicy
 from django_idempotency.exceptions import PolicyError
-from django_idempotency.protection.by_default import is_installed, place_for
+from django_idempotency.protection.by_default import place_for
 from django_idempotency.protection.introspection import DESCRIBING, SAFE, api_view_function, has_mixin
+from django_idempotency.protection.middleware_place import is_installed
 from django_idempotency.protection.placement import MIDDLEWARE, NONE, Place
 
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")

@@ -6,7 +6,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.core.asgi import get_asgi_application
+from django.db import connections
 from django.http import JsonResponse
 
 from tests.app.models import Payment
@@ -81,4 +83,16 @@ class Asgi:
 
     def run(self, script: Callable[["Asgi"], Coroutine[Any, Any, Any]]) -> Any:
         """Run the async *script*, which gets this, as a server's process would."""
-        return asyncio.run(asyncio.wait_for(script(self), TIMEOUT))
+        return run(script(self))
+
+
+def run(script: Coroutine[Any, Any, Any]) -> Any:
+    """Run *script* in an event loop, and close the connections that it opened outside of requests."""
+
+    async def main() -> Any:
+        try:
+            return await asyncio.wait_for(script, TIMEOUT)
+        finally:
+            await sync_to_async(connections.close_all)()
+
+    return asyncio.run(main())

@@ -15,7 +15,7 @@ from django.http import JsonResponse
 from django_idempotency import idempotent, once
 from django_idempotency.models import IdempotencyRecord
 from tests.app.models import Payment
-from tests.asyncs.serving import Asgi, make_payment
+from tests.asyncs.serving import Asgi, make_payment, run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -252,6 +252,6 @@ def test_an_event_that_is_cancelled():
         goes_on.append(1)
         return [await on_event("a"), await on_event.run("a")]
 
-    value, outcome = asyncio.run(script())
+    value, outcome = run(script())
     assert (value, outcome.value, outcome.replayed) == (1, 1, True)
     assert left() == (1, 1)

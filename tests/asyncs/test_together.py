@@ -13,7 +13,7 @@ from django.test import AsyncClient, Client
 from django_idempotency import current_operation, idempotent, once
 from django_idempotency.models import IdempotencyRecord
 from tests.app.models import Payment
-from tests.asyncs.serving import Asgi, make_payment
+from tests.asyncs.serving import Asgi, make_payment, run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 servers_only = pytest.mark.skipif("connection.vendor == 'sqlite'", reason="SQLite has one writer")
@@ -144,7 +144,7 @@ def test_a_thread_of_its_own_is_left_without_connections(monkeypatch):
     async def script() -> Any:
         return await asyncio.gather(on_event("a"), on_event("b"))
 
-    assert asyncio.run(script()) == ["a", "b"]
+    assert run(script()) == ["a", "b"]
     assert len({id(each) for each in opened}) == 2
     assert [each.connection for each in opened] == [None, None]
     assert left() == (2, 2)
@@ -195,7 +195,6 @@ def test_a_background_task_that_outlives_its_handler(asgi):
         answer = await asgi.post()
         handler_is_over.set()
         await asyncio.gather(*tasks)
-        await sync_to_async(connections.close_all)()
         return answer
 
     assert asgi(idempotent(view)).run(script).status == 500
