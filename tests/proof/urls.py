@@ -1,5 +1,7 @@
 """The protected views that are killed and raced. What a handler does besides its work is asked for by `X-Proof`."""
 
+import asyncio
+import json
 import secrets
 import sys
 import time
@@ -7,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.db import DatabaseError, connection, transaction
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
@@ -102,8 +105,6 @@ def view(**options: Any) -> Any:
 @idempotent(required=True)
 def plain(request: HttpRequest) -> JsonResponse:
     """Asks the database nothing before its claim: no user, no session."""
-    import json
-
     answer, status = work(request.headers.get("X-Proof", ""), json.loads(request.body))
     return JsonResponse(answer, status=status)
 
@@ -131,10 +132,33 @@ def in_phases(**options: Any) -> Any:
     return pay
 
 
+def reach(name: str) -> None:
+    """The process can be killed here, where it is one that halts."""
+    points = getattr(sys.modules["__main__"], "installed_points", None)
+    if points is not None and points.cache_info().currsize:
+        points().reach(name)
+
+
+@idempotent(required=True)
+async def asynchronous(request: HttpRequest) -> JsonResponse:
+    """The work of the others, between awaits, with some statements at once."""
+    reach("before an await")
+    await asyncio.sleep(0)
+    reach("before statements at once")
+    data = json.loads(request.body)
+    answer, status = (await asyncio.gather(sync_to_async(work)(request.headers["X-Proof"], data), count(), count()))[0]
+    reach("after statements at once")
+    await asyncio.sleep(0)
+    reach("after an await")
+    return JsonResponse(answer, status=status)
+
+
+async def count() -> int:
+    return await Payment.objects.acount()
+
+
 def at_gateway(folder: str, key: str) -> str:
     """The charge under *key*, which the gateway makes once. The process can be killed around it."""
-    points = getattr(sys.modules["__main__"], "installed_points", None)
-    reach = points().reach if points is not None and points.cache_info().currsize else lambda name: None
     reach("before the gateway")
     charge = Path(folder, key)
     try:
@@ -152,4 +176,5 @@ urlpatterns = [
     path("pay/", view()),
     path("pay/wait/", view(in_flight="wait")),
     path("plain/", plain),
+    path("async/", asynchronous),
 ]
