@@ -7,19 +7,22 @@ there, and nothing else. So two requests that share a thread run one after the o
 """
 
 import asyncio
+import atexit
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
+from weakref import WeakSet
 
-from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
 from django.db import connections
 
 from django_idempotency.exceptions import NothingDone
 
 Result = TypeVar("Result")
 
+INTERVAL = 0.5  # seconds
 CANCELLED = "The request was cancelled before its handler began."
 
 
@@ -36,6 +39,8 @@ class OwnThread:
         self._is_cancelled = threading.Event()
         self._lock = threading.Lock()
         self._is_working = False
+        self._task: asyncio.Task[Any] | None = None  # of the handler, while it runs
+        self._timer: asyncio.TimerHandle | None = None
         self._when_over: Callable[[], object] | None = None
 
     async def run(self, work: Callable[[], Result]) -> Result:
@@ -78,7 +83,10 @@ class OwnThread:
 
     def wait_for(self, call: Callable[[], Awaitable[Result]]) -> Result:
         """On the thread: *call* the handler on the event loop, wait for it, and return its result."""
-        value = async_to_sync(self._await)(call)
+        try:
+            value = async_to_sync(self._await)(call)
+        except GeneratorExit:  # of `_abandon`
+            raise asyncio.CancelledError from None
         if self._is_cancelled.is_set():
             raise asyncio.CancelledError
         return value
@@ -86,16 +94,55 @@ class OwnThread:
     async def _await(self, call: Callable[[], Awaitable[Result]]) -> Result:
         if self._is_cancelled.is_set():
             raise NothingDone(CANCELLED)
-        value = await call()
-        task = asyncio.current_task()
+        task = self._task = asyncio.current_task()
+        _awaited.add(self)
+        self._end_with_request(SyncToAsync.thread_sensitive_context.get(None))
+        try:
+            value = await call()
+        finally:
+            self._task = None
+            if self._timer is not None:
+                self._timer.cancel()
         if task is not None and task.cancelling():  # a timeout of the handler's own takes its cancellation back
             raise asyncio.CancelledError
         return value
+
+    def _end_with_request(self, context: ThreadSensitiveContext | None) -> None:
+        """
+        Cancel the handler soon after the *context* of its request ends before it. A server that ends (hypercorn,
+        daphne) cancels Django's ASGI handler, which leaves the task of the view alone and waits for the thread.
+        """
+        if self._task is None or context is None:
+            return
+        if context in SyncToAsync.context_to_thread_executor:
+            self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._end_with_request, context)
+        elif self._timer is not None:
+            self._task.cancel()
+
+    def abandon(self) -> None:
+        """End the handler, if its event loop has stopped: the thread would wait for ever, in an open transaction."""
+        task = self._task
+        if task is not None and not task.get_loop().is_running():
+            with suppress(RuntimeError):  # a handler that awaits more
+                task.get_coro().close()
 
     def sleep(self, seconds: float) -> None:
         """On the thread: sleep for *seconds*, or until the call is cancelled."""
         if self._is_cancelled.wait(seconds):
             raise asyncio.CancelledError
+
+
+_awaited: WeakSet[OwnThread] = WeakSet()
+
+
+def _abandon() -> None:
+    """Let the threads go whose event loops have stopped. Python joins them before it ends."""
+    for thread in list(_awaited):
+        thread.abandon()
+
+
+# Before the joins, unlike `atexit`. Without it, a process whose server just stops (daphne) ends by a kill.
+getattr(threading, "_register_atexit", atexit.register)(_abandon)
 
 
 def _has_no_connections() -> bool:
