@@ -17,6 +17,7 @@ from django_idempotency.core.keys import (
     MAX_STRING,
     Attempt,
     Identity,
+    NoKey,
     check_age,
     check_key,
     check_string,
@@ -131,6 +132,8 @@ class AttemptReader:
                 return incomplete  # what is missing may be the key
         # Called outside the `try`: it may start operations of its own, whose refusals are not this request's.
         made = None if policy.key is None else policy.key(self.request)
+        if made is NoKey.NEEDED:
+            return None
         try:
             if policy.key is not None:
                 key = None if made is None else check_key(made)

@@ -58,7 +58,11 @@ class PlainAdapter(AttemptReader):
 
         Raises `UnstorableResponse` if it cannot be stored.
         """
-        return self.make_answer(rendered(response))
+        return self.make_answer(rendered(self.response_of(response)))
+
+    def response_of(self, value: Any) -> Any:
+        """What the framework makes of the *value* that a handler returns."""
+        return value
 
     def make_answer(self, response: Any) -> Answer[Any]:
         """The same for a *response* that is rendered if it is to be stored."""

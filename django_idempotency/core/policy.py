@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, TypedDict, Unpack
 
 from django_idempotency.core import option_values as values
-from django_idempotency.core.keys import key_format
+from django_idempotency.core.keys import NoKey, key_format
 from django_idempotency.core.observation import OBSERVE
 from django_idempotency.core.probe import Found, UnsettledOperation, Verdict
 from django_idempotency.core.progress import PHASED
@@ -46,7 +46,7 @@ class Options(TypedDict, total=False):
     using: str | Callable[..., str]
     scope: str | Callable[..., str]
     operation: str | Callable[..., str]
-    key: str | Callable[..., str | None]
+    key: str | Callable[..., str | NoKey | None]
     key_format: str | re.Pattern[str] | Callable[[str], object]
     form_key: bool
     key_max_age: timedelta
@@ -109,7 +109,7 @@ class ResolvedPolicy:
         None, values.callable_or_path, dotted=True, for_events=True, of_requests=True
     )
     operation: str | Callable[..., str] | None = option(None, values.string_or_callable, of_requests=True)
-    key: Callable[..., str | None] | None = option(
+    key: Callable[..., str | NoKey | None] | None = option(
         None, values.callable_or_path, dotted=True, for_events=True, of_requests=True
     )
     key_format: Callable[[str], bool] | None = option(

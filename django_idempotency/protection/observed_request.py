@@ -73,6 +73,7 @@ class ObservedRequest(Subject[Any]):
         return conf.database(self.policy, self.adapter.request)
 
     def judge(self, value: Any, observation: Observation) -> None:
+        value = self.adapter.response_of(value)
         if not isinstance(value, HttpResponseBase):
             observation.refusal = UNSTORABLE
         elif getattr(value, "is_rendered", True):

@@ -42,6 +42,8 @@ def check_place(view: Any) -> None:
     if not callable(view):
         raise PolicyError(f"@idempotent protects a view, and {view!r} cannot be called.")
     for layer in layers(view):
+        if hasattr(layer, "_ninja_operation") or type(getattr(layer, "__self__", None)).__module__ == "ninja.operation":
+            _refuse_outside_ninja(view)
         if isinstance(getattr(layer, "cls", None), type):  # made by DRF's as_view(), and so by @api_view
             _refuse_drf_view(layer.cls)
         if hasattr(layer, "mapping") and hasattr(layer, "detail"):  # set by @action on a function
@@ -122,6 +124,17 @@ def _refuse_drf_view(view_class: type) -> NoReturn:
             f'    @api_view(["POST"])\n    @idempotent\n    def {name}(request): ...'
         )
     _refuse_outside_drf(f"{name}.as_view()", name)
+
+
+def _refuse_outside_ninja(view: Any) -> NoReturn:
+    operation = getattr(getattr(view, "__self__", None), "view_func", view)
+    raise PolicyError(
+        "@idempotent must not stand around an operation of Django Ninja, in decorate_view or above its decorator:"
+        " authentication, throttling and validation would run after a replay, or nothing would be protected. Protect"
+        " the function, with the decorator for Ninja:\n\n"
+        "    from django_idempotency.contrib.ninja import idempotent\n\n"
+        f'    @api.post("/...")\n    @idempotent\n    def {getattr(operation, "__name__", "pay")}(request): ...'
+    )
 
 
 def _refuse_dispatch(view_class: type) -> NoReturn:

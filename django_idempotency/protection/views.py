@@ -28,6 +28,7 @@ from django_idempotency.protection.observed_request import observe_async_request
 from django_idempotency.protection.order import check_dispatch, check_method, check_place
 
 View = TypeVar("View", bound=Callable[..., Any])
+AdapterOf = Callable[[Any, ResolvedPolicy], PlainAdapter]
 
 
 @overload
@@ -118,15 +119,16 @@ def call(
     kwargs: dict[str, Any],
     request: Any,
     policy: ResolvedPolicy,
+    adapter_of: AdapterOf | None = None,
     thread: OwnThread | None = None,
 ) -> Any:
     """
-    Call *view* under *policy*, through the adapter of the framework that made *request*.
+    Call *view* under *policy*, through the adapter of the framework that made *request*, or which *adapter_of* makes.
 
     With *thread*, which is this one, *view* is async. It is awaited if there is anything to protect; else what it
     returns is left to the caller to await.
     """
-    adapter = _adapter(request, policy)
+    adapter = (adapter_of or _adapter)(request, policy)
     django_request = adapter.django_request
     outer = _outer_handle(django_request)
     if request.method not in policy.methods:
@@ -188,19 +190,24 @@ def call(
 
 
 async def call_async(
-    view: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], request: Any, policy: ResolvedPolicy
+    view: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    request: Any,
+    policy: ResolvedPolicy,
+    adapter_of: AdapterOf | None = None,
 ) -> Any:
     """Like `call`, for an async *view*: what it protects runs on the thread of the request."""
     if request.method not in policy.methods:
-        _outer_handle(_adapter(request, policy).django_request)
+        _outer_handle((adapter_of or _adapter)(request, policy).django_request)
         return await view(*args, **kwargs)
     if policy.mode == OBSERVE:
-        adapter = _adapter(request, policy)
+        adapter = (adapter_of or _adapter)(request, policy)
         return await observe_async_request(
             adapter, _outer_handle(adapter.django_request), partial(view, *args, **kwargs)
         )
     thread = OwnThread()
-    answer = await thread.run(partial(call, view, args, kwargs, request, policy, thread))
+    answer = await thread.run(partial(call, view, args, kwargs, request, policy, adapter_of, thread))
     return await answer if inspect.isawaitable(answer) else answer
 
 
