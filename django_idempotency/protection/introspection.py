@@ -63,6 +63,14 @@ def is_async(function: Any) -> bool:
     return iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
 
 
+def operations_of(view: Any) -> dict[str, Any]:
+    """The functions of a path of Django Ninja, by HTTP method; nothing for any other *view*."""
+    if module_of(view) != "ninja.operation":
+        return {}
+    operations = getattr(enclosed(view, "self"), "operations", ())
+    return {method: operation.view_func for operation in operations for method in operation.methods}
+
+
 def is_guard(layer: Any) -> bool:
     """Whether *layer* decides who may call the view, like login_required, permission_required or user_passes_test."""
     # `login_not_required` comes from the same module and lets everyone in.

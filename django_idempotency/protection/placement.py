@@ -29,6 +29,7 @@ from django_idempotency.protection.introspection import (
     layers,
     may_call,
     module_of,
+    operations_of,
     policy_of_admin,
 )
 from django_idempotency.protection.views import wrap
@@ -92,7 +93,8 @@ def placement_of(callback: Any) -> Placement:
     view_class = view_class_of(leaf)
     known_class = view_class or getattr(callback, "cls", None) or getattr(callback, "view_class", None)
     known_class = known_class if isinstance(known_class, type) else None
-    named = known_class or (leaf if hasattr(leaf, "__name__") else type(leaf))
+    operations = operations_of(leaf)
+    named = known_class or next(iter(operations.values()), leaf if hasattr(leaf, "__name__") else type(leaf))
     describe = partial(
         Placement, name=named.__name__, module=named.__module__, view_class=known_class, layers=tuple(chain)
     )
@@ -103,6 +105,8 @@ def placement_of(callback: Any) -> Placement:
         decorated = [policy for policy in [getattr(type(leaf).__call__, POLICY, None)] if isinstance(policy, Policy)]
     if decorated:  # around a function, or around a plain as_view()
         return describe(view=None, every=Place(how=DECORATOR, policies=tuple(decorated[-1:]), guards=guards))
+    if operations:
+        return describe(view=None, places={method: _of_operation(operations[method]) for method in operations})
     if (policy := policy_of_admin(leaf)) is not None:
         return describe(view=None, every=Place(how=MIXIN, policies=(policy,), guards=guards))
     if view_class is not None:
@@ -115,6 +119,16 @@ def placement_of(callback: Any) -> Placement:
         return describe(view=_rebuilt(chain, wrap(leaf, NO_OPTIONS)), every=place)
     except LeftOut as reason:
         return describe(view=None, every=Place(how=NONE, why=str(reason), exempt=exempt, guards=guards))
+
+
+def _of_operation(function: Any) -> Place:
+    """The place of an operation of Django Ninja, whose guards are not functions around it."""
+    found = list(layers(function))
+    policies = tuple(policy for layer in found if isinstance(policy := getattr(layer, POLICY, None), Policy))[:1]
+    if policies:
+        return Place(how=DECORATOR, policies=policies, function=function)
+    why = "it is an operation of Django Ninja, which `django_idempotency.contrib.ninja` protects"
+    return Place(how=NONE, why=why, exempt=is_exempt(found))
 
 
 # --- handlers ---

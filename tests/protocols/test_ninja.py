@@ -5,6 +5,7 @@ import json
 
 import pytest
 from django.conf import settings as django_settings
+from django.core import checks
 from django.http import Http404, HttpResponse
 from django.test import AsyncClient, Client
 from django.urls import path
@@ -484,3 +485,29 @@ def test_the_openapi_document_tells_of_it(place):
     header = [each for each in operation["parameters"] if each["name"] == "Idempotency-Key"]
     assert [(each["in"], each["required"]) for each in header] == [("header", True)]
     assert {201, 400, 409, 422, 503} == set(operation["responses"])
+
+
+@pytest.mark.parametrize("place", [None, on_operation, on_api])
+def test_the_audit_knows_operations(serve, settings, place):
+    """And nothing else of Ninja's is taken for a place that is protected."""
+    from django_idempotency.operations.audit import endpoints
+
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django_idempotency.middleware.IdempotencyMiddleware"]
+    api = new_api(auth=Bearer().auth)
+    if place is not None:
+        place(api, required=True)
+    else:
+
+        @api.post("/pay")
+        def pay(request): ...
+
+    serve(api)
+
+    found = {each.route: each for each in endpoints()}
+    warned = [each.id.rpartition(".")[2] for each in checks.run_checks() if "api/pay" in each.msg]
+
+    assert found["api/pay"].protection == ("none" if place is None else "decorator")
+    assert found["api/pay"].view == f"{__name__}.pay"
+    assert ("Django Ninja" in found["api/pay"].why) is (place is None)
+    assert warned == (["W018"] if place is None else [])
+    assert {each.protection for route, each in found.items() if route != "api/pay"} == {"none"}
