@@ -5,7 +5,7 @@ Ninja authenticates, throttles and validates a request, calls the operation's fu
 that returns. The protection is around the function, so that a replay is sent to those alone whom Ninja lets in. The
 response is made inside it, so that an answer that does not fit its schema is rolled back.
 
-Tested with Ninja 1.7. Needs `pip install django-ninja`.
+Tested with Ninja 1.7: `pip install "django-idempotency[ninja]"`.
 """
 
 from collections.abc import Callable
