@@ -111,9 +111,11 @@ def resolved(*policies: Policy) -> ResolvedPolicy:
 
 def _known(result: ResolvedPolicy) -> ResolvedPolicy:
     """*result*, if it names what there is. Its async callables are called on the event loop, and waited for."""
-    awaited = {name: value for name in OPTIONS if iscoroutinefunction(value := getattr(result, name))}
+    awaited: dict[str, Any] = {
+        name: async_to_sync(value) for name in OPTIONS if iscoroutinefunction(value := getattr(result, name))
+    }
     if awaited:
-        result = replace(result, **{name: async_to_sync(value) for name, value in awaited.items()})
+        result = replace(result, **awaited)
     if result.store not in stores():
         raise PolicyError(f"Option 'store': {SETTING}['STORES'] has no {result.store!r}; it has {', '.join(stores())}.")
     if isinstance(result.using, str) and result.using not in settings.DATABASES:

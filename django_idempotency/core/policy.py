@@ -7,7 +7,7 @@ A new option is one row there, its type in `Options`, its row in the docs, and t
 # ruff: noqa: RUF009 `option` makes fields of a dataclass
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from types import MappingProxyType
@@ -43,15 +43,15 @@ class Options(TypedDict, total=False):
     store_request: bool
     observe_sample: float
     store: str
-    using: str | Callable[..., str]
-    scope: str | Callable[..., str]
+    using: str | Callable[..., str | Awaitable[str]]
+    scope: str | Callable[..., str | Awaitable[str]]
     operation: str | Callable[..., str]
-    key: str | Callable[..., str | NoKey | None]
+    key: str | Callable[..., str | NoKey | Awaitable[str | NoKey | None] | None]
     key_format: str | re.Pattern[str] | Callable[[str], object]
     form_key: bool
     key_max_age: timedelta
     operation_aliases: Iterable[str]
-    fingerprint: str | Callable[..., bytes]
+    fingerprint: str | Callable[..., bytes | Awaitable[bytes]]
     should_store: str | Callable[[Any], bool]
     replay_guard: str | Callable[[Any, Any], object]
     docs_url: str

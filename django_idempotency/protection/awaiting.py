@@ -18,6 +18,7 @@ from weakref import WeakSet
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
 from django.db import connections
 
+from django_idempotency.engine import other_threads  # noqa: F401 it observes the connections of handlers
 from django_idempotency.exceptions import NothingDone
 
 Result = TypeVar("Result")

@@ -94,7 +94,7 @@ class OnceDecorator(Protocol):
     """What `once` returns."""
 
     @overload
-    def __call__(
+    def __call__(  # type: ignore[overload-overlap]  # a coroutine is a result, too
         self, function: Callable[Arguments, Coroutine[Any, Any, Result]], /
     ) -> AsyncOnceFunction[Arguments, Result]: ...
     @overload
