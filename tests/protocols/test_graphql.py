@@ -5,8 +5,10 @@ import json
 import graphene
 import pytest
 import strawberry
+from asgiref.sync import sync_to_async
 from django.views.decorators.csrf import csrf_exempt
 from graphene_django.views import GraphQLView as GrapheneView
+from strawberry.django.views import AsyncGraphQLView as AsyncStrawberryView
 from strawberry.django.views import GraphQLView as StrawberryView
 from strawberry.schema.config import StrawberryConfig
 
@@ -15,7 +17,7 @@ from django_idempotency.models import IdempotencyRecord
 from tests.app.models import Payment
 from tests.app.serving import PATH, is_replay
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.django_db(transaction=True)  # an async view commits
 
 KEY = {"Idempotency-Key": "key-1"}
 PAY = "mutation Pay($amount: Int!) { pay(amount: $amount) }"
@@ -44,6 +46,17 @@ class Query:
 class Mutation:
     pay: int = strawberry.mutation(resolver=pay)
     refuse: int | None = strawberry.mutation(resolver=refuse)
+
+
+@strawberry.type
+class AsyncQuery:
+    count: int = strawberry.field(resolver=sync_to_async(count))
+
+
+@strawberry.type
+class AsyncMutation:
+    pay: int = strawberry.mutation(resolver=sync_to_async(pay))
+    refuse: int | None = strawberry.mutation(resolver=sync_to_async(refuse))
 
 
 class GrapheneQuery(graphene.ObjectType):
@@ -75,13 +88,17 @@ class GrapheneMutation(graphene.ObjectType):
     refuse = Refuse.Field()
 
 
+def of_strawberry(view, query, mutation):
+    def make(batch):
+        config = StrawberryConfig(batching_config={"max_operations": 3} if batch else None)
+        return view.as_view(schema=strawberry.Schema(query, mutation, config=config), multipart_uploads_enabled=True)
+
+    return make
+
+
 VIEWS = {
-    "strawberry": lambda batch: StrawberryView.as_view(
-        schema=strawberry.Schema(
-            Query, Mutation, config=StrawberryConfig(batching_config={"max_operations": 3} if batch else None)
-        ),
-        multipart_uploads_enabled=True,
-    ),
+    "strawberry": of_strawberry(StrawberryView, Query, Mutation),
+    "strawberry, async": of_strawberry(AsyncStrawberryView, AsyncQuery, AsyncMutation),
     "graphene": lambda batch: GrapheneView.as_view(
         schema=graphene.Schema(GrapheneQuery, GrapheneMutation), batch=batch
     ),
@@ -224,7 +241,7 @@ def test_a_form_is_read_too(graphql, library, client):
     sent = {
         "graphene": {"query": PAY, "variables": json.dumps(variables)},
         "strawberry": {"operations": json.dumps({"query": PAY, "variables": variables}), "map": "{}"},
-    }[library]
+    }[library.partition(",")[0]]
 
     answers = [client.post(PATH, sent) for _ in range(2)]
 
