@@ -1,9 +1,11 @@
 """The setting `IDEMPOTENCY`: read and checked once, and again after a test has changed it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+from asgiref.sync import async_to_sync, iscoroutinefunction
 from django.conf import settings
 from django.core.signals import setting_changed
 from django.dispatch import receiver
@@ -108,6 +110,12 @@ def resolved(*policies: Policy) -> ResolvedPolicy:
 
 
 def _known(result: ResolvedPolicy) -> ResolvedPolicy:
+    """*result*, if it names what there is. Its async callables are called on the event loop, and waited for."""
+    awaited: dict[str, Any] = {
+        name: async_to_sync(value) for name in OPTIONS if iscoroutinefunction(value := getattr(result, name))
+    }
+    if awaited:
+        result = replace(result, **awaited)
     if result.store not in stores():
         raise PolicyError(f"Option 'store': {SETTING}['STORES'] has no {result.store!r}; it has {', '.join(stores())}.")
     if isinstance(result.using, str) and result.using not in settings.DATABASES:

@@ -7,7 +7,7 @@ from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, QueryDict
 from django.http.request import RawPostDataException
 
-from django_idempotency.adapters import plain
+from django_idempotency.adapters import attempts
 from django_idempotency.adapters.body import MULTIPART, body_digest, form_as_json, whole_body
 from django_idempotency.core.fingerprint import canonical_json, framed, parse_json, without
 from django_idempotency.exceptions import PolicyError
@@ -33,7 +33,7 @@ def json(exclude: Iterable[str] = ()) -> Callable[[Any], bytes]:
 
     def fingerprint(request: Any) -> bytes:
         django_request = getattr(request, "_request", request)  # DRF's wraps Django's
-        return framed(*plain.meaning(django_request), _members(request, django_request, paths))
+        return framed(*attempts.meaning(django_request), _members(request, django_request, paths))
 
     return fingerprint
 

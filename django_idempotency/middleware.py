@@ -13,13 +13,14 @@ Protection comes after everything that decides who may call the view: DRF's auth
 from collections.abc import Callable
 from typing import Any
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.conf import settings
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from django_idempotency.operations.counts import count
-from django_idempotency.protection.by_default import check_inner, check_middleware, take_over
+from django_idempotency.protection.by_default import take_over
+from django_idempotency.protection.middleware_place import check_inner, check_middleware
 
 __all__ = ["IdempotencyMiddleware"]
 
@@ -53,11 +54,15 @@ class IdempotencyMiddleware:
         self, request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> HttpResponseBase | None:
         run = take_over(request, view, args, kwargs, count)
-        return None if run is None else run()
+        if run is None:
+            return None
+        return async_to_sync(run)() if iscoroutinefunction(run) else run()
 
     async def _process_view_async(
         self, request: HttpRequest, view: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> HttpResponseBase | None:
         run = take_over(request, view, args, kwargs, count)
+        if run is None:
+            return None
         # On the thread on which Django runs sync views, because database connections belong to a thread.
-        return None if run is None else await sync_to_async(run, thread_sensitive=True)()
+        return await (run if iscoroutinefunction(run) else sync_to_async(run, thread_sensitive=True))()

@@ -8,7 +8,7 @@ The attribute `idempotency`, a `Policy`, holds the class's options; those of `@i
 The protection begins after `initial`, in which DRF negotiates, authenticates, checks permissions and throttles.
 
 A subclass raises `PolicyError` at its definition if the mixin cannot protect it: if its bases are in the wrong order,
-if it is a plain Django view, or if a handler is async or decides itself who may call it.
+if it is a plain Django view, or if a handler decides itself who may call it, or is async where nothing awaits it.
 """
 
 from collections.abc import Iterator
@@ -23,10 +23,18 @@ from django_idempotency.core.policy import NO_OPTIONS, POLICY, Policy
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.protection.installation import expect_app
+from django_idempotency.protection.introspection import is_async
 from django_idempotency.protection.order import check_handler
-from django_idempotency.protection.views import call_method
+from django_idempotency.protection.views import call_async_method, call_method
 
 __all__ = ["IdempotencyMixin", "IdempotentRequest"]
+
+
+# The verbs of a viewset that write, DRF's and adrf's.
+WRITING = (
+    *("create", "update", "partial_update", "destroy"),
+    *("acreate", "aupdate", "partial_aupdate", "adestroy"),
+)
 
 
 class IdempotentRequest(Request):
@@ -58,8 +66,14 @@ class IdempotencyMixin(_Base):
                     "IdempotencyMixin must come before the view's own bases:\n\n"
                     f"    class {cls.__name__}(IdempotencyMixin, ...): ..."
                 )
+            is_sync = next(base for base in bases if "dispatch" in vars(base)) is APIView
             for handler in _handlers(cls):
                 check_handler(handler)
+                if is_sync and is_async(handler):
+                    raise PolicyError(
+                        f"{handler.__qualname__} is async, and DRF's own views do not await their handlers: extend"
+                        " those of adrf, or make it a plain `def`."
+                    )
         elif View in bases:
             raise PolicyError(
                 f"IdempotencyMixin protects DRF views, and {cls.__name__} is a plain Django view:\n\n"
@@ -71,12 +85,12 @@ class IdempotencyMixin(_Base):
         name = (request.method or "").lower()
         handler = getattr(self, name, None) if name in self.http_method_names else None
         if handler is not None and not hasattr(handler, POLICY):
-            setattr(self, name, partial(call_method, handler, self))
+            setattr(self, name, partial(call_async_method if is_async(handler) else call_method, handler, self))
 
 
 def _handlers(view_class: type[APIView]) -> Iterator[Any]:
     """Yield what DRF may call for a request: the methods named after HTTP's, and a viewset's verbs and actions."""
-    for name in (*view_class.http_method_names, "create", "update", "partial_update", "destroy"):
+    for name in (*view_class.http_method_names, *WRITING):
         handler = getattr(view_class, name, None)
         if handler is not None:
             yield handler

@@ -9,7 +9,7 @@ from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
 
 from django_idempotency.adapters import cookies
-from django_idempotency.engine import transactional
+from django_idempotency.engine import other_threads, transactional
 from tests.app.serving import POOLED
 from tests.lab.routines import BY_STATEMENTS, change_routines
 from tests.proof.report import pytest_terminal_summary  # noqa: F401 a hook, which pytest finds here
@@ -28,6 +28,7 @@ def warn_anew() -> None:
     """What is logged once per operation and process is logged once per test."""
     cookies.warned.clear()
     transactional.warned.clear()
+    other_threads.warned.clear()
 
 
 @pytest.fixture(scope="session")

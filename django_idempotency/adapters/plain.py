@@ -1,11 +1,8 @@
-"""Django's own requests and responses. The adapter of DRF builds on it."""
+"""Django's own requests and responses: makes answers of responses, and responses of records. See `attempts`."""
 
 import inspect
 import logging
-import time
 from collections.abc import Iterable
-from dataclasses import replace
-from hashlib import sha256
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import urljoin, urlsplit
@@ -15,30 +12,14 @@ from django.db import connections
 from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import resolve_url
-from django.urls import Resolver404, resolve
 
 from django_idempotency import outcomes
-from django_idempotency.adapters.body import body_digest, form_values, has_form, receive
+from django_idempotency.adapters.attempts import AttemptReader
 from django_idempotency.adapters.messages import MESSAGES, add_messages, encode_messages
 from django_idempotency.adapters.pages import refusal_page
-from django_idempotency.adapters.scope import default_scope
-from django_idempotency.adapters.sent import encode_request
 from django_idempotency.core.decision import Answer
-from django_idempotency.core.fingerprint import check_fingerprint, digest, parse_query
-from django_idempotency.core.keys import (
-    KEY_FIELD,
-    MAX_STRING,
-    Attempt,
-    Identity,
-    check_age,
-    check_key,
-    check_string,
-    parse_key,
-    renamed,
-)
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.probe import Found
-from django_idempotency.core.progress import PHASED
 from django_idempotency.core.record import (
     LEFT_OUT,
     NEVER_STORED,
@@ -48,15 +29,7 @@ from django_idempotency.core.record import (
     encode_reference,
     storable_headers,
 )
-from django_idempotency.exceptions import (
-    KeyExpired,
-    KeyInvalid,
-    KeyMissing,
-    PolicyError,
-    Refusal,
-    StoreUnavailable,
-    UnstorableResponse,
-)
+from django_idempotency.exceptions import PolicyError, Refusal, StoreUnavailable, UnstorableResponse
 
 logger = logging.getLogger("django_idempotency")
 
@@ -67,148 +40,17 @@ STORED_4XX = frozenset({HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.NOT_FOUND, HTTPS
 REFUSED = "a refusal is not stored, unless the option `should_store` accepts it"
 NOT_ACCEPTED = "the option `should_store` does not accept that answer"
 NO_REDIRECT = "a form's key stores a redirect alone: redirect when the work is done"
-SENT_KEY = "_idempotency_sent_key"  # of a request: its form's key, for a form that is shown again with its errors
 FORM_ANSWER = "_idempotency_form_answer"  # of a response that answers a form although it is no redirect
-PLACE = "place"  # the attribute of a ready-made option `key`: where the key is, for the client
-PRECONDITIONS = ("HTTP_IF_MATCH", "HTTP_IF_UNMODIFIED_SINCE")
 
 
-class PlainAdapter:
-    """
-    A request of Django's own, under the *policy* of its view.
+class PlainAdapter(AttemptReader):
+    """A request of Django's own and its answer, under the *policy* of its view."""
 
-    `request` is the one that the view sees and that the project's callables get, `django_request` is Django's.
-    """
-
-    __slots__ = ("answer", "django_request", "is_form", "policy", "request")
-
-    reads_forms = True
+    __slots__ = ("answer",)
 
     def __init__(self, request: Any, policy: ResolvedPolicy) -> None:
-        self.request = self.django_request = request
-        self.policy = policy
-        self.is_form = False  # set if the key is in the field of a form
+        super().__init__(request, policy)
         self.answer: Any = None  # what the option `replay` has rendered
-
-    def read(self) -> Attempt | Refusal | None:
-        """
-        Read the attempt that the request makes; None if it carries no key and needs none.
-
-        Returns a refusal if the key is malformed, if it is missing although the policy requires one, or if the body is
-        incomplete.
-        """
-        request, policy = self.django_request, self.policy
-        key = self.read_key()
-        if key is None or isinstance(key, Refusal):
-            return key
-        incomplete = receive(request)
-        if incomplete is not None:
-            return incomplete
-        if self._differs(key):
-            return KeyInvalid("The form and the header have different keys: send one key.")
-        seen = self.request
-        scope = default_scope(seen) if policy.scope is None else check_string("scope", policy.scope(seen))
-        path = route(request)
-        operation = self.operation(path)
-        attempt = Attempt(
-            identity=Identity(scope, operation, key),
-            fingerprint=self._fingerprint(),
-            ttl=policy.ttl,
-            tombstone_ttl=policy.tombstone_ttl or 0.0,
-            uncertain_ttl=policy.uncertain_ttl,
-            request=f"{request.method} {host_name(request)} {path}",
-            request_id=request_id(request),
-            sent=encode_request(seen, policy) if policy.mode == PHASED and policy.store_request else b"",
-        )
-        return attempt if policy.operation_aliases is None else self._with_former(attempt, policy.operation_aliases)
-
-    def _fingerprint(self) -> bytes:
-        request, made = self.django_request, self.policy.fingerprint
-        if made is None:
-            return digest(b"request", *meaning(request), body_digest(request, self.encode_parsed_body))
-        return sha256(check_fingerprint(made(self.request))).digest()
-
-    def _with_former(self, attempt: Attempt, aliases: tuple[str, ...]) -> Attempt:
-        """*attempt* with itself under the former names of its operation, each with the fingerprint that it had then."""
-        from django_idempotency.adapters.former import former_request, seen_as  # few requests need it
-
-        former = {}
-        for alias in aliases:
-            if alias != attempt.identity.operation:
-                with seen_as(self.django_request, former_request(alias, self.django_request)):
-                    former[alias] = renamed(attempt, alias, self._fingerprint())
-        return replace(attempt, former=tuple(former.values()), origin=former.get(aliases[0]))
-
-    def operation(self, path: str) -> str:
-        """What the key was sent to, by the option `operation`; *path* is the request's route."""
-        operation = self.policy.operation
-        if operation is None:
-            return f"{self.django_request.method} {path}"
-        return operation if isinstance(operation, str) else check_string("operation", operation(self.request))
-
-    def _may_have_field(self) -> bool:
-        """Is the request a form, in which the key is to be looked for?"""
-        return self.policy.meta_name not in self.django_request.META and self._reads_form()
-
-    def _reads_form(self) -> bool:
-        policy = self.policy
-        return self.reads_forms and policy.form_key and policy.key is None and has_form(self.django_request)
-
-    def _differs(self, key: str) -> bool:
-        """Does a form have another key than the header? It is parsed once, for this and for its fingerprint."""
-        return (
-            not self.is_form
-            and self._reads_form()
-            and any(value != key for value in form_values(self.django_request, KEY_FIELD))
-        )
-
-    def read_key(self) -> str | Refusal | None:
-        """The key that was sent, or a refusal; None if there is none, and none is needed."""
-        may_have_field = self._may_have_field()
-        policy = self.policy
-        if policy.key is not None or may_have_field:
-            # Kept before a callable of the project's or a form is read.
-            incomplete = receive(self.django_request)
-            if incomplete is not None and may_have_field:
-                return incomplete  # what is missing may be the key
-        # Called outside the `try`: it may start operations of its own, whose refusals are not this request's.
-        made = None if policy.key is None else policy.key(self.request)
-        try:
-            if policy.key is not None:
-                key = None if made is None else check_key(made)
-            else:
-                value = self.django_request.META.get(policy.meta_name)
-                if value is not None:
-                    key = parse_key(value)
-                else:
-                    key = self._read_field() if may_have_field else None
-            if key is None and policy.required:
-                return KeyMissing(_say_where(policy, may_have_field))
-            if key is not None and policy.key_format is not None and not policy.key_format(key):
-                return KeyInvalid("The idempotency key does not have the format that this action asks for.")
-            if key is not None and policy.key_max_age is not None:
-                check_age(key, policy.key_max_age, time.time())
-        except (KeyExpired, KeyInvalid) as refusal:
-            return refusal
-        return key
-
-    def _read_field(self) -> str | None:
-        """Read the key from the form's field. Raises `KeyInvalid` for a malformed one, and for two."""
-        found = {*form_values(self.django_request, KEY_FIELD)}
-        if not found:
-            return None
-        self.is_form = True
-        if len(found) > 1:
-            raise KeyInvalid("The form has two keys: its template needs {% idempotency_key %} once.")
-        key = check_key(found.pop())
-        setattr(self.django_request, SENT_KEY, key)
-        # A person who clicks twice wants the result, not a page that says that there will be one.
-        self.policy = replace(self.policy, in_flight="wait")
-        return key
-
-    def encode_parsed_body(self) -> bytes | None:
-        """Encode what a parser made of a body whose bytes are gone; None if there is nothing."""
-        return None
 
     def capture(self, response: Any) -> Answer[Any]:
         """
@@ -216,7 +58,11 @@ class PlainAdapter:
 
         Raises `UnstorableResponse` if it cannot be stored.
         """
-        return self.make_answer(rendered(response))
+        return self.make_answer(rendered(self.response_of(response)))
+
+    def response_of(self, value: Any) -> Any:
+        """What the framework makes of the *value* that a handler returns."""
+        return value
 
     def make_answer(self, response: Any) -> Answer[Any]:
         """The same for a *response* that is rendered if it is to be stored."""
@@ -389,60 +235,6 @@ class PlainAdapter:
         if self.policy.docs_url is not None:
             headers["Link"] = f'<{self.policy.docs_url}>; rel="describedby"'
         return headers
-
-
-# --- parts of a request ---
-
-
-def route(request: HttpRequest) -> str:
-    """The route of *request*, as the URLconf spells it; its path if it has none."""
-    match = request.resolver_match
-    if match is None:  # RequestFactory resolves nothing
-        try:
-            match = resolve(request.path_info, getattr(request, "urlconf", None))
-        except Resolver404:
-            return request.path
-    return match.route
-
-
-def host_name(request: HttpRequest) -> str:
-    """The host of *request* without a default port and a final dot, because clients differ in both."""
-    return request.get_host().lower().removesuffix(":443").removesuffix(":80").removesuffix(".")
-
-
-def meaning(request: HttpRequest) -> list[bytes]:
-    """The parts of a request's meaning, except its body: query, method, host, path, media type and preconditions."""
-    meta = request.META
-    query = meta.get("QUERY_STRING")
-    parts = (
-        request.method or "",
-        host_name(request),
-        request.path,
-        (request.content_type or "").lower(),
-        *(meta.get(name, "") for name in PRECONDITIONS),
-    )
-    return [parse_query(query) if query else b"", *[part.encode(errors="surrogateescape") for part in parts]]
-
-
-def request_id(request: HttpRequest) -> str:
-    """The id that a middleware or a proxy of the project gave *request*, or an empty string."""
-    for value in (
-        getattr(request, "request_id", None),
-        getattr(request, "id", None),
-        request.META.get("HTTP_X_REQUEST_ID"),
-    ):
-        if value:
-            return "".join(character for character in str(value)[:MAX_STRING] if character.isprintable())
-    return ""
-
-
-def _say_where(policy: ResolvedPolicy, may_have_field: bool) -> str | None:
-    """Say to a client where the key is missing; None if only the project's own callable knows."""
-    if policy.key is None:
-        form = " A form has {% idempotency_key %} in its template." if may_have_field else ""
-        return f"This action needs the header {policy.header}: a new key for each intended action.{form}"
-    place = getattr(policy.key, PLACE, None)
-    return place and f"This request has no id in {place}, so it cannot be told from others, and nothing was done."
 
 
 # --- parts of a response ---

@@ -3,15 +3,14 @@
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from asgiref.sync import iscoroutinefunction
 from django.conf import settings
 from django.core.checks import CheckMessage, Warning
 from django.views import View as DjangoView
 
-from django_idempotency.protection.by_default import middleware_of
 from django_idempotency.protection.exemptions import logs_in_or_out
 from django_idempotency.protection.handlers import decides_by_itself
-from django_idempotency.protection.introspection import classes_of, is_guard, is_guarded, module_of
+from django_idempotency.protection.introspection import DRF_VIEWS, classes_of, is_guard, is_guarded, module_of
+from django_idempotency.protection.middleware_place import middleware_of
 from django_idempotency.protection.routes import SILENCED, View
 from django_idempotency.protection.views import idempotent
 from django_idempotency.protection.wrapping import LeftOut, chain_of, check_layers, method_decorators, view_class_of
@@ -100,7 +99,7 @@ def _is_open(view: View) -> bool:
         list(chain_of(each)) for each in (view.callback, *(handler.function for handler in view.handlers)) if each
     ]
     for *around, innermost in chains:
-        if any(map(is_guard, around)) or iscoroutinefunction(innermost):  # E004 says of async that it is not protected
+        if any(map(is_guard, around)):
             return False
         try:
             check_layers([layer for layer in around if not _is_ours(layer)])
@@ -128,7 +127,7 @@ def _is_installed(name: str) -> bool:
 def _classes(view: View, kind: str) -> list[Any] | None:
     """The classes of *kind*, `permission` or `authentication`; None if its code chooses them."""
     getter = {"permission": "get_permissions", "authentication": "get_authenticators"}[kind]
-    if module_of(getattr(view.view_class, getter, None)) != "rest_framework.views":
+    if module_of(getattr(view.view_class, getter, None)) not in DRF_VIEWS:
         return None
     return classes_of(view.attribute(f"{kind}_classes"))
 

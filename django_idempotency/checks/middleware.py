@@ -8,8 +8,9 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django_idempotency import conf
 from django_idempotency.checks.settings import needs_setting
 from django_idempotency.exceptions import PolicyError
-from django_idempotency.protection.by_default import OURS, REMEDY, check_middleware, is_installed
+from django_idempotency.protection.by_default import REMEDY
 from django_idempotency.protection.exemptions import matches
+from django_idempotency.protection.middleware_place import OURS, check_middleware, is_installed
 from django_idempotency.protection.routes import routes_by_language, unplaced
 
 

@@ -14,7 +14,8 @@ from django_idempotency.checks.phases import check_requests, check_store
 from django_idempotency.checks.settings import needs_setting
 from django_idempotency.core.policy import POLICY, Policy, ResolvedPolicy
 from django_idempotency.exceptions import PolicyError
-from django_idempotency.protection.introspection import dispatch_layers, has_mixin, layers, module_of
+from django_idempotency.protection.by_default import atomic_databases, atomic_requests_error
+from django_idempotency.protection.introspection import dispatch_layers, has_mixin, is_async, layers, module_of
 from django_idempotency.protection.order import check_dispatch, check_layers
 from django_idempotency.protection.routes import Handler, View, views
 from django_idempotency.protection.views import idempotent
@@ -26,7 +27,7 @@ OUR_DECORATORS = idempotent.__module__
 @register(Tags.urls)
 @needs_setting
 def check_views(**kwargs: object) -> list[CheckMessage]:
-    """E003 to E005, E007, E017 to E019, W002, W003, W006, W016, W017, W019, W020: every protected view."""
+    """E003 to E005, E007, E017 to E020, W002, W003, W006, W016, W017, W019, W020: every protected view."""
     messages: dict[tuple[str | None, str], CheckMessage] = {}
     for view in views():
         for message in _check_view(view):
@@ -57,6 +58,7 @@ def _check_view(view: View) -> Iterator[CheckMessage]:
                 yield _without_effect(view, handler, policy)
             continue
         protecting.append(policy)
+        yield from _check_async(view, handler)
         yield from _check_database(view, handler, policy)
         yield from check_late(f"{handler.name} (route {view.route!r})", policy)
         yield from check_aliases(handler.name, view.route, policy)
@@ -132,6 +134,16 @@ def _check_database(view: View, handler: Handler, policy: ResolvedPolicy) -> Ite
         hint=hint,
         id="django_idempotency.E007",
     )
+
+
+def _check_async(view: View, handler: Handler) -> Iterator[CheckMessage]:
+    aliases = atomic_databases(view.non_atomic_requests)
+    if aliases and is_async(view.callback):
+        yield Error(
+            atomic_requests_error(f"{handler.name} (route {view.route!r})", aliases),
+            hint="Django raises RuntimeError for each of its requests.",
+            id="django_idempotency.E020",
+        )
 
 
 def _check_transaction(view: View, handler: Handler, policy: ResolvedPolicy) -> Iterator[CheckMessage]:

@@ -4,6 +4,7 @@ import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from enum import Enum
 
 from django_idempotency.core.fingerprint import digest
 from django_idempotency.exceptions import KeyExpired, KeyInvalid, PolicyError
@@ -95,6 +96,12 @@ def renamed(attempt: Attempt, operation: str, fingerprint: bytes) -> Attempt:
     """*attempt* under a former name of its *operation*, with the *fingerprint* that it had then."""
     identity = Identity(attempt.identity.scope, operation, attempt.identity.key)
     return replace(attempt, identity=identity, fingerprint=fingerprint, is_former=True)
+
+
+class NoKey(Enum):
+    """What a project's callable returns instead of a key."""
+
+    NEEDED = "no key needed"
 
 
 def parse_key(value: str) -> str:

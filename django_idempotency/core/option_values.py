@@ -124,6 +124,8 @@ def lease(value: Any) -> timedelta:
 def key_pattern(value: Any) -> Any:
     if not callable(value) and not isinstance(value, (str, re.Pattern)):
         raise PolicyError('must be "uuid", a regular expression or a callable')
+    if inspect.iscoroutinefunction(value):
+        raise PolicyError("must be a plain function, because it has only to look at the key")
     try:
         key_format(value)
     except re.error as error:

@@ -7,14 +7,14 @@ A new option is one row there, its type in `Options`, its row in the docs, and t
 # ruff: noqa: RUF009 `option` makes fields of a dataclass
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, TypedDict, Unpack
 
 from django_idempotency.core import option_values as values
-from django_idempotency.core.keys import key_format
+from django_idempotency.core.keys import NoKey, key_format
 from django_idempotency.core.observation import OBSERVE
 from django_idempotency.core.probe import Found, UnsettledOperation, Verdict
 from django_idempotency.core.progress import PHASED
@@ -43,15 +43,15 @@ class Options(TypedDict, total=False):
     store_request: bool | str | Callable[[Any, dict[str, Any]], dict[str, Any] | None]
     observe_sample: float
     store: str
-    using: str | Callable[..., str]
-    scope: str | Callable[..., str]
+    using: str | Callable[..., str | Awaitable[str]]
+    scope: str | Callable[..., str | Awaitable[str]]
     operation: str | Callable[..., str]
-    key: str | Callable[..., str | None]
+    key: str | Callable[..., str | NoKey | Awaitable[str | NoKey | None] | None]
     key_format: str | re.Pattern[str] | Callable[[str], object]
     form_key: bool
     key_max_age: timedelta
     operation_aliases: Iterable[str]
-    fingerprint: str | Callable[..., bytes]
+    fingerprint: str | Callable[..., bytes | Awaitable[bytes]]
     should_store: str | Callable[[Any], bool]
     replay_guard: str | Callable[[Any, Any], object]
     docs_url: str
@@ -111,7 +111,7 @@ class ResolvedPolicy:
         None, values.callable_or_path, dotted=True, for_events=True, of_requests=True
     )
     operation: str | Callable[..., str] | None = option(None, values.string_or_callable, of_requests=True)
-    key: Callable[..., str | None] | None = option(
+    key: Callable[..., str | NoKey | None] | None = option(
         None, values.callable_or_path, dotted=True, for_events=True, of_requests=True
     )
     key_format: Callable[[str], bool] | None = option(

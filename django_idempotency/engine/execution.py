@@ -1,7 +1,7 @@
 """One execution: its outcomes, and what both kinds (`transactional` and `leased`) have in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -185,23 +185,41 @@ class Execution(ABC, Generic[Value]):
 
 def call_running(digest: bytes, place: object, handle: OperationHandle, call: Callable[[], Value]) -> Value:
     """*call* a handler. Meanwhile `find_running` finds it, and `current_operation` returns its *handle*."""
-    running = _Running(digest, place, handle)
-    token = _running.set((*_running.get(), running))
+    entry = _Running(digest, place, handle)
+    token = _running.set((*_running.get(), entry))
     try:
         return call()
     finally:
-        running.is_over = True
+        entry.is_over = True
         _running.reset(token)
+
+
+async def await_running(
+    digest: bytes, place: object, handle: OperationHandle, call: Callable[[], Awaitable[Value]]
+) -> Value:
+    """Like `call_running`, for an async handler."""
+    entry = _Running(digest, place, handle)
+    token = _running.set((*_running.get(), entry))
+    try:
+        return await call()
+    finally:
+        entry.is_over = True
+        _running.reset(token)
+
+
+def running() -> tuple[_Running, ...]:
+    """The operations that this call stack is executing, the innermost last."""
+    return _running.get()
 
 
 def find_running(digest: bytes, place: object) -> OperationHandle | None:
     """The handle of the operation *digest* at *place* from whose handler this call is made, or None."""
-    for running in _running.get():
-        if running.digest == digest and running.place is place and not running.is_over:
-            return running.handle
+    for each in _running.get():
+        if each.digest == digest and each.place is place and not each.is_over:
+            return each.handle
     return None
 
 
 def current_operation() -> OperationHandle | None:
     """The handle of the innermost protected view or `@once` function that is running, or None."""
-    return next((running.handle for running in reversed(_running.get()) if not running.is_over), None)
+    return next((each.handle for each in reversed(_running.get()) if not each.is_over), None)

@@ -1,8 +1,11 @@
 """The operation handle: what a protected handler can know of the operation that it carries out."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from inspect import isawaitable
 from typing import Any, Literal
 
+from asgiref.sync import async_to_sync, sync_to_async
 from django.http import HttpRequest
 
 from django_idempotency.core.keys import Attempt, Identity
@@ -64,6 +67,28 @@ class OperationHandle:
         recorded phases are others.
         """
         raise PhaseError(f'Phase {name!r}: phases need the option mode="phased".')
+
+    async def aphase(
+        self, name: str, fn: Callable[..., Any], *, probe: Probe | None = None, was: str | None = None
+    ) -> Any:
+        """Like `phase`, for an async handler. *fn* and *probe* may be async, or return something to await."""
+        phase = sync_to_async(self.phase)
+        return await phase(name, _awaited(fn), probe=probe if probe is None else _awaited(probe), was=was)
+
+
+def _awaited(call: Callable[..., Any]) -> Callable[..., Any]:
+    """*call* for the thread of the engine, which waits for what it returns. It has the same parameters."""
+
+    @wraps(call)
+    def wait(*args: Any, **kwargs: Any) -> Any:
+        value = call(*args, **kwargs)
+        return async_to_sync(_wait_for)(value) if isawaitable(value) else value
+
+    return wait
+
+
+async def _wait_for(value: Awaitable[Any]) -> Any:
+    return await value
 
 
 class DeferredHandle(OperationHandle):

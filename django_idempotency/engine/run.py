@@ -36,13 +36,14 @@ def run(
     execute: Callable[[OperationHandle], Value],
     capture: Callable[[Value], Answer[Value]],
     guard: Callable[[CompletionRecord], object] | None = None,
+    sleep: Callable[[float], object] = time.sleep,
 ) -> Executed[Value] | Replayed | Refused | Joined:
     """
     Run *attempt* at most once.
 
     A new identity is claimed, *execute* runs, and what *capture* makes of its result is stored. An existing record is
     returned once *guard* accepts it. A call from inside the same execution joins it. *using* names the database; with
-    None the store chooses.
+    None the store chooses. *sleep* takes seconds, while a rival is in flight; it may raise to end the wait.
 
     Raises `HandlerError` if the handler broke the law, and whatever *execute*, *capture* and *guard* raise; work in the
     database is rolled back then.
@@ -53,7 +54,7 @@ def run(
     if joined is not None:
         return joined
     try:
-        outcome = _decide_until_final(execution, policy)
+        outcome = _decide_until_final(execution, policy, sleep)
     except Refusal as error:
         if execution.has_run:
             _pass_on(error, execution)  # of another operation, which the handler or one of its hooks started
@@ -98,7 +99,9 @@ def run_without_key(policy: ResolvedPolicy, using: str | None, execute: Callable
         return execute(handle)
 
 
-def _decide_until_final(execution: Execution[Value], policy: ResolvedPolicy) -> Executed[Value] | Replayed | Refused:
+def _decide_until_final(
+    execution: Execution[Value], policy: ResolvedPolicy, sleep: Callable[[float], object]
+) -> Executed[Value] | Replayed | Refused:
     """Try until the decision is final; it is not while a rival is in flight, or if a rival was faster."""
     deadline = time.monotonic() + policy.wait_timeout if policy.wait else 0.0
     poll = FIRST_POLL
@@ -116,7 +119,7 @@ def _decide_until_final(execution: Execution[Value], policy: ResolvedPolicy) -> 
         remaining = deadline - time.monotonic()
         if not policy.wait or remaining <= 0:
             return Refused(RequestInProgress())
-        time.sleep(min(remaining, poll * random.uniform(0.5, 1)))  # noqa: S311 jitter
+        sleep(min(remaining, poll * random.uniform(0.5, 1)))  # noqa: S311 jitter
         poll = min(poll * 2, LONGEST_POLL)
 
 

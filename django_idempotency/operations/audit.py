@@ -8,8 +8,9 @@ from typing import Any
 from django_idempotency import conf
 from django_idempotency.core.policy import DEFAULTS, Policy
 from django_idempotency.exceptions import PolicyError
-from django_idempotency.protection.by_default import is_installed, place_for
+from django_idempotency.protection.by_default import place_for
 from django_idempotency.protection.introspection import enclosed, module_of
+from django_idempotency.protection.middleware_place import is_installed
 from django_idempotency.protection.placement import DECORATOR, MIDDLEWARE, MIXIN, NONE, Place, Placement
 from django_idempotency.protection.routes import UNSAFE, entries
 

@@ -6,20 +6,18 @@ transaction, and with exceptions passed to Django as if the view had raised them
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import lru_cache, partial
-from types import FunctionType
 from typing import Any, NoReturn, cast
 
-from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.base import BaseHandler
 from django.core.signals import setting_changed
 from django.db import Error, connections
 from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.utils.module_loading import import_string
 
 from django_idempotency import conf
 from django_idempotency.adapters.body import has_form
@@ -29,9 +27,9 @@ from django_idempotency.core.observation import OBSERVE
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.seen import SeenNames
 from django_idempotency.engine.announcements import usual_database
-from django_idempotency.exceptions import KeyIgnored, PolicyError, StoreUnavailable
+from django_idempotency.exceptions import KeyIgnored, StoreUnavailable
 from django_idempotency.protection.exemptions import matches, names, sensitive
-from django_idempotency.protection.introspection import SAFE, enclosed, may_call
+from django_idempotency.protection.introspection import SAFE, is_async, may_call
 from django_idempotency.protection.placement import (
     DECORATOR,
     MIDDLEWARE,
@@ -46,8 +44,6 @@ from django_idempotency.stores.base import Fault, TransactionalStore
 
 logger = logging.getLogger("django_idempotency")
 
-MARK = "protects_by_default"  # an attribute of the middleware's class: this room does not import it
-OURS = "django_idempotency.middleware.IdempotencyMiddleware"
 REMEDY = (
     "Decorate its handler with @idempotent, inside all that decides who may call the view; or mark the view with"
     " @idempotency_exempt, or name its route in EXEMPT."
@@ -146,7 +142,7 @@ def take_over(
     if place.how == MIDDLEWARE:
         policy = conf.resolved(*place.policies)
         if request.method in policy.methods and _carries_key(request, policy):
-            return partial(run, request, found, found.view, args, kwargs, policy)
+            return partial(_runner(callback), request, found, found.view, args, kwargs, policy)
     elif place.how == NONE:
         if place.is_unplaced:
             _warn(found, f"is not protected: {place.why}. {REMEDY}")
@@ -157,8 +153,18 @@ def take_over(
     elif _begins_transaction(callback):
         policy = conf.resolved()
         if _carries_key(request, policy) and conf.resolved(*place.policies).mode != OBSERVE:
-            return partial(run, request, found, callback, args, kwargs, policy)
+            return partial(_runner(callback), request, found, callback, args, kwargs, policy)
     return None
+
+
+def _runner(callback: Any) -> Any:
+    """`run` or `run_async`. Raises `ImproperlyConfigured` for an async view that Django would refuse to call."""
+    if not is_async(callback):
+        return run
+    if aliases := atomic_databases(getattr(callback, "_non_atomic_requests", ())):
+        name = getattr(callback, "__qualname__", type(callback).__qualname__)
+        raise ImproperlyConfigured(atomic_requests_error(name, aliases))
+    return run_async
 
 
 def ignored(
@@ -196,6 +202,21 @@ def _begins_transaction(callback: Any) -> bool:
     return any(options["ATOMIC_REQUESTS"] and alias not in excepted for alias, options in connections.settings.items())
 
 
+def atomic_databases(excepted: Collection[str]) -> list[str]:
+    """The databases in whose transactions Django would call a view, by ATOMIC_REQUESTS."""
+    return [
+        alias for alias, options in connections.settings.items() if options["ATOMIC_REQUESTS"] and alias not in excepted
+    ]
+
+
+def atomic_requests_error(name: str, aliases: list[str]) -> str:
+    return (
+        f"{name} is async, and Django calls no async view in the transaction of ATOMIC_REQUESTS, which"
+        f" {' and '.join(map(repr, aliases))} asks for. Its protection brings a transaction of its own: decorate the"
+        " view with @transaction.non_atomic_requests."
+    )
+
+
 def run(
     request: Any, found: Placement, view: Any, args: tuple[Any, ...], kwargs: dict[str, Any], policy: ResolvedPolicy
 ) -> HttpResponseBase:
@@ -219,13 +240,30 @@ def run(
         return PlainAdapter(request, policy).refuse(StoreUnavailable())
     except Exception as error:  # the view's own, which Django is to handle
         return _Raised(error)
+    return _finished(request, found, policy, response)
+
+
+async def run_async(
+    request: Any, found: Placement, view: Any, args: tuple[Any, ...], kwargs: dict[str, Any], policy: ResolvedPolicy
+) -> HttpResponseBase:
+    """Like `run`, for an async *view*, which Django calls in no transaction."""
+    del request.idempotency
+    try:
+        response = await view(request, *args, **kwargs)
+    except Exception as error:  # the view's own, which Django is to handle
+        return _Raised(error)
+    return _finished(request, found, policy, response)
+
+
+def _finished(request: Any, found: Placement, policy: ResolvedPolicy, response: Any) -> HttpResponseBase:
+    """The *response* of a view for Django. Warns if the view has answered before its handler."""
     if response is None:
         return _Raised(ValueError(f"The view {found.name} didn't return an HttpResponse object. It returned None."))
     if not hasattr(request, "idempotency"):
         request.idempotency = None
         if 200 <= response.status_code < 300 and request.method in policy.methods:
             _warn(found, "answered before its handler was reached, so nothing was protected.")
-    return response
+    return cast(HttpResponseBase, response)
 
 
 def _is_unavailable(policy: ResolvedPolicy, error: Error) -> bool:
@@ -258,69 +296,3 @@ def _warn(found: Placement, text: str) -> None:
     """Log *text* about a view, once per process."""
     if _said.is_new(f"{found.full_name} {text}"):
         logger.warning("%s %s", found.full_name, text)
-
-
-# --- MIDDLEWARE ---
-
-
-def is_installed() -> bool:
-    """Whether our middleware is in the setting `MIDDLEWARE`."""
-    return any(hasattr(middleware, MARK) for middleware in middleware_of(settings.MIDDLEWARE or ()))
-
-
-def check_middleware(paths: Iterable[str]) -> None:
-    """Raise a `PolicyError` if our middleware is twice in *paths*, or before one that Django would call after it."""
-    seen = ""
-    for path in paths:
-        for middleware in middleware_of([path]):
-            if hasattr(middleware, MARK):
-                if seen:
-                    raise PolicyError(f"MIDDLEWARE has {seen} and {path}: leave one of them out.")
-                seen = path
-            elif seen and hasattr(middleware, "process_view"):
-                raise PolicyError(
-                    f"MIDDLEWARE has {path} after {seen}. Django would not call its process_view, which may refuse"
-                    f" the request, before a replay. Put ours last:\n\n    MIDDLEWARE = [\n        ...,\n"
-                    f'        "{path}",\n        "{seen}",\n    ]'
-                )
-
-
-def check_inner(get_response: Any) -> None:
-    """
-    Raise a `PolicyError` if a middleware that Django calls after ours, by way of *get_response*, has a `process_view`:
-    on the object too, which its class need not show.
-    """
-    for handler in _handlers_in(get_response):
-        for process_view in getattr(handler, "_view_middleware", None) or ():  # those of the inner ones, so far
-            name = getattr(process_view, "__qualname__", process_view)
-            raise PolicyError(
-                f"MIDDLEWARE has a middleware with a process_view ({name})"
-                f" after {OURS}. Django would not call it, and it may refuse the request, before a replay. Put ours"
-                " last."
-            )
-
-
-def _handlers_in(get_response: Any) -> Iterator[BaseHandler]:
-    """Django's handler, found in what the middleware between hold: their attributes and closures."""
-    waiting, seen = [get_response], set()
-    while waiting:
-        each = waiting.pop()
-        if id(each) in seen or isinstance(each, type) or not callable(each):
-            continue
-        seen.add(id(each))
-        owner = getattr(each, "__self__", None)
-        if isinstance(owner, BaseHandler):
-            yield owner
-        elif isinstance(each, FunctionType):
-            waiting += [enclosed(each, name) for name in each.__code__.co_freevars]
-        else:
-            waiting += [owner, *getattr(each, "__dict__", {}).values()]
-
-
-def middleware_of(paths: Iterable[str]) -> Iterable[Any]:
-    """What *paths*, as in MIDDLEWARE, name."""
-    for path in paths:
-        try:
-            yield import_string(path)
-        except ImportError:
-            pass  # Django reports it when it loads the middleware

@@ -1,10 +1,11 @@
 """`@once` protects work that does not arrive as a request: queues, tasks, webhooks, cron."""
 
+import inspect
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, assert_never, cast, overload
 
 from django_idempotency import conf
@@ -19,7 +20,9 @@ from django_idempotency.engine.execution import Executed, Joined, Refused, Repla
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.run import run
 from django_idempotency.exceptions import KeyExpired, KeyInvalid, KeyMissing, PolicyError, Refusal, UnstorableResponse
-from django_idempotency.protection.observing import UNSTORABLE, Observation, Subject, observe
+from django_idempotency.protection.awaiting import OwnThread
+from django_idempotency.protection.introspection import is_async
+from django_idempotency.protection.observing import UNSTORABLE, Observation, Subject, observe, observe_async
 from django_idempotency.protection.order import check_function
 
 NO_SCOPE = "-"  # the scope of events without the option `scope`
@@ -70,9 +73,35 @@ class OnceFunction(Protocol[Arguments, Result]):
     def __get__(self, instance: object, owner: type | None = None, /) -> Callable[..., Result]: ...
 
 
-def once(
-    operation: str, /, **options: Unpack[Options]
-) -> Callable[[Callable[Arguments, Result]], OnceFunction[Arguments, Result]]:
+class AsyncOnceFunction(Protocol[Arguments, Result]):
+    """An `async def` that `@once` protects, like `OnceFunction`."""
+
+    __name__: str
+
+    async def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        """Return the result of this call, or of the first one for the same event."""
+
+    async def run(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Outcome[Result]:
+        """Like the call, but also tells whether the result was replayed. Raises the same errors."""
+
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None, /) -> Callable[..., Coroutine[Any, Any, Result]]: ...
+
+
+class OnceDecorator(Protocol):
+    """What `once` returns."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a coroutine is a result, too
+        self, function: Callable[Arguments, Coroutine[Any, Any, Result]], /
+    ) -> AsyncOnceFunction[Arguments, Result]: ...
+    @overload
+    def __call__(self, function: Callable[Arguments, Result], /) -> OnceFunction[Arguments, Result]: ...
+
+
+def once(operation: str, /, **options: Unpack[Options]) -> OnceDecorator:
     """
     Let a function take effect once per event: `@once("invoice.paid", key=lambda event: event["id"])`.
 
@@ -81,8 +110,10 @@ def once(
     with different counters; with `fingerprint`, a callable that returns bytes, the same key for another event is
     `KeyReused`. Each function needs an operation of its own, or the second would get the first one's result.
 
-    The decorator raises `PolicyError` for an unknown option, a bad value, a missing key, an `async def`, and anything
-    but a plain function. A call raises `KeyReused`, `RequestInProgress` (let the broker deliver it later),
+    An `async def` is protected too, and stays one: its `run` is awaited as well.
+
+    The decorator raises `PolicyError` for an unknown option, a bad value, a missing key, and anything but a plain
+    function. A call raises `KeyReused`, `RequestInProgress` (let the broker deliver it later),
     `OutcomeUnknown`, `StoreUnavailable`, `KeyMissing`, `KeyInvalid`, `KeyExpired`, and `UnstorableResponse` for a
     result that is not JSON. The work is then rolled back, unless its store is outside the databases, which also raises
     `OutcomeUncertain`.
@@ -94,43 +125,75 @@ def once(
     if policy.options.get("key") is None:
         raise PolicyError(f'@once("{operation}") needs the option `key`: a callable that returns the id of an event.')
 
-    def decorate(function: Callable[Arguments, Result]) -> OnceFunction[Arguments, Result]:
+    def decorate(function: Any) -> Any:
         check_function(function, operation)
         once_functions[f"{function.__module__}.{function.__qualname__}"] = (operation, policy)
-
-        def run_once(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Outcome[Result]:
-            return _run(function, operation, conf.resolved_once(policy), args, kwargs)
-
-        @wraps(function)
-        def protected(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-            return run_once(*args, **kwargs).value
-
+        if is_async(function):
+            run_once, protected = _async_once(function, operation, policy)
+        else:
+            run_once, protected = _once(function, operation, policy)
         vars(protected).update({"run": run_once, POLICY: policy})
-        return cast(OnceFunction[Arguments, Result], protected)
+        return protected
 
-    return decorate
+    return cast(OnceDecorator, decorate)
+
+
+def _once(function: Callable[..., Any], operation: str, policy: Policy) -> tuple[Any, Any]:
+    """What `run` of the protected *function* is, and what takes its place."""
+
+    def run_once(*args: Any, **kwargs: Any) -> Outcome[Any]:
+        return _run(function, operation, conf.resolved_once(policy), args, kwargs)
+
+    @wraps(function)
+    def protected(*args: Any, **kwargs: Any) -> Any:
+        return run_once(*args, **kwargs).value
+
+    return run_once, protected
+
+
+def _async_once(function: Callable[..., Awaitable[Any]], operation: str, policy: Policy) -> tuple[Any, Any]:
+    """Like `_once`, for an async *function*."""
+
+    async def run_once(*args: Any, **kwargs: Any) -> Outcome[Any]:
+        resolved = conf.resolved_once(policy)
+        if resolved.mode == OBSERVE:
+            event = ObservedEvent(operation, resolved, args, kwargs)
+            return Outcome(await observe_async(event, lambda handle: function(*args, **kwargs)), replayed=False)
+        thread = OwnThread()
+        outcome = await thread.run(partial(_run, function, operation, resolved, args, kwargs, thread))
+        if inspect.isawaitable(outcome.value):  # of a call from inside the same operation
+            return Outcome(await outcome.value, replayed=False)
+        return outcome
+
+    @wraps(function)
+    async def protected(*args: Any, **kwargs: Any) -> Any:
+        return (await run_once(*args, **kwargs)).value
+
+    return run_once, protected
 
 
 def _run(
-    function: Callable[..., Result],
+    function: Callable[..., Any],
     operation: str,
     policy: ResolvedPolicy,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> Outcome[Result]:
-    """Call *function* once for the event in its arguments."""
+    thread: OwnThread | None = None,
+) -> Outcome[Any]:
+    """Call *function* once for the event in its arguments. With *thread*, which is this one, it is async."""
     if policy.mode == OBSERVE:
         event = ObservedEvent(operation, policy, args, kwargs)
         return Outcome(observe(event, lambda handle: function(*args, **kwargs)), replayed=False)
 
-    def execute(handle: OperationHandle) -> Result:
-        return function(*args, **kwargs)
+    def execute(handle: OperationHandle) -> Any:
+        return function(*args, **kwargs) if thread is None else thread.wait_for(partial(function, *args, **kwargs))
 
     def capture(value: Any) -> Answer[Any]:
         return Answer(value, result_record(value, policy, operation))
 
     attempt = _event_attempt(operation, policy, args, kwargs)
-    outcome = run(attempt, policy, conf.database(policy, *args, **kwargs), execute, capture)
+    sleep = time.sleep if thread is None else thread.sleep
+    outcome = run(attempt, policy, conf.database(policy, *args, **kwargs), execute, capture, sleep=sleep)
     match outcome:
         case Executed(value):
             return Outcome(value, replayed=False)

@@ -22,7 +22,14 @@ from django.utils.functional import LazyObject
 from django.utils.functional import cached_property as django_cached_property
 from django.views import View
 
-from django_idempotency.protection.introspection import GUARDED_DISPATCH, GUARDS, classes_of, is_guard, module_of
+from django_idempotency.protection.introspection import (
+    DRF_VIEWS,
+    GUARDED_DISPATCH,
+    GUARDS,
+    classes_of,
+    is_guard,
+    module_of,
+)
 from django_idempotency.protection.wrapping import (
     LeftOut,
     chain_of,
@@ -49,7 +56,15 @@ DECIDING = frozenset(
         "TOO_MANY_REQUESTS",
         "Throttled",
         "UNAUTHORIZED",
+        "aauthenticate",
+        "acheck_password",
+        "ahas_module_perms",
+        "ahas_perm",
+        "ahas_perms",
         "authenticate",
+        "check_async_object_permissions",
+        "check_async_permissions",
+        "check_async_throttles",
         "check_password",
         "check_permissions",
         "check_throttles",
@@ -81,7 +96,7 @@ DECIDING_STATUSES = frozenset({401, 403, 429})
 IMPORT = opmap["IMPORT_NAME"]
 OBJECT_PERMISSIONS = "check_object_permissions"
 # What their own code names, it does not decide in a handler: the guards among it are asked before.
-FRAMEWORKS = frozenset({"django", "rest_framework"}) | {
+FRAMEWORKS = frozenset({"adrf", "django", "rest_framework"}) | {
     module.partition(".")[0] for module in GUARDS | GUARDED_DISPATCH
 }
 
@@ -291,7 +306,7 @@ def _names_and_constants(code: CodeType) -> tuple[set[str], set[Any]]:
 def _has_object_permissions(view_class: type | None, options: Mapping[str, Any]) -> bool:
     """Does a permission class of *view_class* look at objects? A method that picks them is not asked: it may."""
     for name in ("get_permissions", OBJECT_PERMISSIONS):
-        if module_of(getattr(view_class, name, None)) != "rest_framework.views":
+        if module_of(getattr(view_class, name, None)) not in DRF_VIEWS:
             return True
     if any(map(_names_permissions, getattr(view_class, "__mro__", ()))):
         return True

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
+from asgiref.sync import iscoroutinefunction
 from django.views import View
 
 # Modules whose decorators decide who may call a view.
@@ -16,12 +17,11 @@ GUARDS = frozenset(
         "rules.contrib.views",
     }
 )
+DRF_VIEWS = frozenset({"adrf.views", "rest_framework.views"})  # modules of DRF's APIView, and of adrf's async one
 # Modules whose classes decide who may call a view in their `dispatch`.
-GUARDED_DISPATCH = frozenset(
-    {"braces.views._access", "django.contrib.auth.mixins", "guardian.mixins", "rest_framework.views"}
-)
+GUARDED_DISPATCH = DRF_VIEWS | {"braces.views._access", "django.contrib.auth.mixins", "guardian.mixins"}
 METHOD_DECORATOR = "django.utils.decorators"
-API_VIEW = "rest_framework.decorators"
+API_VIEW = frozenset({"adrf.decorators", "rest_framework.decorators"})  # modules of @api_view
 DESCRIBING = frozenset({"HEAD", "OPTIONS", "TRACE"})  # methods that Django and DRF answer by themselves
 SAFE = DESCRIBING | {"GET"}
 
@@ -58,6 +58,19 @@ def module_of(layer: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
+def is_async(function: Any) -> bool:
+    """Whether *function* is called to be awaited: an `async def`, an object with an async `__call__`, or marked so."""
+    return iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
+
+
+def operations_of(view: Any) -> dict[str, Any]:
+    """The functions of a path of Django Ninja, by HTTP method; nothing for any other *view*."""
+    if module_of(view) != "ninja.operation":
+        return {}
+    operations = getattr(enclosed(view, "self"), "operations", ())
+    return {method: operation.view_func for operation in operations for method in operation.methods}
+
+
 def is_guard(layer: Any) -> bool:
     """Whether *layer* decides who may call the view, like login_required, permission_required or user_passes_test."""
     # `login_not_required` comes from the same module and lets everyone in.
@@ -78,7 +91,7 @@ def api_view_function(view_class: type) -> Any:
     """The function that `@api_view` made *view_class* of, or None."""
     for name in getattr(view_class, "http_method_names", ()):
         handler = getattr(view_class, name, None)
-        if module_of(handler) == API_VIEW:
+        if module_of(handler) in API_VIEW:
             return enclosed(handler, "func")
     return None
 

@@ -1,19 +1,20 @@
 """A request in observe mode."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
 from django.http.response import HttpResponseBase
 
 from django_idempotency import conf
+from django_idempotency.adapters.attempts import route
 from django_idempotency.adapters.cookies import warn_of_cookies
-from django_idempotency.adapters.plain import PlainAdapter, route
+from django_idempotency.adapters.plain import PlainAdapter
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.observation import is_sampled
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.exceptions import Refusal
-from django_idempotency.protection.observing import UNSTORABLE, Observation, Subject, log_error, observe
+from django_idempotency.protection.observing import UNSTORABLE, Observation, Subject, log_error, observe, observe_async
 
 
 def observe_request(adapter: PlainAdapter, outer: OperationHandle | None, view: Callable[[], Any]) -> Any:
@@ -28,6 +29,22 @@ def observe_request(adapter: PlainAdapter, outer: OperationHandle | None, view: 
             request.idempotency = outer or handle
 
     return observe(ObservedRequest(adapter), call)
+
+
+async def observe_async_request(
+    adapter: PlainAdapter, outer: OperationHandle | None, view: Callable[[], Awaitable[Any]]
+) -> Any:
+    """Like `observe_request`, for an async *view*."""
+    request = adapter.django_request
+
+    async def call(handle: OperationHandle | None) -> Any:
+        request.idempotency = handle or outer
+        try:
+            return await view()
+        finally:
+            request.idempotency = outer or handle
+
+    return await observe_async(ObservedRequest(adapter), call)
 
 
 class ObservedRequest(Subject[Any]):
@@ -56,6 +73,7 @@ class ObservedRequest(Subject[Any]):
         return conf.database(self.policy, self.adapter.request)
 
     def judge(self, value: Any, observation: Observation) -> None:
+        value = self.adapter.response_of(value)
         if not isinstance(value, HttpResponseBase):
             observation.refusal = UNSTORABLE
         elif getattr(value, "is_rendered", True):

@@ -9,18 +9,19 @@ of our own, is logged once per operation, and the handler runs all the same.
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from asgiref.sync import sync_to_async
 from django.db import connections, transaction
 
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.seen import SeenNames
 from django_idempotency.engine.announcements import usual_database
-from django_idempotency.engine.execution import call_running, find_running
+from django_idempotency.engine.execution import await_running, call_running, find_running
 from django_idempotency.engine.handle import DeferredHandle, OperationHandle
 from django_idempotency.engine.transactions import undone_on_error
 from django_idempotency.exceptions import Refusal
@@ -108,6 +109,27 @@ def observe(subject: Subject[Value], call: Callable[[OperationHandle | None], Va
         raise
     if observation is not None:
         _end(subject, value, observation)
+    return value
+
+
+async def observe_async(subject: Subject[Value], call: Callable[[OperationHandle | None], Awaitable[Value]]) -> Value:
+    """Like `observe`, for an async handler: what is read and reported is on the thread of its request."""
+    handle, observation = await sync_to_async(_begin)(subject)
+    if handle is None:
+        if observation is not None:
+            await sync_to_async(_report)(observation)
+        return await call(None)
+    attempt = None if observation is None else observation.attempt
+    digest = b"" if attempt is None else attempt.identity.digest
+    try:
+        value = await await_running(digest, PLACE, handle, partial(call, handle))
+    except BaseException:
+        if observation is not None:
+            observation.ended = time.monotonic()
+            await sync_to_async(_report)(observation)
+        raise
+    if observation is not None:
+        await sync_to_async(_end)(subject, value, observation)
     return value
 
 

@@ -8,11 +8,16 @@ from functools import cache
 from types import FunctionType
 from typing import Any, NoReturn
 
-from asgiref.sync import iscoroutinefunction
-
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.protection.installation import expect_app
-from django_idempotency.protection.introspection import api_view_function, dispatch_layers, is_guard, is_guarded, layers
+from django_idempotency.protection.introspection import (
+    api_view_function,
+    dispatch_layers,
+    is_async,
+    is_guard,
+    is_guarded,
+    layers,
+)
 
 # Methods by which Celery, dramatiq, Django's tasks, RQ, procrastinate and others enqueue a call.
 ENQUEUE = ("apply_async", "defer", "delay", "enqueue", "send_with_options")
@@ -37,6 +42,8 @@ def check_place(view: Any) -> None:
     if not callable(view):
         raise PolicyError(f"@idempotent protects a view, and {view!r} cannot be called.")
     for layer in layers(view):
+        if hasattr(layer, "_ninja_operation") or type(getattr(layer, "__self__", None)).__module__ == "ninja.operation":
+            _refuse_outside_ninja(view)
         if isinstance(getattr(layer, "cls", None), type):  # made by DRF's as_view(), and so by @api_view
             _refuse_drf_view(layer.cls)
         if hasattr(layer, "mapping") and hasattr(layer, "detail"):  # set by @action on a function
@@ -69,17 +76,21 @@ def check_dispatch(view_class: type, method: Any) -> None:
 
 
 def check_handler(handler: Any) -> None:
-    """Raise a `PolicyError` if *handler* is async, or decides itself who may call it."""
+    """Raise a `PolicyError` if *handler* decides itself who may call it, or is async without showing it."""
     check_layers(layers(handler), handler)
 
 
 def check_layers(inside: Iterable[Any], handler: Any) -> None:
     """Raise as `check_handler` does, but only for the layers of *handler* that are *inside* the protection."""
     name = getattr(handler, "__qualname__", None) or repr(handler)
+    is_first = shows_async = True
     for layer in inside:
-        if iscoroutinefunction(layer) or iscoroutinefunction(type(layer).__call__):
+        if is_first:
+            is_first, shows_async = False, is_async(layer)
+        elif not shows_async and is_async(layer):
             raise PolicyError(
-                f"@idempotent does not protect async views yet, and {name} is one: make it a plain `def`."
+                f"{name} is async, and the decorator around it does not show it: what it returns has to be awaited. Let"
+                " the decorator return an `async def` for an async view, as Django's own do."
             )
         if is_guard(layer):
             raise PolicyError(
@@ -95,8 +106,6 @@ def check_function(function: Any, operation: str) -> None:
     # dramatiq and Django's tasks keep the function as `fn` and `func`.
     known: tuple[Any, ...] = (function, getattr(function, "fn", None), getattr(function, "func", None))
     name = next((each.__name__ for each in known if hasattr(each, "__name__")), "on_event")
-    if iscoroutinefunction(function):
-        raise PolicyError(f"@once does not protect async functions yet, and {name} is one: make it a plain `def`.")
     # Some queues return the function itself, with a method that enqueues a call.
     if not isinstance(function, FunctionType) or any(hasattr(function, method) for method in ENQUEUE):
         raise PolicyError(
@@ -115,6 +124,17 @@ def _refuse_drf_view(view_class: type) -> NoReturn:
             f'    @api_view(["POST"])\n    @idempotent\n    def {name}(request): ...'
         )
     _refuse_outside_drf(f"{name}.as_view()", name)
+
+
+def _refuse_outside_ninja(view: Any) -> NoReturn:
+    operation = getattr(getattr(view, "__self__", None), "view_func", view)
+    raise PolicyError(
+        "@idempotent must not stand around an operation of Django Ninja, in decorate_view or above its decorator:"
+        " authentication, throttling and validation would run after a replay, or nothing would be protected. Protect"
+        " the function, with the decorator for Ninja:\n\n"
+        "    from django_idempotency.contrib.ninja import idempotent\n\n"
+        f'    @api.post("/...")\n    @idempotent\n    def {getattr(operation, "__name__", "pay")}(request): ...'
+    )
 
 
 def _refuse_dispatch(view_class: type) -> NoReturn:

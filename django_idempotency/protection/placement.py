@@ -12,22 +12,24 @@ from functools import partial, update_wrapper
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
-from asgiref.sync import iscoroutinefunction
 from django.views import View
 
 from django_idempotency.core.policy import NO_OPTIONS, POLICY, Policy
 from django_idempotency.protection.exemptions import is_exempt
 from django_idempotency.protection.handlers import decides_by_itself
 from django_idempotency.protection.introspection import (
+    DRF_VIEWS,
     GUARDED_DISPATCH,
     SAFE,
     classes_of,
     dispatch_layers,
     has_mixin,
+    is_async,
     is_guard,
     layers,
     may_call,
     module_of,
+    operations_of,
     policy_of_admin,
 )
 from django_idempotency.protection.views import wrap
@@ -42,7 +44,6 @@ from django_idempotency.protection.wrapping import (
     view_class_of,
 )
 
-DRF_VIEWS = "rest_framework.views"
 NO_GUARDS = ("django.", "django_idempotency.")  # packages whose own `dispatch` is no guard, or is known as one
 
 
@@ -92,7 +93,8 @@ def placement_of(callback: Any) -> Placement:
     view_class = view_class_of(leaf)
     known_class = view_class or getattr(callback, "cls", None) or getattr(callback, "view_class", None)
     known_class = known_class if isinstance(known_class, type) else None
-    named = known_class or (leaf if hasattr(leaf, "__name__") else type(leaf))
+    operations = operations_of(leaf)
+    named = known_class or next(iter(operations.values()), leaf if hasattr(leaf, "__name__") else type(leaf))
     describe = partial(
         Placement, name=named.__name__, module=named.__module__, view_class=known_class, layers=tuple(chain)
     )
@@ -103,6 +105,8 @@ def placement_of(callback: Any) -> Placement:
         decorated = [policy for policy in [getattr(type(leaf).__call__, POLICY, None)] if isinstance(policy, Policy)]
     if decorated:  # around a function, or around a plain as_view()
         return describe(view=None, every=Place(how=DECORATOR, policies=tuple(decorated[-1:]), guards=guards))
+    if operations:
+        return describe(view=None, places={method: _of_operation(operations[method]) for method in operations})
     if (policy := policy_of_admin(leaf)) is not None:
         return describe(view=None, every=Place(how=MIXIN, policies=(policy,), guards=guards))
     if view_class is not None:
@@ -117,6 +121,16 @@ def placement_of(callback: Any) -> Placement:
         return describe(view=None, every=Place(how=NONE, why=str(reason), exempt=exempt, guards=guards))
 
 
+def _of_operation(function: Any) -> Place:
+    """The place of an operation of Django Ninja, whose guards are not functions around it."""
+    found = list(layers(function))
+    policies = tuple(policy for layer in found if isinstance(policy := getattr(layer, POLICY, None), Policy))[:1]
+    if policies:
+        return Place(how=DECORATOR, policies=policies, function=function)
+    why = "it is an operation of Django Ninja, which `django_idempotency.contrib.ninja` protects"
+    return Place(how=NONE, why=why, exempt=is_exempt(found))
+
+
 # --- handlers ---
 
 
@@ -125,8 +139,10 @@ def _check_handler(chain: list[Any]) -> None:
     leaf = chain[-1]
     if not isinstance(leaf, FunctionType):
         raise LeftOut("it is no function, so what it does before it answers is not known")
-    if any(iscoroutinefunction(layer) for layer in chain) or inspect.isasyncgenfunction(leaf):
-        raise LeftOut("it is async, and async views are not protected yet")
+    if inspect.isasyncgenfunction(leaf):
+        raise LeftOut("it is an async generator, which answers nothing that can be stored")
+    if is_async(leaf) and not is_async(chain[0]):
+        raise LeftOut(f"it is async, and the decorator {spelt(chain[0])} around it does not show it")
     defaults = (*(leaf.__defaults__ or ()), *(leaf.__kwdefaults__ or {}).values())
     values = zip(leaf.__code__.co_freevars, map(content_of, leaf.__closure__ or ()), strict=True)
     for name, value in (*values, *(("a default", value) for value in defaults)):
@@ -209,16 +225,14 @@ def _trouble_around(chain: list[Any]) -> str:
 
 def _trouble_of_dispatch(view_class: type[View]) -> str:
     """Why the handlers of *view_class* may not be where Django and DRF have them, or ""."""
-    if view_class.view_is_async:
-        return "it is async, and async views are not protected yet"
     for base in view_class.__mro__:
         own = vars(base).get("dispatch")
         if own is None:
             continue
-        if base is View or base.__module__ == DRF_VIEWS:
+        if base is View or base.__module__ in DRF_VIEWS:
             return ""
         innermost = list(chain_of(own))[-1]
-        if innermost is View.dispatch or module_of(innermost) == DRF_VIEWS:
+        if innermost is View.dispatch or module_of(innermost) in DRF_VIEWS:
             return ""
         if not isinstance(innermost, FunctionType) or "dispatch" not in innermost.__code__.co_names:
             return f"the dispatch of {base.__qualname__} does not call that of its base, so its handlers are not known"
@@ -229,7 +243,7 @@ def _guards_of_class(view_class: type[View], options: Mapping[str, Any]) -> Iter
     """Names of what decides, before the handler, who may call a view of *view_class*."""
     for base in view_class.__mro__:
         own = vars(base).get("dispatch")
-        if own is None or base.__module__ == DRF_VIEWS:
+        if own is None or base.__module__ in DRF_VIEWS:
             continue
         if base.__module__ in GUARDED_DISPATCH:
             yield base.__name__
@@ -246,7 +260,7 @@ def _factory(view_class: type[View], functions: Mapping[str, tuple[Any, Any]]) -
     What makes the objects of *view_class*, with *functions* in the place of their handlers: by HTTP method, that of the
     class and the protected one.
     """
-    in_initial = any(base.__module__ == DRF_VIEWS for base in view_class.__mro__)
+    in_initial = any(base.__module__ in DRF_VIEWS for base in view_class.__mro__)
 
     def make(*args: Any, **kwargs: Any) -> View:
         view = view_class(*args, **kwargs)

@@ -16,8 +16,9 @@ from django.utils.functional import Promise
 from django_idempotency import conf
 from django_idempotency.core.policy import POLICY, Policy, ResolvedPolicy
 from django_idempotency.exceptions import PolicyError
-from django_idempotency.protection.by_default import is_installed, place_for
-from django_idempotency.protection.introspection import DESCRIBING, SAFE, api_view_function, has_mixin
+from django_idempotency.protection.by_default import place_for
+from django_idempotency.protection.introspection import DESCRIBING, SAFE, api_view_function, has_mixin, operations_of
+from django_idempotency.protection.middleware_place import is_installed
 from django_idempotency.protection.placement import MIDDLEWARE, NONE, Place
 
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
@@ -176,13 +177,14 @@ def _entries(patterns: Iterable[Any], prefix: str) -> Iterator[tuple[URLPattern,
 
 def view_of(callback: Any, route: str = "", url_name: str = "") -> View:
     """Describe *callback*, the view of a URL pattern, with its protected handlers."""
+    in_urlconf = callback
     while isinstance(callback, partial):
         callback = callback.func
     view_class = getattr(callback, "cls", None) or getattr(callback, "view_class", None)
     if not isinstance(view_class, type):
         view_class = None
     options = getattr(callback, "initkwargs", None) or getattr(callback, "view_initkwargs", None) or {}
-    name = _dotted(view_class or callback)
+    name = _dotted(view_class or next(iter(operations_of(callback).values()), callback))
     if view_class is None:
         handlers = _of_function(callback, name)
     else:
@@ -191,7 +193,7 @@ def view_of(callback: Any, route: str = "", url_name: str = "") -> View:
         name=name,
         route=route,
         url_name=url_name,
-        callback=callback,
+        callback=in_urlconf,
         view_class=view_class,
         options=options,
         handlers=tuple(handlers),
@@ -205,6 +207,16 @@ def _dotted(view: Any) -> str:
 
 
 def _of_function(view: Any, name: str) -> Iterator[Handler]:
+    for method, function in operations_of(view).items():
+        policy = getattr(function, POLICY, None)
+        if isinstance(policy, Policy):
+            yield Handler(
+                name=_dotted(function),
+                function=function,
+                policies=(policy,),
+                methods=frozenset({method}),
+                decorated=True,
+            )
     for function in (view, type(view).__call__):
         policy = getattr(function, POLICY, None)
         if isinstance(policy, Policy):

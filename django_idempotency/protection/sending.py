@@ -4,12 +4,14 @@ Sends a stored request to its view again: by the project's URLconf, as the user 
 The view's own guards (DRF's permissions, `login_required`) run as they do for every request.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
+from inspect import isawaitable
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from asgiref.sync import async_to_sync
 from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ObjectDoesNotExist, PermissionDenied, ValidationError
@@ -83,10 +85,16 @@ def _call_view(outline: HttpRequest, sent: dict[str, Any], resumption: Resumptio
     if is_installed():  # in its `process_view`
         run = take_over(request, match.func, match.args, match.kwargs, lambda *decision: None)
     response = match.func(request, *match.args, **match.kwargs) if run is None else run()
+    if isawaitable(response):
+        response = async_to_sync(_wait_for)(response)
     if not isinstance(response, HttpResponseBase):
         raise TypeError(f"The view at {request.path_info} returned a {type(response).__name__}.")
     render: Any = getattr(response, "render", None)
     return render() if callable(render) else response
+
+
+async def _wait_for(response: Awaitable[HttpResponseBase]) -> HttpResponseBase:
+    return await response
 
 
 def _complete(request: Any, sent: Mapping[str, Any], resumption: Resumption) -> None:

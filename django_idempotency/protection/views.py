@@ -1,6 +1,8 @@
 """`@idempotent` picks the policy of a view and the adapter of its request."""
 
+import inspect
 import sys
+import time
 from collections.abc import Callable, Hashable
 from functools import partial, wraps
 from typing import Any, TypeVar, Unpack, assert_never, cast, overload
@@ -20,11 +22,14 @@ from django_idempotency.engine.execution import Executed, Joined, Refused, Repla
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.run import run, run_without_key
 from django_idempotency.exceptions import PolicyError, Refusal
-from django_idempotency.protection.observed_request import observe_request
+from django_idempotency.protection.awaiting import OwnThread
+from django_idempotency.protection.introspection import is_async
+from django_idempotency.protection.observed_request import observe_async_request, observe_request
 from django_idempotency.protection.order import check_dispatch, check_method, check_place
 from django_idempotency.protection.resumption import RESUMPTION, Resumption
 
 View = TypeVar("View", bound=Callable[..., Any])
+AdapterOf = Callable[[Any, ResolvedPolicy], PlainAdapter]
 
 
 @overload
@@ -38,7 +43,8 @@ def idempotent(view: View | None = None, /, **options: Unpack[Options]) -> View 
     It stands directly around the handler: inside `@api_view`, `@action` and `login_required`. In a class it stands
     around a method, in a plain Django view through `method_decorator`.
 
-    Raises `PolicyError` for an unknown option, a bad value, a wrong place and an `async def`.
+    An `async def` is protected too, and stays one. Raises `PolicyError` for an unknown option, a bad value and a wrong
+    place.
     """
     if view is not None:
         return protect(view, NO_OPTIONS)
@@ -59,6 +65,8 @@ def protect(view: View, policy: Policy) -> View:
 
 def wrap(view: View, policy: Policy, bound: Any = None) -> View:
     """Protect *view* by *policy*. The caller has checked its place. *bound* is the object of a bound method."""
+    if is_async(view):
+        return _wrap_async(view, policy, bound)
 
     @wraps(view)
     def protected(*args: Any, **kwargs: Any) -> Any:
@@ -66,6 +74,18 @@ def wrap(view: View, policy: Policy, bound: Any = None) -> View:
         if owner is not None:
             check_dispatch(owner.__class__, protected)
         return call(view, args, kwargs, request, _policy(owner if bound is None else bound, policy))
+
+    setattr(protected, POLICY, policy)
+    return cast(View, protected)
+
+
+def _wrap_async(view: View, policy: Policy, bound: Any) -> View:
+    @wraps(view)
+    async def protected(*args: Any, **kwargs: Any) -> Any:
+        owner, request = _owner_and_request(args, kwargs)
+        if owner is not None:
+            check_dispatch(owner.__class__, protected)
+        return await call_async(view, args, kwargs, request, _policy(owner if bound is None else bound, policy))
 
     setattr(protected, POLICY, policy)
     return cast(View, protected)
@@ -95,13 +115,23 @@ def _policy(owner: Any, policy: Policy) -> ResolvedPolicy:
 
 
 def call(
-    view: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], request: Any, policy: ResolvedPolicy
+    view: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    request: Any,
+    policy: ResolvedPolicy,
+    adapter_of: AdapterOf | None = None,
+    thread: OwnThread | None = None,
 ) -> Any:
-    """Call *view* under *policy*, through the adapter of the framework that made *request*."""
-    adapter = _adapter(request, policy)
+    """
+    Call *view* under *policy*, through the adapter of the framework that made *request*, or which *adapter_of* makes.
+
+    With *thread*, which is this one, *view* is async. It is awaited if there is anything to protect; else what it
+    returns is left to the caller to await.
+    """
+    adapter = (adapter_of or _adapter)(request, policy)
     django_request = adapter.django_request
-    # The handle of the operation whose handler calls this one, if there is one.
-    outer = django_request.idempotency = getattr(django_request, "idempotency", None)
+    outer = _outer_handle(django_request)
     resumption: Resumption | None = vars(django_request).pop(RESUMPTION, None)
     if resumption is None:
         if request.method not in policy.methods:
@@ -117,7 +147,7 @@ def call(
     def execute(handle: OperationHandle) -> Any:
         django_request.idempotency = handle
         try:
-            return view(*args, **kwargs)
+            return view(*args, **kwargs) if thread is None else thread.wait_for(partial(view, *args, **kwargs))
         finally:
             django_request.idempotency = outer or handle
 
@@ -136,7 +166,15 @@ def call(
 
     session = session_key(django_request)
     try:
-        outcome = run(attempt, policy, conf.database(policy, request), execute, capture, adapter.check_replay)
+        outcome = run(
+            attempt,
+            policy,
+            conf.database(policy, request),
+            execute,
+            capture,
+            adapter.check_replay,
+            time.sleep if thread is None else thread.sleep,
+        )
     except Exception:
         restore_session(django_request, session)
         raise
@@ -156,6 +194,34 @@ def call(
             assert_never(outcome)
 
 
+async def call_async(
+    view: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    request: Any,
+    policy: ResolvedPolicy,
+    adapter_of: AdapterOf | None = None,
+) -> Any:
+    """Like `call`, for an async *view*: what it protects runs on the thread of the request."""
+    adapter = (adapter_of or _adapter)(request, policy)
+    if RESUMPTION not in vars(adapter.django_request):
+        if request.method not in policy.methods:
+            _outer_handle(adapter.django_request)
+            return await view(*args, **kwargs)
+        if policy.mode == OBSERVE:
+            outer = _outer_handle(adapter.django_request)
+            return await observe_async_request(adapter, outer, partial(view, *args, **kwargs))
+    thread = OwnThread()
+    answer = await thread.run(partial(call, view, args, kwargs, request, policy, adapter_of, thread))
+    return await answer if inspect.isawaitable(answer) else answer
+
+
+def _outer_handle(request: Any) -> OperationHandle | None:
+    """The handle of the operation whose handler calls this one, if there is one; *request* has it from now on."""
+    request.idempotency = getattr(request, "idempotency", None)
+    return cast(OperationHandle | None, request.idempotency)
+
+
 def _adapter(request: Any, policy: ResolvedPolicy) -> PlainAdapter:
     if isinstance(request, HttpRequest):
         return PlainAdapter(request, policy)
@@ -167,3 +233,8 @@ def _adapter(request: Any, policy: ResolvedPolicy) -> PlainAdapter:
 def call_method(handler: Callable[..., Any], owner: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
     """Call the bound *handler* of *owner* under the policy of its class."""
     return call(handler, (request, *args), kwargs, request, _policy(owner, NO_OPTIONS))
+
+
+async def call_async_method(handler: Callable[..., Any], owner: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+    """Like `call_method`, for an async *handler*."""
+    return await call_async(handler, (request, *args), kwargs, request, _policy(owner, NO_OPTIONS))

@@ -5,15 +5,15 @@ from functools import partial
 from types import CellType, FunctionType
 from typing import Any
 
-from asgiref.sync import iscoroutinefunction
 from django.views import View
 
 from django_idempotency.protection.introspection import API_VIEW, GUARDS, METHOD_DECORATOR, enclosed, module_of
 
 # Modules whose decorators call what they decorate once, with the request that they got.
-KNOWN = GUARDS | {"contextlib", "django.db.transaction", "django_ratelimit.decorators", METHOD_DECORATOR, API_VIEW}
+KNOWN = GUARDS | API_VIEW | {"contextlib", "django.db.transaction", "django_ratelimit.decorators", METHOD_DECORATOR}
 KNOWN_PACKAGE = "django.views.decorators."
-AS_VIEW = frozenset({"django.views.generic.base", "rest_framework.viewsets"})  # modules of Django's and DRF's as_view()
+# Modules of the as_view() of Django, DRF and adrf.
+AS_VIEW = frozenset({"adrf.viewsets", "django.views.generic.base", "rest_framework.viewsets"})
 PLAIN_VALUES = (str, bytes, int, float, complex, bool, type(None))
 
 
@@ -38,7 +38,7 @@ def _inner(layer: Any) -> Any:
         return layer.func
     if not isinstance(layer, FunctionType) or view_class_of(layer) is not None:
         return None  # what as_view() makes may carry the `__wrapped__` of a dispatch
-    if module_of(layer) == API_VIEW:
+    if module_of(layer) in API_VIEW:
         return enclosed(layer, "func")
     if module_of(layer) == METHOD_DECORATOR and (method := enclosed(layer, "method")) is not None:
         return method
@@ -66,8 +66,6 @@ def guard_name(layer: Any) -> str:
 def check_layers(around: list[Any]) -> None:
     """Raise `LeftOut` unless each layer *around* a handler calls what it wraps as it was called itself."""
     for layer in around:
-        if iscoroutinefunction(layer):
-            raise LeftOut("it is async, and async views are not protected yet")
         if isinstance(layer, partial):
             if layer.args or not all(is_plain(value) for value in layer.keywords.values()):
                 raise LeftOut("it is a partial with arguments that may be views")

@@ -7,7 +7,7 @@ from django import template
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from django_idempotency.adapters.plain import SENT_KEY
+from django_idempotency.adapters.attempts import SENT_KEY
 from django_idempotency.core.keys import KEY_FIELD, time_ordered_key
 
 register = template.Library()

@@ -8,6 +8,8 @@ from django.contrib.auth.decorators import login_not_required, login_required
 from django.contrib.auth.mixins import LoginRequiredMixin
 from django.contrib.auth.views import LoginView
 from django.core.exceptions import PermissionDenied
+from django.db import connection, transaction
+from django.http import HttpResponse
 from django.urls import include, path, re_path
 from django.utils.decorators import method_decorator
 from django.views import View
@@ -293,8 +295,8 @@ MISPLACED = {
     "around login_required on a method": lambda: method_decorator([idempotent, login_required], name="post")(
         derived(Plain, "Wrong")
     ),
-    "around an async method": lambda: method_decorator(idempotent, name="post")(
-        derived(View, "Wrong", post=async_post)
+    "around a decorator that hides that its view is async": lambda: method_decorator(idempotent, name="post")(
+        derived(View, "Wrong", post=hiding(async_post))
     ),
     "the mixin around a guard": lambda: LateGuard,
 }
@@ -302,6 +304,11 @@ MISPLACED = {
 
 async def async_post(self, request):
     return Response()
+
+
+def hiding(method):
+    """A decorator that knows no async views."""
+    return wraps(method)(lambda *args: method(*args))
 
 
 @pytest.mark.parametrize("case", MISPLACED)
@@ -610,6 +617,31 @@ def test_W017(check, authenticators, permissions, warned):
     assert [message.id for message in messages] == (["django_idempotency.W017"] if warned else [])
     assert all("`scope`" in message.hint for message in messages)
     assert check(derived(Protected, idempotency=Policy(scope=str), **attributes).as_view()) == []
+
+
+# --- E020 ---
+
+
+def test_E020(check, settings, monkeypatch):
+    """Django calls no async view in a transaction around it."""
+    view = idempotent(scope=str)(async_view)
+    assert check(view) == []
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+
+    [message] = check(view)
+
+    assert message.id == "django_idempotency.E020"
+    assert "@transaction.non_atomic_requests" in message.msg
+    assert check(idempotent(scope=str)(plain_view)) == []
+    assert check(transaction.non_atomic_requests(idempotent(scope=str)(async_view))) == []
+
+
+async def async_view(request):
+    return HttpResponse()
+
+
+def plain_view(request):
+    return HttpResponse()
 
 
 # --- W006 ---

@@ -355,10 +355,6 @@ def test_the_settings_options_of_requests_do_not_hold_for_events(settings):
     assert record.expires_at - record.executed_at == datetime.timedelta(days=2)
 
 
-async def asynchronous(event):
-    return 1
-
-
 WRONG = {
     "no name": lambda: once(pay),
     "an empty name": lambda: once("", key=of_event),
@@ -366,7 +362,6 @@ WRONG = {
     "a key of None": lambda: once("event", key=None),
     "an option of views": lambda: once("event", key=of_event, docs_url="/docs/"),
     "a bad value": lambda: once("event", key=of_event, ttl=3600),
-    "an async def": lambda: once("event", key=of_event)(asynchronous),
     "no function": lambda: once("event", key=of_event)("pay"),
     "a class": lambda: once("event", key=of_event)(Payment),
     "a bound method": lambda: once("event", key=of_event)(EVENT.get),

@@ -4,6 +4,7 @@ The side of the processes that tests ask, halt and kill: a script loads Django o
 The test's side is `forks.py`.
 """
 
+import asyncio
 import gc
 import io
 import json
@@ -53,10 +54,12 @@ def call_back(port: int) -> tuple[Lines, dict[str, Any]]:
 
 
 def answer_of(path: str, headers: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
-    """What Django's handler answers to a POST, as a server's worker would call it."""
+    """What Django's handler answers to a POST, as a server's worker would call it; below `/async/` an ASGI server's."""
     from django.core.signals import got_request_exception
 
     sent = json.dumps(body).encode()
+    if path.startswith("/async/"):
+        return asyncio.run(_answer_of_asgi(path, headers, sent))
     environ: dict[str, Any] = {
         "REQUEST_METHOD": "POST",
         "SCRIPT_NAME": "",
@@ -93,3 +96,30 @@ def answer_of(path: str, headers: dict[str, str], body: dict[str, Any]) -> dict[
     finally:
         got_request_exception.disconnect(on_error)
     return started | {"body": content.decode("latin-1"), "error": "; ".join(errors)}
+
+
+async def _answer_of_asgi(path: str, headers: dict[str, str], body: bytes) -> dict[str, Any]:
+    from django.core.asgi import get_asgi_application
+
+    sent: list[dict[str, Any]] = []
+    messages = [{"type": "http.request", "body": body}]
+    known = headers | {"host": "testserver", "content-type": "application/json", "content-length": str(len(body))}
+    scope = {
+        "type": "http", "http_version": "1.1", "method": "POST", "path": path, "query_string": b"",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in known.items()],
+    }  # fmt: skip
+
+    async def receive() -> Any:
+        return messages.pop() if messages else await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    application: Any = get_asgi_application()
+    await application(scope, receive, send)
+    return {
+        "status": sent[0]["status"],
+        "headers": {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]},
+        "body": b"".join(message.get("body", b"") for message in sent[1:]).decode("latin-1"),
+        "error": "",
+    }

@@ -1,5 +1,5 @@
 """
-A process that is there to be killed: it serves requests through Django's WSGI handler, and halts where it is told to.
+A process that is there to be killed: it serves requests through Django's handlers, and halts where it is told to.
 
 Run as a script it prepares itself once, and then forks for each line that it reads on standard input: a port, on which
 the fork calls the test back for its configuration and its jobs.

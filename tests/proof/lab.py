@@ -177,8 +177,9 @@ class Killing:
     The children, those that are killed and those that retry, have the same *config*.
     """
 
-    def __init__(self, lab: Lab, token: str, path: Path, prefix: str, **config: Any) -> None:
+    def __init__(self, lab: Lab, token: str, path: Path, prefix: str, *, url: str = "/pay/", **config: Any) -> None:
         self.lab = lab
+        self.url = url
         self.token = token
         self.path = path
         self.prefix = prefix
@@ -188,7 +189,7 @@ class Killing:
 
     def request(self, number: int | str) -> Request:
         """A request under a fresh key, with what *path* wants to be there before it."""
-        request = Request(key=f"{self.prefix}-{number}", token=self.token, script=self.path.script)
+        request = Request(key=f"{self.prefix}-{number}", token=self.token, path=self.url, script=self.path.script)
         if self.path.before:
             assert self.retrier.ask(request).status == 201
             if self.path.before == "expired":

@@ -1,10 +1,13 @@
 """The protected views that are killed and raced. What a handler does besides its work is asked for by `X-Proof`."""
 
+import asyncio
+import json
 import sys
 import time
 from datetime import timedelta
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.db import DatabaseError, connection, transaction
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
@@ -102,8 +105,6 @@ def view(**options: Any) -> Any:
 @idempotent(required=True)
 def plain(request: HttpRequest) -> JsonResponse:
     """Asks the database nothing before its claim: no user, no session."""
-    import json
-
     answer, status = work(request.headers.get("X-Proof", ""), json.loads(request.body))
     return JsonResponse(answer, status=status)
 
@@ -135,11 +136,34 @@ def in_phases(knows_keys: bool = True, probe: Any = None, **options: Any) -> Any
     return pay
 
 
-def at_gateway(folder: str, key: str, reference: str, knows_keys: bool) -> str:
-    """A charge, around which the process can be killed."""
+def reach(name: str) -> None:
+    """The process can be killed here, where it is one that halts."""
     child = sys.modules.get("tests.proof.child", sys.modules["__main__"])
     points = getattr(child, "installed_points", None)
-    reach = points().reach if points is not None and points.cache_info().currsize else lambda name: None
+    if points is not None and points.cache_info().currsize:
+        points().reach(name)
+
+
+@idempotent(required=True)
+async def asynchronous(request: HttpRequest) -> JsonResponse:
+    """The work of the others, between awaits, with some statements at once."""
+    reach("before an await")
+    await asyncio.sleep(0)
+    reach("before statements at once")
+    data = json.loads(request.body)
+    answer, status = (await asyncio.gather(sync_to_async(work)(request.headers["X-Proof"], data), count(), count()))[0]
+    reach("after statements at once")
+    await asyncio.sleep(0)
+    reach("after an await")
+    return JsonResponse(answer, status=status)
+
+
+async def count() -> int:
+    return await Payment.objects.acount()
+
+
+def at_gateway(folder: str, key: str, reference: str, knows_keys: bool) -> str:
+    """A charge, around which the process can be killed."""
     reach("before the gateway")
     number = gateway.charge(folder, key, reference, knows_keys=knows_keys)
     reach("after the gateway")
@@ -155,4 +179,5 @@ urlpatterns = [
     path("pay/", view()),
     path("pay/wait/", view(in_flight="wait")),
     path("plain/", plain),
+    path("async/", asynchronous),
 ]

@@ -24,8 +24,9 @@ from django_idempotency import Policy, idempotent
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.middleware import IdempotencyMiddleware
 from django_idempotency.models import IdempotencyRecord
-from django_idempotency.protection.by_default import check_middleware, decide, place_for
+from django_idempotency.protection.by_default import decide, place_for
 from django_idempotency.protection.exemptions import matches, readable
+from django_idempotency.protection.middleware_place import check_middleware
 from django_idempotency.protection.routes import unplaced
 from tests.app.models import Payment
 from tests.app.serving import KEY, is_replay, post

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from functools import partial, update_wrapper, wraps
 from typing import Any
 
+import adrf.views
+import adrf.viewsets
+from adrf.decorators import api_view as async_api_view
+from asgiref.sync import sync_to_async
 from django.contrib.admin.views.decorators import staff_member_required
 from django.contrib.auth.decorators import login_required, permission_required, user_passes_test
 from django.contrib.auth.mixins import (
@@ -46,7 +50,7 @@ from rest_framework.views import APIView
 from django_idempotency import Policy, idempotency_exempt, idempotent
 from django_idempotency.rest_framework import IdempotencyMixin
 from tests.app.models import Payment
-from tests.app.views import PaymentSerializer, make_payment
+from tests.app.views import PaymentSerializer, answer, make_payment
 
 PERMISSION = "app.add_payment"
 
@@ -93,6 +97,15 @@ def vip_only(view: Any) -> Any:
     @wraps(view)
     def inner(request: Any, *args: Any, **kwargs: Any) -> Any:
         return view(request, *args, **kwargs) if vip(request.user) else HttpResponseForbidden()
+
+    return inner
+
+
+def async_vip_only(view: Any) -> Any:
+    @wraps(view)
+    async def inner(request: Any, *args: Any, **kwargs: Any) -> Any:
+        user = await request.auser()
+        return await view(request, *args, **kwargs) if vip(user) else HttpResponseForbidden()
 
     return inner
 
@@ -325,14 +338,46 @@ def template(request: Any) -> Any:
 
 
 async def asynchronous(request: Any) -> Any:
-    from asgiref.sync import sync_to_async
+    payment = await Payment.objects.acreate(amount=1, reference="zoo")
+    return answer(request, {"id": payment.pk})
 
-    return await sync_to_async(make_payment)(request, "zoo")
+
+def apay() -> Callable[..., Any]:
+    """A new async function view."""
+
+    async def view(request: Any, **kwargs: Any) -> Any:
+        return await asynchronous(request)
+
+    return view
 
 
 class AsyncView(View):
     async def post(self, request: Any) -> Any:
         return await asynchronous(request)
+
+
+class AsyncRest(adrf.views.APIView):
+    permission_classes = [IsAuthenticated]
+
+    async def post(self, request: Any, **kwargs: Any) -> Any:
+        return await asynchronous(request)
+
+
+class AsyncPayments(adrf.viewsets.ModelViewSet):
+    queryset = Payment.objects.all()
+    serializer_class = PaymentSerializer
+
+    async def perform_acreate(self, serializer: Any) -> None:
+        await sync_to_async(serializer.save)()
+
+    @action(detail=False, methods=["post"])
+    async def pay(self, request: Any) -> Any:
+        return await asynchronous(request)
+
+
+class AsyncPermission(BasePermission):
+    async def has_permission(self, request: Any, view: Any) -> bool:
+        return vip(request.user)
 
 
 class Holder:
@@ -438,8 +483,16 @@ keep("partial of a guarded function", partial(is_vip(pay()), extra=1), PROTECTED
 keep("guard around a partial", login_required(partial(pay(), extra=1)), PROTECTED, "login")
 keep("partial with a view", partial(dispatching, view=nameless_guard(pay())), LEFT_OUT, "vip", why="partial")
 keep("template response", template, PROTECTED)
-keep("function of an async kind", asynchronous, LEFT_OUT, why="async")
-keep("async function behind a guard", login_required(asynchronous), LEFT_OUT, "login", why="async")
+keep("async function", apay(), PROTECTED)
+keep("async function behind a guard", login_required(apay()), PROTECTED, "login")
+keep("async function behind three guards", is_vip(login_required(may_pay(apay()))), PROTECTED, "vip")
+keep("async function, csrf_exempt inside a guard", login_required(csrf_exempt(apay())), PROTECTED, "login")
+keep("async function, require_POST around a guard", require_POST(is_vip(apay())), PROTECTED, "vip")
+keep("async function, never_cache and vary", never_cache(vary_on_headers("Cookie")(is_vip(apay()))), PROTECTED, "vip")
+keep("async function, non_atomic_requests", transaction.non_atomic_requests(is_vip(apay())), PROTECTED, "vip")
+keep("async function, decorated", login_required(idempotent(apay())), ALREADY, "login")
+keep("async function, exempt", idempotency_exempt(apay()), MARKED)
+keep("async function in a guard of the project", async_vip_only(apay()), LEFT_OUT, "vip", why="vip_only is not known")
 keep("guard of the project", vip_only(pay()), LEFT_OUT, "vip", why="vip_only is not known")
 keep("guard of the project inside Django's", login_required(vip_only(pay())), LEFT_OUT, "vip", why="vip_only")
 keep("guard of the project around Django's", vip_only(login_required(pay())), LEFT_OUT, "vip", why="vip_only")
@@ -510,7 +563,14 @@ keep("class that finds its own handlers", OwnDispatch.as_view(), LEFT_OUT, "vip"
 keep("guard in a method of the class", InForm.as_view(), LEFT_OUT, "permission", why="PermissionDenied in InForm.valid")
 keep("class that is given a view", Delegating.as_view(view=nameless_guard(pay())), LEFT_OUT, "vip",
      why="as_view() is given something to call")  # fmt: skip
-keep("async class", AsyncView.as_view(), LEFT_OUT, why="async")
+keep("async class", AsyncView.as_view(), PROTECTED)
+keep("async class behind a guard", login_required(AsyncView.as_view()), PROTECTED, "login")
+keep("async class with a guarded post",
+     method_decorator(is_vip, name="post")(derived(AsyncView)).as_view(), PROTECTED, "vip")  # fmt: skip
+keep("async class, decorated", method_decorator(idempotent, name="post")(derived(AsyncView)).as_view(), ALREADY)
+keep("async class, decorated inside a guard",
+     method_decorator([is_vip, idempotent], name="post")(derived(AsyncView)).as_view(), ALREADY, "vip")  # fmt: skip
+keep("async class, decorated method", derived(AsyncView, post=idempotent(AsyncView.post)).as_view(), ALREADY)
 keep("decorated class", method_decorator(idempotent, name="post")(derived(Plain)).as_view(), ALREADY)
 keep("decorated method inside a guard",
      method_decorator([is_vip, idempotent], name="post")(derived(Plain)).as_view(), ALREADY, "vip")  # fmt: skip
@@ -562,3 +622,19 @@ keep("viewset with object permissions, object", ObjectSet.as_view({"post": "sett
      why="object permissions")  # fmt: skip
 keep("viewset with object permissions and a replay guard", ObjectSetWithReplayGuard.as_view({"post": "settle"}),
      PROTECTED, "vip")  # fmt: skip
+keep("async APIView", AsyncRest.as_view(), PROTECTED, "login")
+keep("async APIView with a permission", AsyncRest.as_view(permission_classes=[IsVip]), PROTECTED, "vip")
+keep(
+    "async APIView with an async permission", AsyncRest.as_view(permission_classes=[AsyncPermission]), PROTECTED, "vip"
+)
+keep("async APIView with the mixin", derived(AsyncRest, IdempotencyMixin).as_view(), ALREADY, "login")
+keep("async APIView, decorated", derived(AsyncRest, post=idempotent(AsyncRest.post)).as_view(), ALREADY, "login")
+keep("exempt async APIView", idempotency_exempt(derived(AsyncRest)).as_view(), MARKED, "login")
+keep("async api_view", async_api_view(["POST"])(permission_classes([IsVip])(apay())), PROTECTED, "vip")
+keep("async api_view, decorated", async_api_view(["POST"])(permission_classes([IsVip])(idempotent(apay()))), ALREADY,
+     "vip")  # fmt: skip
+keep("async viewset, create", AsyncPayments.as_view({"post": "acreate"}, permission_classes=[IsVip]), PROTECTED, "vip")
+keep("async viewset, action", AsyncPayments.as_view({"post": "pay"}, permission_classes=[IsVip]), PROTECTED, "vip")
+keep("async viewset with the mixin",
+     derived(AsyncPayments, IdempotencyMixin).as_view({"post": "acreate"}, permission_classes=[IsVip]), ALREADY,
+     "vip")  # fmt: skip

@@ -96,6 +96,39 @@ class WrongPolicy(IdempotencyMixin, ViewSet):
     idempotency = {"required": True}  # type: ignore[assignment]
 
 
+async def async_key(request: HttpRequest) -> str:
+    return "key"
+
+
+async def async_scope(request: HttpRequest) -> str:
+    return "tenant"
+
+
+async def async_fingerprint(request: HttpRequest) -> bytes:
+    return b""
+
+
+async def async_charge(key: str) -> str:
+    return key
+
+
+@idempotent
+async def async_view(request: HttpRequest, pk: int) -> HttpResponse:
+    return HttpResponse()
+
+
+@idempotent(required=True, key=async_key, scope=async_scope, fingerprint=async_fingerprint)
+async def async_view_with_options(request: IdempotentRequest) -> HttpResponse:
+    if request.idempotency is not None:
+        assert_type(await request.idempotency.aphase("charge", async_charge, probe=async_charge), Any)
+    return HttpResponse()
+
+
+async def async_views_keep_their_types(request: HttpRequest) -> None:
+    assert_type(await async_view(request, 1), HttpResponse)
+    await async_view(request)  # type: ignore[call-arg]
+
+
 # --- the operation handle ---
 
 
@@ -226,6 +259,18 @@ class Consumer:
 def methods_keep_their_results(consumer: Consumer) -> None:
     assert_type(consumer.handle({"id": "1"}), str)
     assert_type(Consumer.handle.run(consumer, {"id": "1"}), Outcome[str])
+
+
+@once("invoice.sent", key=lambda event: event["id"])
+async def on_invoice_sent(event: dict[str, str]) -> dict[str, str]:
+    return {"invoice": event["id"]}
+
+
+async def async_functions_keep_their_types() -> None:
+    assert_type(await on_invoice_sent({"id": "1"}), dict[str, str])
+    assert_type(await on_invoice_sent.run({"id": "1"}), Outcome[dict[str, str]])
+    await on_invoice_sent(5)  # type: ignore[arg-type]
+    await on_invoice_sent.run(5)  # type: ignore[arg-type]
 
 
 once(on_invoice_paid)  # type: ignore[arg-type]

@@ -1,0 +1,3 @@
+from tests.app.serving import serve
+
+__all__ = ["serve"]
