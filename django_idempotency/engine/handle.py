@@ -73,7 +73,7 @@ class OperationHandle:
     ) -> Any:
         """Like `phase`, for an async handler. *fn* and *probe* may be async, or return something to await."""
         phase = sync_to_async(self.phase)
-        return await phase(name, _awaited(fn), probe=probe if probe is None else _awaited(probe), was=was)
+        return await phase(name, _awaited(fn), probe=_awaited(probe) if callable(probe) else probe, was=was)
 
 
 def _awaited(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -24,7 +24,8 @@ from django.utils import timezone, translation
 
 from django_idempotency.adapters.sent import decode_request, request_again
 from django_idempotency.core.progress import PHASED
-from django_idempotency.protection.by_default import is_installed, take_over
+from django_idempotency.protection.by_default import take_over
+from django_idempotency.protection.middleware_place import is_installed
 from django_idempotency.protection.resumption import RESUMPTION, Resumption
 from django_idempotency.protection.routes import policy_at
 from django_idempotency.stores.schemas import in_schema, public_schema, tenant_database

@@ -106,6 +106,32 @@ def test_an_anonymous_request_is_sent_again_as_one(pay, script):
     assert "1 finished" in resume()
 
 
+def test_a_run_of_an_async_view_is_finished(serve):
+    """Its handler is awaited on an event loop of its own."""
+    fails = [TimeoutError(AWAY)]
+
+    async def order():
+        return (await Payment.objects.acreate(amount=1, reference="order")).pk
+
+    def charge(key):
+        if fails:
+            raise fails.pop()
+        return key
+
+    @idempotent(mode="phased")
+    async def pay(request):
+        await request.idempotency.aphase("order", order)
+        return HttpResponse(await request.idempotency.aphase("charge", charge), status=201)
+
+    serve(pay)
+    client = Client(raise_request_exception=False)
+    assert post(client).status_code == 500
+
+    assert "1 finished" in resume()
+    replay = post(client)
+    assert (replay.status_code, is_replay(replay), Payment.objects.count()) == (201, True, 1)
+
+
 def test_the_request_is_what_it_was(serve, script, browser, settings):
     """Its body, query, language, time zone, and what the project's middleware has chosen; CSRF is not enforced."""
     seen = []
