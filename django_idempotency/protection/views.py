@@ -128,7 +128,8 @@ def call(
     """
     adapter = _adapter(request, policy)
     django_request = adapter.django_request
-    outer = _outer_handle(django_request)
+    # The handle of the operation whose handler calls this one, if there is one.
+    outer = django_request.idempotency = getattr(django_request, "idempotency", None)
     if request.method not in policy.methods:
         return view(*args, **kwargs)
     if policy.mode == OBSERVE:
@@ -191,23 +192,16 @@ async def call_async(
     view: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], request: Any, policy: ResolvedPolicy
 ) -> Any:
     """Like `call`, for an async *view*: what it protects runs on the thread of the request."""
-    if request.method not in policy.methods:
-        _outer_handle(_adapter(request, policy).django_request)
-        return await view(*args, **kwargs)
-    if policy.mode == OBSERVE:
+    if request.method not in policy.methods or policy.mode == OBSERVE:
         adapter = _adapter(request, policy)
-        return await observe_async_request(
-            adapter, _outer_handle(adapter.django_request), partial(view, *args, **kwargs)
-        )
+        django_request = adapter.django_request
+        outer = django_request.idempotency = getattr(django_request, "idempotency", None)
+        if request.method not in policy.methods:
+            return await view(*args, **kwargs)
+        return await observe_async_request(adapter, outer, partial(view, *args, **kwargs))
     thread = OwnThread()
     answer = await thread.run(partial(call, view, args, kwargs, request, policy, thread))
     return await answer if inspect.isawaitable(answer) else answer
-
-
-def _outer_handle(request: Any) -> OperationHandle | None:
-    """The handle of the operation whose handler calls this one, if there is one; *request* has it from now on."""
-    request.idempotency = getattr(request, "idempotency", None)
-    return cast(OperationHandle | None, request.idempotency)
 
 
 def _adapter(request: Any, policy: ResolvedPolicy) -> PlainAdapter:
