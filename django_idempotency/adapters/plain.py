@@ -40,6 +40,16 @@ STORED_4XX = frozenset({HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.NOT_FOUND, HTTPS
 REFUSED = "a refusal is not stored, unless the option `should_store` accepts it"
 NOT_ACCEPTED = "the option `should_store` does not accept that answer"
 NO_REDIRECT = "a form's key stores a redirect alone: redirect when the work is done"
+# By the top package of what their handlers return, which becomes a response later.
+FRAMEWORKS = {
+    "graphql": "GraphQL",
+    "jsonrpcserver": "JSON-RPC",
+    "modernrpc": "django-modern-rpc",
+    "ninja": "Django Ninja",
+    "pydantic": "A framework of pydantic models (Django Ninja, FastAPI)",
+    "starlette": "Starlette (FastAPI)",
+    "strawberry": "Strawberry",
+}
 FORM_ANSWER = "_idempotency_form_answer"  # of a response that answers a form although it is no redirect
 
 
@@ -71,7 +81,7 @@ class PlainAdapter(AttemptReader):
                 response.close()
             raise UnstorableResponse(
                 f"An idempotent view must return an HttpResponse, not {type(response).__name__}: its work was rolled"
-                " back."
+                f" back.{_remedy_for(response)}"
             )
         should_store, status = self.policy.should_store, response.status_code
         summary = f"status {status}"
@@ -270,6 +280,17 @@ def _leads_to_login(request: HttpRequest, response: HttpResponseBase) -> bool:
         logger.warning("Cannot compare a redirect with LOGIN_URL (%r): %s", settings.LOGIN_URL, error)
         return False
     return login == target
+
+
+def _remedy_for(value: Any) -> str:
+    """What to do with a *value* that is no response, if it can be told what returned it."""
+    if inspect.isawaitable(value):
+        return " Nothing awaits it: declare the view as `async def`."
+    for base in type(value).__mro__:
+        framework = FRAMEWORKS.get(base.__module__.partition(".")[0])
+        if framework is not None:
+            return f" {framework} makes a response of it after the view: protect the view that returns that response."
+    return ""
 
 
 def _release(response: HttpResponseBase) -> None:

@@ -11,6 +11,7 @@ import atexit
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -25,6 +26,14 @@ Result = TypeVar("Result")
 
 INTERVAL = 0.5  # seconds
 CANCELLED = "The request was cancelled before its handler began."
+SHARED = (
+    "Two requests run at once on one thread and one database connection, and the first is in its transaction: this one"
+    " is refused. Send them one after the other, or each in a thread of its own as a server does. With asgiref 3.9 and"
+    " later they wait for each other."
+)
+# The calls whose handlers this is the context of, and those that are on this thread; the innermost last.
+_inside: ContextVar[tuple["OwnThread", ...]] = ContextVar("django_idempotency_own_threads", default=())
+_here = threading.local()
 
 
 class OwnThread:
@@ -73,8 +82,15 @@ class OwnThread:
             if self._is_cancelled.is_set():  # while it waited for the thread
                 raise NothingDone(CANCELLED)
             self._is_working = True
+        stack: list[OwnThread] = vars(_here).setdefault("stack", [])
         try:
-            return work()
+            if stack and stack[-1] not in _inside.get():
+                raise RuntimeError(SHARED)
+            stack.append(self)
+            try:
+                return work()
+            finally:
+                stack.remove(self)
         finally:
             with self._lock:
                 self._is_working = False
@@ -95,12 +111,14 @@ class OwnThread:
     async def _await(self, call: Callable[[], Awaitable[Result]]) -> Result:
         if self._is_cancelled.is_set():
             raise NothingDone(CANCELLED)
+        inside = _inside.set((*_inside.get(), self))
         task = self._task = asyncio.current_task()
         _awaited.add(self)
         self._end_with_request(SyncToAsync.thread_sensitive_context.get(None))
         try:
             value = await call()
         finally:
+            _inside.reset(inside)
             self._task = None
             if self._timer is not None:
                 self._timer.cancel()

@@ -131,7 +131,8 @@ def call(
     """
     adapter = (adapter_of or _adapter)(request, policy)
     django_request = adapter.django_request
-    outer = _outer_handle(django_request)
+    # The handle of the operation whose handler calls this one, if there is one.
+    outer = django_request.idempotency = getattr(django_request, "idempotency", None)
     resumption: Resumption | None = vars(django_request).pop(RESUMPTION, None)
     if resumption is None:
         if request.method not in policy.methods:
@@ -204,22 +205,16 @@ async def call_async(
 ) -> Any:
     """Like `call`, for an async *view*: what it protects runs on the thread of the request."""
     adapter = (adapter_of or _adapter)(request, policy)
-    if RESUMPTION not in vars(adapter.django_request):
-        if request.method not in policy.methods:
-            _outer_handle(adapter.django_request)
+    django_request = adapter.django_request
+    is_plain = request.method not in policy.methods
+    if (is_plain or policy.mode == OBSERVE) and RESUMPTION not in vars(django_request):
+        outer = django_request.idempotency = getattr(django_request, "idempotency", None)
+        if is_plain:
             return await view(*args, **kwargs)
-        if policy.mode == OBSERVE:
-            outer = _outer_handle(adapter.django_request)
-            return await observe_async_request(adapter, outer, partial(view, *args, **kwargs))
+        return await observe_async_request(adapter, outer, partial(view, *args, **kwargs))
     thread = OwnThread()
     answer = await thread.run(partial(call, view, args, kwargs, request, policy, adapter_of, thread))
     return await answer if inspect.isawaitable(answer) else answer
-
-
-def _outer_handle(request: Any) -> OperationHandle | None:
-    """The handle of the operation whose handler calls this one, if there is one; *request* has it from now on."""
-    request.idempotency = getattr(request, "idempotency", None)
-    return cast(OperationHandle | None, request.idempotency)
 
 
 def _adapter(request: Any, policy: ResolvedPolicy) -> PlainAdapter:

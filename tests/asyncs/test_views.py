@@ -5,6 +5,7 @@ import json
 from functools import wraps
 from typing import Any
 
+import pydantic
 import pytest
 from adrf.decorators import api_view
 from adrf.views import APIView
@@ -268,15 +269,20 @@ async def chunks() -> Any:
     yield b"data: 1\n\n"
 
 
+class Model(pydantic.BaseModel):
+    id: int
+
+
 UNSTORABLE = {
-    "a stream": lambda: StreamingHttpResponse(chunks(), content_type="text/event-stream"),
-    "no response": lambda: {"id": 1},
-    "a coroutine": lambda: make_payment(None),
+    "a stream": (lambda: StreamingHttpResponse(chunks(), content_type="text/event-stream"), "Return an HttpResponse"),
+    "no response": (lambda: {"id": 1}, "must return an HttpResponse, not dict"),
+    "a coroutine": (lambda: make_payment(None), "declare the view as `async def`"),
+    "a model": (lambda: Model(id=1), "Django Ninja"),
 }
 
 
-@pytest.mark.parametrize("made", UNSTORABLE.values(), ids=UNSTORABLE)
-def test_what_cannot_be_stored_is_rolled_back(asgi, made, caplog):
+@pytest.mark.parametrize(("made", "message"), UNSTORABLE.values(), ids=UNSTORABLE)
+def test_what_cannot_be_stored_is_rolled_back(asgi, made, message, caplog):
     """The error names the remedy."""
 
     async def view(request: Any) -> Any:
@@ -284,7 +290,7 @@ def test_what_cannot_be_stored_is_rolled_back(asgi, made, caplog):
         return made()
 
     assert asgi(idempotent(view)).run(lambda asgi: asgi.post()).status == 500
-    assert "UnstorableResponse" in caplog.text
+    assert message in caplog.text
     assert left() == (0, 0)
 
 
