@@ -17,9 +17,10 @@ from django_idempotency.fields import DigestField, ExactField, KeyField, Utf8Fie
 Row = TypeVar("Row", bound=models.Model)
 
 UNSETTLED = 0  # the status of a claim, because an HTTP status is never 0
-# The doubt about a run of phased mode: none; its probe could not tell, and the next attempt asks again; or it was
-# attempted too often, and only an operator decides.
-NO_DOUBT, UNSURE, GIVEN_UP = 0, 1, 2
+# The doubt about a run of phased mode: none; its probe could not tell, and the next attempt asks again; the resumer may
+# not send its request again, but its client may; or it was attempted too often or for too long, and only an operator
+# decides.
+NO_DOUBT, UNSURE, REFUSED, GIVEN_UP = 0, 1, 2, 3
 RUN_COLUMNS = ("token", "ends_at", "attempts", "doubt", "phase", "error", "resume_until", "sent")  # of `PhasedRun`
 
 
@@ -207,6 +208,7 @@ class PhasedRun(models.Model):
     doubt = models.PositiveSmallIntegerField(_("doubt"), default=NO_DOUBT)
     phase = Utf8Field(_("phase"), max_length=MAX_STRING, default="", blank=True)  # in which the last attempt ended
     error = Utf8Field(_("last error"), max_length=MAX_STRING, default="", blank=True)
+    resume_at = models.DateTimeField(_("resume not before"))  # of the resumer alone: a client's retry need not wait
     resume_until = models.DateTimeField(_("resume until"))
     sent = models.BinaryField(_("request as it was sent"), default=b"")  # JSON; empty if it is not stored
 

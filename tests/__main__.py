@@ -54,7 +54,8 @@ class Run:
 
 
 # What the law depends on, and what else transactions, connections and statements are a part of.
-PROOF = ("tests/proof/test_kills.py", "tests/proof/test_pooler.py", "tests/proof/test_races.py")
+RACES = ("tests/proof/test_pooler.py", "tests/proof/test_races.py")
+PROOF = ("tests/proof/test_kills.py", *RACES)
 CORE = (
     *PROOF,
     "tests/edges/test_decisions.py",
@@ -78,6 +79,13 @@ SERVER = (
 OF_CLAIMS = tuple(path for path in CORE if path != "tests/outcomes")
 # Without the routines of the migrations: each claim is plain statements.
 STATEMENTS = {"STATEMENTS": "1"}
+BY_STATEMENTS = (
+    *PROOF,
+    "tests/proof/test_wire.py",
+    "tests/stores/test_conformance.py",
+    "tests/stores/test_unavailable.py",
+    "tests/stores/test_wrappers.py",
+)
 
 # The choices of the short suite. Of the heavy tests it has kills on PostgreSQL, and races on each server. The model is
 # of the protocol, not of the code, so it is left out, and so are clusters of Redis.
@@ -92,19 +100,15 @@ RUNS = {
     "sqlite": Run(service="SQLite", short=NOT_HEAVY),
     "postgresql": Run(service="PostgreSQL", short=("-m", "not (browser or slow)", *SERVER, "tests/protection")),
     # With the store's option FOLD off: see tests/app/apps.py.
-    "unfolded": Run(service="PostgreSQL", environment={"FOLD": "0"}, paths=CORE),
+    "unfolded": Run(service="PostgreSQL", environment={"FOLD": "0"}, paths=OF_CLAIMS),
     "statements": Run(service="PostgreSQL", environment=STATEMENTS, paths=OF_CLAIMS),
     # Behind a pooler each transaction may be on another of the server's connections.
     "pooled": Run(service="pgbouncer", environment={"POOLED": "1"}, paths=OF_CLAIMS),
-    "pooled-plain": Run(service="pgbouncer", environment={"POOLED": "1", "FOLD": "0", **STATEMENTS}, paths=PROOF),
+    "pooled-plain": Run(service="pgbouncer", environment={"POOLED": "1", "FOLD": "0", **STATEMENTS}, paths=RACES),
     "mariadb": Run(service="MariaDB", short=(*NO_KILLS, *CORE, "tests/operations"), full=(*SERVER, "tests/kit")),
-    "mariadb-statements": Run(
-        service="MariaDB", environment=STATEMENTS, paths=(*PROOF, "tests/proof/test_wire.py", "tests/stores")
-    ),
+    "mariadb-statements": Run(service="MariaDB", environment=STATEMENTS, paths=BY_STATEMENTS),
     "mysql": Run(service="MySQL", short=(*NO_KILLS, *CORE), full=SERVER),
-    "mysql-statements": Run(
-        service="MySQL", environment=STATEMENTS, paths=(*PROOF, "tests/proof/test_wire.py", "tests/stores")
-    ),
+    "mysql-statements": Run(service="MySQL", environment=STATEMENTS, paths=BY_STATEMENTS),
 }
 
 # What needs no particular database, below this folder.

@@ -19,9 +19,11 @@ from django.utils import timezone
 
 from django_idempotency.core.decision import Claimed, ClaimResult, InFlight, Unsettled
 from django_idempotency.core.keys import Attempt
+from django_idempotency.core.progress import Progress
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.models import UNSETTLED, IdempotencyRecord
 from django_idempotency.stores.database import DatabaseStore
+from django_idempotency.stores.database.phased import Runs
 from tests.proof import bugs as proof
 from tests.proof.bugs import EarlyCommit, insert
 
@@ -93,12 +95,34 @@ class SessionLock(DatabaseStore):
         return int.from_bytes(attempt.identity.digest[:8], signed=True)
 
 
+class LateRecoveryPoint(DatabaseStore):
+    """In phased mode: a phase's recovery point is written when the phase's transaction is committed."""
+
+    class LateRuns(Runs):
+        LATE = 0.01  # seconds, in which a kill may fall
+
+        def advance(self, using: str, attempt: Attempt, token: str, progress: Progress) -> bool:
+            write = super().advance
+
+            def late() -> None:
+                time.sleep(self.LATE)
+                write(using, attempt, token, progress)
+
+            transaction.on_commit(late, using=using)
+            return self.owns(using, attempt, token)
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.runs = self.LateRuns(self)
+
+
 STORES: dict[str, Callable[..., DatabaseStore]] = {
     **proof.BUGS,
     "forgets": Forgets,
     "short lease": ShortLease,
     "own clock": OwnClock,
     "session lock": SessionLock,
+    "recovery point outside the transaction": LateRecoveryPoint,
 }
 
 

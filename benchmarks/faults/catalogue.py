@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.faults import in_the_database, on_the_way
-from benchmarks.faults.checker import LEFT, MORE_EFFECTS, NO_EFFECT, NO_RECORD, UNANSWERED, UNEXPECTED
+from benchmarks.faults.checker import LEFT, MORE_CHARGES, MORE_EFFECTS, NO_EFFECT, NO_RECORD, UNANSWERED, UNEXPECTED
 from benchmarks.faults.stage import Stage
 
 POSTGRESQL, MARIADB, MYSQL, SQLITE = "postgresql", "mariadb", "mysql", "sqlite"
@@ -114,6 +114,14 @@ FAULTS = (
         make=on_the_way.workers_killed,
         bug="early commit",
         caught=(LEFT, UNANSWERED),
+        rounds=30,
+    ),
+    Fault(
+        name="a gunicorn worker is killed with -9, in phases",
+        promise="one order, one charge, one shipment: the retry goes on where it was",
+        make=on_the_way.workers_killed_in_phases,
+        bug="a key for each try",
+        caught=(MORE_CHARGES,),
         rounds=30,
     ),
     Fault(

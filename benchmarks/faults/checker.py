@@ -6,6 +6,10 @@ lines. Each is an attempt: its `key`, the `status` of its answer (None where no 
 answer's body (SHA-256, hexadecimal), the `effect` that the body names (the payment's number), the refusal's `code`. A
 line with `"expired": true` notes that the key's record was made to expire, so that its next request is a new one.
 
+A view in phases charges at a gateway, too, and ships: its answers also name the `charge` and the `shipment`. A gateway
+is a folder with a file for each charge, of two lines: the key, and the charge's number. A shipment is a payment with
+"/shipment" behind its key.
+
     python -m benchmarks.faults.checker DATABASE_URL LOG...
 """
 
@@ -28,7 +32,10 @@ CLAIM = 0  # the status of a record that is a claim alone
 # length.
 ALLOWED = {201, 400, 409, 411, 500, 503}
 
+SHIPMENT = "/shipment"
+
 MORE_EFFECTS = "more than one effect"
+MORE_CHARGES = "more than one charge"
 MORE_ANSWERS = "more than one answer"
 NO_EFFECT = "an answer without its effect"
 NO_RECORD = "an effect without its record"
@@ -41,10 +48,14 @@ UNEXPECTED = "an answer that nobody promised"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """What a database holds: the effects as (number, key), the records as (key, status, digest of the body)."""
+    """
+    What a database holds: the effects as (number, key), the records as (key, status, digest of the body). What a
+    gateway holds: the charges as (number, key).
+    """
 
     effects: list[tuple[int, str]]
     records: list[tuple[str, int, str]]
+    charges: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,6 +86,9 @@ def judge(log: Iterable[dict[str, Any]], contents: Contents) -> Verdict:
     effects: dict[str, list[int]] = defaultdict(list)
     for number, key in contents.effects:
         effects[key].append(number)
+    charges: dict[str, list[str]] = defaultdict(list)
+    for charge, key in contents.charges:
+        charges[key].append(charge)
     records: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for key, status, digest in contents.records:
         records[key].append((status, digest))
@@ -85,7 +99,9 @@ def judge(log: Iterable[dict[str, Any]], contents: Contents) -> Verdict:
         verdict.attempts += len(answered)
         verdict.lost += sum(line["status"] is None for line in answered)
         verdict.statuses.update(line["status"] for line in answered if line["status"] is not None)
-        for kind, words in judge_key(lines, effects[key], records[key]):
+        found = [*judge_key(lines, effects[key], records[key])]
+        found += judge_phases(lines, effects[f"{key}{SHIPMENT}"], charges[key])
+        for kind, words in found:
             verdict.violations[kind].append(f"{key}: {words}")
     return verdict
 
@@ -122,6 +138,18 @@ def judge_key(
             yield UNEXPECTED, f"{line['status']} {line.get('code')}"
 
 
+def judge_phases(lines: list[dict[str, Any]], shipments: list[int], charges: list[str]) -> Iterator[tuple[str, str]]:
+    """What is wrong with a key's shipments and charges. The gateway's key is the same in each life of a key."""
+    lives = 1 + sum(bool(line.get("expired")) for line in lines)
+    if len(charges) > 1:
+        yield MORE_CHARGES, f"charges {charges}"
+    if len(shipments) > lives:
+        yield MORE_EFFECTS, f"shipments {shipments}"
+    named = {line[name] for line in lines for name in ("charge", "shipment") if name in line}
+    if missing := named - {*charges, *shipments}:
+        yield NO_EFFECT, f"answers name {sorted(missing, key=str)}, there are {charges} and {shipments}"
+
+
 # --- reading ---
 
 
@@ -134,14 +162,21 @@ def lines_of(*paths: Path) -> Iterator[dict[str, Any]]:
                     yield json.loads(line)
 
 
-def contents_of(url: str) -> Contents:
-    """What the database at *url* holds, asked for without Django."""
+def contents_of(url: str, gateway: Path | None = None) -> Contents:
+    """What the database at *url* holds, asked for without Django, and what the *gateway* does."""
     with cursor_of(url) as cursor:
         cursor.execute(EFFECTS)
         effects = [(int(number), key) for number, key in cursor.fetchall()]
         cursor.execute(RECORDS(key="`key`" if url.startswith("mysql") else '"key"'))
         records = [(key, int(status), hashlib.sha256(bytes(body)).hexdigest()) for key, status, body in cursor]
-    return Contents(effects=effects, records=records)
+    charges = [] if gateway is None else [*charges_at(gateway)]
+    return Contents(effects=effects, records=records, charges=charges)
+
+
+def charges_at(gateway: Path) -> Iterator[tuple[str, str]]:
+    for file in gateway.glob("[!.]*"):
+        key, number = file.read_text().split("\n")
+        yield number, key
 
 
 @contextmanager
@@ -171,8 +206,8 @@ def cursor_of(url: str) -> Iterator[Any]:
             yield cursor
 
 
-def check(url: str, *logs: Path) -> Verdict:
-    return judge(lines_of(*logs), contents_of(url))
+def check(url: str, *logs: Path, gateway: Path | None = None) -> Verdict:
+    return judge(lines_of(*logs), contents_of(url, gateway))
 
 
 if __name__ == "__main__":

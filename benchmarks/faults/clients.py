@@ -27,7 +27,7 @@ Address = tuple[str, int]
 
 class Load:
     """
-    *clients* threads that send payments to what *addresses* says at the moment, until the load ends.
+    *clients* threads that send payments to *path* at what *addresses* says at the moment, until the load ends.
 
     A handler waits for *seconds*; for a first attempt, in a share *slow* of keys, for *slow_seconds*. *payload* makes
     what a payment has besides its amount and its reference, from a random source that its key seeds. A payment is
@@ -41,6 +41,7 @@ class Load:
         *,
         log: Path,
         prefix: str,
+        path: str = "/pay/",
         clients: int = 6,
         seconds: float = 0.005,
         slow: float = 0.0,
@@ -56,6 +57,7 @@ class Load:
         self.addresses = addresses
         self.journal = Journal(log)
         self.prefix = prefix
+        self.path = path
         self.seconds = seconds
         self.slow = slow
         self.slow_seconds = slow_seconds
@@ -167,7 +169,7 @@ class Load:
         if chunked:
             length, body = "Transfer-Encoding: chunked", b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
         head = (
-            f"POST /pay/ HTTP/1.1\r\nHost: localhost\r\nIdempotency-Key: {key}\r\nX-Seconds: {seconds}\r\n"
+            f"POST {self.path} HTTP/1.1\r\nHost: localhost\r\nIdempotency-Key: {key}\r\nX-Seconds: {seconds}\r\n"
             f"Content-Type: {media_type}\r\n{length}\r\nConnection: close\r\n\r\n"
         )
         try:

@@ -29,6 +29,7 @@ class Journal:
             except ValueError:
                 said = {}  # an error page
             line |= {"effect": said.get("id"), "code": said.get("code")}
+            line |= {name: said[name] for name in ("charge", "shipment") if name in said}
         self._write(line)
         return line
 

@@ -34,13 +34,20 @@ EXPIRES = 0.1  # the share of keys that have an expired record before they are k
 # What the handler does, and how often. A retry asks for the plain payment.
 SCRIPTS = {"": 8, "refuse": 1, "raise": 1}
 
-POINTS = 32  # of a request, until one has been counted to its end
+ATOMIC = ("/pay/", "/plain/")
+PHASED = "/phased/brief/"
+
+# Of a request, until one has been counted to its end: more than there are, because only a survivor tells.
+POINTS, POINTS_IN_PHASES = 32, 100
 INSTANT = 0.02  # seconds that a request takes, until one has been timed
 
 
 @dataclass(slots=True, kw_only=True)
 class Plan:
-    """*lanes* are configurations, as `tests.proof.child.configure` takes them; each gets its part of the kills."""
+    """
+    *lanes* are configurations, as `tests.proof.child.configure` takes them; each gets its part of the kills. With a
+    *gateway*, a folder, the views are in phases, and charge there.
+    """
 
     kills: int
     lanes: list[dict[str, Any]]
@@ -49,6 +56,7 @@ class Plan:
     prefix: str
     token: str
     seed: int
+    gateway: str = ""
     seconds: float = 3600.0  # after which no victim is made any more
 
 
@@ -103,11 +111,11 @@ class Lane:
 
     def kill_for(self, key: str) -> None:
         """One key: victims, and retries until it has its answer, which a last retry must get again."""
-        path = self.draw.choice(("/pay/", "/plain/"))
+        path = PHASED if self.plan.gateway else self.draw.choice(ATOMIC)
         if self.draw.random() < EXPIRES:
             self.retry(key, path, expire=True)
         while True:
-            script = self.draw.choices(list(SCRIPTS), list(SCRIPTS.values()))[0]
+            script = "" if self.plan.gateway else self.draw.choices(list(SCRIPTS), list(SCRIPTS.values()))[0]
             again = self.draw.random() < AGAIN
             self.kill(key, path, script, retried=not again)
             if not again:
@@ -122,7 +130,8 @@ class Lane:
         victims = []
         begun = time.monotonic()
         for _ in range(1 + (self.draw.random() < RIVALS)):
-            known = self.tally.points.get(path + script, POINTS)
+            guess = POINTS_IN_PHASES if self.plan.gateway else POINTS
+            known = self.tally.points.get(path + script, guess)
             at = self.draw.randrange(known) if at_point else None
             victims.append(self.fork_victim(key, path, script, at))
         if early:
@@ -173,9 +182,12 @@ class Lane:
 
     def request(self, key: str, path: str, script: str) -> dict[str, Any]:
         headers = {"Idempotency-Key": key, "X-Proof": script}
-        if path == "/pay/":
+        if path != "/plain/":
             headers["Authorization"] = f"Token {self.plan.token}"
-        return {"path": path, "headers": headers, "body": {"amount": 10, "reference": key}}
+        body = {"amount": 10, "reference": key}
+        if self.plan.gateway:
+            body["gateway"] = self.plan.gateway
+        return {"path": path, "headers": headers, "body": body}
 
     # --- the retrier ---
 
@@ -234,7 +246,12 @@ def prepare_lane(config: dict[str, Any]) -> None:
 
     from django_idempotency.stores import stores
 
+    bug = config.pop("bug", "")
     configure(**{"database": {}, "options": {}, "isolation": "", "plain": False, "bug": "", **config})
+    if bug:
+        from benchmarks.faults import bugs
+
+        bugs.plant(bug)
     stores["default"].dialect("default")
     connections.close_all()
 

@@ -90,6 +90,15 @@ def workers_killed(stage: Stage) -> None:
         stage.repeat(load, partial(kill_a_worker, stage, app))
 
 
+def workers_killed_in_phases(stage: Stage) -> None:
+    """Whose handlers are in one of three phases; a killed one's key waits for the end of its lease."""
+    with (
+        stage.application() as app,
+        stage.load(app.address, path="/phased/", seconds=SLOW, duplicates=0.8) as load,
+    ):
+        stage.repeat(load, partial(kill_a_worker, stage, app))
+
+
 def workers_timed_out(stage: Stage) -> None:
     """Handlers that take longer than gunicorn's timeout."""
     with (

@@ -127,6 +127,7 @@ def kills(results: Results) -> list[str]:
         rows.append(
             [
                 line["version"],
+                "phased" if line.get("phased") else "atomic",
                 f"{line['kills']:,}",
                 f"{line['kills'] - line['instants']:,}",
                 f"{line['instants']:,}",
@@ -138,7 +139,7 @@ def kills(results: Results) -> list[str]:
             ]
         )
     head = [
-        "database", "kills", "at a statement", "at an instant", "keys", "answers to retries and survivors",
+        "database", "mode", "kills", "at a statement", "at an instant", "keys", "answers to retries and survivors",
         "retries that found the work done", "kills per second", "violations",
     ]  # fmt: skip
     return [
@@ -147,7 +148,9 @@ def kills(results: Results) -> list[str]:
             one of their statements, the others at a random instant. Some requests are refusals, some
             run against an expired record, some beside a rival with the same key, some keys are killed
             again and again. The processes use each way through the package equally often: routines,
-            plain statements, BEGIN and COMMIT by themselves, `ATOMIC_REQUESTS`."""
+            plain statements, BEGIN and COMMIT by themselves, `ATOMIC_REQUESTS`. In phased mode the request is an
+            order, a charge at a gateway that knows keys, and a shipment, under a lease of 0.3 s, at several
+            isolation levels; the checker wants one of each, and that they are those in the answer."""
         ),
         table(head, rows),
     ]
@@ -185,6 +188,8 @@ def planted(results: Results, kinds: list[str]) -> list[str]:
             catches the handler's database errors too. *fails open*: where the store does not answer, the handler runs
             without it. *takes a part for the whole*: a body that was cut off is the body. *takes it for empty*: a
             body without a length is not read before the handler reads it.""",
+            """In phases: *a key for each try* gives the gateway another key at each attempt. *recovery point outside
+            the transaction*: written after the COMMIT of its phase.""",
         ),
     ]
 

@@ -2,7 +2,8 @@
 The test project on a database of its own, for the processes of the fault suite. `DATABASE_URL` says which.
 
 Run as a script it makes the tables and prints a caller's token. `FAULTS` holds JSON: `bug`, the name of a planted one;
-`plain`, True for statements instead of routines; `fold`, False for BEGIN and COMMIT by themselves.
+`plain`, True for statements instead of routines; `fold`, False for BEGIN and COMMIT by themselves; `gateway`, the
+folder at which a view in phases charges.
 """
 
 import json

@@ -73,9 +73,16 @@ class Stage:
     def log(self) -> Path:
         return self.folder / f"{self.name}.log"
 
+    @property
+    def gateway(self) -> Path:
+        """The folder in which a view in phases charges."""
+        folder = self.folder / f"{self.name}.gateway"
+        folder.mkdir(exist_ok=True)
+        return folder
+
     def application(self, url: str | None = None, **wanted: Any) -> Application:
         """The project with the planted bug, if there is one."""
-        return Application(url or self.database.url, **{"bug": self.bug, **wanted})
+        return Application(url or self.database.url, **{"bug": self.bug, "gateway": str(self.gateway), **wanted})
 
     @contextmanager
     def load(self, *addresses: Address | Callable[[], Address], **options: Any) -> Iterator[Load]:
@@ -98,4 +105,4 @@ class Stage:
                 self.faults += 1
 
     def verdict(self) -> Verdict:
-        return check(self.database.url, self.log)
+        return check(self.database.url, self.log, gateway=self.gateway)

@@ -1,14 +1,22 @@
-"""The protected view of the fault suite: a payment, and then what a handler may do that takes time or waits."""
+"""The protected views of the fault suite: a payment, and then what a handler may do that takes time or waits."""
 
+import json
+import os
 import time
+from datetime import timedelta
+from uuid import uuid4
 
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
 
 from benchmarks.faults.bodies import data_in
-from benchmarks.faults.bugs import around, inside
+from benchmarks.faults.bugs import BUG, around, inside
 from django_idempotency import idempotent
 from tests.app.models import Payment, Unique
+from tests.proof import gateway
+
+GATEWAY = json.loads(os.environ.get("FAULTS", "{}")).get("gateway", "")
+LEASE = timedelta(seconds=1)
 
 
 def pay(request: HttpRequest) -> JsonResponse:
@@ -30,4 +38,24 @@ def pay(request: HttpRequest) -> JsonResponse:
     return JsonResponse(answer, status=201)
 
 
-urlpatterns = [path("pay/", around(idempotent(required=True)(inside(pay)), pay))]
+@idempotent(required=True, mode="phased", lease=LEASE)
+def pay_in_phases(request: HttpRequest) -> JsonResponse:
+    """An order, a charge, which takes `X-Seconds`, and a shipment."""
+    data, phase = data_in(request), request.idempotency.phase  # type: ignore[attr-defined]
+    amount, reference = data["amount"], data["reference"]
+
+    def charge(key: str) -> str:
+        number = gateway.charge(GATEWAY, str(uuid4()) if BUG == "a key for each try" else key, reference)
+        time.sleep(float(request.headers.get("X-Seconds", "0")))  # a gateway that answers when it likes
+        return number
+
+    order = phase("order", lambda: Payment.objects.create(amount=amount, reference=reference).pk)
+    charged = phase("charge", charge)
+    shipment = phase("ship", lambda: Payment.objects.create(amount=amount, reference=f"{reference}/shipment").pk)
+    return JsonResponse({"id": order, "charge": charged, "shipment": shipment}, status=201)
+
+
+urlpatterns = [
+    path("pay/", around(idempotent(required=True)(inside(pay)), pay)),
+    path("phased/", pay_in_phases),
+]

@@ -44,6 +44,10 @@ string_or_callable = _check(
 callable_or_path = _check(
     "a callable, or the dotted path of one", lambda value: callable(value) or _matches(value, _DOTTED_PATH)
 )
+flag_or_callable = _check(
+    "True, False, a callable, or the dotted path of one",
+    lambda value: isinstance(value, bool) or callable(value) or _matches(value, _DOTTED_PATH),
+)
 url = _check("an http(s) URL or an absolute path, percent-encoded", lambda value: _matches(value, _URL))
 field_name = _check("the name of an HTTP header", lambda value: _matches(value, _FIELD_NAME))
 byte_count = _check(

@@ -40,7 +40,7 @@ class Options(TypedDict, total=False):
     mode: str
     max_attempts: int
     resume_for: timedelta
-    store_request: bool
+    store_request: bool | str | Callable[[Any, dict[str, Any]], dict[str, Any] | None]
     observe_sample: float
     store: str
     using: str | Callable[..., str]
@@ -101,7 +101,9 @@ class ResolvedPolicy:
     mode: str = option("atomic", values.one_of("atomic", PHASED, OBSERVE), for_events=True)
     max_attempts: int = option(10, values.count, for_events=True)
     resume_for: float | None = option(None, values.duration, convert=_seconds, for_events=True)
-    store_request: bool = option(False, values.boolean)
+    store_request: bool | Callable[[Any, dict[str, Any]], dict[str, Any] | None] = option(
+        True, values.flag_or_callable, dotted=True, of_requests=True
+    )
     observe_sample: float = option(1.0, values.share, for_events=True)  # of the keys, from 0 to 1
     store: str = option("default", values.string, for_events=True)
     using: str | Callable[..., str] | None = option(None, values.string_or_callable, for_events=True)

@@ -1,14 +1,15 @@
 """The operation handle: what a protected handler can know of the operation that it carries out."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from django.http import HttpRequest
 
 from django_idempotency.core.keys import Attempt, Identity
+from django_idempotency.core.probe import Verdict
 from django_idempotency.exceptions import PhaseError, Refusal
 
-Probe = Callable[[str], Any]
+Probe = Callable[[str], Any] | Literal[Verdict.UNSURE]
 
 
 class IdempotentRequest(HttpRequest):
@@ -55,7 +56,8 @@ class OperationHandle:
 
         *fn* may take a parameter `key`, an idempotency key for another system: `derive_key(name)`. If a phase may
         have begun in an earlier attempt, *probe* is called with that key before *fn*. It returns the result, `NOT_DONE`
-        or `UNSURE` (`django_idempotency.probes`). *was* is the former name of a phase that was renamed.
+        or `UNSURE` (`django_idempotency.probes`). For a system that knows no keys and cannot be asked, *probe* is
+        `UNSURE` itself. *was* is the former name of a phase that was renamed.
 
         Raises what *fn* raises, and `PhaseError` where a retry could not resume: in another mode than "phased", inside
         another phase or a transaction, for a name that was used before, for a result that is not JSON, and if the

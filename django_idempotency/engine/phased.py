@@ -225,8 +225,8 @@ class PhasedExecution(Execution[Value]):
 
     # --- what the phases ask for ---
 
-    def enter_phase(self) -> bool:
-        return self.runs.enter_phase(self.using, self.attempt, self.token, self.policy.lease)
+    def enter_phase(self, *, holds: bool) -> bool:
+        return self.runs.enter_phase(self.using, self.attempt, self.token, self.policy.lease, holds=holds)
 
     def advance(self, progress: Progress) -> bool:
         return self.runs.advance(self.using, self.attempt, self.token, progress)

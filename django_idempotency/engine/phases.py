@@ -41,7 +41,7 @@ SHOWN = 60  # characters of a statement in a message
 class Recorder(Protocol):
     """Keeps the recovery points of a run."""
 
-    def enter_phase(self) -> bool: ...
+    def enter_phase(self, *, holds: bool) -> bool: ...
 
     def advance(self, progress: Progress) -> bool: ...
 
@@ -89,7 +89,7 @@ class Phases:
 
     def run(self, name: str, fn: Callable[..., Any], probe: Probe | None, was: str | None) -> Any:
         """See `OperationHandle.phase`."""
-        self._check(name, was)
+        self._check(name, was, probe)
         position = len(self.reached)
         self.reached.append(name)
         if position < len(self.progress.phases):
@@ -105,7 +105,8 @@ class Phases:
             found = self._ask(name, probe, key, self.recorder)
             if found is not NOT_DONE:
                 call, is_foreign = (lambda: found), False
-        return self._execute(name, call, is_foreign)
+        # While a process may still reach a system that would do it twice, nobody may find that it was not done.
+        return self._execute(name, call, is_foreign, holds=probe is not None)
 
     def check_end(self) -> None:
         """Raise `PhaseError` if the handler has answered without a phase that is recorded."""
@@ -118,7 +119,7 @@ class Phases:
                 " or is reached under another condition: let the code reach it as before, or settle this outcome."
             )
 
-    def _check(self, name: str, was: str | None) -> None:
+    def _check(self, name: str, was: str | None, probe: Probe | None) -> None:
         if self.error is not None:
             raise self.error
         if self.verdict is not None:
@@ -128,6 +129,8 @@ class Phases:
                 not isinstance(each, str) or not 0 < len(each) <= MAX_STRING or UNSTORABLE.search(each)
             ):
                 raise self._error(f"The name of a phase is a string of 1 to {MAX_STRING} characters, not {each!r}.")
+        if not (probe is None or probe is UNSURE or callable(probe)):
+            raise self._error(f"The probe of phase {name!r} is a callable or UNSURE, not {probe!r}.")
         if self.is_over:
             raise self._error(f"Phase {name!r} begins after its handler has ended.")
         if self.current:
@@ -152,24 +155,24 @@ class Phases:
     def _ask(self, name: str, probe: Probe, key: str, recorder: Recorder) -> Any:
         """Ask what became of a phase that may have begun: its result, or `NOT_DONE`."""
         try:
-            found = probe(key)
+            found = probe(key) if callable(probe) else UNSURE
         except Exception as error:  # the project's probe; the outcome stays unknown
             logger.exception("The probe of phase %r raised", name)
             reason = f"its probe raised {type(error).__name__}"
         else:
             if found is not UNSURE and found is not None:
                 return found
-            reason = "its probe is unsure"
+            reason = "its system cannot be asked" if probe is UNSURE else "its probe is unsure"
             if found is None:
                 reason = "its probe returned None, which is neither a result nor NOT_DONE nor UNSURE"
         self.raised = name
         self.verdict = recorder.unsure(name, reason)
         raise self.verdict
 
-    def _execute(self, name: str, call: Callable[[], Any], is_foreign: bool) -> Any:
+    def _execute(self, name: str, call: Callable[[], Any], is_foreign: bool, *, holds: bool) -> Any:
         self.current = name
         try:
-            self.progress, result = atomic_phase(self.using, partial(self._in_transaction, name, call))
+            self.progress, result = atomic_phase(self.using, partial(self._in_transaction, name, call, holds))
         except BaseException as error:
             self.raised = name
             if is_foreign and not (
@@ -192,9 +195,9 @@ class Phases:
             self.current = ""
         return result
 
-    def _in_transaction(self, name: str, call: Callable[[], Any]) -> tuple[Progress, Any]:
+    def _in_transaction(self, name: str, call: Callable[[], Any], holds: bool) -> tuple[Progress, Any]:
         recorder = self.recorder
-        if recorder is not None and not recorder.enter_phase():
+        if recorder is not None and not recorder.enter_phase(holds=holds):
             raise self._lost(recorder)
         checked = partial(self._checked, name, call)
         # A savepoint is gone if the phase has ended its transaction, by DDL or by a deadlock that it swallowed.

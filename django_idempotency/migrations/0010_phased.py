@@ -33,6 +33,7 @@ class Migration(migrations.Migration):
                         blank=True, default="", max_length=255, verbose_name="last error"
                     ),
                 ),
+                ("resume_at", models.DateTimeField(verbose_name="resume not before")),
                 ("resume_until", models.DateTimeField(verbose_name="resume until")),
                 ("sent", models.BinaryField(default=b"", verbose_name="request as it was sent")),
             ],

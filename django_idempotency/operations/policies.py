@@ -5,6 +5,7 @@ from functools import cached_property
 from django_idempotency import conf
 from django_idempotency.core.keys import MAX_STRING
 from django_idempotency.core.policy import ResolvedPolicy
+from django_idempotency.models import IdempotencyRecord
 from django_idempotency.protection.functions import protected_functions
 from django_idempotency.protection.routes import views
 from django_idempotency.stores.stored import StoredRecord
@@ -25,7 +26,7 @@ class Policies:
             for handler in view.handlers
         ]
 
-    def policy(self, record: StoredRecord) -> ResolvedPolicy | None:
+    def policy(self, record: StoredRecord | IdempotencyRecord) -> ResolvedPolicy | None:
         """The policy of the operation that *record* belongs to; None if it is not known (any more)."""
         if not record.request:
             known = self._functions

@@ -22,8 +22,9 @@ from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.operations.policies import Policies
 from django_idempotency.operations.records import evict
 from django_idempotency.protection.functions import result_record
+from django_idempotency.stores import stores
 from django_idempotency.stores.base import LeasedStore, Store
-from django_idempotency.stores.stored import StoredRecord
+from django_idempotency.stores.stored import Location, StoredRecord
 
 logger = logging.getLogger("django_idempotency")
 
@@ -48,6 +49,12 @@ class Asked:
 
 class Probes(Policies):
     """The probes of the project's operations."""
+
+    def may_know(self, location: Location) -> bool:
+        """Does any operation whose records may be in *location* have a probe?"""
+        policies = (*self._functions.values(), *(policy for _route, _methods, policy in self._handlers))
+        kept = (stores[policy.store] for policy in policies if policy.probe is not None)
+        return any(store.has_table if location.using is not None else store is location.store for store in kept)
 
     def ask_each(self, records: Iterable[StoredRecord]) -> Iterator[Asked]:
         """

@@ -16,6 +16,7 @@ from django_idempotency.engine.transactions import atomic_phase, in_transaction
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.operations import counts, observations
 from django_idempotency.stores.base import Fault
+from django_idempotency.stores.database import interrupted
 from django_idempotency.stores.database.dialects import dialect_for
 from django_idempotency.stores.database.purging import Purge, purge_for
 
@@ -65,8 +66,8 @@ def purge(
     deletes them, are left alone, so that several purges share the work (on SQLite they take turns). No new batch
     begins once *max_seconds* are over or *stop* returns True; then `finished` is False.
 
-    A purge that finishes also deletes the counts that are older than `counts.KEEP` and the expired runs of observe
-    mode, and samples for the dashboard how many records are left.
+    A purge that finishes also deletes the counts that are older than `counts.KEEP`, the expired runs of observe mode,
+    and the runs of phased mode whose records are gone. It samples for the dashboard how many records are left.
 
     *progress* is called after each batch with its number of rows. A *dry_run* counts and deletes nothing.
 
@@ -99,6 +100,8 @@ def purge(
             counts.forget_before(timezone.now().astimezone(UTC) - counts.KEEP, using)
             counts.sample(using)
             observations.purge(using, batch_size, lambda: not _is_over(deadline, stop))
+            while interrupted.sweep(using, batch_size) and not _is_over(deadline, stop):
+                pass
         except Error as error:  # the tables of newer code may still be missing; the purge itself is done
             logger.warning("The counts of database %r were not tidied: %s", using, str(error).strip())
     logger.info(

@@ -22,6 +22,7 @@ from django_idempotency.engine.run import run, run_without_key
 from django_idempotency.exceptions import PolicyError, Refusal
 from django_idempotency.protection.observed_request import observe_request
 from django_idempotency.protection.order import check_dispatch, check_method, check_place
+from django_idempotency.protection.resumption import RESUMPTION, Resumption
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -101,11 +102,15 @@ def call(
     django_request = adapter.django_request
     # The handle of the operation whose handler calls this one, if there is one.
     outer = django_request.idempotency = getattr(django_request, "idempotency", None)
-    if request.method not in policy.methods:
-        return view(*args, **kwargs)
-    if policy.mode == OBSERVE:
-        return observe_request(adapter, outer, partial(view, *args, **kwargs))
-    attempt = adapter.read()
+    resumption: Resumption | None = vars(django_request).pop(RESUMPTION, None)
+    if resumption is None:
+        if request.method not in policy.methods:
+            return view(*args, **kwargs)
+        if policy.mode == OBSERVE:
+            return observe_request(adapter, outer, partial(view, *args, **kwargs))
+        attempt = adapter.read()
+    else:
+        attempt = resumption.read(adapter)
     if isinstance(attempt, Refusal):
         return adapter.refuse(attempt)
 

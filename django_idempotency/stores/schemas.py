@@ -5,7 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.conf import settings
-from django.db import connections
+from django.db import DEFAULT_DB_ALIAS, connections
+
+
+def tenant_database() -> str:
+    """The alias of the database that has the tenants' schemas, if there are any."""
+    return str(getattr(settings, "TENANT_DB_ALIAS", DEFAULT_DB_ALIAS))
 
 
 def schema_of(using: str) -> str | None:

@@ -71,7 +71,7 @@ class StoredRun:
     token: str = field(repr=False)  # of its owner, a new one for each attempt and for each decision of an operator
     ends_at: datetime  # of the lease
     attempts: int
-    doubt: int  # NO_DOUBT, UNSURE or GIVEN_UP of `models`
+    doubt: int  # NO_DOUBT, UNSURE, REFUSED or GIVEN_UP of `models`
     phase: str
     error: str
     resume_until: datetime

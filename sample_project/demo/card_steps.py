@@ -1,4 +1,4 @@
-"""The steps whose work is at the card gateway: no transaction covers it, and the keys are in Redis."""
+"""The steps whose work is at the card gateway, which no transaction covers."""
 
 import json
 import time
@@ -21,9 +21,11 @@ class CardPayments:
     report: Report
     gateway_url: str
     pay: Callable[..., Request]  # a customer's request, of a reference and a card
+    top_up: Callable[..., Request]  # the same, for the money to be put on the customer's account
+    balance: Callable[[], int]  # of the account
 
     def steps(self) -> list[Callable[[], None]]:
-        return [self.a_payment_and_its_retry, self.a_late_gateway, self.a_killed_worker]
+        return [self.a_payment_and_its_retry, self.a_late_gateway, self.a_killed_worker, self.no_client_comes_back]
 
     def payments(self, reference: str) -> list[dict[str, Any]]:
         """The payments of the gateway, read without the API. `asked` is the number of requests for each."""
@@ -86,6 +88,33 @@ class CardPayments:
         check("sha256 of one more retry", expected=retry.sha, seen=again.sha)
         check("Idempotency-Replayed", expected="true", seen=again.replayed)
         self.check_gateway("card 3", asked=2)
+        wait_for("a new worker", lambda: len(self.server.workers() - {worker}) == WORKERS)
+
+    def no_client_comes_back(self) -> None:
+        check = self.report.check
+        self.report.step("A worker killed with -9 between the charge and its COMMIT, and no client comes back")
+        before = self.balance()
+        request = self.top_up("card 4", card="tok_slow")
+        with ThreadPoolExecutor(1) as pool:
+            lost = pool.submit(send, self.server.address, request)
+            (payment,) = wait_for("the gateway to be asked", lambda: self.payments("card 4"))
+            worker = self.server.paying_worker()
+            self.report.note(f"Worker {worker} has asked the gateway, which has charged the card.")
+            self.server.kill(worker)
+            error = lost.exception()
+        check("the client lost its connection", expected=True, seen=isinstance(error, ConnectionError))
+        check("balance", expected=before, seen=self.balance())
+        self.report.note("$ manage.py idempotency_resume")
+        said = wait_for("the lease to be over", lambda: self.server.manage("idempotency_resume"))
+        check("runs that it finished", expected=True, seen="1 run in 'default': 1 finished" in said)
+        self.check_gateway("card 4", asked=2)
+        check("balance", expected=before + 5000, seen=self.balance())
+        late = send(self.server.address, request)
+        check("a client that comes back all the same", expected=201, seen=late.status)
+        check("Idempotency-Replayed", expected="true", seen=late.replayed)
+        check("the payment it tells of", expected=payment["id"], seen=late.json.get("payment"))
+        self.check_gateway("card 4", asked=2)
+        check("balance", expected=before + 5000, seen=self.balance())
         wait_for("a new worker", lambda: len(self.server.workers() - {worker}) == WORKERS)
 
     def check_refusal(self, what: str, answer: Answer, code: str) -> None:

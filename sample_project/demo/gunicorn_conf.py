@@ -63,7 +63,7 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def pre_request(worker: Any, request: Any) -> None:
-    if request.path.endswith("/card-payments/"):
+    if request.path.endswith(("/card-payments/", "/top-ups/")):
         announce(f"paying-{os.getpid()}")
 
 

@@ -3,7 +3,7 @@
 import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http.client import HTTPConnection
 from threading import Barrier
@@ -58,6 +58,10 @@ class Customer:
             key=new_key(),
         )
 
+    def top_up(self, reference: str, *, card: str) -> Request:
+        """The same, for the money to be put on the account."""
+        return replace(self.card_payment(reference, card=card), path=f"/api/accounts/{self.account.pk}/top-ups/")
+
     def charges(self, reference: str) -> int:
         """Rows in the database, counted over a connection that is not the server's."""
         return Charge.objects.filter(account=self.account, reference=reference).count()
@@ -78,7 +82,12 @@ class Demo:
     def run(self) -> None:
         first = self.ann.charge("order 1", key=new_key())
         cards = CardPayments(
-            server=self.server, report=self.report, gateway_url=self.gateway_url, pay=self.ann.card_payment
+            server=self.server,
+            report=self.report,
+            gateway_url=self.gateway_url,
+            pay=self.ann.card_payment,
+            top_up=self.ann.top_up,
+            balance=self.ann.balance,
         )
         forms = Forms(
             server=self.server,

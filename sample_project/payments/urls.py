@@ -10,6 +10,7 @@ router.register("accounts/<int:account_pk>/charges", views.ChargeViewSet, basena
 urlpatterns = [
     path("transfers/", views.create_transfer, name="transfer-create"),
     path("accounts/<int:account_pk>/card-payments/", views.pay_by_card, name="card-payment-create"),
+    path("accounts/<int:account_pk>/top-ups/", views.top_up, name="top-up-create"),
     path("accounts/<int:account_pk>/statements/", views.order_statement, name="statement-order"),
     path("", include(router.urls)),
 ]

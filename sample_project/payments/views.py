@@ -3,7 +3,8 @@ The API's views. The middleware protects them; what has other options than the p
 by the decorator.
 
 Nothing in their bodies depends on keys or retries. What they write and the answer that they return commit together; a
-retry with the same key gets that answer. Only the work of `pay_by_card` is elsewhere, where no transaction reaches.
+retry with the same key gets that answer. Only the work of `pay_by_card` is elsewhere, where no transaction reaches, and
+that of `top_up` is half there, half here.
 """
 
 from datetime import timedelta
@@ -186,3 +187,32 @@ def pay_by_card(request: IdempotentRequest, account_pk: int) -> Response:
     except cards.GatewaySilent as error:
         raise GatewaySilent from error
     return Response(answer, status=code)
+
+
+# In phases, because a card that was charged cannot be rolled back, and the deposit must follow. If the worker dies in
+# between and the caller never comes back, `manage.py idempotency_resume` goes on from there.
+@api_view(["POST"])
+@idempotent(mode="phased", required=True, lease=timedelta(seconds=5))
+def top_up(request: IdempotentRequest, account_pk: int) -> Response:
+    """
+    Charge a card at the gateway, and put the money on the account. A decline (402) is an answer.
+
+    - Unreachable, 503: nothing was sent, and the key is free.
+    - Silent, 504: the result is not known, and the key stays taken. The next attempt sends the gateway the same derived
+      key, and so learns the result.
+    """
+    account = get_object_or_404(Account.objects.filter(owner=cast(User, request.user)), pk=account_pk)
+    serializer = CardPaymentSerializer(data=request.data, context={"account": account})
+    serializer.is_valid(raise_exception=True)
+    order = serializer.validated_data
+    phase = cast(Any, request.idempotency).phase  # a key is required
+    try:
+        code, payment = phase("charge", lambda key: [*cards.charge(order, key=key)])
+    except cards.GatewayUnreachable as error:
+        raise GatewayUnreachable from error
+    except cards.GatewaySilent as error:
+        raise GatewaySilent from error
+    if code != status.HTTP_201_CREATED:
+        return Response(payment, status=code)
+    deposit = phase("deposit", lambda: ledger.deposit(account, amount=order["amount"], invoice=payment["id"]).pk)
+    return Response({"deposit": deposit, "payment": payment["id"]}, status=status.HTTP_201_CREATED)

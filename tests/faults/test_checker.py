@@ -49,6 +49,34 @@ def test_what_the_law_allows(log):
     assert kinds(log, PAID, KEPT) == set()
 
 
+PHASED = answer() | {"charge": "c1", "shipment": 2}
+
+
+@pytest.mark.parametrize(
+    ("effects", "charges", "violations"),
+    [
+        ([*PAID, (2, "k/shipment")], [("c1", "k")], set()),
+        ([*PAID, (2, "k/shipment")], [("c1", "k"), ("c2", "k")], {checker.MORE_CHARGES}),
+        ([*PAID, (2, "k/shipment"), (3, "k/shipment")], [("c1", "k")], {checker.MORE_EFFECTS}),
+        ([*PAID, (2, "k/shipment")], [("c2", "k")], {checker.NO_EFFECT}),
+        ([*PAID], [("c1", "k")], {checker.NO_EFFECT}),
+    ],
+)
+def test_the_phases_of_a_key_take_effect_once(effects, charges, violations):
+    """One charge and one shipment, which are those that the answer names."""
+    contents = Contents(effects=effects, records=KEPT, charges=charges)
+
+    assert set(judge([LOST, PHASED], contents).violations) == violations
+
+
+def test_a_gateway_is_read(tmp_path):
+    """Two lines for each charge; a draft is none."""
+    (tmp_path / "key").write_text("k\nc1")
+    (tmp_path / ".draft").write_text("k\nc2")
+
+    assert list(checker.charges_at(tmp_path)) == [("c1", "k")]
+
+
 def test_an_expired_record_makes_a_key_a_new_one():
     """A key whose record was made to expire may take effect once more, and not twice."""
     log = [answer(), EXPIRED, answer(2, OTHER)]

@@ -79,6 +79,22 @@ def test_kills_at_any_point_and_instant(server, tmp_path: Path, count):
     assert 0 < seen["instants"] < seen["kills"]
 
 
+def test_kills_in_phases(server, tmp_path: Path, count):
+    """One order, one charge at the gateway, one shipment, and one answer that names them."""
+    seen = kills.kill(VENDOR, server, KILLS // 3, tmp_path, phased=True)
+    count(f"{VENDOR}, in phases, at random", kills=seen["kills"], violations=sum(seen["violations"].values()))
+
+    assert seen["violations"] == {}, seen["as"]
+    assert 0 < seen["instants"] < seen["kills"]
+
+
+def test_kills_in_phases_catch_a_planted_bug(server, tmp_path: Path):
+    """A recovery point that is committed after its phase is missing after some kill, and the phase runs twice."""
+    seen = kills.kill(VENDOR, server, KILLS // 3, tmp_path, phased=True, bug=kills.BUGS_IN_PHASES[0])
+
+    assert "more than one effect" in seen["violations"]
+
+
 def test_kills_catch_a_planted_bug(server, tmp_path: Path):
     """A claim that is committed before its work is left behind by some kill, and the checker says so."""
     seen = kills.kill(VENDOR, server, KILLS // 2, tmp_path, bug="early commit")

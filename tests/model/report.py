@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import cache
 
-from tests.model import broken, databases, leased, world
+from tests.model import broken, databases, leased, phased, world
 from tests.model.search import Result, search
 
 # The right ones, each held against all that it promises; and those that a search has to refute, each with its law.
@@ -11,15 +11,17 @@ HOLDS: dict[str, Callable[[], Result]] = {
     **{name: lambda protocol=protocol: search(world.model(protocol)) for name, protocol in databases.PROTOCOLS.items()},
     "Lock, look-up, one INSERT last": lambda: search(world.model(broken.LOCK_FIRST)),
     **{
-        name: lambda promise=promise: search(leased.model(promise.rules, *promise.laws))
-        for name, promise in leased.PROMISES.items()
+        name: lambda module=module, promise=promise: search(module.model(promise.rules, *promise.laws))
+        for module in (leased, phased)
+        for name, promise in module.PROMISES.items()
     },
 }
 REFUTED: dict[str, Callable[[], Result]] = {
     name: lambda each=each: search(world.model(each.protocol, each.law)) for name, each in broken.BROKEN.items()
 } | {
-    name: lambda promise=promise: search(leased.model(promise.rules, *promise.laws))
-    for name, promise in (leased.BROKEN | leased.NOT_PROMISED).items()
+    name: lambda module=module, promise=promise: search(module.model(promise.rules, *promise.laws))
+    for module in (leased, phased)
+    for name, promise in (module.BROKEN | module.NOT_PROMISED).items()
 }
 
 

@@ -7,11 +7,16 @@ from typing import Any
 
 import pytest
 
-from tests.model import broken, databases, leased, world
+from tests.model import broken, databases, leased, phased, world
 from tests.model.report import HOLDS, REFUTED, found, row, story
 from tests.model.search import STUCK, Model, Move, search
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "model.md"
+
+
+# What is refuted, beside the broken protocols of the databases.
+LEASED = leased.BROKEN | leased.NOT_PROMISED
+PHASED = phased.BROKEN | phased.NOT_PROMISED
 
 
 @pytest.fixture
@@ -43,7 +48,7 @@ def test_the_search_is_no_toy():
 def test_a_broken_protocol_is_refuted(name):
     """By the law that it is said to break, with a way there that has both a beginning and an end."""
     result = found(name)
-    law = broken.BROKEN[name].law if name in broken.BROKEN else (leased.BROKEN | leased.NOT_PROMISED)[name].laws[0]
+    law = broken.BROKEN[name].law if name in broken.BROKEN else (LEASED | PHASED)[name].laws[0]
 
     assert result.law == law
     assert result.story
@@ -52,7 +57,8 @@ def test_a_broken_protocol_is_refuted(name):
 def test_each_law_is_broken_by_one_of_them():
     """A law that nothing breaks would say nothing."""
     assert {each.law for each in broken.BROKEN.values()} == {*world.LAWS, STUCK}
-    assert {each.laws[0] for each in (leased.BROKEN | leased.NOT_PROMISED).values()} == set(leased.LAWS)
+    assert {each.laws[0] for each in LEASED.values()} == set(leased.LAWS)
+    assert {each.laws[0] for each in PHASED.values()} == set(phased.LAWS)
 
 
 # What happens only where two meet at the wrong moment.
@@ -87,6 +93,29 @@ EVERYWHERE = {
 def test_what_is_rare_happens(name):
     """A search that never gets there would prove nothing of it."""
     assert RARE[name] | EVERYWHERE <= found(name).words
+
+
+RARE_IN_PHASES = {
+    "renews its lease",
+    "takes the run over",
+    "finds the key claimed, and starts again",
+    "finds the run changed, and starts again",
+    "has lost its run, and commits nothing",
+    "notices that The resumer is gone, and rolls back",
+    "raises, and nothing was done",
+    "commits, and does not hear of it",
+}
+
+
+@pytest.mark.parametrize("name", phased.PROMISES)
+def test_what_is_rare_happens_in_phases(name):
+    """On SQLite nobody finds a row held, because the owner is the only writer."""
+    rules = phased.PROMISES[name].rules
+    words = found(name).words
+
+    assert words >= RARE_IN_PHASES
+    assert ("finds the run's row held, and is refused" in words) is not rules.is_one_writer
+    assert ("asks whether it was charged: it was" in words) is (rules.foreign is phased.Foreign.PROBE)
 
 
 def test_the_search_finds_the_shortest_way_first():

@@ -589,7 +589,9 @@ def test_statements():
     with CaptureQueriesContext(connection) as captured:
         purge()
 
-    ours = [query["sql"] for query in captured.captured_queries if "django_idempotency_record" in query["sql"]]
+    statements = [query["sql"] for query in captured.captured_queries if "django_idempotency_record" in query["sql"]]
+    ours = [sql for sql in statements if "django_idempotency_run" not in sql]  # what is left of runs is looked for once
+    assert len(statements) - len(ours) == 1
     batches = 2  # the second finds nothing
     assert len(ours) == 1 + batches + (1 if VENDOR == "mariadb" else 0)
 

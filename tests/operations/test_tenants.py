@@ -73,6 +73,12 @@ def test_a_table_for_each_tenant(seen):
     assert seen["purged inside"] == "Would delete 1 expired record from 'default', schema 'tenant_a'.\n"
     assert without_seconds(seen["purged"]).count("Deleted ") == 2
     assert seen["left at last"] == {"tenant_a": 1, "tenant_b": 0}  # an unknown outcome
+    assert seen["resumed"] == (
+        "Resumed 1 run in 'default', schema 'tenant_a': 1 finished.\n"
+        "Resumed 1 run in 'default', schema 'tenant_b': 1 finished.\n"
+    )
+    assert seen["joined"] == {"tenant_a": ["joined"], "tenant_b": ["joined"]}
+    assert seen["tenants"] == ["tenant_a", "tenant_b"]
 
 
 @pytest.mark.parametrize("seen", ["shared"], indirect=True)
@@ -83,3 +89,6 @@ def test_one_table_for_all(seen):
     assert seen["unsettled"] == 1
     assert "in database 'default', schema 'public'" in seen["ambiguous"]
     assert without_seconds(seen["purged"]) == "Deleted 1 expired record from 'default', schema 'public'.\n"
+    assert seen["resumed"] == "Resumed 2 runs in 'default', schema 'public': 2 finished.\n"
+    assert seen["joined"] == {"tenant_a": ["joined"], "tenant_b": ["joined"]}
+    assert seen["tenants"] == ["tenant_a", "tenant_b"]

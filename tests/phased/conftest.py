@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from django_idempotency.engine.renewal import keeper
+from django_idempotency.protection import functions
 from tests.app.models import Payment
 from tests.app.serving import background, browser, client, edge, gate, protect, serve
 from tests.app.views import answer
@@ -69,6 +70,12 @@ def pay(protect: Any, serve: Any, script: Script) -> Callable[..., Script]:
 
 def effects() -> list[str]:
     return list(Payment.objects.order_by("pk").values_list("reference", flat=True))
+
+
+@pytest.fixture(autouse=True)
+def no_other_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The functions of other tests have stores that are not configured here."""
+    monkeypatch.setattr(functions, "once_functions", {})
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from django_idempotency.models import GIVEN_UP, AnswerEnd, DatabaseNow, Idempote
 from django_idempotency.operations.probing import Outcome, Probes
 from django_idempotency.probes import NOT_DONE
 from django_idempotency.stores import stores
+from django_idempotency.stores.database.interrupted import due
 from tests.app.models import Payment
 from tests.app.serving import expire, hearing, is_replay, post
 from tests.app.views import make_payment
@@ -129,12 +130,12 @@ def test_a_worker_that_is_ended_gives_its_lease_back(pay, client):
 
 def test_an_interrupted_run_is_no_unsettled_outcome(pay, client):
     """It is not listed, and can be resumed."""
-    script = pay(store_request=True)
+    script = pay()
     script.fails["charge"] = TimeoutError()
     post(client)
 
     assert not IdempotencyRecord.objects.unsettled().exists()
-    (run,) = stores["default"].runs.resumable("default", 10)
+    (run,) = due("default")
     assert bytes(run.digest) == bytes(IdempotencyRecord.objects.get().digest)
 
 
@@ -376,7 +377,7 @@ def test_an_operator_frees_or_answers_what_was_interrupted(pay, client):
 
 def test_the_request_is_stored_until_the_run_ends(pay, client, user):
     """Method, path, the headers that matter, body and user, but no credential."""
-    script = pay(resume_for=timedelta(hours=2), store_request=True)
+    script = pay(resume_for=timedelta(hours=2))
     script.fails["charge"] = TimeoutError()
     post(client, headers={"X-Request-Id": "r-1"})
     run = PhasedRun.objects.get()
@@ -395,12 +396,12 @@ def test_the_request_is_stored_until_the_run_ends(pay, client, user):
 
 def test_without_the_option_no_request_is_stored(pay, client):
     """Then only its client can resume it."""
-    script = pay()
+    script = pay(store_request=False)
     script.fails["charge"] = TimeoutError()
     post(client)
 
     assert bytes(PhasedRun.objects.get().sent) == b""
-    assert stores["default"].runs.resumable("default", 10) == []
+    assert not due("default").exists()
 
 
 # --- @once ---

@@ -226,12 +226,16 @@ derived_keys = []  # of the phase "charge" at the first attempt
 
 @pytest.fixture
 def interrupted(browser, act):
-    """Run a handler whose phase "order" is finished and whose next one raised, and serve another one in its place."""
+    """
+    Run a handler whose phase "order" is finished, or all of *finished*, and whose next one raised; and serve another
+    one in its place.
+    """
     derived_keys.clear()
 
-    def interrupted(handler, **options):
+    def interrupted(handler, finished=("order",), **options):
         def first(phase):
-            phase("order", lambda: pay("order"))
+            for name in finished:
+                phase(name, lambda name=name: pay(name))
             phase("charge", fail)
 
         def fail(key):
@@ -272,6 +276,59 @@ def test_a_recorded_phase_that_is_not_reached_in_its_place_is_an_error(interrupt
     with pytest.raises(PhaseError, match=message):
         post(client)
     assert effects() == ["order"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["check", "order", "charge"], "'check' comes where phase 'order' is recorded"),
+        (["order", "charge"], "'charge' comes where phase 'check' is recorded"),
+        (["order", "charge", "check"], "'charge' comes where phase 'check' is recorded"),
+        (["check", "charge"], "'check' comes where phase 'order' is recorded"),
+    ],
+    ids=["swapped", "removed", "moved behind", "first removed"],
+)
+def test_several_recorded_phases_keep_their_order(interrupted, names, message):
+    """The error names the first that is not in its place, and no phase runs."""
+
+    def handler(phase):
+        for name in names:
+            phase(name, pay)
+
+    client = interrupted(handler, ["order", "check"])
+    client.raise_request_exception = True
+
+    with pytest.raises(PhaseError, match=message):
+        post(client)
+    assert effects() == ["order", "check"]
+
+
+def test_a_deploy_that_is_taken_back_goes_on(interrupted, act):
+    """The error has changed nothing of the run."""
+    client = interrupted(lambda phase: phase("purchase", pay))
+    assert post(client).status_code == 500
+
+    def before(phase):
+        phase("order", pay)
+        return phase("charge", lambda: pay("charge"))
+
+    act(before)
+
+    assert post(client).status_code == 201
+    assert effects() == ["order", "charge"]
+
+
+def test_a_phase_that_is_not_recorded_may_go(interrupted):
+    """Or move: it has left nothing that a retry could miss, but for what it has reached outside."""
+
+    def handler(phase):
+        phase("order", pay)
+        return phase("ship", lambda: pay("ship"))
+
+    client = interrupted(handler)
+
+    assert post(client).status_code == 201
+    assert effects() == ["order", "ship"]
 
 
 def test_a_recorded_phase_that_is_not_reached_at_all_is_an_error(interrupted):
@@ -393,6 +450,36 @@ def test_a_probe_that_cannot_tell_leaves_the_outcome_unknown(interrupted, unsure
     run = PhasedRun.objects.get()
     assert (run.phase, run.attempts) == ("charge", 3)
     assert "'charge' may have been done" in run.error
+
+
+def test_a_phase_whose_system_cannot_be_asked_is_never_repeated(interrupted, act):
+    """It says so with UNSURE in place of a probe; a later deploy may bring one."""
+    handler = charging(UNSURE)
+    client = interrupted(handler)
+
+    for _ in range(2):
+        response = post(client)
+        assert (response.status_code, response.json()["code"]) == (409, "outcome-unknown")
+    assert (handler.keys, effects()) == ([], ["order"])
+    assert "'charge' may have been done, and its system cannot be asked" in PhasedRun.objects.get().error
+    act(charging(probe_of({"id": "ch_1"})))
+    assert post(client).json() == {"result": {"id": "ch_1"}}
+
+
+def test_a_phase_whose_system_cannot_be_asked_runs_at_the_first_attempt(browser, act):
+    """Nothing may have begun."""
+    act(charging(UNSURE))
+
+    assert post(browser).status_code == 201
+
+
+@pytest.mark.parametrize("probe", [NOT_DONE, "find", {"id": 1}])
+def test_what_is_no_probe_is_an_error_at_once(raising, act, probe):
+    """Before anybody has to resume."""
+    act(charging(probe))
+
+    with pytest.raises(PhaseError, match="The probe of phase 'charge' is a callable or UNSURE"):
+        post(raising)
 
 
 def test_a_probe_is_asked_again(interrupted, act):

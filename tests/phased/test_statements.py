@@ -4,6 +4,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from django_idempotency.probes import UNSURE
 from tests.app.serving import VENDOR, is_replay, plain, post
 from tests.app.views import answer
 from tests.edges.test_statements import OF_A_TRANSACTION
@@ -22,17 +23,21 @@ def ours(browser, serve):
         if fails:
             raise fails.pop()
 
+    probes = {}
+
     def view(request):
         for number in range(PHASES):
-            request.idempotency.phase(f"phase {number}", fail if number == 1 else lambda: None)
+            work = fail if number == 1 else lambda: None
+            request.idempotency.phase(f"phase {number}", work, probe=probes.get(number))
         return answer(request, {})
 
     serve(plain(view, mode="phased"))
     post(browser, key="warms up")
 
-    def ours(*, fail=None):
+    def ours(*, fail=None, probe=None):
         if fail is not None:
             fails.append(fail)
+        probes[0] = probe
         with CaptureQueriesContext(connection) as captured:
             ours.response = post(browser)
         statements = [query["sql"].strip() for query in captured.captured_queries]
@@ -46,6 +51,14 @@ def test_a_run_costs_a_look_up_the_claim_one_statement_a_phase_and_the_record(ou
     of_phase = 2 if VENDOR == "sqlite" else 1  # there a phase becomes the writer first
 
     assert len(ours()) == 1 + 2 + PHASES * of_phase + 2
+    assert ours.response.status_code == 201
+
+
+def test_a_phase_with_a_probe_costs_one_more(ours):
+    """It holds its row while it calls the other system; on SQLite every phase does."""
+    of_phase = 2 if VENDOR == "sqlite" else 1
+
+    assert len(ours(probe=UNSURE)) == 1 + 2 + 2 + (PHASES - 1) * of_phase + 2
     assert ours.response.status_code == 201
 
 

@@ -10,6 +10,7 @@ from django_idempotency.core.record import CompletionRecord
 from django_idempotency.models import DatabaseNow, IdempotencyRecord, PhasedRun
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import LostRace
+from django_idempotency.stores.database.interrupted import due
 from django_idempotency.stores.database.phased import Free, Run
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -122,7 +123,9 @@ def test_a_former_owner_changes_nothing(owner):
     assert owner.renew(owner.token, 30.0) is False
     assert owner.owns(owner.token) is False
     owner.give_back(owner.token, **GIVE_BACK)
-    assert owner.enter_phase(owner.token, 30.0) is (connection.vendor != "sqlite")
+    assert owner.enter_phase(owner.token, 30.0, holds=False) is (connection.vendor != "sqlite")
+    with transaction.atomic():
+        assert owner.enter_phase(owner.token, 30.0, holds=True) is False
     assert (IdempotencyRecord.objects.values().get(), PhasedRun.objects.values().get()) == before
 
 
@@ -157,7 +160,7 @@ def test_a_run_that_is_left_over_is_taken_for_none(owner):
     """Its record was deleted, or belongs to another execution."""
     IdempotencyRecord.objects.all().delete()
     assert look_up() == Free(has_row=False)
-    assert stores["default"].runs.resumable("default", 10) == []
+    assert not due("default").exists()
     assert Owner(2).begin()
 
     assert look_up().token == "2"

@@ -93,7 +93,15 @@ def race(lines: Lines, seed: str, fails: float, attempts: int, **what: Any) -> d
     return {"answers": answers}
 
 
-JOBS = {"connect": connect, "request": request, "race": race}
+def resume(lines: Lines) -> dict[str, Any]:
+    """What `manage.py idempotency_resume` does once."""
+    from django.core.management import call_command
+
+    call_command("idempotency_resume", verbosity=0)
+    return {}
+
+
+JOBS = {"connect": connect, "request": request, "race": race, "resume": resume}
 
 # --- the process ---
 

@@ -7,8 +7,10 @@ import json
 import time
 
 import pytest
+from django.db import transaction
 
-from tests.proof.lab import PATIENCE, Request, amounts, statuses
+from django_idempotency.exceptions import RequestInProgress
+from tests.proof.lab import PATIENCE, SCALE, Request, amounts, statuses
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.kill]
 
@@ -21,6 +23,7 @@ class Payments:
     def __init__(self, lab, token, folder):
         self.lab, self.token, self.folder = lab, token, folder
         self.retrier = lab.child().connect()
+        self.unsettled = 0  # runs that a test has left so
 
     def request(self, key, path="/phased/", **more):
         gateway = self.folder / key
@@ -28,7 +31,7 @@ class Payments:
         return Request(key=key, token=self.token, path=path, more={"gateway": str(gateway), **more})
 
     def charges(self, key):
-        return len(list((self.folder / key).iterdir()))
+        return len(list((self.folder / key).glob("[!.]*")))
 
     def violations(self, request):
         """What is wrong when a process was killed that had *request*: its retries make one effect and one answer."""
@@ -40,11 +43,11 @@ class Payments:
             found.append(f"the retry got {first.status} {first.code} {first.error}")
         if not second.replayed or (second.status, second.body) != (first.status, first.body):
             found.append(f"a second retry got {second} after {first}")
-        if (seen := amounts(request.key)) != [10, 11]:
-            found.append(f"effects {seen}")
+        if (seen := [amounts(request.key), amounts(f"{request.key}/shipment")]) != [[10], [10]]:
+            found.append(f"orders and shipments {seen}")
         if (charges := self.charges(request.key)) != 1:
             found.append(f"{charges} charges")
-        if statuses(request.key) != [201] or runs():
+        if statuses(request.key) != [201] or runs() != self.unsettled:
             found.append(f"the store holds {statuses(request.key)} and {runs()} runs")
         return found
 
@@ -67,9 +70,9 @@ def runs():
     return PhasedRun.objects.count()
 
 
-def points_of(payments):
+def points_of(payments, path="/phased/"):
     child = payments.lab.child().connect()
-    child.send(payments.request("dry"), halts=True)
+    child.send(payments.request("dry", path), halts=True)
     points = list(child.points())
     child.close()
     return points
@@ -107,8 +110,8 @@ def test_a_retry_that_is_killed_too_is_resumed(payments, count, vendor):
     """Whatever the first attempt has left."""
     points = points_of(payments)
     violations, kills = [], 0
-    for first in range(5, len(points), 7):
-        for second in range(3, len(points), 9):
+    for first in range(5, len(points), 13):
+        for second in range(3, len(points), 11):
             request = payments.request(f"kill-{first}-{second}")
             assert kill_at(payments, request, first)
             end_leases()
@@ -117,6 +120,111 @@ def test_a_retry_that_is_killed_too_is_resumed(payments, count, vendor):
     count(f"{vendor}, in phases, twice", kills=kills, violations=len(violations))
 
     assert violations == []
+
+
+def chosen(points, step=5):
+    """Each *step*th of the points at which a process can be killed, and those around the gateway. At length, all."""
+    gateway = points.index("before the gateway")
+    step = step if SCALE == 1 else 1
+    return sorted({*range(0, len(points), step), *range(gateway - 1, gateway + 3), len(points) - 1})
+
+
+def test_the_resumer_finishes_what_was_killed(payments, count, vendor):
+    """Without the client, once the claim was committed; a client that comes back gets the answer as a replay."""
+    resumer = payments.lab.child().connect()
+    points = points_of(payments)
+    violations = []
+    for number in chosen(points):
+        request = payments.request(f"kill-{number}")
+        assert kill_at(payments, request, number)
+        end_leases()
+        resumer.do("resume")
+        resumer.result()
+        is_claimed = number >= points.index("after COMMIT")
+        if statuses(request.key) != ([201] if is_claimed else []):
+            violations.append(f"killed {number} {points[number]}: the resumer has left {statuses(request.key)}")
+        violations += [f"killed {number} {points[number]}: {each}" for each in payments.violations(request)]
+    count(f"{vendor}, in phases, resumed", kills=len(chosen(points)), violations=len(violations))
+
+    assert violations == []
+
+
+def test_resumers_and_the_client_at_once_are_one_run(payments, count, vendor):
+    """Whoever is first takes the run over; the others find it in progress, or its answer."""
+    resumers = [payments.lab.child().connect() for _ in range(2)]
+    points = points_of(payments)
+    violations = []
+    for number in chosen(points):
+        request = payments.request(f"kill-{number}")
+        assert kill_at(payments, request, number)
+        end_leases()
+        for resumer in resumers:
+            resumer.do("resume")
+        reply = payments.retrier.ask(request)
+        for resumer in resumers:
+            resumer.result()
+        if (reply.status, reply.code) not in ((201, None), (409, "request-in-progress")):
+            violations.append(f"killed {number} {points[number]}: the client got {reply}")
+        violations += [f"killed {number} {points[number]}: {each}" for each in payments.violations(request)]
+    count(f"{vendor}, in phases, all at once", kills=len(chosen(points)), violations=len(violations))
+
+    assert violations == []
+
+
+KEYLESS = ["/phased/probed/", "/phased/unsure/"]  # gateways that know no keys
+
+
+@pytest.mark.parametrize("path", KEYLESS)
+def test_a_run_that_is_killed_charges_once_without_a_key(payments, count, vendor, path):
+    """A probe finds what was charged; where none can, the outcome is unsettled, and nothing is charged again."""
+    points = points_of(payments, path)
+    violations, kills = [], chosen(points, step=15)
+    for number in kills:
+        request = payments.request(f"kill-{number}", path)
+        assert kill_at(payments, request, number)
+        end_leases()
+        reply = payments.retrier.ask_until_final(request)
+        if reply.code == "outcome-unknown":
+            payments.unsettled += 1
+            found = ["two charges"] if payments.charges(request.key) > 1 else []
+        else:
+            found = payments.violations(request)
+        violations += [f"killed {number} {points[number]}: {each}" for each in found]
+    count(
+        f"{vendor}, {path}",
+        kills=len(chosen(points, step=15)),
+        violations=len(violations),
+        unsettled=payments.unsettled,
+    )
+
+    assert violations == []
+    assert (payments.unsettled > 0) is (path == "/phased/unsure/")
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("path", KEYLESS)
+def test_a_process_that_is_frozen_where_it_cannot_charge_twice_keeps_its_run(payments, vendor, path, level):
+    """It holds its row, so nobody asks the probe or frees the key while it may still charge; thawed, it goes on."""
+    if vendor == "sqlite":
+        pytest.skip("there a phase is the only writer")
+    child = frozen_at(payments, "before the gateway", level, request := payments.request("frozen", path))
+    end_leases()
+
+    assert payments.retrier.ask(request).code == "request-in-progress"
+    with pytest.raises(RequestInProgress), transaction.atomic():
+        free(request.key)
+    child.cont()
+    assert child.finish().status == 201
+    assert payments.violations(request) == []
+
+
+def free(key):
+    """As an operator does."""
+    from django_idempotency.models import IdempotencyRecord
+    from django_idempotency.stores import stores
+
+    record = IdempotencyRecord.objects.get(key=key)
+    stores["default"].free(None, bytes(record.digest), record.executed_at)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -174,10 +282,10 @@ def test_a_frozen_process_commits_nothing_when_it_is_thawed(payments, vendor, po
 
 def frozen_at(payments, point, level, request):
     """A process that stands still at *point* of the *request*."""
-    commits = [number for number, each in enumerate(points_of(payments)) if each == "after COMMIT"]
     child = payments.lab.child(isolation=level).connect()
     child.send(request, halts=True)
     if point == BETWEEN:
+        commits = [number for number, each in enumerate(points_of(payments)) if each == "after COMMIT"]
         child.halt_at(commits[1])
     else:
         child.halt_when(point)
@@ -215,4 +323,4 @@ def test_a_renewal_does_not_break_a_phase(payments, vendor, level):
 
     assert child.reply().status == 201
     assert payments.violations(request) == []
-    assert json.loads(payments.retrier.ask(request).body)["order"]
+    assert json.loads(payments.retrier.ask(request).body)["id"]

@@ -13,7 +13,7 @@ from tests.proof.lab import SCALE, Child, Request, amounts, expire, race
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.race]
 
 CLIENTS = 8
-KEYS = 4 * SCALE
+KEYS = 2 * SCALE
 FAILS = 0.4  # the share of executions that roll back
 
 LEVELS = ("read committed", "repeatable read", "serializable")

@@ -1,10 +1,8 @@
 """The protected views that are killed and raced. What a handler does besides its work is asked for by `X-Proof`."""
 
-import secrets
 import sys
 import time
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from django.db import DatabaseError, connection, transaction
@@ -16,7 +14,9 @@ from rest_framework.permissions import IsAuthenticated
 from rest_framework.response import Response
 
 from django_idempotency import idempotent, once
+from django_idempotency.probes import UNSURE
 from tests.app.models import Payment
+from tests.proof import gateway
 
 
 class Undone(Exception):
@@ -108,8 +108,8 @@ def plain(request: HttpRequest) -> JsonResponse:
     return JsonResponse(answer, status=status)
 
 
-def in_phases(**options: Any) -> Any:
-    """An order, a charge at another system that knows keys, and a shipment."""
+def in_phases(knows_keys: bool = True, probe: Any = None, **options: Any) -> Any:
+    """An order, a charge at another system that knows keys or does not, and a shipment."""
 
     @api_view(["POST"])
     @permission_classes([IsAuthenticated])
@@ -117,38 +117,41 @@ def in_phases(**options: Any) -> Any:
     def pay(request: Any) -> Response:
         data, script, phase = request.data, request.headers.get("X-Proof", ""), request.idempotency.phase
 
-        def write(amount: int) -> int:
-            payment = Payment.objects.create(amount=amount, reference=data["reference"])
+        def write(reference: str) -> int:
+            payment = Payment.objects.create(amount=data["amount"], reference=reference)
             if script == "slow":
                 time.sleep(data["seconds"])
             return payment.pk
 
-        order = phase("order", lambda: write(data["amount"]))
-        charge = phase("charge", lambda key: at_gateway(data["gateway"], key))
-        shipment = phase("ship", lambda: write(data["amount"] + 1))
-        return Response({"order": order, "charge": charge, "shipment": shipment}, status=201)
+        def charge(key: str) -> str:
+            return at_gateway(data["gateway"], key, data["reference"], knows_keys)
+
+        asks = (lambda key: probe(data["gateway"], key)) if callable(probe) else probe
+        order = phase("order", lambda: write(data["reference"]))
+        charged = phase("charge", charge, probe=asks)
+        shipment = phase("ship", lambda: write(f"{data['reference']}/shipment"))
+        return Response({"id": order, "charge": charged, "shipment": shipment}, status=201)
 
     return pay
 
 
-def at_gateway(folder: str, key: str) -> str:
-    """The charge under *key*, which the gateway makes once. The process can be killed around it."""
-    points = getattr(sys.modules["__main__"], "installed_points", None)
+def at_gateway(folder: str, key: str, reference: str, knows_keys: bool) -> str:
+    """A charge, around which the process can be killed."""
+    child = sys.modules.get("tests.proof.child", sys.modules["__main__"])
+    points = getattr(child, "installed_points", None)
     reach = points().reach if points is not None and points.cache_info().currsize else lambda name: None
     reach("before the gateway")
-    charge = Path(folder, key)
-    try:
-        with charge.open("x") as file:
-            file.write(secrets.token_hex(8))
-    except FileExistsError:
-        pass
+    number = gateway.charge(folder, key, reference, knows_keys=knows_keys)
     reach("after the gateway")
-    return charge.read_text()
+    return number
 
 
 urlpatterns = [
     path("phased/", in_phases(lease=timedelta(minutes=5))),
+    path("phased/brief/", in_phases(lease=timedelta(seconds=0.3), max_attempts=1000)),
     path("phased/short/", in_phases(lease=timedelta(seconds=1))),
+    path("phased/probed/", in_phases(knows_keys=False, probe=gateway.find, lease=timedelta(minutes=5))),
+    path("phased/unsure/", in_phases(knows_keys=False, probe=UNSURE, lease=timedelta(minutes=5))),
     path("pay/", view()),
     path("pay/wait/", view(in_flight="wait")),
     path("plain/", plain),

@@ -1,7 +1,6 @@
-"""The demo, run as its readers run it."""
+"""The demo without protection. As its readers run it, `make demo` is a step of CI, which fails if a check does."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,16 +36,6 @@ def run_demo(**environment):
     return done.returncode, done.stdout
 
 
-def test_the_demo_is_as_promised():
-    code, output = run_demo(DJANGO_SETTINGS_MODULE="sample_project.settings")
-
-    assert code == 0, output
-    assert re.search(r"The keys of card payments are in Valkey [\d.]+\.", output)
-    verdict = output.strip().splitlines()[-1]
-    assert re.match(r"As promised on SQLite [\d.]+: .*, (\d+) of \1 checks in 14 steps", verdict)
-    assert "NOT SO" not in output
-
-
 def test_the_demo_tells_when_it_is_not():
     """Without protection every step that repeats something fails, and so does the run."""
     code, output = run_demo(DJANGO_SETTINGS_MODULE="tests.sample.unprotected_settings")
@@ -54,5 +43,5 @@ def test_the_demo_tells_when_it_is_not():
     assert code == 1, output
     verdict = output.strip().splitlines()[-1]
     assert verdict.startswith("NOT AS PROMISED on SQLite")
-    for step in (2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13):
+    for step in (2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14):
         assert f"step {step}, " in verdict

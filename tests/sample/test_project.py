@@ -34,6 +34,7 @@ def test_the_middleware_alone_protects_what_has_no_options_of_its_own():
         "card-payments",
         "refund",
         "statements",
+        "top-ups",
     }
     assert all(each.options for each in found if each.route in own)
 

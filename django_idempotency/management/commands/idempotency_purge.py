@@ -1,8 +1,6 @@
 """`manage.py idempotency_purge`: delete the records that have expired, or turn them into tombstones."""
 
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +11,7 @@ from django.db import Error
 
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.management.arguments import add_databases, choose_databases, seconds, whole_number
+from django_idempotency.management.interruption import interruptible
 from django_idempotency.management.output import explain, progress_bar
 from django_idempotency.operations import purging
 from django_idempotency.stores.stored import Location
@@ -55,7 +54,7 @@ class Command(BaseCommand):
         limit: float | None = options["max_seconds"]
         deadline = None if limit is None else time.monotonic() + limit
         finished = True
-        with _interruptible() as is_interrupted:
+        with interruptible() as is_interrupted:
             for table in tables:
                 left = None if deadline is None else deadline - time.monotonic()
                 if is_interrupted() or (left is not None and left <= 0):
@@ -128,29 +127,3 @@ def _records(count: int) -> str:
 
 def _tombstones(count: int) -> str:
     return f"{count} as {'a tombstone' if count == 1 else 'tombstones'}"
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a flag to poll. A second one ends the process as usual."""
-    seen = False
-    if threading.current_thread() is not threading.main_thread():  # no other thread gets signals
-        yield lambda: seen
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def note(*args: object) -> None:
-        nonlocal seen
-        seen = True
-        restore()
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield lambda: seen
-    finally:
-        restore()

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Exists, OuterRef
 
 from django_idempotency.core.decision import Claimed, ClaimResult, Unsettled
 from django_idempotency.core.keys import MAX_STRING, UNSTORABLE, Attempt
 from django_idempotency.core.progress import Progress
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.models import GIVEN_UP, NO_DOUBT, UNSETTLED, DatabaseNow, IdempotencyRecord, PhasedRun
+from django_idempotency.models import GIVEN_UP, NO_DOUBT, UNSETTLED
 from django_idempotency.stores.base import LostRace
 from django_idempotency.stores.database.dialect import RUNS, TABLE, Dialect, claim_values, live, read_row
 from django_idempotency.stores.database.dialects import clock_of
@@ -79,11 +78,14 @@ class Statements:
             f" {UNSETTLED}, %s, %s, {now}, {later}){'' if mysql else ' ON CONFLICT (digest) DO NOTHING'}"
         )
         self.CLEAR = f"DELETE FROM {TABLE} WHERE digest = %s AND NOT {live(now)}"
-        columns = ("executed_at", "token", "ends_at", "attempts", "doubt", "phase", "error", "resume_until", "sent")
+        columns = (
+            *("executed_at", "token", "ends_at", "attempts", "doubt", "phase", "error"),
+            *("resume_at", "resume_until", "sent"),
+        )
         replaced = ", ".join(f"{name} = excluded.{name}" for name in columns)
         self.BEGIN = (
             f"{'REPLACE' if mysql else 'INSERT'} INTO {RUNS} (digest, {', '.join(columns)}) SELECT digest, executed_at,"
-            f" %s, {later}, 1, {NO_DOUBT}, '', '', {later}, %s FROM {TABLE} WHERE digest = %s"
+            f" %s, {later}, 1, {NO_DOUBT}, '', '', executed_at, {later}, %s FROM {TABLE} WHERE digest = %s"
             f"{'' if mysql else f' ON CONFLICT (digest) DO UPDATE SET {replaced}'}"
         )
         owned = f"digest = %s AND status = {UNSETTLED} AND body = %s"
@@ -92,7 +94,7 @@ class Statements:
         self.HOLD = (
             "" if connection.vendor == "sqlite" else f"SELECT 1 FROM {TABLE} WHERE digest = %s FOR UPDATE SKIP LOCKED"
         )
-        self.TAKE_OVER = f"UPDATE {TABLE} SET body = %s WHERE {owned} AND head = %s"
+        self.TAKE_OVER = f"UPDATE {TABLE} SET body = %s, uncertain_until = NULL WHERE {owned} AND head = %s"
         self.TAKE_LEASE = (
             f"UPDATE {RUNS} SET token = %s, attempts = attempts + 1, doubt = {NO_DOUBT}, ends_at = {later}"
             f" WHERE {of_owner} AND ends_at <= {now}"
@@ -101,6 +103,7 @@ class Statements:
         self.RENEW = f"UPDATE {RUNS} SET ends_at = {later} WHERE {of_owner} AND ends_at > executed_at"
         self.ADVANCE = f"UPDATE {TABLE} SET head = %s WHERE {owned}"
         self.OWNS = f"SELECT 1 FROM {TABLE} WHERE {owned}"
+        self.HOLD_OWN = f"{self.OWNS} FOR UPDATE"
         self.COMPLETE = (
             f"UPDATE {TABLE} SET status = %s, head = %s, body = %s, expires_at = {dialect.EXPIRES} WHERE {owned}"
         )
@@ -110,6 +113,7 @@ class Statements:
         self.GIVE_UP = (
             f"UPDATE {RUNS} SET doubt = {GIVEN_UP} WHERE {of_owner} AND ends_at <= {now} AND doubt < {GIVEN_UP}"
         )
+        self.MAY_EXPIRE = f"UPDATE {TABLE} SET uncertain_until = {later} WHERE {owned}"
 
 
 class Runs:
@@ -142,7 +146,7 @@ class Runs:
             if row is None:
                 return Free(has_row=False)
             *record, has_expired, token, attempts, doubt, is_held = row
-            if token is not None:
+            if token is not None and not (has_expired and doubt == GIVEN_UP):
                 return _read_run(record, token, attempts, doubt, bool(is_held), attempt)
             return (
                 Free(has_row=True)
@@ -196,12 +200,15 @@ class Runs:
             cursor.execute(sql.RENEW, (sql.seconds(lease), attempt.identity.digest, int(token)))
             return bool(cursor.rowcount == 1)
 
-    def enter_phase(self, using: str, attempt: Attempt, token: str, lease: float) -> bool:
+    def enter_phase(self, using: str, attempt: Attempt, token: str, lease: float, *, holds: bool) -> bool:
         """
-        Begin a phase's transaction. Returns False if the run has another owner; only SQLite asks, because a transaction
-        there that reads before it writes may fail if another writes meanwhile.
+        Begin a phase's transaction. Returns False if the run has another owner, which is asked only where it *holds*
+        the row from now on, so that nobody takes the run over before the transaction ends. SQLite always does: a
+        transaction there that reads before it writes may fail if another writes meanwhile.
         """
-        return connections[using].vendor != "sqlite" or self.renew(using, attempt, token, lease)
+        if connections[using].vendor == "sqlite":
+            return self.renew(using, attempt, token, lease)
+        return not holds or self._asks(using, self.statements(using).HOLD_OWN, attempt, token)
 
     def advance(self, using: str, attempt: Attempt, token: str, progress: Progress) -> bool:
         """Record *progress* in the phase's own transaction. Returns False if the run has another owner."""
@@ -211,8 +218,11 @@ class Runs:
 
     def owns(self, using: str, attempt: Attempt, token: str) -> bool:
         """Does the run still belong to *token*?"""
+        return self._asks(using, self.statements(using).OWNS, attempt, token)
+
+    def _asks(self, using: str, sql: str, attempt: Attempt, token: str) -> bool:
         with connections[using].cursor() as cursor:
-            cursor.execute(self.statements(using).OWNS, (attempt.identity.digest, token.encode()))
+            cursor.execute(sql, (attempt.identity.digest, token.encode()))
             return cursor.fetchone() is not None
 
     def finish(self, using: str, attempt: Attempt, token: str, record: CompletionRecord) -> bool:
@@ -246,24 +256,31 @@ class Runs:
 
     def give_back(self, using: str, attempt: Attempt, token: str, *, doubt: int, phase: str, error: str) -> None:
         """End the lease now, and keep in which *phase* the attempt ended, and by which *error*."""
-        told = (doubt, phase[:MAX_STRING], UNSTORABLE.sub("?", error)[:MAX_STRING])
+        told = (doubt, phase[:MAX_STRING], storable(error))
         with connections[using].cursor() as cursor:
             cursor.execute(self.statements(using).GIVE_BACK, (*told, attempt.identity.digest, int(token)))
+        if doubt == GIVEN_UP:
+            self.let_expire(using, attempt.identity.digest, token, attempt.uncertain_ttl)
 
     def give_up(self, using: str, attempt: Attempt, run: Run) -> bool:
         """Leave the outcome of an interrupted *run* unsettled. Returns False if that is done, or the run goes on."""
         with connections[using].cursor() as cursor:
             cursor.execute(self.statements(using).GIVE_UP, (attempt.identity.digest, int(run.token)))
-            return bool(cursor.rowcount == 1)
+            given_up = bool(cursor.rowcount == 1)
+        if given_up:
+            self.let_expire(using, attempt.identity.digest, run.token, attempt.uncertain_ttl)
+        return given_up
 
-    def resumable(self, using: str, limit: int) -> list[PhasedRun]:
-        """At most *limit* interrupted runs that a resumer may try again, the one that ended first in front."""
-        now = DatabaseNow()
-        of_run = IdempotencyRecord.objects.filter(digest=OuterRef("digest"), executed_at=OuterRef("executed_at"))
-        runs = PhasedRun.objects.using(using).filter(
-            Exists(of_run.filter(status=UNSETTLED)), ends_at__lte=now, resume_until__gt=now, doubt__lt=GIVEN_UP
-        )
-        return list(runs.exclude(sent=b"").order_by("ends_at")[:limit])
+    def let_expire(self, using: str, digest: bytes, token: str, uncertain_ttl: float | None) -> None:
+        """
+        Let the outcome of a run that was given up expire in *uncertain_ttl* seconds; None for never.
+
+        If the process is killed before this, it does not expire.
+        """
+        if uncertain_ttl is not None:
+            sql = self.statements(using)
+            with connections[using].cursor() as cursor:
+                cursor.execute(sql.MAY_EXPIRE, (sql.seconds(uncertain_ttl), digest, token.encode()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +302,11 @@ class RunLeases:
 def leases_of(runs: Runs, using: str) -> RunLeases:
     """What renews the leases of this thread's tenant."""
     return RunLeases(runs, using, schema_of(using))
+
+
+def storable(error: str) -> str:
+    """*error* as the column of a run keeps it."""
+    return UNSTORABLE.sub("?", error)[:MAX_STRING]
 
 
 def _read_run(

@@ -172,7 +172,13 @@ class PostgreSQL(Dialect):
         cursor.execute(self.LOCK, (_lock(digest),))
         if not cursor.fetchone()[0]:
             raise RequestInProgress
-        return True
+        # A phase holds its row, even if its process stands still and its lease is over.
+        cursor.execute(f"SELECT 1 FROM {TABLE} WHERE digest = %s FOR UPDATE SKIP LOCKED", (digest,))
+        if cursor.fetchone() is not None:
+            return True
+        if self.status(cursor, digest) is None:
+            return False
+        raise RequestInProgress
 
     def is_aborted(self, error: Exception) -> bool:
         return sqlstate(error) in ABORTED

@@ -7,12 +7,15 @@ import django
 
 django.setup()
 
+from django.contrib.auth.models import User  # noqa: E402
 from django.core.management import CommandError, call_command  # noqa: E402
+from django.test import Client as Browser  # noqa: E402
 from django_tenants.utils import schema_context  # noqa: E402
 
 from django_idempotency import once  # noqa: E402
 from django_idempotency.models import DatabaseNow, DecisionCount, IdempotencyRecord, StorageSample  # noqa: E402
 from django_idempotency.operations import counts  # noqa: E402
+from tests.operations.tenants import urls  # noqa: E402
 from tests.operations.tenants.models import Client  # noqa: E402
 
 TENANTS = ("tenant_a", "tenant_b")
@@ -70,6 +73,13 @@ def main():
     result["purged inside"] = run("idempotency_purge", "--dry-run", schema="tenant_a")
     result["purged"] = run("idempotency_purge")
     result["left at last"] = in_each(IdempotencyRecord.objects.count)
+    for schema in TENANTS:
+        urls.failing.append(TimeoutError())
+        with schema_context(schema):
+            Browser(raise_request_exception=False).post("/join/", headers={"Idempotency-Key": schema})
+    result["resumed"] = run("idempotency_resume", "--verbosity", "1")
+    result["joined"] = in_each(lambda: list(User.objects.values_list("username", flat=True)))
+    result["tenants"] = urls.seen
     print(json.dumps(result))  # noqa: T201 the test reads it
 
 
