@@ -160,7 +160,8 @@ def add_run() -> None:
     record.save(force_insert=True)
     PhasedRun.objects.create(
         digest=record.digest, executed_at=began, token=1, ends_at=began, attempts=10, doubt=GIVEN_UP, phase="ship",
-        error="ConnectionError: shipping.example does not answer", resume_until=began + timedelta(days=1), sent=b"{}",
+        error="ConnectionError: shipping.example does not answer", resume_at=began,
+        resume_until=began + timedelta(days=1), sent=b"{}",
     )  # fmt: skip
 
 

@@ -150,8 +150,8 @@ class DecisionViewsMixin(RecordPagesMixin):
         answer = form.answer
         if form.verdict in (GIVE_UP, Verdict.RESUME):
             return self._change_run(request, page, form.verdict, words)
-        if form.verdict == Verdict.KEEP_REFUSING and page.shown.run is not None and page.shown.run.is_unsure:
-            # Its next retry would ask the probe again.
+        if form.verdict == Verdict.KEEP_REFUSING and page.shown.run is not None and not page.shown.run.is_given_up:
+            # Its next retry would go on with it.
             return self._change_run(request, page, GIVE_UP, words)
         if form.verdict == Verdict.KEEP_REFUSING:
             self._log(request, page, CHANGE, gettext("Decided to keep refusing. Reason: %s") % reason)

@@ -53,9 +53,7 @@ class RunFieldsMixin(RecordPagesMixin):
             return ""
         if run.is_given_up:
             return gettext("Not until an operator decides so.")
-        if run.is_refused:
-            return gettext("By a retry alone: the resumer may not send its request.")
         if not run.is_sent:
-            return gettext("By a retry alone: its request is not stored.")
+            return gettext("By a retry alone.")
         until = date_format(timezone.localtime(run.resume_until), "DATETIME_FORMAT")
         return gettext("By a retry, or until %s by the resumer.") % until

@@ -97,7 +97,7 @@ def _run_lines(run: PresentedRun, *, is_running: bool) -> dict[str, str]:
     until = "by a retry alone"
     if run.is_given_up:
         until = "not until an operator decides so"
-    elif run.is_sent and not run.is_refused:
+    elif run.is_sent:
         until = f"by a retry, or by the resumer until {run.resume_until:%Y-%m-%d %H:%M:%S %Z}"
     return {**rows, "stopped in": run.stopped, "resumed": until}
 
@@ -145,9 +145,7 @@ def _run_as_json(run: PresentedRun, exact: StoredRun | None) -> dict[str, Any]:
         "attempts": run.attempts,
         "max_attempts": run.most,
         "error": run.error,
-        "resume_until": run.resume_until.isoformat()
-        if run.is_sent and not (run.is_refused or run.is_given_up)
-        else None,
+        "resume_until": run.resume_until.isoformat() if run.is_sent and not run.is_given_up else None,
     }
 
 

@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 
 from django_idempotency.core.operator_answer import reason_phrase
 from django_idempotency.core.record import LEFT_OUT, TOMBSTONE, CompletionRecord
-from django_idempotency.models import GIVEN_UP, REFUSED, UNSETTLED, UNSURE, IdempotencyRecord
+from django_idempotency.models import GIVEN_UP, REFUSED, UNSETTLED, IdempotencyRecord
 from django_idempotency.operations.policies import Policies
 from django_idempotency.stores.stored import StoredRecord
 
@@ -93,9 +93,7 @@ class PresentedRun:
     error: str
     resume_until: datetime
     is_sent: bool  # Can the resumer send its request again?
-    is_unsure: bool  # Does the next attempt ask its probe again?
-    is_refused: bool  # Is its request left to its client, because the resumer may not send it?
-    is_given_up: bool
+    is_given_up: bool  # if not, a retry goes on with it
 
     @property
     def names(self) -> str:
@@ -242,9 +240,7 @@ def _run(record: StoredRecord, response: bool, limit: int | None, policies: Poli
         most=None if policy is None else policy.max_attempts,
         error=visible(run.error),
         resume_until=run.resume_until,
-        is_sent=run.is_sent,
-        is_unsure=run.doubt == UNSURE,
-        is_refused=run.doubt == REFUSED,
+        is_sent=run.is_sent and run.doubt < REFUSED,
         is_given_up=run.doubt == GIVEN_UP,
     )
 

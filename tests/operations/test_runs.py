@@ -13,11 +13,12 @@ from django.utils import timezone
 
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import RequestInProgress
-from django_idempotency.models import GIVEN_UP, NO_DOUBT, UNSURE, DatabaseNow, IdempotencyRecord, PhasedRun
+from django_idempotency.models import GIVEN_UP, NO_DOUBT, REFUSED, UNSURE, DatabaseNow, IdempotencyRecord, PhasedRun
 from django_idempotency.operations import locations, records
 from django_idempotency.operations.erasing import erase
 from django_idempotency.operations.policies import Policies
 from django_idempotency.operations.presentation import State, present, state
+from django_idempotency.stores.database.interrupted import due
 from django_idempotency.stores.database.rows import read_rows
 from django_idempotency.testing.processes.forks import Process
 from django_idempotency.testing.processes.points import HaltingPoints
@@ -170,7 +171,7 @@ def test_an_interrupted_run_says_who_resumes_it(away, admin_client, is_stored):
     """The resumer needs the request, and tries for a time; its client may come back at any."""
     away(attempts=1, store_request=is_stored)
 
-    on_page = "By a retry, or until " if is_stored else "By a retry alone: its request is not stored."
+    on_page = "By a retry, or until " if is_stored else "By a retry alone."
     assert on_page in text(admin_client.get(page("change", IdempotencyRecord.objects.get())))
     assert ("by the resumer until" in run("--interrupted")[0]) is is_stored
     assert (listed("--interrupted")[0]["run"]["resume_until"] is not None) is is_stored
@@ -365,19 +366,18 @@ def test_the_page_warns_before_a_second_run(away, admin_client):
 def test_the_resumer_gets_what_is_resumed(away, settings):
     """Its time begins anew, and is not made shorter."""
     settings.IDEMPOTENCY = {"RESUME_FOR": timedelta(hours=1)}
-    script = away(store_request=True)
-    runs = stored().location.store.runs
-    PhasedRun.objects.update(resume_until=timezone.now() - timedelta(days=1))
-    assert script
-    assert runs.resumable("default", 10) == []
+    away(store_request=True)
+    later, past = timezone.now() + timedelta(days=3), timezone.now() - timedelta(days=1)
+    PhasedRun.objects.update(resume_until=past, resume_at=later)
+    IdempotencyRecord.objects.update(uncertain_until=later)
 
     records.resume(stored())
 
-    assert len(runs.resumable("default", 10)) == 1
+    assert due("default").count() == 1
+    assert IdempotencyRecord.objects.get().uncertain_until is None
     left = PhasedRun.objects.get().resume_until - timezone.now()
     assert timedelta(minutes=59) < left <= timedelta(hours=1)
     records.give_up(stored())
-    later = timezone.now() + timedelta(days=3)
     PhasedRun.objects.update(resume_until=later)
     records.resume(stored())
     assert PhasedRun.objects.get().resume_until - later > timedelta(minutes=-1)
@@ -406,6 +406,18 @@ def test_a_first_refusal_after_a_resume_frees_nothing(pay, client):
 
     assert post(client).status_code == 400
     assert IdempotencyRecord.objects.exists()
+
+
+def test_a_run_that_the_resumer_may_not_send_goes_on_no_more(away, client, admin_client):
+    """It is unsettled, although its client may come back: who decides to keep refusing gives it up."""
+    away(attempts=1, store_request=True)
+    PhasedRun.objects.update(doubt=REFUSED)
+    assert state(stored()) is State.UNSETTLED
+    assert "By a retry alone." in text(admin_client.get(page("change", IdempotencyRecord.objects.get())))
+
+    decide(admin_client, "settle", IdempotencyRecord.objects.get(), choice="keep-refusing")
+
+    assert code(post(client)) == (409, "outcome-unknown")
 
 
 def test_an_unsure_run_that_is_to_stay_refused_asks_no_more(pay, client, admin_client):

@@ -17,7 +17,7 @@ def decide(
 ) -> None:
     """
     Give the *run*, as it was read, this *doubt*, in the caller's transaction. With *resume_for* its doubt is over, its
-    attempts count anew, and the resumer tries for that many seconds.
+    attempts count anew, the resumer tries for that many seconds, and it does not expire.
 
     The run gets a new token, so that nothing has an effect any more that a former owner, a retry or another operator
     does about the run as it was.
@@ -27,17 +27,17 @@ def decide(
     sql = runs.statements(using)
     now, later, seconds = clock_of(connections[using].vendor)
     token = str(secrets.randbits(63))
-    change, values = "doubt = %s", (doubt,)
+    change, values, of_record = "doubt = %s", (doubt,), ""
     if resume_for is not None:
         change = f"doubt = {NO_DOUBT}, attempts = 0, resume_at = executed_at, resume_until = {later}"
-        values = (seconds(resume_for),)
+        values, of_record = (seconds(resume_for),), ", uncertain_until = NULL"
     with connections[using].cursor() as cursor:
         if sql.HOLD:
             cursor.execute(sql.HOLD, (digest,))
             if cursor.fetchone() is None:
                 raise RequestInProgress("A former owner of the run is in the middle of a phase, or the key was freed.")
         cursor.execute(
-            f"UPDATE {TABLE} SET body = %s WHERE digest = %s AND status = {UNSETTLED} AND body = %s",
+            f"UPDATE {TABLE} SET body = %s{of_record} WHERE digest = %s AND status = {UNSETTLED} AND body = %s",
             (token.encode(), digest, run.token.encode()),
         )
         if cursor.rowcount == 1:

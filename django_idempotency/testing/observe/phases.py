@@ -47,8 +47,8 @@ def watch_phases(around: Around | None = None) -> Iterator[None]:
         finally:
             _here.phase = before
 
-    def execute(phases: Phases, name: str, call: Callable[[], Any], is_foreign: bool) -> Any:
-        return own_execute(phases, name, call if around is None else around(call, name), is_foreign)
+    def execute(phases: Phases, name: str, call: Callable[[], Any], *args: Any, **kwargs: Any) -> Any:
+        return own_execute(phases, name, call if around is None else around(call, name), *args, **kwargs)
 
     kind.run, kind._execute = run, execute
     try:
