@@ -26,7 +26,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "benchmarks.md"
 NAME = f"idempotency_bench_{os.getpid()}"
 IMPORTS = 3  # pairs of processes for each run, with and without the app
 CASES = "bare atomic floor without_key first replay canned refused"
-MIDDLEWARE_CASES = "by_middleware get get_by_middleware"  # on the usual way to each database
+USUAL_CASES = "by_middleware get get_by_middleware twice phased phased_replay"  # on the usual way to each database
 WITH_REDIS_CASES = "bare atomic without_key first replay canned refused"
 FAR_CASES = "atomic first replay"
 
@@ -113,7 +113,7 @@ def measure_all(results: Results, urls: dict[str, str], redis: str | None) -> No
         for name, url in urls.items():
             for way, environment in WAYS[name].items():
                 print(f"run {number + 1} of {results.runs}: {name}{way}", file=sys.stderr)
-                cases = CASES if way else f"{CASES} {MIDDLEWARE_CASES}"
+                cases = CASES if way else f"{CASES} {USUAL_CASES}"
                 result = run("benchmarks.measure", url, **environment, ROUNDS=each, CASES=cases)
                 results.ways.setdefault((name, way), []).append(result)
             for way, environment in WITH_REDIS.get(name, {}).items() if redis else ():

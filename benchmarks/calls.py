@@ -64,7 +64,8 @@ class Caller:
             self._with_middleware = WSGIHandler()
         self._numbers = itertools.count()
         self._held = ""  # the key of what is held
-        self.expect("201", "protected", "replayed", "the first")
+        for view in ("protected", "phased"):
+            self.expect("201", view, "replayed", "the first")
 
     def send(self, method: str, view: str, key: str | None, body: bytes, *, by_middleware: bool = False) -> Answer:
         """Send one request. The time is that of all that a server does with it."""
@@ -135,6 +136,18 @@ class Caller:
 
     def canned(self) -> float:
         return self.expect("201", "canned", None, "the first")
+
+    def twice(self) -> float:
+        """Two payments in two `atomic` blocks."""
+        return self.expect("201", "twice", None, f"invoice {next(self._numbers)}")
+
+    def phased(self) -> float:
+        """The same work in two phases, a new key."""
+        number = next(self._numbers)
+        return self.expect("201", "phased", f"key-{number}", f"invoice {number}")
+
+    def phased_replay(self) -> float:
+        return self.expect("201", "phased", "replayed", "the first", replayed=True)
 
     def by_middleware(self) -> float:
         """The bare view, a new key: a retry shows that it was protected."""

@@ -72,7 +72,7 @@ def page(results: Results) -> str:
         *counts(results),
     ]
     if results.ways:
-        parts += ["## By the middleware", *middleware(results)]
+        parts += ["## By the middleware", *middleware(results), "## In phases", *in_phases(results)]
     if results.redis and ("PostgreSQL", KEYS_IN_REDIS) in results.ways:
         parts += ["## With a Redis", *with_redis(results)]
     if results.far:
@@ -230,6 +230,29 @@ def middleware(results: Results) -> list[str]:
         ),
         table(["database", "first, of the decorator's", "GET without it", "it adds"], rows),
         f"`manage.py idempotency_audit` walks 2,000 routes in {results.audit:.1f} s (the target is less than 2 s).",
+    ]
+
+
+def in_phases(results: Results) -> list[str]:
+    rows = []
+    for (_, way), runs in results.ways.items():
+        if not way:
+            rows.append(
+                [
+                    runs[0]["server"],
+                    f"{statistics.median(beside(runs, 'phased', 'twice')):.2f}x",
+                    f"{statistics.median(beside(runs, 'phased_replay', 'replay')):.2f}x",
+                    f"{runs[0]['statements']['phased'] - runs[0]['statements']['twice']}",
+                    f"{milliseconds(runs, 'twice'):.2f} ms",
+                ]
+            )
+    return [
+        paragraph(
+            """A first execution of two phases, beside the same two INSERTs in two plain `atomic` blocks (the target is
+            at most 3.00x); a replay of it, beside a replay of atomic mode; and the statements that it adds. Claim, each
+            phase and record are transactions of their own."""
+        ),
+        table(["database", "first", "replay, of the atomic mode's", "statements", "two `atomic` blocks"], rows),
     ]
 
 

@@ -18,6 +18,8 @@ PATHS = {
     "floor": "/floor/",
     "canned": "/canned/",
     "get": "/get/",
+    "twice": "/twice/",
+    "phased": "/phased/",
 }
 MIDDLEWARE = ["django.middleware.common.CommonMiddleware"]
 

@@ -39,6 +39,7 @@ def test_a_page_is_written(vendor, tmp_path):
     assert re.search(
         r"^\| SQLite [0-9.]+ \| [0-9.]+x \| [0-9]+ µs \| -?[0-9.]+ µs \|$", text, re.M
     )  # by the middleware
+    assert re.search(r"^\| SQLite [0-9.]+ \| [0-9.]+x \| [0-9.]+x \| [0-9]+ \| [0-9.]+ ms \|$", text, re.M)  # in phases
     assert re.search(r"walks 2,000 routes in [0-9.]+ s", text)
     assert re.search(r"^\| fingerprint \| [0-9]+ \| [0-9]+ \|$", text, re.M)
 

@@ -1,6 +1,7 @@
 """One payment view, bare and protected: a light view, so that what protection adds shows."""
 
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 
 from django.db import connection, transaction
@@ -15,6 +16,9 @@ from rest_framework.views import APIView
 from benchmarks.payments.models import Payment
 from benchmarks.project import PATHS
 from django_idempotency import idempotent
+from django_idempotency.rest_framework import IdempotentRequest
+
+PAYMENTS = Payment._default_manager
 
 CANNED = b'{"id":1,"amount":1200,"currency":"EUR","reference":"the first","created_at":"2026-11-25T04:00:00.000000Z"}'
 COLUMNS = (
@@ -89,6 +93,32 @@ class TwoStatements(APIView):
         return response
 
 
+def save_two(request: Request, block: Callable[[str, Callable[[], int]], int]) -> Response:
+    """Two payments, each in a *block* of its own."""
+    serializer = PaymentSerializer(data=request.data)
+    serializer.is_valid(raise_exception=True)
+    return Response([block(name, lambda: PAYMENTS.create(**serializer.validated_data).pk) for name in "ab"], status=201)
+
+
+def in_atomic(name: str, work: Callable[[], int]) -> int:
+    with transaction.atomic():
+        return work()
+
+
+class Twice(APIView):
+    """The work of `Phased`, bare."""
+
+    def post(self, request: Request) -> Response:
+        return save_two(request, in_atomic)
+
+
+class Phased(APIView):
+    @idempotent(mode="phased")
+    def post(self, request: IdempotentRequest) -> Response:
+        handle = request.idempotency
+        return save_two(request, in_atomic if handle is None else handle.phase)
+
+
 class Canned(APIView):
     """The floor of a replay: who asks is authenticated, and gets an answer that is there already."""
 
@@ -102,5 +132,6 @@ def get(request: HttpRequest) -> HttpResponse:
 
 
 VIEWS = {"autocommit": Bare, "atomic": Atomic, "protected": Protected, "floor": TwoStatements, "canned": Canned}
+VIEWS |= {"twice": Twice, "phased": Phased}
 urlpatterns = [path(PATHS[name].removeprefix("/"), view.as_view()) for name, view in VIEWS.items()]
 urlpatterns.append(path(PATHS["get"].removeprefix("/"), get))
