@@ -64,8 +64,7 @@ class Caller:
             self._with_middleware = WSGIHandler()
         self._numbers = itertools.count()
         self._held = ""  # the key of what is held
-        for view in ("protected", "phased"):
-            self.expect("201", view, "replayed", "the first")
+        self.expect("201", "protected", "replayed", "the first")
 
     def send(self, method: str, view: str, key: str | None, body: bytes, *, by_middleware: bool = False) -> Answer:
         """Send one request. The time is that of all that a server does with it."""

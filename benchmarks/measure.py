@@ -42,6 +42,8 @@ def main(rounds: int, names: Iterable[str]) -> dict[str, Any]:
 
         caller = Caller()
         cases: dict[str, Case] = {name: getattr(caller, name) for name in names}
+        if "phased_replay" in cases:
+            caller.expect("201", "phased", "replayed", "the first")
         refused = cases.pop("refused", None)
         if port := os.environ.get("WIRE_PORT"):
             go_through(int(port))
