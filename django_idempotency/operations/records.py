@@ -15,6 +15,7 @@ from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine.transactions import after_commit, atomic_phase, in_transaction
 from django_idempotency.exceptions import PolicyError, RequestInProgress
 from django_idempotency.models import GIVEN_UP, NO_DOUBT, UNSETTLED, IdempotencyRecord
+from django_idempotency.operations.policies import Policies
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault, Store, TransactionalStore
 from django_idempotency.stores.database.decisions import decide
@@ -95,12 +96,16 @@ def resume(record: StoredRecord) -> bool:
 
 def give_up(record: StoredRecord) -> bool:
     """
-    Give the interrupted run of *record* up: nothing goes on with it, and its outcome is unsettled. Returns False if
-    there is no run.
+    Give the interrupted run of *record* up: nothing goes on with it, and its outcome is unsettled, and expires if the
+    option `uncertain_ttl` says so. Returns False if there is no run.
 
     Raises as `free` does.
     """
-    return record.run is not None and _decide(record, record.run, "Gave %s up", doubt=GIVEN_UP)
+    if record.run is None:
+        return False
+    policy = Policies().policy(record)
+    ttl = None if policy is None else policy.uncertain_ttl
+    return _decide(record, record.run, "Gave %s up", doubt=GIVEN_UP, uncertain_ttl=ttl)
 
 
 def _decide(record: StoredRecord, run: StoredRun, message: str, **decision: Any) -> bool:

@@ -26,10 +26,11 @@ from rest_framework.response import Response
 from django_idempotency import idempotent
 from django_idempotency.core.keys import time_ordered_key
 from django_idempotency.models import GIVEN_UP, REFUSED, DatabaseNow, IdempotencyRecord, PhasedRun
-from django_idempotency.operations import locations, resuming
+from django_idempotency.operations import locations, records, resuming
 from django_idempotency.operations.resuming import Result, Resumer
 from django_idempotency.probes import UNSURE
 from django_idempotency.stores.database import interrupted
+from django_idempotency.stores.database.rows import read_rows
 from tests.app.models import Payment
 from tests.app.serving import TIMEOUT, drf, expire, hearing, is_replay, plain, post
 from tests.phased.conftest import ALL, effects
@@ -395,7 +396,7 @@ def test_a_key_that_is_too_old_by_now(pay, client, script, monkeypatch):
     pay(key_max_age=timedelta(hours=1))
     now = time.time()
     interrupt(script, client, key=time_ordered_key(int(now * 1000), b"0123456789"))
-    monkeypatch.setattr("django_idempotency.adapters.plain.time.time", lambda: now + 7200)
+    monkeypatch.setattr(time, "time", lambda: now + 7200)
 
     assert "1 finished" in resume()
 
@@ -753,3 +754,55 @@ def test_a_resumer_that_comes_second_skips_what_is_held(pay, client, script, gat
     assert [each.result for each in steps] == []
     gate.open()
     assert first.result(TIMEOUT) == [Result.FINISHED]
+
+
+# --- operators ---
+
+
+def stored():
+    """The run as an operator reads it."""
+    (found,) = read_rows(locations.database("default"), IdempotencyRecord.objects.using("default"))
+    return found
+
+
+@pytest.mark.parametrize("doubt", [REFUSED, GIVEN_UP])
+def test_what_an_operator_lets_resume_is_resumed_at_once(pay, client, user, script, doubt):
+    """Whatever it was left for; it does not expire meanwhile."""
+    pay(uncertain_ttl=timedelta(hours=1), max_attempts=2)
+    interrupt(script, client)
+    type(user).objects.update(is_active=doubt == GIVEN_UP)
+    script.fails["charge"] = TimeoutError(AWAY)
+    resume()
+    assert the_run().doubt == doubt
+    script.fails.clear()
+    type(user).objects.update(is_active=True)
+    PhasedRun.objects.update(resume_at=the_run().resume_until)
+
+    assert records.resume(stored())
+    assert IdempotencyRecord.objects.get().uncertain_until is None
+    assert "1 finished" in resume()
+    assert effects() == ALL
+
+
+def test_what_an_operator_gives_up_may_expire(pay, client, script):
+    """As what was attempted too often."""
+    pay(uncertain_ttl=timedelta(hours=1))
+    interrupt(script, client)
+
+    assert records.give_up(stored())
+    assert resume() == ""
+    left = IdempotencyRecord.objects.get().uncertain_until - stored().now
+    assert timedelta(minutes=59) < left <= timedelta(hours=1)
+
+
+def test_what_the_resumer_cannot_send_is_shown(pay, client, user, script):
+    """With the reason, and who may go on."""
+    pay()
+    interrupt(script, client)
+    user.delete()
+    resume()
+    out = StringIO()
+    call_command("idempotency_unsettled", stdout=out)
+
+    assert "its user is gone" in out.getvalue()
+    assert "by a retry alone" in out.getvalue()

@@ -13,11 +13,19 @@ from django_idempotency.stores.stored import StoredRun
 
 
 def decide(
-    runs: Runs, using: str, digest: bytes, run: StoredRun, *, doubt: int, resume_for: float | None = None
+    runs: Runs,
+    using: str,
+    digest: bytes,
+    run: StoredRun,
+    *,
+    doubt: int,
+    resume_for: float | None = None,
+    uncertain_ttl: float | None = None,
 ) -> None:
     """
     Give the *run*, as it was read, this *doubt*, in the caller's transaction. With *resume_for* its doubt is over, its
-    attempts count anew, the resumer tries for that many seconds, and it does not expire.
+    attempts count anew, the resumer tries for that many seconds, and it does not expire. With *uncertain_ttl* it
+    expires after so many seconds.
 
     The run gets a new token, so that nothing has an effect any more that a former owner, a retry or another operator
     does about the run as it was.
@@ -28,6 +36,9 @@ def decide(
     now, later, seconds = clock_of(connections[using].vendor)
     token = str(secrets.randbits(63))
     change, values, of_record = "doubt = %s", (doubt,), ""
+    until = () if uncertain_ttl is None else (seconds(uncertain_ttl),)
+    if until:
+        of_record = f", uncertain_until = {later}"
     if resume_for is not None:
         change = f"doubt = {NO_DOUBT}, attempts = 0, resume_at = executed_at, resume_until = {later}"
         values, of_record = (seconds(resume_for),), ", uncertain_until = NULL"
@@ -38,7 +49,7 @@ def decide(
                 raise RequestInProgress("A former owner of the run is in the middle of a phase, or the key was freed.")
         cursor.execute(
             f"UPDATE {TABLE} SET body = %s{of_record} WHERE digest = %s AND status = {UNSETTLED} AND body = %s",
-            (token.encode(), digest, run.token.encode()),
+            (token.encode(), *until, digest, run.token.encode()),
         )
         if cursor.rowcount == 1:
             cursor.execute(
