@@ -19,7 +19,7 @@ from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,6 @@ HEIGHTS = {
     "records": {WIDE: 720},
     "record": {WIDE: 1500, NARROW: 2200},
     "settle": {WIDE: 1100, NARROW: 1500},
-    "settle-run": {WIDE: 1300, NARROW: 1700},
     "dashboard": {WIDE: 1285, NARROW: 1490},
 }
 
@@ -128,7 +127,6 @@ def served() -> Iterator[str]:
 
     call_command("migrate", verbosity=0)
     call_command("seed_traffic", until=NOW, password=PASSWORD, stdout=io.StringIO())
-    add_run()
     connection.close()
     server = ThreadedWSGIServer(("127.0.0.1", 0), WSGIRequestHandler, connections_override=None)
     server.daemon_threads = True
@@ -141,28 +139,6 @@ def served() -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def add_run() -> None:
-    """An order in phases, whose gateway was away for so long that it was given up."""
-    from django_idempotency.core.keys import Identity
-    from django_idempotency.core.progress import Progress
-    from django_idempotency.models import GIVEN_UP, IdempotencyRecord, PhasedRun
-
-    scope, operation, key = "auth.user:1", "POST api/orders/", "order-2f6c81d0"
-    began = NOW - timedelta(hours=2, minutes=14)
-    record = IdempotencyRecord(
-        digest=Identity(scope, operation, key).digest, scope=scope, operation=operation, key=key,
-        fingerprint=b"\x01" * 32, request="POST 127.0.0.1:8000 api/orders/", request_id="b0d1f4a2c7e84f6e9a3c",
-        head=Progress().with_phase("order", {"order": 8812}).with_phase("charge", {"charge": "ch_5021"}).encode(),
-        body=b"1", executed_at=began, expires_at=began + timedelta(days=1),
-    )  # fmt: skip
-    record.save(force_insert=True)
-    PhasedRun.objects.create(
-        digest=record.digest, executed_at=began, token=1, ends_at=began, attempts=10, doubt=GIVEN_UP, phase="ship",
-        error="ConnectionError: shipping.example does not answer", resume_at=began,
-        resume_until=began + timedelta(days=1), sent=b"{}",
-    )  # fmt: skip
 
 
 # --- the browser ---
@@ -203,7 +179,6 @@ def pages(address: str) -> dict[str, Callable[[Any], None]]:
 
     records = IdempotencyRecord.objects.order_by("-executed_at")
     charge = records.filter(operation__endswith="/charges/", status=201)[0]
-    run = records.get(key="order-2f6c81d0")
     refund = records.filter(operation__endswith="/refund/", key__startswith="order-")[0]
 
     def page(name: str, *args: object, query: str = "") -> Callable[[Any], None]:
@@ -215,8 +190,7 @@ def pages(address: str) -> dict[str, Callable[[Any], None]]:
         "search": page("changelist", query=f"?q={refund.key}"),
         "record": page("change", charge),
         "unsettled": page("unsettled"),
-        "settle": page("settle", records.unsettled().exclude(pk=run.pk)[0]),
-        "settle-run": page("settle", run),
+        "settle": page("settle", records.unsettled()[0]),
         "free": page("free", charge),
         "dashboard": page("dashboard", query="?period=7d"),
     }
