@@ -165,7 +165,7 @@ def call(
             policy,
             conf.database(policy, request),
             execute,
-            capture,
+            capture if thread is None else thread.unless_cancelled(capture),
             adapter.check_replay,
             time.sleep if thread is None else thread.sleep,
         )
