@@ -68,11 +68,13 @@ CORE = (
 # What else asks the server.
 SERVER = (
     *CORE,
+    "tests/asyncs",
     "tests/checks",
     "tests/edges/test_late.py",
     "tests/edges/test_secrets.py",
     "tests/operations",
     "tests/phased",
+    "tests/proof/test_async_kills.py",
     "tests/proof/test_phased.py",
 )
 # What the claim's other ways do not change is left to the runs without them.

@@ -101,12 +101,20 @@ class OwnThread:
     def wait_for(self, call: Callable[[], Awaitable[Result]]) -> Result:
         """On the thread: *call* the handler on the event loop, wait for it, and return its result."""
         try:
-            value = async_to_sync(self._await)(call)
+            return async_to_sync(self._await)(call)
         except GeneratorExit:  # of `_abandon`
             raise asyncio.CancelledError from None
-        if self._is_cancelled.is_set():
-            raise asyncio.CancelledError
-        return value
+
+    def unless_cancelled(self, capture: Callable[[Any], Result]) -> Callable[[Any], Result]:
+        """*capture*, after which the record is written, with a last look whether the call is cancelled."""
+
+        def look(value: Any) -> Result:
+            answer = capture(value)
+            if self._is_cancelled.is_set():
+                raise asyncio.CancelledError
+            return answer
+
+        return look
 
     async def _await(self, call: Callable[[], Awaitable[Result]]) -> Result:
         if self._is_cancelled.is_set():

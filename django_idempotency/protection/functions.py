@@ -192,8 +192,14 @@ def _run(
         return Answer(value, result_record(value, policy, operation))
 
     attempt = _event_attempt(operation, policy, args, kwargs)
-    sleep = time.sleep if thread is None else thread.sleep
-    outcome = run(attempt, policy, conf.database(policy, *args, **kwargs), execute, capture, sleep=sleep)
+    outcome = run(
+        attempt,
+        policy,
+        conf.database(policy, *args, **kwargs),
+        execute,
+        capture if thread is None else thread.unless_cancelled(capture),
+        sleep=time.sleep if thread is None else thread.sleep,
+    )
     match outcome:
         case Executed(value):
             return Outcome(value, replayed=False)

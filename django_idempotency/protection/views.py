@@ -60,6 +60,8 @@ def protect(view: View, policy: Policy) -> View:
         check_place(view)
     else:
         check_method(cast(Hashable, type(bound)), getattr(method, "__func__", method))
+        if method.__name__ == "dispatch" and getattr(type(bound), "view_is_async", False):
+            return _wrap_async(view, policy, bound)  # it is a plain `def` that returns what the handler returns
     return wrap(view, policy, bound)
 
 
@@ -172,7 +174,7 @@ def call(
             policy,
             conf.database(policy, request),
             execute,
-            capture,
+            capture if thread is None else thread.unless_cancelled(capture),
             adapter.check_replay,
             time.sleep if thread is None else thread.sleep,
         )

@@ -131,7 +131,13 @@ def slow_statements(at: int, when: Any) -> Iterator[list[str]]:
 
 def test_a_client_hangs_up_during_a_statement(asgi):
     """Whichever it is: before the claim, in it, in the handler, or with the record, which may be too late."""
-    served = asgi(idempotent(make_payment))
+    called: list[str] = []
+
+    async def view(request: Any) -> Any:
+        called.append(request.headers["Idempotency-Key"])
+        return await make_payment(request)
+
+    served = asgi(idempotent(view))
     with slow_statements(-1, None) as sent:
         served.run(lambda asgi: asgi.post(key="dry"))
     assert len(sent) >= 3
@@ -144,6 +150,8 @@ def test_a_client_hangs_up_during_a_statement(asgi):
             loop = asyncio.get_running_loop()
             with slow_statements(number, lambda: loop.call_soon_threadsafe(hangs_up.set)):
                 assert (await asgi.post(key=key, hangs_up=hangs_up)).status == 0
+            if not any("app_payment" in each for each in sent[: number + 1]):
+                assert key not in called  # the handler does not begin for nobody
             found = await sync_to_async(IdempotencyRecord.objects.filter(key=key).count)()
             again, third = await asgi.post(key=key), await asgi.post(key=key)
             assert (again.status, again.is_replay, third.is_replay) == (201, bool(found), True)
@@ -154,6 +162,27 @@ def test_a_client_hangs_up_during_a_statement(asgi):
     last = len(sent) - 1
     assert committed == [0] * committed.count(0) + [1] * committed.count(1)
     assert committed[:-1].count(1) <= (1 if "COMMIT" in sent[last] else 0), (committed, sent)
+
+
+def test_a_client_hangs_up_while_the_answer_is_rendered(asgi):
+    """Nothing is recorded."""
+
+    def should_store(response: Any) -> bool:
+        if hold:
+            loops[0].call_soon_threadsafe(hangs_up.set)
+            time.sleep(0.3)
+        return True
+
+    async def script(asgi: Asgi) -> None:
+        loops.append(asyncio.get_running_loop())
+        assert (await asgi.post(hangs_up=hangs_up)).status == 0
+        assert await sync_to_async(left)() == (0, 0)
+        hold.clear()
+        assert (await asgi.post()).status == 201
+
+    hangs_up, hold, loops = asyncio.Event(), [1], list[asyncio.AbstractEventLoop]()
+    asgi(idempotent(should_store=should_store)(make_payment)).run(script)
+    assert left() == (1, 1)
 
 
 def test_a_timeout_of_the_handler_s_own(asgi):

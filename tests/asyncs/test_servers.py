@@ -80,7 +80,11 @@ def start(name: str, **options: Any) -> Served:
     raise AssertionError(f"{name} did not listen")
 
 
-@pytest.fixture(params=SERVERS)
+# The short suite has one of them.
+EACH = [name if name == "uvicorn" else pytest.param(name, marks=pytest.mark.slow) for name in SERVERS]
+
+
+@pytest.fixture(params=EACH)
 def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     pytest.importorskip(request.param)
     served = start(request.param)
@@ -136,7 +140,7 @@ def test_a_server_that_ends(served, how):
 
 @pytest.mark.skipif("connection.vendor != 'postgresql'", reason="Django's pool is of PostgreSQL")
 @pytest.mark.skipif(POOLED, reason="the pool is the server's")
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", EACH)
 def test_with_a_pool(name):
     """Threads come and go, and each gives its connection back: also those of clients that hang up."""
     pytest.importorskip(name)

@@ -80,6 +80,7 @@ DECORATED = {
     "callable object": idempotent(CallableView()),
     "class": method_decorator(idempotent, name="post")(type("C", (Plain,), {"post": Plain.post})).as_view(),
     "method": type("M", (Plain,), {"post": idempotent(Plain.post)}).as_view(),
+    "dispatch": method_decorator(idempotent, name="dispatch")(type("D", (Plain,), {})).as_view(),
     "around as_view": idempotent(Plain.as_view()),
     "adrf function": in_api_view(idempotent(rest_payment)),
     "adrf method": type("R", (Rest,), {"post": idempotent(Rest.post)}).as_view(),
