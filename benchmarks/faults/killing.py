@@ -147,8 +147,8 @@ class Lane:
                 died += 1
                 continue
             self.tally.survived += 1
-            if at_point:
-                self.tally.points[path + script] = os.waitstatus_to_exitcode(status)
+            if at_point and (counted := os.waitstatus_to_exitcode(status)):
+                self.tally.points[path + script] = counted
         self.tally.kills += died
         if not at_point:
             self.tally.instants += died
@@ -175,7 +175,9 @@ class Lane:
                 with halting(points) as halt:  # type: ignore[arg-type]
                     answer = answer_of(**request)
                 halt.reach("before the answer is sent")
-                code = min(points.count, 255)
+                # A replay and a refusal are shorter, and would hide the later points from then on.
+                is_whole = answer["status"] in (201, 400) and "idempotency-replayed" not in answer["headers"]
+                code = min(points.count, 255) if is_whole else 0
             self.journal.answer(key, answer["status"], answer["body"].encode("latin-1"))
         finally:
             os._exit(code)
