@@ -99,7 +99,7 @@ class LateRecoveryPoint(DatabaseStore):
     """In phased mode: a phase's recovery point is written when the phase's transaction is committed."""
 
     class LateRuns(Runs):
-        LATE = 0.01  # seconds, in which a kill may fall
+        LATE = 0.05  # seconds, in which a kill may fall
 
         def advance(self, using: str, attempt: Attempt, token: str, progress: Progress) -> bool:
             write = super().advance

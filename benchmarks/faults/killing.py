@@ -39,7 +39,7 @@ PHASED = "/phased/brief/"
 
 # Of a request, until one has been counted to its end: more than there are, because only a survivor tells.
 POINTS, POINTS_IN_PHASES = 32, 100
-INSTANT = 0.02  # seconds that a request takes, until one has been timed
+INSTANT, INSTANT_IN_PHASES = 0.02, 0.1  # seconds that a request takes, until one has been timed
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,7 +98,7 @@ class Lane:
         self.draw = random.Random(f"{plan.seed}/{number}")
         self.journal = Journal(Path(plan.log))
         self.tally = Tally()
-        self.instant = INSTANT
+        self.instant = INSTANT_IN_PHASES if plan.gateway else INSTANT
 
     def run(self) -> Tally:
         self.retrier = self.fork_retrier()

@@ -90,7 +90,7 @@ def test_kills_in_phases(server, tmp_path: Path, count):
 
 def test_kills_in_phases_catch_a_planted_bug(server, tmp_path: Path):
     """A recovery point that is committed after its phase is missing after some kill, and the phase runs twice."""
-    seen = kills.kill(VENDOR, server, KILLS // 3, tmp_path, phased=True, bug=kills.BUGS_IN_PHASES[0])
+    seen = kills.kill(VENDOR, server, KILLS // 3, tmp_path, phased=True, lanes=2, bug=kills.BUGS_IN_PHASES[0])
 
     assert "more than one effect" in seen["violations"]
 
