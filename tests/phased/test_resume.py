@@ -488,7 +488,9 @@ def test_a_request_is_encrypted(serve, protect, client, script):
     assert bodies[0] == bodies[1]
 
 
-@pytest.mark.parametrize("made", ["text", {"body": object()}, {"body": float("nan")}], ids=["a string", "an object", "no number"])
+@pytest.mark.parametrize(
+    "made", ["text", {"body": object()}, {"body": float("nan")}], ids=["a string", "an object", "no number"]
+)
 def test_a_callable_that_returns_something_else(pay, client, script, made):
     """It is the project's error, before anything runs."""
     pay(store_request=lambda request, sent: made)
