@@ -13,7 +13,7 @@ E011 two functions with one operation         E012 an alias that is not django-r
 E013 a Redis that is too old                  E014 a store for tests, outside of them
 E015 a middleware at a wrong place            E016 a pattern without a route
 E017 tombstones in a store without them       E018 phases in a store without runs
-E019 ATOMIC_REQUESTS around phases
+E019 ATOMIC_REQUESTS around phases           E020 ATOMIC_REQUESTS around an async view
 W001 SQLite without IMMEDIATE                W002 anonymous requests share a scope
 W003 a login view                            W004 the table is missing
 W005 a server that takes no such response    W006 a decorator without effect
