@@ -40,15 +40,16 @@ STORED_4XX = frozenset({HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.NOT_FOUND, HTTPS
 REFUSED = "a refusal is not stored, unless the option `should_store` accepts it"
 NOT_ACCEPTED = "the option `should_store` does not accept that answer"
 NO_REDIRECT = "a form's key stores a redirect alone: redirect when the work is done"
-# By the top package of what their handlers return, which becomes a response later.
+# By the top package of what their handlers return, which becomes a response later: the name, and the page that helps.
+GRAPHQL, JSON_RPC, NINJA = "protect-graphql", "protect-json-rpc", "protect-ninja"
 FRAMEWORKS = {
-    "graphql": "GraphQL",
-    "jsonrpcserver": "JSON-RPC",
-    "modernrpc": "django-modern-rpc",
-    "ninja": "Django Ninja",
-    "pydantic": "A framework of pydantic models (Django Ninja, FastAPI)",
-    "starlette": "Starlette (FastAPI)",
-    "strawberry": "Strawberry",
+    "graphql": ("GraphQL", GRAPHQL),
+    "jsonrpcserver": ("JSON-RPC", JSON_RPC),
+    "modernrpc": ("django-modern-rpc", JSON_RPC),
+    "ninja": ("Django Ninja", NINJA),
+    "pydantic": ("A framework of pydantic models (Django Ninja, FastAPI)", NINJA),
+    "starlette": ("Starlette (FastAPI)", ""),
+    "strawberry": ("Strawberry", GRAPHQL),
 }
 FORM_ANSWER = "_idempotency_form_answer"  # of a response that answers a form although it is no redirect
 
@@ -81,7 +82,7 @@ class PlainAdapter(AttemptReader):
                 response.close()
             raise UnstorableResponse(
                 f"An idempotent view must return an HttpResponse, not {type(response).__name__}: its work was rolled"
-                f" back.{_remedy_for(response)}"
+                f" back.{_remedy_for(response, self.django_request)}"
             )
         should_store, status = self.policy.should_store, response.status_code
         summary = f"status {status}"
@@ -282,14 +283,19 @@ def _leads_to_login(request: HttpRequest, response: HttpResponseBase) -> bool:
     return login == target
 
 
-def _remedy_for(value: Any) -> str:
+def _remedy_for(value: Any, request: HttpRequest) -> str:
     """What to do with a *value* that is no response, if it can be told what returned it."""
     if inspect.isawaitable(value):
         return " Nothing awaits it: declare the view as `async def`."
-    for base in type(value).__mro__:
-        framework = FRAMEWORKS.get(base.__module__.partition(".")[0])
-        if framework is not None:
-            return f" {framework} makes a response of it after the view: protect the view that returns that response."
+    # Ninja returns plain values, too, and its view is known by its module.
+    view = getattr(request.resolver_match, "func", None)
+    for module in (getattr(view, "__module__", ""), *(base.__module__ for base in type(value).__mro__)):
+        name, page = FRAMEWORKS.get(module.partition(".")[0], ("", ""))
+        if name:
+            remedy = "import `idempotent` from django_idempotency.contrib.ninja" if page == NINJA else ""
+            remedy = remedy or "protect the view that returns that response"
+            where = f" (docs/how-to/{page}.md)" if page else ""
+            return f" {name} makes a response of it after the view: {remedy}{where}."
     return ""
 
 

@@ -13,6 +13,7 @@ from strawberry.django.views import GraphQLView as StrawberryView
 from strawberry.schema.config import StrawberryConfig
 
 from django_idempotency import idempotent, keys, outcomes
+from django_idempotency.exceptions import UnstorableResponse
 from django_idempotency.models import IdempotencyRecord
 from tests.app.models import Payment
 from tests.app.serving import PATH, is_replay
@@ -247,3 +248,12 @@ def test_a_form_is_read_too(graphql, library, client):
 
     assert [(answer.status_code, is_replay(answer)) for answer in answers] == [(200, False), (200, True)]
     assert Payment.objects.count() == 1
+
+
+def test_a_result_that_is_no_response_is_told(serve, client):
+    """The error names the library, and the page that helps."""
+    schema = strawberry.Schema(Query, Mutation)
+    serve(csrf_exempt(idempotent(lambda request: schema.execute_sync(COUNT))))
+
+    with pytest.raises(UnstorableResponse, match=r"Strawberry makes a response .*protect-graphql"):
+        client.post(PATH, headers=KEY)

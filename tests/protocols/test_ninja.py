@@ -471,6 +471,22 @@ def test_a_function_that_ninja_does_not_call_is_an_error(rf):
         pay(rf.post("/", headers=KEY))
 
 
+@pytest.mark.parametrize("value", [{"id": 1}, PaymentOut(id=1, amount=5)], ids=["a dict", "a schema"])
+def test_the_decorator_for_views_names_the_one_for_ninja(serve, client, value):
+    """Django's test client raises what a server would log."""
+    api = new_api()
+
+    @api.post("/pay")
+    @django_idempotency.idempotent
+    def pay(request):
+        return value
+
+    serve(api)
+
+    with pytest.raises(exceptions.UnstorableResponse, match=r"django_idempotency\.contrib\.ninja .*protect-ninja"):
+        post(client)
+
+
 # --- what is told of it ---
 
 
