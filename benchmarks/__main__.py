@@ -125,6 +125,9 @@ def measure_all(results: Results, urls: dict[str, str], redis: str | None) -> No
                 with wire_to(url, delay / 1000) as port:
                     far = run("benchmarks.measure", url, WIRE_PORT=str(port), CASES=FAR_CASES, ROUNDS=each)
                     results.far.setdefault((name, delay), []).append(far)
+        if "PostgreSQL" in urls:
+            print(f"run {number + 1} of {results.runs}: async views", file=sys.stderr)
+            results.async_views.append(run("benchmarks.async_views", urls["PostgreSQL"], ROUNDS=each))
     for name in DIRECT:
         if name in urls:
             print(f"Python's share: {name}", file=sys.stderr)

@@ -53,6 +53,8 @@ def configure() -> None:
         pymysql.version_info = (2, 2, 7, "final", 0)  # what Django asks of mysqlclient, whose place PyMySQL takes
         pymysql.install_as_MySQLdb()
     database = dj_database_url.parse(url, conn_max_age=0 if os.environ.get("CONN_MAX_AGE") == "0" else None)
+    if os.environ.get("POOL") == "1":
+        database |= {"CONN_MAX_AGE": 0, "OPTIONS": {"pool": True}}
     if url.startswith("sqlite"):
         database["OPTIONS"] = {
             "transaction_mode": "IMMEDIATE",

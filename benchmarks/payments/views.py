@@ -1,11 +1,13 @@
 """One payment view, bare and protected: a light view, so that what protection adds shows."""
 
+import json
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
 
+from asgiref.sync import sync_to_async
 from django.db import connection, transaction
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import path
 from django.utils import timezone
 from rest_framework import serializers
@@ -131,7 +133,17 @@ def get(request: HttpRequest) -> HttpResponse:
     return HttpResponse(b"ok")
 
 
+def save(request: HttpRequest) -> int:
+    with transaction.atomic():
+        return PAYMENTS.create(**json.loads(request.body)).pk
+
+
+async def async_atomic(request: HttpRequest) -> JsonResponse:
+    return JsonResponse({"id": await sync_to_async(save)(request)}, status=201)
+
+
 VIEWS = {"autocommit": Bare, "atomic": Atomic, "protected": Protected, "floor": TwoStatements, "canned": Canned}
 VIEWS |= {"twice": Twice, "phased": Phased}
 urlpatterns = [path(PATHS[name].removeprefix("/"), view.as_view()) for name, view in VIEWS.items()]
+urlpatterns += [path("async/atomic/", async_atomic), path("async/protected/", idempotent(async_atomic))]
 urlpatterns.append(path(PATHS["get"].removeprefix("/"), get))
