@@ -2,7 +2,7 @@
 Async views under uvicorn, on the database `DATABASE_URL`, through psycopg's pool: one client over one kept connection.
 
 Each round asks for every case once, in a shuffled order, and gives one ratio per case against the same round's bare
-view, whose work is one `sync_to_async` of an `atomic` block.
+view, whose work is one `sync_to_async` of an `atomic` block. The protected view's work is the same without `atomic`.
 """
 
 import http.client

@@ -2,8 +2,9 @@
 
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
+from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.db import connection, transaction
@@ -134,16 +135,21 @@ def get(request: HttpRequest) -> HttpResponse:
 
 
 def save(request: HttpRequest) -> int:
-    with transaction.atomic():
-        return PAYMENTS.create(**json.loads(request.body)).pk
+    return PAYMENTS.create(**json.loads(request.body)).pk
 
 
-async def async_atomic(request: HttpRequest) -> JsonResponse:
-    return JsonResponse({"id": await sync_to_async(save)(request)}, status=201)
+def asynchronous(save: Callable[[HttpRequest], int]) -> Callable[[HttpRequest], Coroutine[Any, Any, JsonResponse]]:
+    async def view(request: HttpRequest) -> JsonResponse:
+        return JsonResponse({"id": await sync_to_async(save)(request)}, status=201)
+
+    return view
 
 
 VIEWS = {"autocommit": Bare, "atomic": Atomic, "protected": Protected, "floor": TwoStatements, "canned": Canned}
 VIEWS |= {"twice": Twice, "phased": Phased}
 urlpatterns = [path(PATHS[name].removeprefix("/"), view.as_view()) for name, view in VIEWS.items()]
-urlpatterns += [path("async/atomic/", async_atomic), path("async/protected/", idempotent(async_atomic))]
+urlpatterns += [
+    path("async/atomic/", asynchronous(transaction.atomic(save))),
+    path("async/protected/", idempotent(asynchronous(save))),
+]
 urlpatterns.append(path(PATHS["get"].removeprefix("/"), get))
