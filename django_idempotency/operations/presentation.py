@@ -87,7 +87,8 @@ class PresentedRun:
 
     phases: tuple[tuple[str, str | None], ...]  # the finished ones: name, and result as JSON; None if left out
     place: str  # the phase in which or after which the last attempt ended, as far as that is known
-    has_died: bool  # Did that attempt end without a word? Then *error* is that of an earlier one.
+    # Did that attempt end without a word? Then *error* is that of an earlier one, or says why no resumer may go on.
+    has_died: bool
     attempts: int  # since an operator let it be resumed, if one did
     most: int | None  # after as many attempts it is given up; None if its operation is not known any more
     error: str
