@@ -9,6 +9,8 @@ WITH ?=
 ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# What daphne needs builds without a compiler, too, on a Python for which it has no wheel.
+export AUTOBAHN_USE_NVX = 0
 RUN = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help

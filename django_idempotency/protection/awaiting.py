@@ -149,9 +149,10 @@ class OwnThread:
     def abandon(self) -> None:
         """End the handler, if its event loop has stopped: the thread would wait for ever, in an open transaction."""
         task = self._task
-        if task is not None and not task.get_loop().is_running():
-            with suppress(RuntimeError):  # a handler that awaits more
-                task.get_coro().close()
+        if task is None or task.get_loop().is_running() or (coroutine := task.get_coro()) is None:
+            return
+        with suppress(RuntimeError):  # a handler that awaits more
+            coroutine.close()
 
     def sleep(self, seconds: float) -> None:
         """On the thread: sleep for *seconds*, or until the call is cancelled."""
