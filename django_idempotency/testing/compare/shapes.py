@@ -11,8 +11,11 @@ from django.apps import apps
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-# Tables that Django itself writes, and SQLite's own: that prefix is reserved (sqlite.org, "Internal Schema Objects").
-UNSEEN = ("django_migrations", "django_content_type", "django_session", "sqlite_*")
+from django_idempotency.stores.database.mysql import SLOTS
+
+# Tables that Django itself writes; SQLite's own, whose prefix is reserved (sqlite.org, "Internal Schema Objects"); and
+# the rows that a claim locks on MySQL, which never change.
+UNSEEN = ("django_migrations", "django_content_type", "django_session", "sqlite_*", SLOTS)
 CONTAINERS = (dict, list, set, tuple, str, bytes, int, float, bool)  # as a default: a constant
 
 
