@@ -206,14 +206,15 @@ async def call_async(
     adapter_of: AdapterOf | None = None,
 ) -> Any:
     """Like `call`, for an async *view*: what it protects runs on the thread of the request."""
-    adapter = (adapter_of or _adapter)(request, policy)
-    django_request = adapter.django_request
     is_plain = request.method not in policy.methods
-    if (is_plain or policy.mode == OBSERVE) and RESUMPTION not in vars(django_request):
-        outer = django_request.idempotency = getattr(django_request, "idempotency", None)
-        if is_plain:
-            return await view(*args, **kwargs)
-        return await observe_async_request(adapter, outer, partial(view, *args, **kwargs))
+    if is_plain or policy.mode == OBSERVE:
+        adapter = (adapter_of or _adapter)(request, policy)
+        django_request = adapter.django_request
+        if RESUMPTION not in vars(django_request):
+            outer = django_request.idempotency = getattr(django_request, "idempotency", None)
+            if is_plain:
+                return await view(*args, **kwargs)
+            return await observe_async_request(adapter, outer, partial(view, *args, **kwargs))
     thread = OwnThread()
     answer = await thread.run(partial(call, view, args, kwargs, request, policy, adapter_of, thread))
     return await answer if inspect.isawaitable(answer) else answer

@@ -87,7 +87,6 @@ EACH = [name if name == "uvicorn" else pytest.param(name, marks=pytest.mark.slow
 
 @pytest.fixture(params=EACH)
 def served(request: pytest.FixtureRequest) -> Iterator[Served]:
-    pytest.importorskip(request.param)
     served = start(request.param)
     with served.process:
         yield served
@@ -145,7 +144,6 @@ def test_a_server_that_ends(served, how):
 @pytest.mark.parametrize("name", EACH)
 def test_with_a_pool(name):
     """Threads come and go, and each gives its connection back: also those of clients that hang up."""
-    pytest.importorskip(name)
     served = start(name, OPTIONS={"pool": {"min_size": 2, "max_size": 2, "timeout": 5}})
     with served.process:
         for number in range(5):
