@@ -4,9 +4,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from django.core.cache import caches
@@ -35,30 +33,6 @@ pytestmark = [pytest.mark.django_db(transaction=True, databases=["default", "oth
 def _gallery(settings, tmp_path):
     settings.ROOT_URLCONF = "tests.kit.gallery"
     settings.LEDGER = tmp_path / "ledger.txt"
-
-
-@pytest.fixture
-def gateway(settings) -> Iterator[list[str]]:
-    """A server of somebody else's; the paths that it was asked for."""
-    asked: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            asked.append(self.path)
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        settings.GATEWAY_PORT = server.server_address[1]
-        yield asked
-        server.shutdown()
-        thread.join()
 
 
 def post(name: str) -> Call:

@@ -1,8 +1,6 @@
 """The kit and views in phases: an attempt that fails is resumed, and what a phase does twice is told."""
 
 import http.client
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from django.conf import settings as django_settings
@@ -130,30 +128,6 @@ def test_its_requests_can_be_replayed(serve, client):
 # --- crash_points ---
 
 killing = [pytest.mark.django_db(transaction=True, databases=["default", "other"]), pytest.mark.kill]
-
-
-@pytest.fixture
-def gateway(settings):
-    """A server of somebody else's; the keys of the charges that it has made. It knows a key that it has had."""
-    charges: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            charges.append(self.path)
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        settings.GATEWAY_PORT = server.server_address[1]
-        yield charges
-        server.shutdown()
-        thread.join()
 
 
 def ask(path):
