@@ -36,14 +36,14 @@ def run(
     execute: Callable[[OperationHandle], Value],
     capture: Callable[[Value], Answer[Value]],
     guard: Callable[[CompletionRecord], object] | None = None,
-    sleep: Callable[[float], object] = time.sleep,
+    patience: "Patience | None" = None,
 ) -> Executed[Value] | Replayed | Refused | Joined:
     """
     Run *attempt* at most once.
 
     A new identity is claimed, *execute* runs, and what *capture* makes of its result is stored. An existing record is
     returned once *guard* accepts it. A call from inside the same execution joins it. *using* names the database; with
-    None the store chooses. *sleep* takes seconds, while a rival is in flight; it may raise to end the wait.
+    None the store chooses. *patience* is how a call waits that does not block its thread; by default it sleeps.
 
     Raises `HandlerError` if the handler broke the law, and whatever *execute*, *capture* and *guard* raise; work in the
     database is rolled back then.
@@ -54,7 +54,7 @@ def run(
     if joined is not None:
         return joined
     try:
-        outcome = _decide_until_final(execution, policy, sleep)
+        outcome = _decide_until_final(execution, policy, patience)
     except Refusal as error:
         if execution.has_run:
             _pass_on(error, execution)  # of another operation, which the handler or one of its hooks started
@@ -99,12 +99,36 @@ def run_without_key(policy: ResolvedPolicy, using: str | None, execute: Callable
         return execute(handle)
 
 
+class Patience:
+    """How long an attempt waits for a rival that is in flight, and in what steps."""
+
+    __slots__ = ("_deadline", "_poll")
+
+    def __init__(self) -> None:
+        self._deadline: float | None = None
+        self._poll = FIRST_POLL
+
+    def wait(self, timeout: float) -> bool:
+        """Wait a step, each longer than the one before. Returns False if the *timeout* (seconds) is over."""
+        now = time.monotonic()
+        if self._deadline is None:
+            self._deadline = now + timeout
+        remaining, poll = self._deadline - now, self._poll
+        if remaining <= 0:
+            return False
+        self._poll = min(poll * 2, LONGEST_POLL)
+        self.sleep(min(remaining, poll * random.uniform(0.5, 1)))  # noqa: S311 jitter
+        return True
+
+    def sleep(self, seconds: float) -> None:
+        """Let *seconds* pass; or raise, if the caller runs the attempt again after them, with this patience."""
+        time.sleep(seconds)
+
+
 def _decide_until_final(
-    execution: Execution[Value], policy: ResolvedPolicy, sleep: Callable[[float], object]
+    execution: Execution[Value], policy: ResolvedPolicy, patience: Patience | None
 ) -> Executed[Value] | Replayed | Refused:
     """Try until the decision is final; it is not while a rival is in flight, or if a rival was faster."""
-    deadline = time.monotonic() + policy.wait_timeout if policy.wait else 0.0
-    poll = FIRST_POLL
     restarts = 0
     while True:
         try:
@@ -116,11 +140,9 @@ def _decide_until_final(
             continue
         if outcome is not None:
             return outcome
-        remaining = deadline - time.monotonic()
-        if not policy.wait or remaining <= 0:
+        patience = patience or Patience()
+        if not policy.wait or not patience.wait(policy.wait_timeout):
             return Refused(RequestInProgress())
-        sleep(min(remaining, poll * random.uniform(0.5, 1)))  # noqa: S311 jitter
-        poll = min(poll * 2, LONGEST_POLL)
 
 
 def _pass_on(refusal: Refusal, execution: Execution[Value]) -> NoReturn:

@@ -3,7 +3,8 @@ Async handlers: the engine runs on the request's own thread, and the handler on 
 
 Django's async ORM sends its statements on that thread too, so that the handler's are in the claim's transaction. The
 engine stays as it is: it blocks the thread, and while it waits for the handler the thread serves what the handler sends
-there, and nothing else. So two requests that share a thread run one after the other, never in one transaction.
+there, and nothing else. So two requests that share a thread run one after the other, never in one transaction. A
+duplicate that waits for its rival does so on the event loop, and its thread is free.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, syn
 from django.db import connections
 
 from django_idempotency.engine import other_threads  # noqa: F401 it observes the connections of handlers
+from django_idempotency.engine.run import Patience
 from django_idempotency.exceptions import NothingDone
 
 Result = TypeVar("Result")
@@ -36,7 +38,14 @@ _inside: ContextVar[tuple["OwnThread", ...]] = ContextVar("django_idempotency_ow
 _here = threading.local()
 
 
-class OwnThread:
+class _Pause(Exception):
+    """Leaves the thread: the work is to be done again after so many *seconds*."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+
+class OwnThread(Patience):
     """
     The thread on which the engine runs for one call of an async handler: under ASGI the request's own, under Django's
     test client that of the test. Where there is none, it is a new one, with connections of its own.
@@ -45,8 +54,11 @@ class OwnThread:
     nothing is recorded, and the transaction is rolled back: also if the handler swallows the cancellation.
     """
 
+    again: Callable[[], Any] | None = None  # the part of the work that is done again after a pause; by default all
+
     def __init__(self) -> None:
-        self._is_cancelled = threading.Event()
+        super().__init__()
+        self._is_cancelled = False
         self._lock = threading.Lock()
         self._is_working = False
         self._task: asyncio.Task[Any] | None = None  # of the handler, while it runs
@@ -59,7 +71,11 @@ class OwnThread:
             # A thread that was there before belongs to somebody who closes its connections.
             is_new = context.token is not None and await sync_to_async(_has_no_connections)()
             try:
-                return await sync_to_async(self._work)(work)
+                while True:
+                    try:
+                        return await sync_to_async(self._work)(self.again or work)
+                    except _Pause as pause:
+                        await asyncio.sleep(pause.seconds)
             except asyncio.CancelledError:
                 await self._cancel()
                 raise
@@ -71,7 +87,7 @@ class OwnThread:
         """Let the work end without an effect, if it can, and wait for that: it needs this event loop."""
         loop, over = asyncio.get_running_loop(), asyncio.Event()
         with self._lock:
-            self._is_cancelled.set()
+            self._is_cancelled = True
             if not self._is_working:
                 return
             self._when_over = partial(loop.call_soon_threadsafe, over.set)
@@ -79,7 +95,7 @@ class OwnThread:
 
     def _work(self, work: Callable[[], Result]) -> Result:
         with self._lock:
-            if self._is_cancelled.is_set():  # while it waited for the thread
+            if self._is_cancelled:  # while it waited for the thread
                 raise NothingDone(CANCELLED)
             self._is_working = True
         stack: list[OwnThread] = vars(_here).setdefault("stack", [])
@@ -110,14 +126,14 @@ class OwnThread:
 
         def look(value: Any) -> Result:
             answer = capture(value)
-            if self._is_cancelled.is_set():
+            if self._is_cancelled:
                 raise asyncio.CancelledError
             return answer
 
         return look
 
     async def _await(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        if self._is_cancelled.is_set():
+        if self._is_cancelled:
             raise NothingDone(CANCELLED)
         inside = _inside.set((*_inside.get(), self))
         task = self._task = asyncio.current_task()
@@ -155,9 +171,8 @@ class OwnThread:
             coroutine.close()
 
     def sleep(self, seconds: float) -> None:
-        """On the thread: sleep for *seconds*, or until the call is cancelled."""
-        if self._is_cancelled.wait(seconds):
-            raise asyncio.CancelledError
+        """On the thread: leave it for *seconds*, in which it serves others."""
+        raise _Pause(seconds)
 
 
 _awaited: WeakSet[OwnThread] = WeakSet()

@@ -198,7 +198,7 @@ def _run(
         conf.database(policy, *args, **kwargs),
         execute,
         capture if thread is None else thread.unless_cancelled(capture),
-        sleep=time.sleep if thread is None else thread.sleep,
+        patience=thread,
     )
     match outcome:
         case Executed(value):

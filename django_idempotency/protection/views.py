@@ -2,7 +2,6 @@
 
 import inspect
 import sys
-import time
 from collections.abc import Callable, Hashable
 from functools import partial, wraps
 from typing import Any, TypeVar, Unpack, assert_never, cast, overload
@@ -167,34 +166,39 @@ def call(
             warn_of_cookies(operation, django_request, answer.value)
         return answer
 
-    session = session_key(django_request)
-    try:
-        outcome = run(
-            attempt,
-            policy,
-            conf.database(policy, request),
-            execute,
-            capture if thread is None else thread.unless_cancelled(capture),
-            adapter.check_replay,
-            time.sleep if thread is None else thread.sleep,
-        )
-    except Exception:
-        restore_session(django_request, session)
-        raise
-    match outcome:
-        case Executed(response, record):
-            if record is None:
-                restore_session(django_request, session)
-            return response
-        case Joined(handle):
-            django_request.idempotency = handle
-            return view(*args, **kwargs)
-        case Replayed(record):
-            return adapter.replay(record)
-        case Refused(refusal):
-            return adapter.refuse(refusal)
-        case _:
-            assert_never(outcome)
+    def conclude() -> Any:
+        session = session_key(django_request)
+        try:
+            outcome = run(
+                attempt,
+                policy,
+                conf.database(policy, request),
+                execute,
+                capture if thread is None else thread.unless_cancelled(capture),
+                adapter.check_replay,
+                thread,
+            )
+        except Exception:
+            restore_session(django_request, session)
+            raise
+        match outcome:
+            case Executed(response, record):
+                if record is None:
+                    restore_session(django_request, session)
+                return response
+            case Joined(handle):
+                django_request.idempotency = handle
+                return view(*args, **kwargs)
+            case Replayed(record):
+                return adapter.replay(record)
+            case Refused(refusal):
+                return adapter.refuse(refusal)
+            case _:
+                assert_never(outcome)
+
+    if thread is not None:
+        thread.again = conclude  # the request is read once
+    return conclude()
 
 
 async def call_async(

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextvars
+import threading
+from datetime import timedelta
 from typing import Any
 
 import asgiref
@@ -75,6 +77,37 @@ def test_a_duplicate_in_flight(asgi, in_flight):
     else:
         assert (second.is_replay, second.body) == (True, first.body)
     assert left() == (2, 2)
+
+
+@servers_only
+def test_the_thread_of_a_duplicate_that_waits_is_free(asgi):
+    """What else is to run there does so at once, and not when the wait is over."""
+    began, ends = asyncio.Event(), asyncio.Event()
+
+    @idempotent(in_flight="wait", wait_timeout=timedelta(seconds=60))
+    async def pay(request: Any) -> Any:
+        began.set()
+        await ends.wait()
+        return await make_payment(request)
+
+    async def view(request: Any) -> Any:
+        waits = began.is_set()
+        answer = asyncio.create_task(pay(request))
+        if waits:
+            await asyncio.sleep(0.2)
+            done, _ = await asyncio.wait({asyncio.create_task(sync_to_async(threading.get_ident)())}, timeout=10)
+            ends.set()
+            assert done
+        return await answer
+
+    async def script(asgi: Asgi) -> Any:
+        first = asyncio.create_task(asgi.post())
+        await began.wait()
+        return await asgi.post(), await first
+
+    second, first = asgi(view).run(script)
+    assert (first.status, second.is_replay, second.body) == (201, True, first.body)
+    assert left() == (1, 1)
 
 
 def test_two_requests_on_one_thread_and_connection(asgi):
