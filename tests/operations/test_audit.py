@@ -16,6 +16,7 @@ from django.core.management import CommandError, call_command
 from django.urls import include, path, re_path
 from django.utils import translation
 from django.utils.decorators import method_decorator
+from django.views import View
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from rest_framework.decorators import api_view
@@ -96,6 +97,28 @@ def test_each_kind_of_protection(urls, by_middleware):
     assert found["PATCH api/^payments/(?P<pk>[^/.]+)/$"] == "mixin"
     assert found["PUT api/^payments/(?P<pk>[^/.]+)/$"] == "idempotent"
     assert {how for name, how in found.items() if " admin/" in name} == {"exempt"}
+
+
+async def async_pay(request: Any) -> Any:
+    """A view of the project's."""
+
+
+class AsyncPay(View):
+    async def post(self, request: Any) -> Any:
+        """A handler of the project's."""
+
+
+def test_async_views(urls, by_middleware):
+    """They are protected like others, behind the guards that await them."""
+    urls(
+        async_pay,
+        idempotent(async_pay),
+        login_required(async_pay),
+        AsyncPay.as_view(),
+        idempotency_exempt(AsyncPay.as_view()),
+    )
+
+    assert list(listed().values()) == ["middleware", "decorator", "middleware", "middleware", "exempt"]
 
 
 def test_without_the_middleware(urls):
