@@ -20,6 +20,7 @@ Every error of the package, in one hierarchy:
     │   ├── PhaseError              phased mode: the phases of the handler are not as they must be
     │   └── OutcomeUncertain        outside the databases: it may have taken effect, and its answer is not stored
     ├── NothingDone             a handler outside the databases says that its work was not done
+    ├── NoFinalAnswer           a client has sent a request as often as it may, and does not know what became of it
     ├── BodyUnreadable          other code read the request's body and kept nothing of it
     └── PolicyError             a mis-configuration; also an ImproperlyConfigured
 
@@ -42,6 +43,7 @@ __all__ = [
     "KeyMissing",
     "KeyReused",
     "LengthRequired",
+    "NoFinalAnswer",
     "NothingDone",
     "OutcomeUncertain",
     "OutcomeUnknown",
@@ -224,6 +226,16 @@ class NothingDone(IdempotencyError):
     A handler whose store is outside the databases raises it, or a subclass, if it knows that nothing was done: the key
     is free again, and a retry runs. Any other exception that is no refusal leaves an unknown outcome.
     """
+
+
+class NoFinalAnswer(IdempotencyError):
+    """
+    A client has spent its budget, and no answer was final. The action may have taken effect: send the same request
+    again, with the same `key`. `response` is the last answer, or None if the last attempt had none.
+    """
+
+    key: str
+    response: Any
 
 
 class BodyUnreadable(IdempotencyError):

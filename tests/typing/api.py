@@ -9,6 +9,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, assert_type
 
+import httpx
+import requests
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.utils.decorators import method_decorator
@@ -20,6 +22,9 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
 from django_idempotency import Policy, current_operation, fingerprints, idempotent, once
+from django_idempotency.client import RETRIED, CallPolicy, KeyJar
+from django_idempotency.client.httpx import AsyncIdempotentTransport, IdempotentTransport
+from django_idempotency.client.requests import IdempotentAdapter
 from django_idempotency.core.keys import Identity
 from django_idempotency.engine.handle import IdempotentRequest, OperationHandle
 from django_idempotency.exceptions import Refusal, RequestInProgress
@@ -275,6 +280,20 @@ async def async_functions_keep_their_types() -> None:
 
 once(on_invoice_paid)  # type: ignore[arg-type]
 once("invoice.paid", keys=str)  # type: ignore[call-arg]
+
+
+# --- the calling side ---
+
+
+def calls(jar: KeyJar) -> None:
+    policy = CallPolicy(within=timedelta(minutes=5), retried=RETRIED | {409})
+    with jar.action("pay invoice 17") as key, httpx.Client(transport=IdempotentTransport(policy=policy)) as client:
+        assert_type(key, str)
+        assert_type(client.post("/payments/", headers={"Idempotency-Key": key}), httpx.Response)
+    httpx.AsyncClient(transport=AsyncIdempotentTransport(httpx.AsyncHTTPTransport(http2=True)))
+    requests.Session().mount("https://", IdempotentAdapter(policy=policy, pool_maxsize=50))
+    httpx.AsyncClient(transport=IdempotentTransport())  # type: ignore[arg-type]
+    CallPolicy(timedelta(minutes=5))  # type: ignore[call-arg]
 
 
 # --- errors ---

@@ -35,7 +35,17 @@ def test_the_roots_names():
 
 def test_exported_names_exist():
     """Each `__all__` of the package can be imported whole."""
-    for name in ("", ".exceptions", ".fingerprints", ".keys", ".outcomes", ".rest_framework"):
+    for name in (
+        "",
+        ".client",
+        ".client.httpx",
+        ".client.requests",
+        ".exceptions",
+        ".fingerprints",
+        ".keys",
+        ".outcomes",
+        ".rest_framework",
+    ):
         module = importlib.import_module(f"django_idempotency{name}")
         assert all(hasattr(module, exported) for exported in module.__all__)
 
@@ -71,3 +81,13 @@ def test_setting_django_up_loads_no_framework_and_no_driver():
     assert not {name for name in loaded if name.split(".")[0] in ("rest_framework", "django_redis", "redis")}
     assert not {f"django_idempotency.stores.database.{name}" for name in ("postgresql", "mysql", "sqlite")} & loaded
     assert "django_idempotency.adapters.drf" not in loaded
+
+
+def test_the_client_needs_no_settings_and_loads_no_server():
+    """A program that only calls an API imports no view, no database, and no HTTP library that it does not use."""
+    loaded = modules_after("import django_idempotency.client, django_idempotency.client.httpx")
+
+    server = ("rest_framework", "django.db", "django.http", "django.views", "django_redis", "requests")
+    assert not {name for name in loaded if name.startswith(server)}
+    ours = {name.split(".")[1] for name in loaded if name.startswith("django_idempotency.")}
+    assert ours == {"client", "core", "exceptions"}
