@@ -35,7 +35,7 @@ def test_the_roots_names():
 
 def test_exported_names_exist():
     """Each `__all__` of the package can be imported whole."""
-    for name in ("", ".exceptions", ".fingerprints", ".keys", ".outcomes", ".rest_framework"):
+    for name in ("", ".exceptions", ".fingerprints", ".keys", ".moving", ".outcomes", ".rest_framework"):
         module = importlib.import_module(f"django_idempotency{name}")
         assert all(hasattr(module, exported) for exported in module.__all__)
 
