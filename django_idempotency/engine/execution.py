@@ -165,7 +165,7 @@ class Execution(ABC, Generic[Value]):
         """
         for attempt in self.attempt.moved:
             stored = self.store.find(self.using, attempt.identity.digest)
-            if stored is None or (stored.expires_at is not None and stored.expires_at <= stored.now):
+            if stored is None or not stored.is_live:
                 continue
             match decide(_as_found(stored), attempt.fingerprint):
                 case Replay(record):

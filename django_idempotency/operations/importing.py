@@ -25,6 +25,7 @@ from django_idempotency.core.moved import ANYONE
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine.transactions import atomic_phase
 from django_idempotency.exceptions import RequestInProgress
+from django_idempotency.models import UNSETTLED, IdempotencyRecord
 from django_idempotency.operations import records
 from django_idempotency.operations.houses.base import UNREADABLE, Foreign, House, Source
 from django_idempotency.operations.houses.django_idempotency_key import DjangoIdempotencyKey
@@ -54,6 +55,7 @@ HOUSES: dict[str, House] = {
 }
 
 EXPIRED, HERE, IN_USE = "expired", "here already", "in use at this moment"
+NOT_YET = "without an answer yet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,7 @@ def import_records(
     *,
     scope: str | None = None,
     answers: bool = True,
+    ahead: bool = False,
     dry_run: bool = False,
     progress: Callable[[int], object] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -90,7 +93,8 @@ def import_records(
 
     The records of a package that does not keep them apart by the user get the *scope*; with None they are for whoever
     sends the same key with the same request. With *answers* False each is written as an unknown outcome, which is
-    refused to everybody and not run again.
+    refused to everybody and not run again. *ahead* of the move, while requests are in flight there, claims without an
+    answer are left.
 
     A record lives as long as it would have lived there; where the package does not say how long, for the project's
     `ttl` after its request. So does an unknown outcome. An answer replaces an unknown outcome that was imported before
@@ -105,7 +109,9 @@ def import_records(
     left: Counter[str] = Counter()
     written = {True: 0, False: 0}  # with and without an answer
     ended = True
-    make = partial(_entry, ttl=timedelta(seconds=conf.resolved().ttl), scope=scope or ANYONE, answers=answers)
+    make = partial(
+        _entry, ttl=timedelta(seconds=conf.resolved().ttl), scope=scope or ANYONE, answers=answers, ahead=ahead
+    )
     write = _look if dry_run else _write
     with location.selected():
         found = house.read(source)
@@ -134,8 +140,10 @@ class Entry:
     answer: CompletionRecord | None
 
 
-def _entry(foreign: Foreign, *, ttl: timedelta, scope: str, answers: bool) -> Entry | str:
+def _entry(foreign: Foreign, *, ttl: timedelta, scope: str, answers: bool, ahead: bool) -> Entry | str:
     """What *foreign* is written as, or why it is not."""
+    if ahead and foreign.answer is None:
+        return NOT_YET
     left = ((foreign.expires_at or foreign.began_at + ttl) - timezone.now()).total_seconds()
     if left <= 0:
         return EXPIRED
@@ -153,17 +161,31 @@ def _entry(foreign: Foreign, *, ttl: timedelta, scope: str, answers: bool) -> En
 
 def _look(location: Location, entries: Sequence[Entry]) -> list[str]:
     """Why each of *entries* would be left; empty if it would be written."""
+    statuses: dict[bytes, int] = {}
+    digests = [entry.attempt.identity.digest for entry in entries]
+    if location.using is not None:
+        rows = IdempotencyRecord.objects.using(location.using).live().filter(digest__in=digests)
+        statuses = {bytes(digest): status for digest, status in rows.values_list("digest", "status")}
+    else:
+        found = filter(None, map(location.find, digests))
+        statuses = {each.digest: each.status for each in found if each.is_live}
     reasons = []
-    for entry in entries:
-        stored = location.find(entry.attempt.identity.digest)
-        is_live = stored is not None and (stored.expires_at is None or stored.expires_at > stored.now)
-        is_better = stored is not None and stored.is_unsettled and entry.answer is not None
-        reasons.append(HERE if is_live and not is_better else "")
+    for digest, entry in zip(digests, entries, strict=True):
+        status = statuses.get(digest)
+        is_free = status is None or (status == UNSETTLED and entry.answer is not None)  # for an answer
+        reasons.append("" if is_free else HERE)
     return reasons
 
 
 def _write(location: Location, entries: Sequence[Entry]) -> list[str]:
     """Write *entries*, in one transaction if *location* is in a database. Returns why each was left."""
+    reasons = _look(location, entries)
+    wanted = [entry for entry, reason in zip(entries, reasons, strict=True) if not reason]
+    written = iter(_write_wanted(location, wanted) if wanted else ())
+    return [reason or next(written) for reason in reasons]
+
+
+def _write_wanted(location: Location, entries: Sequence[Entry]) -> list[str]:
     using, work = location.using, partial(_write_each, location, entries)
     if using is None:
         return work()

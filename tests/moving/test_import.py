@@ -304,6 +304,17 @@ def test_an_answer_takes_the_place_of_an_unknown_outcome(tables):
     assert IdempotencyRecord.objects.get().status == 201
 
 
+def test_ahead_of_the_move_requests_in_flight_are_left(tables):
+    """The last import finds what has become of them."""
+    tables("drf-idempotency", ANSWERED)
+    tables("drf-idempotency", KILLED)
+
+    written = run("drf-idempotency", "--answer=anyone", "--ahead")
+    assert "Imported 1 answer and 0 unknown outcomes" in written
+    assert "Left: 1 record, without an answer yet." in written
+    assert count("drf-idempotency") == Imported(unknown=1, left={"here already": 1})
+
+
 def test_what_is_here_is_never_overwritten(tables):
     """Nor is what an operator has decided."""
     tables("drf-idempotency", KILLED)

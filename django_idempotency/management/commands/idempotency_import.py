@@ -52,6 +52,12 @@ class Command(RecordCommand):
             " key with the same request, as that package did it; or nobody, so that a retry is refused and not run.",
         )
         whose.add_argument("--scope", help="The scope of all of them, if all are of one caller, like auth.user:42.")
+        parser.add_argument(
+            "--ahead",
+            action="store_true",
+            help="Leave claims without an answer, because the package still serves: the last import, when it serves no"
+            " more, finds most records here.",
+        )
         parser.add_argument("--dry-run", action="store_true", help="Count what would be copied, and write nothing.")
         add_locations(parser)
 
@@ -71,6 +77,7 @@ class Command(RecordCommand):
                     location,
                     scope=options["scope"],
                     answers=options["answer"] != NOBODY,
+                    ahead=options["ahead"],
                     dry_run=dry_run,
                     stop=is_interrupted,
                 )
