@@ -441,6 +441,28 @@ def test_a_batch_is_written_whole_or_not_at_all(tables, monkeypatch):
     assert count("drf-idempotency") == Imported(answers=2, left={"here already": 2})
 
 
+@pytest.mark.skipif(VENDOR == "sqlite", reason="one import waits for the other's batch")
+def test_two_imports_at_once(tables, background, gate):
+    """A record that the other one is writing is left, and said to be: the next run finds it."""
+    tables("drf-idempotency", ANSWERED)
+    complete = DatabaseStore.complete
+
+    def hold(*arguments):
+        complete(*arguments)
+        gate.wait()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DatabaseStore, "complete", hold)
+        first = background(count, "drf-idempotency")
+        gate.reached()
+    second = count("drf-idempotency")
+    assert (second.left, second.finished) == ({"in use at this moment": 1}, False)
+    gate.open()
+
+    assert first.result() == Imported(answers=1)
+    assert count("drf-idempotency").finished
+
+
 def test_two_statements_more(serve, api):
     """For a key of today, while the option is set."""
     sent = []
