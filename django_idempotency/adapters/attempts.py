@@ -79,6 +79,9 @@ class AttemptReader:
             request_id=request_id(request),
             sent=encode_request(seen, policy) if policy.mode == PHASED and policy.store_request else b"",
         )
+        if policy.moved_from is not None:
+            moved = policy.moved_from(seen, request.META.get(policy.meta_name, key))
+            attempt = attempt if moved is None else replace(attempt, moved=moved.attempts(attempt))
         return attempt if policy.operation_aliases is None else self._with_former(attempt, policy.operation_aliases)
 
     def _fingerprint(self) -> bytes:

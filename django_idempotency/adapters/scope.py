@@ -33,10 +33,10 @@ def default_scope(request: Any) -> str:
                 f" be told from others'.{REMEDY}"
             )
         if is_authenticated:
-            return _scope_of(user)
+            return default_scope_of(user)
     auth = getattr(request, "auth", None)
     if isinstance(auth, Model) and auth.pk is not None:
-        return f"credential:{_scope_of(auth)}"
+        return f"credential:{default_scope_of(auth)}"
     sent = [request.META.get(name, "") for name in CREDENTIALS]
     if auth is not None and not any(sent) and not isinstance(auth, (str, bytes, Mapping)):
         # Its string need not be unique: two keys may have one name, or the string is an address in memory.
@@ -49,7 +49,8 @@ def default_scope(request: Any) -> str:
     return f"credential:{digest(b'credential', *(part.encode(errors='surrogatepass') for part in parts)).hex()}"
 
 
-def _scope_of(owner: Any) -> str:
+def default_scope_of(owner: Any) -> str:
+    """The scope of *owner*, a user or a credential with a primary key."""
     # `__class__`, because the user of Django's middleware is a lazy object around the real one.
     kind = _kind(owner.__class__)
     scope = f"{kind}:{owner.pk}"

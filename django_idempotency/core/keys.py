@@ -75,6 +75,7 @@ class Attempt:
     former: "tuple[Attempt, ...]" = ()
     is_former: bool = False
     origin: "Attempt | None" = None  # under the first of all names, if that is not today's
+    moved: "tuple[Attempt, ...]" = ()  # the same request as another package knew it, whose records may be imported
 
     @property
     def names(self) -> "tuple[Attempt, ...]":

@@ -15,6 +15,7 @@ from typing import Any, TypedDict, Unpack
 
 from django_idempotency.core import option_values as values
 from django_idempotency.core.keys import NoKey, key_format
+from django_idempotency.core.moved import Moved
 from django_idempotency.core.observation import OBSERVE
 from django_idempotency.core.probe import Found, UnsettledOperation, Verdict
 from django_idempotency.core.progress import PHASED
@@ -51,6 +52,7 @@ class Options(TypedDict, total=False):
     form_key: bool
     key_max_age: timedelta
     operation_aliases: Iterable[str]
+    moved_from: str | Callable[[Any, str], Moved | None]
     fingerprint: str | Callable[..., bytes | Awaitable[bytes]]
     should_store: str | Callable[[Any], bool]
     replay_guard: str | Callable[[Any, Any], object]
@@ -120,6 +122,9 @@ class ResolvedPolicy:
     form_key: bool = option(True, values.boolean)
     key_max_age: float | None = option(None, values.duration, convert=_seconds, for_events=True, of_requests=True)
     operation_aliases: tuple[str, ...] | None = option(None, values.names, for_events=True, of_requests=True)
+    moved_from: Callable[[Any, str], Moved | None] | None = option(
+        None, values.callable_or_path, dotted=True, of_requests=True
+    )
     fingerprint: Callable[..., bytes] | None = option(
         None, values.callable_or_path, dotted=True, for_events=True, of_requests=True
     )

@@ -12,12 +12,15 @@ from django_idempotency.core.decision import (
     Answer,
     Claimed,
     ClaimResult,
+    Completed,
     Decision,
     Execute,
+    Expired,
     Refuse,
     Replay,
     Unsettled,
     Wait,
+    decide,
 )
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.policy import ResolvedPolicy
@@ -26,6 +29,7 @@ from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.probing import ask
 from django_idempotency.exceptions import Refusal
+from django_idempotency.stores.stored import StoredRecord
 
 Value = TypeVar("Value")
 
@@ -154,6 +158,22 @@ class Execution(ABC, Generic[Value]):
             case _:
                 assert_never(decision)
 
+    def moved(self) -> Replayed | Refused | None:
+        """
+        The answer of a record that was imported from another package for this request, or its refusal. Nothing is
+        claimed: such a record only ends.
+        """
+        for attempt in self.attempt.moved:
+            stored = self.store.find(self.using, attempt.identity.digest)
+            if stored is None or not stored.is_live:
+                continue
+            match decide(_as_found(stored), attempt.fingerprint):
+                case Replay(record):
+                    return Replayed(record)
+                case Refuse(refusal):
+                    return Refused(refusal)
+        return None
+
     def run_handler(self) -> Value:
         """Call the handler. Meanwhile, calls for the same identity from inside it join this execution."""
         self.has_run = True
@@ -181,6 +201,17 @@ class Execution(ABC, Generic[Value]):
     def with_request_id(self, record: CompletionRecord) -> CompletionRecord:
         """The *record* with the id of the request, as the store will return it for a replay."""
         return replace(record, request_id=self.attempt.request_id) if self.attempt.request_id else record
+
+
+def _as_found(stored: StoredRecord) -> ClaimResult:
+    """What a claim of the identity of *stored* would find."""
+    if stored.is_tombstone:
+        return Expired(stored.fingerprint)
+    try:
+        record = stored.record
+    except (RecursionError, TypeError, ValueError):  # its row was changed
+        record = None
+    return Unsettled(stored.fingerprint) if record is None else Completed(record, stored.fingerprint)
 
 
 def call_running(digest: bytes, place: object, handle: OperationHandle, call: Callable[[], Value]) -> Value:

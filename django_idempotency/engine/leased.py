@@ -80,6 +80,9 @@ class LeasedExecution(Execution[Value]):
 
     def try_once(self) -> Executed[Value] | Replayed | Refused | None:
         self.leases, self.answer = [], None
+        moved = self._call_store(None, self.moved)
+        if moved is not None:
+            return moved
         try:
             for attempt in self.attempt.names:
                 decision = self._claim_and_hold(attempt)

@@ -86,6 +86,9 @@ class PhasedExecution(Execution[Value]):
                     " Decorate a view that ATOMIC_REQUESTS would cover with @transaction.non_atomic_requests, and take"
                     " other atomic blocks away."
                 )
+            moved = self.moved()
+            if moved is not None:
+                return moved
             found = self.runs.look_up(self.using, self.attempt)
             if isinstance(found, Run):
                 return self._go_on(found)

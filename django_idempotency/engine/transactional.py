@@ -69,6 +69,9 @@ class TransactionalExecution(Execution[Value]):
     def try_once(self) -> Executed[Value] | Replayed | Refused | None:
         self.answer = None
         try:
+            moved = self.moved()
+            if moved is not None:
+                return moved
             for attempt in self.attempt.names:
                 seen = self.store.look_up(self.using, attempt)
                 if seen is not None and not self.may_ask(seen, attempt):

@@ -118,6 +118,11 @@ class StoredRecord:
         return self.location.pk(self.digest)
 
     @property
+    def is_live(self) -> bool:
+        """Has it not expired, by the server's own clock?"""
+        return self.expires_at is None or self.expires_at > self.now
+
+    @property
     def is_unsettled(self) -> bool:
         return self.status == 0
 

@@ -19,7 +19,7 @@ from rest_framework.exceptions import PermissionDenied
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from django_idempotency import Policy, conf, fingerprints, idempotent, once
+from django_idempotency import Policy, conf, fingerprints, idempotent, moving, once
 from django_idempotency.core.policy import DEFAULTS
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.rest_framework import IdempotencyMixin
@@ -271,6 +271,8 @@ EFFECTS = {
     "store_request": Effect(one=True, other=False, show=executes, seen=(201, 201), default=201),
     # The business of test_observe.py, test_late.py and tests/forms.
     "observe_sample": Effect(one=0.5, other=1, show=executes, seen=(201, 201), default=201),
+    # The business of tests/moving.
+    "moved_from": Effect(one=moving.idemkit, other=moving.drf_idempotency, show=executes, seen=(201, 201), default=201),
     "operation_aliases": Effect(one=["pay"], other=("charge",), show=executes, seen=(201, 201), default=201),
     "form_key": Effect(one=False, other=True, show=executes, seen=(201, 201), default=201),
     "store": Effect(one="second", other="default", show=store, seen=(True, False), default=False),

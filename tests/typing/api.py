@@ -21,7 +21,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
-from django_idempotency import Policy, current_operation, fingerprints, idempotent, once
+from django_idempotency import Policy, current_operation, fingerprints, idempotent, moving, once
 from django_idempotency.client import RETRIED, CallPolicy, KeyJar
 from django_idempotency.client.httpx import AsyncIdempotentTransport, IdempotentTransport
 from django_idempotency.client.requests import IdempotentAdapter
@@ -218,7 +218,7 @@ PATHS = Policy(
     replay_guard="shop.rules.guard",
     using="shard_1",
 )
-BUILT_IN = Policy(fingerprint=fingerprints.json(exclude=["sent_at"]))
+BUILT_IN = Policy(fingerprint=fingerprints.json(exclude=["sent_at"]), moved_from=moving.drf_idempotency)
 
 Policy(requierd=True)  # type: ignore[call-arg]
 Policy(required="yes")  # type: ignore[arg-type]

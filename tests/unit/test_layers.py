@@ -22,8 +22,8 @@ def trees():
 
 # What a project imports, and the names that Django gives. Everything else lives in a room.
 TOP_LEVEL = {
-    *("__init__", "exceptions", "fingerprints", "keys", "middleware", "outcomes", "probes", "renderers"),  # one imports
-    "rest_framework",
+    *("__init__", "exceptions", "fingerprints", "keys", "middleware", "moving", "outcomes", "probes"),  # one imports
+    *("renderers", "rest_framework"),
     *("adapters", "client", "contrib", "core", "engine", "operations", "protection", "stores", "testing"),  # rooms
     *("admin", "apps", "checks", "conf", "fields", "management", "migrations", "models", "signals"),  # Django's names
     *("static", "templates", "templatetags", "py.typed"),
@@ -80,10 +80,12 @@ def test_one_place_opens_a_transaction():
 
 
 def test_nothing_is_pickled():
-    """Stored bytes never pass through pickle, nor through what unpickles."""
+    """Stored bytes never pass through pickle, nor through what unpickles. Another package's are taken apart."""
     forbidden = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
     imported = set()
-    for _, tree in trees():
+    for name, tree in trees():
+        if name == "operations/houses/pickles.py":
+            continue
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.split(".")[0] for alias in node.names}

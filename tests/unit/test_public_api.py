@@ -43,6 +43,7 @@ def test_exported_names_exist():
         ".exceptions",
         ".fingerprints",
         ".keys",
+        ".moving",
         ".outcomes",
         ".rest_framework",
     ):
