@@ -122,6 +122,7 @@ ONCE = (
     "kit/test_calls.py",
     "leases",
     "model",
+    "openapi",
     "packaging",
     "queues",
     "redis",
