@@ -116,6 +116,7 @@ RUNS = {
 # What needs no particular database, below this folder.
 ONCE = (
     "browser",
+    "checks/test_documents.py",
     "checks/test_setting.py",
     "docs",
     "forms",

@@ -88,8 +88,8 @@ def _merged(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def _joined(*texts: str | None) -> str:
-    return "\n\n".join(filter(None, texts))
+def _joined(*texts: Any) -> str:
+    return "\n\n".join(str(text) for text in texts if text)  # some are translated when they are shown
 
 
 # --- which operation belongs to which view ---
