@@ -80,6 +80,8 @@ def _describe(operation: dict[str, Any], policy: ResolvedPolicy, problem: Mappin
 
 def _merged(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
     """A response of the view with what we have to add. It may be shared with other operations, so it is copied."""
+    if "$ref" in theirs:  # written by hand; nothing may stand beside it
+        return {**theirs}
     merged = {**theirs, "description": _joined(theirs.get("description"), ours.get("description"))}
     for part in ("headers", "content"):
         if part in ours:

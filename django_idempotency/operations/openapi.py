@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from django.urls import URLPattern, URLResolver, get_resolver
+from django.utils.translation import get_language
 
 from django_idempotency.adapters.plain import PROBLEM, is_answer
 from django_idempotency.core.keys import MAX_KEY, is_uuid
@@ -60,7 +61,8 @@ def policy_for(callback: Any, method: str, route: str = "") -> ResolvedPolicy | 
 
     Raises `PolicyError` for options of the view that cannot be used.
     """
-    known = [each for each in _patterns(get_resolver()).get(id(callback), ()) if each[1].endswith(route)]
+    patterns = _patterns(get_resolver(), get_language())
+    known = [each for each in patterns.get(id(callback), ()) if each[1].endswith(route)]
     if known:
         pattern, whole = min(known, key=lambda each: len(each[1]))
         policy = policy_of(callback, whole, str(pattern.name or ""), method, pattern.default_args.values())
@@ -70,8 +72,8 @@ def policy_for(callback: Any, method: str, route: str = "") -> ResolvedPolicy | 
 
 
 @lru_cache(maxsize=1)
-def _patterns(resolver: URLResolver) -> dict[int, list[tuple[URLPattern, str]]]:
-    """The patterns of *resolver* with their whole routes, by the id of their view."""
+def _patterns(resolver: URLResolver, language: str) -> dict[int, list[tuple[URLPattern, str]]]:
+    """The patterns of *resolver*, of ROOT_URLCONF, with their whole routes in *language*, by the id of their view."""
     found: dict[int, list[tuple[URLPattern, str]]] = {}
     for pattern, route in entries():
         found.setdefault(id(pattern.callback), []).append((pattern, route))
@@ -160,7 +162,7 @@ def _otherwise(policy: ResolvedPolicy) -> str:
 
 def _whose(policy: ResolvedPolicy) -> str:
     if policy.scope is None:
-        return "The authenticated user's; without one, that of whoever sends the same credential."
+        return "The authenticated user's, else the sent credential's, else that of all who send none."
     return "The caller's."
 
 

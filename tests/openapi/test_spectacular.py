@@ -180,14 +180,18 @@ def test_what_the_view_says_comes_first(serve, document):
 
 
 def test_an_operation_that_is_written_by_hand_tells_of_it(serve, document):
-    @extend_schema(operation={"operationId": "act", "responses": {"201": {"description": "Paid."}}})
+    responses = {"201": {"description": "Paid."}, "409": {"$ref": "#/components/responses/Busy"}}
+
+    @extend_schema(operation={"operationId": "act", "responses": responses})
     @api_view(["POST"])
     @idempotent
     def act(request): ...
 
     serve(act)
+    written = told(document())["/act/", "post"]["responses"]
 
-    assert ("/act/", "post") in told(document())
+    assert "Idempotency-Replayed" in written["201"]["headers"]
+    assert written["409"] == responses["409"]
 
 
 def handler_of_the_project(exc, context):

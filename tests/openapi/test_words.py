@@ -34,7 +34,7 @@ DAYS = timedelta(days=7)
         (Policy(), "With another answer nothing was done, and the key is free."),
         (Policy(mode="phased"), "a retry goes on where the request has stopped."),
         (Policy(store="redis"), "After a refusal the key is free."),
-        (Policy(), "Whose: The authenticated user's; without one, that of whoever sends the same credential."),
+        (Policy(), "Whose: The authenticated user's, else the sent credential's, else that of all who send none."),
         (Policy(scope=str), "Whose: The caller's."),
         (Policy(), "It is known at this endpoint alone."),
         (Policy(operation="pay"), "Other endpoints may know it, too."),
