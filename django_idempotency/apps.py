@@ -1,6 +1,6 @@
 import sys
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.utils.translation import gettext_lazy as _
 
 from django_idempotency.exceptions import PolicyError
@@ -33,6 +33,10 @@ class IdempotencyConfig(AppConfig):
             announcements.observers.append(counts.observe)
         if observations.note not in observing.observers:
             observing.observers.append(observations.note)
+        if apps.is_installed("drf_spectacular"):
+            from django_idempotency.contrib import spectacular
+
+            spectacular.install()
         try:
             conf.resolved()
             for alias in conf.stores():

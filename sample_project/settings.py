@@ -36,6 +36,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "rest_framework",
     "rest_framework.authtoken",
+    "drf_spectacular",
     "django_idempotency",
     "django_tasks_db",
     "sample_project.payments",
@@ -112,8 +113,18 @@ REST_FRAMEWORK = {
         "rest_framework.renderers.JSONRenderer",
         "django_idempotency.renderers.BrowsableAPIRenderer",  # its forms send a key
     ],
-    "DEFAULT_PAGINATION_CLASS": "rest_framework.pagination.LimitOffsetPagination",
-    "PAGE_SIZE": 50,
+    "DEFAULT_PAGINATION_CLASS": "sample_project.payments.pagination.StrictPagination",
+    "DEFAULT_SCHEMA_CLASS": "sample_project.payments.documents.AutoSchema",
+}
+
+# Nothing here is about keys: the app writes of them into the document by itself. This is for generated clients.
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Payments",
+    "DESCRIPTION": "The sample project of django_idempotency.",
+    "VERSION": "1",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "ENFORCE_NON_BLANK_FIELDS": True,
+    "PARSER_WHITELIST": ["rest_framework.parsers.JSONParser"],
 }
 
 CACHES = {

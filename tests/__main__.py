@@ -118,6 +118,7 @@ RUNS = {
 # What needs no particular database, below this folder.
 ONCE = (
     "browser",
+    "checks/test_documents.py",
     "checks/test_setting.py",
     "client",
     "docs",
@@ -126,6 +127,7 @@ ONCE = (
     "leases",
     "model",
     "moving/test_names.py",
+    "openapi",
     "packaging",
     "queues",
     "redis",

@@ -1,5 +1,9 @@
-"""The checks of the project around the app: the admin, its permissions, the headers of django-cors-headers."""
+"""
+The checks of the project around the app: the admin, its permissions, the headers of django-cors-headers, the documents
+of drf-spectacular.
+"""
 
+import sys
 from collections.abc import Collection, Iterable
 
 from django.apps import apps
@@ -10,9 +14,11 @@ from django.db.models import Model
 
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.operations.inventory import policies_of_views
+from django_idempotency.protection.routes import every_view
 
 CORS_APP = "corsheaders"
 CORS_MIDDLEWARE = "corsheaders.middleware.CorsMiddleware"
+DOCUMENT_HOOK = "django_idempotency.contrib.spectacular.document"
 
 
 @register(Tags.admin, deploy=True)
@@ -120,3 +126,35 @@ def _find_missing(wanted: Iterable[str], allowed: Collection[str], wildcard: boo
 
 def _quote(headers: Iterable[str]) -> str:
     return ", ".join(f'"{header.lower()}"' for header in headers)
+
+
+@register(Tags.urls)
+def check_documents(**kwargs: object) -> list[CheckMessage]:
+    """W023, for each view that serves a document of drf-spectacular without our hook."""
+    found = list(every_view())
+    module = sys.modules.get("drf_spectacular.views")  # if it is not imported, no view of the URLconf is one of its own
+    if module is None or not policies_of_views():
+        return []
+    try:
+        usual = module.spectacular_settings.POSTPROCESSING_HOOKS
+    except ImportError:
+        return []  # drf-spectacular's own check reports it
+    messages: list[CheckMessage] = []
+    for view in found:
+        if view.view_class is None or not issubclass(view.view_class, module.SpectacularAPIView):
+            continue
+        hooks = (view.attribute("custom_settings") or {}).get("POSTPROCESSING_HOOKS", usual)
+        if not any(DOCUMENT_HOOK in (hook, _name(hook)) for hook in hooks):
+            messages.append(
+                Warning(
+                    f"{view}: this OpenAPI document does not tell of idempotency keys.",
+                    hint="Have 'drf_spectacular' in INSTALLED_APPS. If its `custom_settings` have POSTPROCESSING_HOOKS,"
+                    f" add {DOCUMENT_HOOK!r} to them.",
+                    id="django_idempotency.W023",
+                )
+            )
+    return messages
+
+
+def _name(hook: object) -> str:
+    return f"{getattr(hook, '__module__', '')}.{getattr(hook, '__qualname__', '')}"

@@ -1,5 +1,5 @@
 """
-Frameworks that the package does not need: each module imports one, and is imported by the projects that use it.
+Packages that this one does not need: each module imports one, and is imported by the projects that use it.
 
-A module of this room is an edge, like `rest_framework`: an adapter, and where its decorator may stand.
+A module of this room is an edge, like `rest_framework`. `spectacular` is imported by `apps`, where it is installed.
 """

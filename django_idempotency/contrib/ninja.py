@@ -21,6 +21,7 @@ from django_idempotency import conf
 from django_idempotency.adapters.plain import PlainAdapter
 from django_idempotency.core.policy import NO_OPTIONS, POLICY, Options, Policy, ResolvedPolicy
 from django_idempotency.exceptions import IdempotencyError, PolicyError, Refusal
+from django_idempotency.operations import openapi
 from django_idempotency.protection.exemptions import is_exempt
 from django_idempotency.protection.introspection import is_async, layers
 from django_idempotency.protection.order import check_handler, check_place
@@ -29,6 +30,7 @@ from django_idempotency.protection.views import call, call_async
 __all__ = ["idempotent", "protect"]
 
 OPERATION = "_idempotency_operation"  # of a request: Ninja's operation, which makes responses
+INVALID = 422  # with which Ninja refuses a request that is not valid
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -152,7 +154,7 @@ def _is_unsafe(operation: Operation, policy: Policy) -> bool:
 
 
 def _describe(operation: Operation, policy: Policy) -> None:
-    """Add the key's header and the refusals to the OpenAPI document. Raises `PolicyError` if *operation* streams."""
+    """Let the OpenAPI document tell of keys at *operation*. Raises `PolicyError` if it streams."""
     if not _is_unsafe(operation, policy):
         return
     if operation.stream_format:
@@ -161,31 +163,22 @@ def _describe(operation: Operation, policy: Policy) -> None:
         )
     resolved = conf.resolved(policy)
     extra = operation.openapi_extra or {}
-    parameters = list(extra.get("parameters", []))
-    if resolved.key is None:
-        parameters.append(
-            {
-                "in": "header",
-                "name": resolved.header,
-                "required": resolved.required,
-                "description": "A new key for each intended action. A retry sends the same key.",
-                "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-            }
-        )
-    refusals = {status: {"description": text} for status, text in REFUSALS.items()}
+    parameter = openapi.key_parameter(resolved)
+    invalid = None if INVALID in operation.response_models else INVALID
+    marked = {
+        status: {"headers": header}
+        for status in operation.response_models
+        if isinstance(status, int) and (header := openapi.replay_header(resolved, str(status)))
+    }
     operation.openapi_extra = {
         **extra,
-        "parameters": parameters,
-        "responses": {**refusals, **extra.get("responses", {})},
+        "parameters": [*extra.get("parameters", []), *([parameter] if parameter else [])],
+        "responses": {
+            **marked,
+            **openapi.refusals(resolved, openapi.PROBLEM_SCHEMA, invalid),
+            **extra.get("responses", {}),
+        },
     }
-
-
-REFUSALS = {
-    400: "The idempotency key is missing or malformed.",
-    409: "A request with this key is in progress, or its outcome is not known.",
-    422: "The key was used for another request, or the request is not valid.",
-    503: "Nothing was done: send the same request again.",
-}
 
 
 class NinjaAdapter(PlainAdapter):

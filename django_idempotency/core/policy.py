@@ -116,7 +116,7 @@ class ResolvedPolicy:
     key: Callable[..., str | NoKey | None] | None = option(
         None, values.callable_or_path, dotted=True, for_events=True, of_requests=True
     )
-    key_format: Callable[[str], bool] | None = option(
+    key_format: Callable[[str], object] | None = option(
         None, values.key_pattern, convert=key_format, for_events=True, of_requests=True
     )
     form_key: bool = option(True, values.boolean)

@@ -79,7 +79,17 @@ def policy_at(request: HttpRequest, method: str) -> ResolvedPolicy | None:
     match = request.resolver_match
     if match is None:  # RequestFactory resolves nothing
         return None
-    place = place_for(match.func, match.route, match.url_name or "", method, match.kwargs.values())[1]
+    return policy_of(match.func, match.route, match.url_name or "", method, match.kwargs.values())
+
+
+def policy_of(
+    callback: Any, route: str, url_name: str, method: str, arguments: Iterable[Any] = ()
+) -> ResolvedPolicy | None:
+    """
+    The policy that protects *method* of *callback*, the view of a URL pattern with these *arguments*; None if nothing
+    does. Raises `PolicyError` for options of the view that cannot be used.
+    """
+    place = place_for(callback, route, url_name, method, arguments)[1]
     if place is None or place.how == NONE or (place.how == MIDDLEWARE and not is_installed()):
         return None
     policy = conf.resolved(*place.policies)

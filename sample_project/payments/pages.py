@@ -11,8 +11,9 @@ from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import User
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
+from django.views.defaults import page_not_found
 
 from . import ledger
 from .models import Account, Charge
@@ -43,3 +44,10 @@ def pay(request: HttpRequest) -> HttpResponse:
         return redirect("pay")
     charges = Charge.objects.filter(account__owner=user).select_related("account")[:10]
     return render(request, "payments/pay.html", {"form": form, "charges": charges})
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """404 for a path that no route matches: JSON in the API, like that of an object which is not there."""
+    if request.path.startswith("/api/"):
+        return JsonResponse({"detail": "Not found."}, status=404)
+    return page_not_found(request, exception)

@@ -3,6 +3,7 @@
 from typing import Any, cast
 
 from django.contrib.auth.models import User
+from django.db.models import QuerySet
 from rest_framework import serializers
 from rest_framework.request import Request
 
@@ -60,22 +61,23 @@ class RefundSerializer(serializers.ModelSerializer[Refund]):
         read_only_fields = ["id", "charge", "created_at"]
 
 
+class OwnAccountField(serializers.PrimaryKeyRelatedField[Account]):
+    """An account of the caller's; another's is refused like one that does not exist."""
+
+    def get_queryset(self) -> QuerySet[Account]:
+        request: Request = self.context["request"]
+        return Account.objects.filter(owner=cast(User, request.user))
+
+
 class TransferSerializer(serializers.ModelSerializer[Transfer]):
     amount = AmountField()
+    source = OwnAccountField(queryset=Account.objects.none())
+    target = OwnAccountField(queryset=Account.objects.none())
 
     class Meta:
         model = Transfer
         fields = ["id", "source", "target", "amount", "created_at"]
         read_only_fields = ["id", "created_at"]
-
-    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
-        """Both accounts are the caller's own; another's is refused like one that does not exist."""
-        fields = super().get_fields()
-        request: Request = self.context["request"]
-        own = Account.objects.filter(owner=cast(User, request.user))
-        for name in ("source", "target"):
-            fields[name] = serializers.PrimaryKeyRelatedField(queryset=own)
-        return fields
 
 
 class CardPaymentSerializer(serializers.Serializer[Any]):
@@ -94,3 +96,20 @@ class CardPaymentSerializer(serializers.Serializer[Any]):
 class StatementSerializer(serializers.Serializer[Any]):
     month = serializers.RegexField(r"^[12][0-9]{3}-(0[1-9]|1[0-2])$", help_text="Like 2026-11.")
     file = serializers.ChoiceField(choices=sorted(statements.FILES), default="csv")
+
+
+# --- answers that are no models; the OpenAPI document alone needs their serializers ---
+
+
+class CardPaymentAnswerSerializer(CardPaymentSerializer):
+    id = serializers.CharField(help_text="The gateway's own, also for a decline.")
+    status = serializers.ChoiceField(choices=["succeeded", "declined"])
+
+
+class TopUpSerializer(serializers.Serializer[Any]):
+    deposit = serializers.IntegerField()
+    payment = serializers.CharField(help_text="The gateway's own id of it.")
+
+
+class DetailSerializer(serializers.Serializer[Any]):
+    detail = serializers.CharField()

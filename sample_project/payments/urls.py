@@ -4,6 +4,7 @@ from rest_framework.routers import DefaultRouter
 from . import views
 
 router = DefaultRouter(use_regex_path=False)  # routes that read well: they are the names of the operations
+router.include_format_suffixes = False
 router.register("accounts", views.AccountViewSet, basename="account")
 router.register("accounts/<int:account_pk>/charges", views.ChargeViewSet, basename="charge")
 

@@ -15,6 +15,7 @@ from django.db.models import QuerySet
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404
 from django.utils.functional import cached_property
+from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, status, viewsets
 from rest_framework.decorators import action, api_view
 from rest_framework.exceptions import APIException, ValidationError
@@ -31,10 +32,13 @@ from .models import Account, Charge
 from .permissions import IsAccountOwner
 from .serializers import (
     AccountSerializer,
+    CardPaymentAnswerSerializer,
     CardPaymentSerializer,
     ChargeSerializer,
+    DetailSerializer,
     RefundSerializer,
     StatementSerializer,
+    TopUpSerializer,
     TransferSerializer,
 )
 
@@ -76,6 +80,7 @@ class ChargeViewSet(
     def get_queryset(self) -> QuerySet[Charge]:
         return Charge.objects.filter(account=self.account).select_related("account")
 
+    @extend_schema(responses={201: ChargeSerializer, 402: ChargeSerializer})
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """201, or 402 for a decline. That is an answer too: it is stored, and a retry gets it again."""
         serializer = self.get_serializer(data=request.data)
@@ -92,6 +97,7 @@ class ChargeViewSet(
             headers={"Location": reverse("charge-detail", [self.account.pk, charge.pk], request=request)},
         )
 
+    @extend_schema(responses={201: RefundSerializer})
     @action(detail=True, methods=["post"], serializer_class=RefundSerializer)
     # By the decorator, because of its option, and because the handler asks for permission: `get_object` does. A replay
     # needs no more, because `initial` has asked for the account.
@@ -108,6 +114,7 @@ class ChargeViewSet(
         return Response(self.get_serializer(refund).data, status=status.HTTP_201_CREATED)
 
 
+@extend_schema(request=TransferSerializer, responses={201: TransferSerializer})
 @api_view(["POST"])
 def create_transfer(request: Request) -> Response:
     """Move money between two accounts of the caller. A key is optional here."""
@@ -122,6 +129,15 @@ def create_transfer(request: Request) -> Response:
 
 
 # By the decorator, because of its options: there is a fee, and months are ordered by hand, over days.
+@extend_schema(
+    request=StatementSerializer,
+    responses={
+        (201, "text/csv"): str,
+        (201, "application/zip"): bytes,
+        402: DetailSerializer,
+        404: DetailSerializer,
+    },
+)
 @api_view(["POST"])
 @idempotent(required=True, ttl=timedelta(days=7))
 def order_statement(request: Request, account_pk: int) -> Response | HttpResponse:
@@ -161,6 +177,15 @@ class GatewaySilent(APIException):
 
 # By the decorator, because of its options. The lease is renewed while the worker lives. It is short, so that the
 # outcome of a dead worker is looked into soon.
+@extend_schema(
+    request=CardPaymentSerializer,
+    responses={
+        201: CardPaymentAnswerSerializer,
+        402: CardPaymentAnswerSerializer,
+        503: DetailSerializer,
+        504: DetailSerializer,
+    },
+)
 @api_view(["POST"])
 @idempotent(store="redis", required=True, lease=timedelta(seconds=5))
 def pay_by_card(request: IdempotentRequest, account_pk: int) -> Response:
@@ -191,6 +216,10 @@ def pay_by_card(request: IdempotentRequest, account_pk: int) -> Response:
 
 # In phases, because a card that was charged cannot be rolled back, and the deposit must follow. If the worker dies in
 # between and the caller never comes back, `manage.py idempotency_resume` goes on from there.
+@extend_schema(
+    request=CardPaymentSerializer,
+    responses={201: TopUpSerializer, 402: CardPaymentAnswerSerializer, 503: DetailSerializer, 504: DetailSerializer},
+)
 @api_view(["POST"])
 @idempotent(mode="phased", required=True, lease=timedelta(seconds=5))
 def top_up(request: IdempotentRequest, account_pk: int) -> Response:

@@ -144,6 +144,8 @@ def test_the_generated_reference_has_each_public_module():
         "client",
         "client.httpx",
         "client.requests",
+        "contrib.spectacular",
+        "operations.openapi",
         "middleware",
         "exceptions",
         "fingerprints",

@@ -497,10 +497,17 @@ def test_the_openapi_document_tells_of_it(place):
     schema = api.get_openapi_schema(path_prefix="")
 
     operation = schema["paths"]["/pay"]["post"]
+    responses = operation["responses"]
 
     header = [each for each in operation["parameters"] if each["name"] == "Idempotency-Key"]
     assert [(each["in"], each["required"]) for each in header] == [("header", True)]
-    assert {201, 400, 409, 422, 503} == set(operation["responses"])
+    assert "kept for 24 hours" in header[0]["description"]
+    assert {201, 400, 409, 422, 503} == set(responses)
+    assert "Idempotency-Replayed" in responses[201]["headers"]
+    assert "application/json" in responses[201]["content"]
+    problems = {status for status, told in responses.items() if "application/problem+json" in told["content"]}
+    assert problems == {400, 409, 422, 503}
+    assert [*responses[422]["content"]] == ["application/json", "application/problem+json"]
 
 
 @pytest.mark.parametrize("place", [None, on_operation, on_api])

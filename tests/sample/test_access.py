@@ -121,3 +121,15 @@ def test_the_admin_shows_the_ledger(admin_client, post, path, model):
     assert admin_client.get(f"/admin/payments/{model}/").status_code == 200
     add = admin_client.get(f"/admin/payments/{model}/add/")
     assert add.status_code == (200 if model == "account" else 403)
+
+
+def test_the_api_answers_in_json_where_nothing_is(client):
+    """For a path that no route matches; other paths get a page."""
+    assert client.get("/api/accounts/none/").json() == {"detail": "Not found."}
+    assert client.get("/nowhere/").headers["Content-Type"].startswith("text/html")
+
+
+@pytest.mark.parametrize("query", ["limit=many", "offset=-1", "offset=1&offset=x"])
+def test_a_page_that_cannot_be_read_is_refused(ann, client_of, query):
+    assert client_of(ann).get(f"/api/accounts/?{query}").status_code == 400
+    assert client_of(ann).get("/api/accounts/?limit=2&offset=0").status_code == 200

@@ -30,7 +30,7 @@ def test_the_middleware_alone_protects_what_has_no_options_of_its_own():
         "api-auth/logout/",
         "api/token/",
     }
-    assert {route.removesuffix("<drf_format_suffix:format>").rstrip("/").rpartition("/")[2] for route in own} == {
+    assert {route.rstrip("/").rpartition("/")[2] for route in own} == {
         "card-payments",
         "refund",
         "statements",

@@ -13,7 +13,7 @@ USAGE = """\
 {username} has the password {password!r} and these accounts:
 {accounts}
 
-Log in at {base}/api-auth/login/ and look around at {base}/api/, or call it:
+Log in at {base}/api-auth/login/ and look around at {base}/api/, read of it at {base}/api/docs/, or call it:
 
   TOKEN={token}
   curl -i {base}/api/accounts/{account}/charges/ \\
