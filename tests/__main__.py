@@ -117,6 +117,7 @@ RUNS = {
 ONCE = (
     "browser",
     "checks/test_setting.py",
+    "conformance",
     "docs",
     "forms",
     "kit/test_calls.py",
