@@ -10,7 +10,7 @@ from dataclasses import replace
 from django_idempotency.conformance.requests_file import Described, FileError, Requests, member, steps
 from django_idempotency.conformance.wire import Answer, NoAnswer, Request, Wire
 
-POLLS = 20  # retries of a request that is still in flight
+POLLS = 20  # retries of a request that may be in flight, and counts of one that may have run
 BETWEEN_POLLS = 0.25  # seconds
 PREPARATION = 6  # requests: two forms of a key, a second execution, three counts
 
@@ -48,10 +48,10 @@ class Session:
         return self.wire.send(request, () if key is None else (key,))
 
     def settle(self, request: Request, key: str) -> Answer:
-        """Send again while the first request is in flight (409), at most `POLLS` times. The last answer counts."""
+        """Send until it succeeds, at most `POLLS` times: another may be in flight. The last answer counts."""
         answer = self.send(request, key)
         for _ in range(POLLS - 1):
-            if answer.status != 409:
+            if answer.succeeded:
                 break
             time.sleep(BETWEEN_POLLS)
             answer = self.send(request, key)
@@ -82,6 +82,16 @@ class Session:
         """How often the request has taken effect since the count *before*; None if it is not counted."""
         now = self.count()
         return None if now is None or before is None else now - before
+
+    def since_hang_up(self, before: int | None) -> int | None:
+        """The same, when there is one at least, or after `POLLS` counts: nobody tells when the server has noticed."""
+        effects = self.since(before)
+        for _ in range(POLLS - 1):
+            if effects != 0:
+                break
+            time.sleep(BETWEEN_POLLS)
+            effects = self.since(before)
+        return effects
 
     def get(self, path: str, key: str | None = None) -> Answer:
         """GET *path* with the headers of `effects`, or else the request's. Raises `NoAnswer`."""

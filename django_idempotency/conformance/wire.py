@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 KEY_HEADER = "Idempotency-Key"
+NOTICE = 2.0  # seconds
 
 
 class NoAnswer(Exception):
@@ -146,6 +148,15 @@ class Exchange:
         """Send *part* of the body."""
         if part:
             self._try(self._connection.send, part)
+
+    def end_early(self) -> None:
+        """Send no more, and wait until the server has noticed: it answers, or hangs up, or `NOTICE` seconds are over."""
+        try:
+            self._connection.sock.settimeout(NOTICE)
+            self._connection.sock.shutdown(socket.SHUT_WR)
+            self._connection.sock.recv(1)
+        except OSError:
+            pass  # whatever the server makes of it
 
     def answer(self) -> Answer:
         """Read the answer to its end."""

@@ -69,7 +69,7 @@ MISTAKES = {
 }
 
 # A retry after a hang-up may meet the first request in flight, and then it is a race of two.
-OF_RACES = {"claims too late", "answers in flight", "in flight is 423", "never ends what was raced for"}
+OF_RACES = {"claims too late", "never ends what was raced for"}
 
 
 class State:

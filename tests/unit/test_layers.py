@@ -38,7 +38,9 @@ def test_the_top_level_holds_what_a_project_imports_and_the_rooms():
     assert entries <= TOP_LEVEL
 
 
-@pytest.mark.parametrize("room", ["adapters", "checks", "conformance", "core", "engine", "operations", "protection", "stores"])
+@pytest.mark.parametrize(
+    "room", ["adapters", "checks", "conformance", "core", "engine", "operations", "protection", "stores"]
+)
 def test_each_room_states_its_rule(room):
     """At the top of its `__init__`, in at most ten lines; the table of the checks' ids comes after them."""
     rule = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text())).split("\n\nE001")[0]

@@ -26,10 +26,10 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     reuse.other_query,
     reuse.other_type,
     concurrency.race,
-    connections.hang_up,
-    connections.half_body,
     connections.late_duplicate,
+    connections.half_body,
     credentials.other,
     credentials.none,
     publication.documentation,
+    connections.hang_up,  # last: it leaves the server with work of which nobody tells when it ends
 )

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 NO_BODY = "The request has no body."
 
 
-@experiment("A request whose sender hangs up at once, and the same again until it is answered.", requests=POLLS + 3)
+@experiment("A request whose sender hangs up at once, and the same again until it is answered.", requests=2 * POLLS + 2)
 def hang_up(session: Session) -> Seen:
     request, key, before = session.new().plain, session.new_key(), session.count()
     with Exchange(session.wire, request, (key,)) as exchange:
         exchange.send_head()
         exchange.send_body(request.body)
-    return Seen({"retry": session.settle(request, key)}, session.since(before))
+    return Seen({"retry": session.settle(request, key)}, session.since_hang_up(before))
 
 
 @hang_up.check("hang-up", Level.EXPECTED, "A client that lost its connection gets an answer by a retry; one runs.")
@@ -36,7 +36,7 @@ def retry_is_answered(seen: Seen) -> Verdict:
     return verdict(seen["retry"].succeeded and seen.executions == 1, f"retry: {seen['retry']}; {seen.ran}")
 
 
-@experiment("The first half of a request, and then the whole of it.", requests=POLLS + 3)
+@experiment("The first half of a request, and then the whole of it.", requests=2 * POLLS + 2)
 def half_body(session: Session) -> Seen:
     request, key, before = session.new().plain, session.new_key(), session.count()
     if len(request.body) < 2:
@@ -44,7 +44,8 @@ def half_body(session: Session) -> Seen:
     with Exchange(session.wire, request, (key,)) as exchange:
         exchange.send_head()
         exchange.send_body(request.body[: len(request.body) // 2])
-    return Seen({"whole": session.settle(request, key)}, session.since(before))
+        exchange.end_early()
+    return Seen({"whole": session.settle(request, key)}, session.since_hang_up(before))
 
 
 @half_body.check("half-body", Level.EXPECTED, "Half a request runs nothing, and its key is free for the whole.")

@@ -47,7 +47,7 @@ def is_published(seen: Seen) -> Verdict:
     if link:
         return passed(f"a refusal links to {link}")
     if read:
-        return failed(f"{', '.join(read)}: no word of {KEY_HEADER}")
+        return failed(f"no word of {KEY_HEADER} in {', '.join(f'{path} ({seen[path].status})' for path in read)}")
     return not_applicable("Not seen: the request file has no `documentation`, and a refusal has no link.")
 
 
