@@ -56,12 +56,11 @@ def page(entries: Sequence[Entry]) -> str:
         ],
     )
     results = table(
-        ["check", "level", "asks", *number.values()],
+        ["check", "level", *number.values()],
         [
             [
                 f"`{check['id']}`",
                 f"{check['level']} {check['section'] or ''}".strip(),
-                check["sentence"].rstrip("."),
                 *(MARKS[entry.checks[place]["result"]] for entry in tried),
             ]
             for place, check in enumerate(tried[0].checks)
@@ -89,7 +88,10 @@ def page(entries: Sequence[Entry]) -> str:
             "",
             "## Check by check",
             "",
-            paragraph("The numbers are those of the table above. An empty cell: not applicable."),
+            paragraph(
+                "[What each asks](../how-to/test-any-server.md#what-it-checks). The numbers are those of the table"
+                " above; an empty cell is not applicable."
+            ),
             "",
             results,
             "",

@@ -42,10 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return NOT_EXAMINED
     say(f"{report.table(findings)}\n\n{report.summary(findings)}\n{wire.sent} requests.")
-    if options.json:
-        options.json.write_text(report.as_json(findings, url=wire.url, requests=wire.sent) + "\n", encoding="utf-8")
-    if options.junit:
-        options.junit.write_text(report.as_junit(findings, url=wire.url), encoding="utf-8")
+    try:
+        if options.json:
+            options.json.write_text(report.as_json(findings, url=wire.url, requests=wire.sent) + "\n", encoding="utf-8")
+        if options.junit:
+            options.junit.write_text(report.as_junit(findings, url=wire.url), encoding="utf-8")
+    except OSError as error:
+        sys.stderr.write(f"The report cannot be written: {error}\n")
+        return NOT_EXAMINED
     deciding = Level if options.strict else (Level.MUST,)
     wrong = any(each.verdict.result is Result.FAIL and each.check.level in deciding for each in findings)
     return FAILS if wrong else CONFORMS

@@ -17,6 +17,7 @@ from django_idempotency.conformance.wire import Request
 
 UNIQUE = "{{unique}}"
 ENVIRONMENT = re.compile(r"\{\{env:(\w+)\}\}")
+PATH = re.compile(r"/[\x21-\x7e]*")
 
 TEXT, OBJECT, LIST, FLAG, ANY = "a string", "an object", "a list of strings", "true or false", "any JSON value"
 MEMBERS = {
@@ -139,11 +140,11 @@ def described(given: Any) -> Described:
     for name, members in PARTS.items():
         if name in given:
             check_members(f"{name}.", given[name], members)
-    for name in ("path", "other.path", "effects.path"):
-        where, _, member = name.rpartition(".")
-        value = (given.get(where, {}) if where else given).get(member, None if where == "other" else "")
-        if value is not None and not value.startswith("/") and (not where or where in given):
-            raise FileError(f"`{name}` must be a path that begins with /.")
+    check_path("path", given.get("path", ""))
+    if "effects" in given:
+        check_path("effects.path", given["effects"].get("path", ""))
+    if "path" in given.get("other", {}):
+        check_path("other.path", given["other"]["path"])
     body = given.get("body")
     headers = texts("headers", given.get("headers", {}))
     if body is not None and not isinstance(body, str) and "content-type" not in {name.lower() for name in headers}:
@@ -181,6 +182,11 @@ def check_members(where: str, given: Mapping[str, Any], members: Mapping[str, st
             raise FileError(f"`{where}{name}` must be {members[name]}.")
 
 
+def check_path(name: str, value: str) -> None:
+    if not PATH.fullmatch(value):
+        raise FileError(f"`{name}` must be a path that begins with /, in ASCII without spaces.")
+
+
 def texts(name: str, given: Mapping[str, Any]) -> dict[str, str]:
     if wrong := [member for member, value in given.items() if not isinstance(value, str)]:
         raise FileError(f"`{name}.{wrong[0]}` must be a string.")
@@ -214,7 +220,7 @@ def vary(body: Any, change: Any) -> Any:
         return None
     if isinstance(body, str) or body is None:
         if not isinstance(change, str) or change == body:
-            raise FileError("`vary` must be another text, because `body` is a text.")
+            raise FileError("`vary` must be another text, because `body` is not JSON.")
         return change
     if not isinstance(change, dict) or not change:
         raise FileError('`vary` must be an object of JSON pointers and other values, like {"/amount": 2}.')

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -150,7 +150,7 @@ class Exchange:
             self._try(self._connection.send, part)
 
     def end_early(self) -> None:
-        """Send no more, and wait until the server has noticed: it answers, or hangs up, or `NOTICE` seconds are over."""
+        """Send no more, and wait until the server has noticed: it answers, or hangs up. At most `NOTICE` seconds."""
         try:
             self._connection.sock.settimeout(NOTICE)
             self._connection.sock.shutdown(socket.SHUT_WR)
@@ -169,9 +169,9 @@ class Exchange:
             raise NoAnswer(f"No answer: {error or type(error).__name__}") from error
         return Answer(status=response.status, headers=tuple(response.getheaders()), body=body)
 
-    def _try(self, send: object, *arguments: object) -> None:
+    def _try(self, send: Callable[..., object], *arguments: bytes) -> None:
         try:
-            send(*arguments)  # type: ignore[operator]
+            send(*arguments)
         except (BrokenPipeError, ConnectionResetError):
             pass  # a server may answer, and hang up, before it has read everything: the answer is read all the same
         except OSError as error:

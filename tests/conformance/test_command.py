@@ -87,6 +87,16 @@ def test_the_reports_agree(run, tmp_path):
         }.get(check["result"])
 
 
+def test_a_report_that_cannot_be_written_is_told(run, tmp_path):
+    """After the table, which is not lost."""
+    with serving() as (url, _):
+        code, printed = run(url, "--request", FILE, "--json", tmp_path / "none" / "r.json")
+
+    assert code == 2
+    assert "MUST: 4 pass" in printed
+    assert "The report cannot be written" in printed
+
+
 def test_junit_is_xml_whatever_a_server_says():
     """Characters that XML does not take are replaced."""
     check = Check(id="x", level=Level.MUST, section="2.7", sentence="It is.", judge=lambda seen: failed(""))
@@ -120,8 +130,9 @@ def test_no_more_is_sent_than_allowed(run):
     ("changes", "message"),
     [
         ({"pth": "/"}, "`pth` is unknown. Did you mean `path`?"),
-        ({"path": None}, "`path` must be a path that begins with /."),
-        ({"path": "payments"}, "`path` must be a path that begins with /."),
+        ({"path": None}, "`path` must be a path that begins with /"),
+        ({"path": "payments"}, "`path` must be a path that begins with /"),
+        ({"path": "/two words"}, "`path` must be a path that begins with /, in ASCII without spaces."),
         ({"headers": {"X": 1}}, "`headers.X` must be a string."),
         ({"required": "yes"}, "`required` must be true or false."),
         ({"vary": {"/price": 6}}, "`vary` names /price, which `body` does not have."),

@@ -52,7 +52,7 @@ def never_gets_it(seen: Seen) -> Verdict:
     return verdict(not gets(seen["other"], first) and not gets(seen["own"], first), saw)
 
 
-@other.check("other-callers-key", Level.EXPECTED, "Two callers' keys are two keys, if they are spelled alike, too.")
+@other.check("other-callers-key", Level.EXPECTED, "The same key of two callers is two keys.")
 def is_their_own(seen: Seen) -> Verdict:
     if not seen["alone"].succeeded:
         return not_applicable(f"The other caller is refused with a new key, too: {seen['alone']}")
