@@ -68,8 +68,8 @@ MISTAKES = {
     "publishes no expiry": {"expiry"},
 }
 
-# A retry after a hang-up may meet the first request in flight, and then it is a race of two.
-OF_RACES = {"claims too late", "never ends what was raced for"}
+# A retry after a hang-up may meet the first request in flight, and then it is a race of two: `hang-up` may find these.
+OF_RACES = {"claims too late", "never ends what was raced for", "looks before the body"}
 
 
 class State:
@@ -84,6 +84,7 @@ class State:
         self.paying = 0
         self.raced: set[Any] = set()
         self.readers: set[int] = set()  # ports of clients that wait for their answer
+        self.claimers: set[int] = set()  # and of those that have claimed a key, or have been told that they cannot
         self.changed = threading.Condition()
 
 
@@ -146,7 +147,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = int(self.headers["Content-Length"])
-        was_new = (self.caller, self.headers.get("Idempotency-Key", "").strip('"')) not in self.state.records
+        identity = (self.caller, self.headers.get("Idempotency-Key", "").strip('"'))
+        was_new = self.state.records.get(identity, (None, None))[1] is None
         body = self.rfile.read1(length)
         if len(body) < length:  # nobody waits for the rest
             self.count(0)
@@ -214,6 +216,8 @@ class Handler(BaseHTTPRequestHandler):
             claimed = known is None or (was_new and record is not None)
             if claimed and not self.has("claims too late"):
                 self.state.records[identity] = (fingerprint, None)
+            self.state.claimers.add(self.client_address[1])
+            self.state.changed.notify_all()
         if not claimed:
             return self.again(identity, known == fingerprint or self.caller is None, record, body)
         self.wait_for_the_others()

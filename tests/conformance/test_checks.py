@@ -6,34 +6,53 @@ from pathlib import Path
 import pytest
 
 from django_idempotency.conformance import session as sessions
-from django_idempotency.conformance.checks import EXPERIMENTS
+from django_idempotency.conformance import wire
+from django_idempotency.conformance.checks import EXPERIMENTS, concurrency, connections
 from django_idempotency.conformance.checks.base import Result
 from django_idempotency.conformance.requests_file import described
 from django_idempotency.conformance.run import examine, planned
 from django_idempotency.conformance.session import Session
-from django_idempotency.conformance.wire import Exchange, Wire
-from tests.conformance.server import MISTAKES, OF_RACES, PATIENCE, serving
+from django_idempotency.conformance.wire import Exchange
+from tests.conformance.server import MISTAKES, OF_RACES, PATIENCE, State, serving
 
 REQUEST = json.loads(Path(__file__).with_name("request.json").read_text())
 IDS = [check.id for experiment in EXPERIMENTS for check in experiment.checks]
+
+
+class Watched(Exchange):
+    """Tells the server what its client does, so that no test depends on who is faster."""
+
+    state: State
+
+    def send_body(self, part):
+        super().send_body(part)
+        self.is_whole = part == self._request.body
+        self.port = self._connection.sock.getsockname()[1]
+
+    def answer(self):
+        self.state.readers.add(self.port)
+        return super().answer()
+
+    def close(self):
+        """Hang up when the server has claimed the key, if the request was whole."""
+        if self.is_whole and self.port not in self.state.readers:
+            with self.state.changed:
+                assert self.state.changed.wait_for(lambda: self.port in self.state.claimers, timeout=PATIENCE)
+        super().close()
 
 
 @pytest.fixture
 def examined(monkeypatch):
     """Examine a server with a mistake: the results and what was seen, by the check's id."""
     monkeypatch.setattr(sessions, "BETWEEN_POLLS", 0.01)
-    read = Exchange.answer
+    for module in (wire, concurrency, connections):
+        monkeypatch.setattr(module, "Exchange", Watched)
 
     def examined(mistake="", **changes):
         with serving(mistake) as (url, state):
-
-            def answer(exchange):
-                state.readers.add(exchange._connection.sock.getsockname()[1])  # it does not hang up
-                return read(exchange)
-
-            monkeypatch.setattr(Exchange, "answer", answer)
+            monkeypatch.setattr(Watched, "state", state, raising=False)
             file = {name: value for name, value in {**REQUEST, **changes}.items() if value is not None}
-            session = Session(Wire(url, timeout=PATIENCE), described(file), racers=8)
+            session = Session(wire.Wire(url, timeout=PATIENCE), described(file), racers=8)
             findings = {finding.check.id: finding.verdict for finding in examine(session)}
             assert session.wire.sent <= sum(requests for _, requests in planned(session))
             return findings
