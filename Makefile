@@ -14,7 +14,7 @@ export AUTOBAHN_USE_NVX = 0
 RUN = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-fast test-all mysql coverage lint types imports docs screenshots package bench bench-rivals bench-scale faults format clean
+.PHONY: help demo run test test-fast test-all mysql coverage lint types imports docs screenshots package bench bench-rivals bench-scale conformance faults format clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -82,11 +82,14 @@ bench-rivals: $(VENV)/.bench ## the same view under other packages, each from Py
 bench-scale: $(VENV)/.bench ## up to ten million records: speed, disk, purge and the admin (takes most of an hour)
 	$(RUN) -m benchmarks.scale $(ARGS)
 
+conformance: $(VENV)/.bench ## the conformance kit against this package, and servers of others from PyPI and npm (needs npm)
+	CONTENDERS=$(VENV)-conformance $(RUN) -m benchmarks.conformance
+
 faults: $(VENV)/.test ## break network, workers and databases under load (KILLS=10000: so many kills on each database)
 	$(RUN) -m benchmarks.faults $(ARGS)
 
 clean: ## remove everything that these targets made
-	rm -rf $(VENV) $(VENV)-rivals .coverage* build dist docs/_build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .tox
+	rm -rf $(VENV) $(VENV)-rivals $(VENV)-conformance .coverage* build dist docs/_build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .tox
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp of the environment: pip from 25.1 on knows dependency groups, the pip that Python brings may not.

@@ -155,6 +155,8 @@ IDEMPOTENCY = {
         "redis": {"BACKEND": "django_idempotency.stores.redis.RedisStore", "OPTIONS": {"CACHE": "default"}},
     },
     "TTL": timedelta(hours=24),
+    # Where callers read of their keys: refusals link to it.
+    "DOCS_URL": "https://github.com/django-idempotency/django-idempotency/blob/main/docs/reference/errors.md",
 }
 
 LANGUAGE_CODE = "en"

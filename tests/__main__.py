@@ -121,6 +121,7 @@ ONCE = (
     "checks/test_documents.py",
     "checks/test_setting.py",
     "client",
+    "conformance",
     "docs",
     "forms",
     "kit/test_calls.py",

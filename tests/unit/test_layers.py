@@ -24,7 +24,8 @@ def trees():
 TOP_LEVEL = {
     *("__init__", "exceptions", "fingerprints", "keys", "middleware", "moving", "outcomes", "probes"),  # one imports
     *("renderers", "rest_framework"),
-    *("adapters", "client", "contrib", "core", "engine", "operations", "protection", "stores", "testing"),  # rooms
+    *("adapters", "client", "conformance", "contrib", "core", "engine", "operations", "protection"),  # rooms
+    *("stores", "testing"),
     *("admin", "apps", "checks", "conf", "fields", "management", "migrations", "models", "signals"),  # Django's names
     *("static", "templates", "templatetags", "py.typed"),
 }
@@ -38,7 +39,7 @@ def test_the_top_level_holds_what_a_project_imports_and_the_rooms():
 
 
 @pytest.mark.parametrize(
-    "room", ["adapters", "checks", "client", "core", "engine", "operations", "protection", "stores"]
+    "room", ["adapters", "checks", "client", "conformance", "core", "engine", "operations", "protection", "stores"]
 )
 def test_each_room_states_its_rule(room):
     """At the top of its `__init__`, in at most ten lines; the table of the checks' ids comes after them."""

@@ -1,0 +1,1 @@
+"""The conformance kit against servers that others wrote: `make conformance`."""
