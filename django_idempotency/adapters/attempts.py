@@ -105,6 +105,11 @@ class AttemptReader:
             return f"{self.django_request.method} {path}"
         return operation if isinstance(operation, str) else check_string("operation", operation(self.request))
 
+    def sent_key(self) -> dict[str, str]:
+        """By the option `echo`: the header with the key as the client has sent it, unless it is no text."""
+        sent = self.django_request.META.get(self.policy.meta_name, "") if self.policy.echo else ""
+        return {self.policy.header: sent} if sent.isascii() and sent.isprintable() and sent else {}
+
     def _may_have_field(self) -> bool:
         """Is the request a form, in which the key is to be looked for?"""
         return self.policy.meta_name not in self.django_request.META and self._reads_form()

@@ -214,8 +214,10 @@ class NinjaAdapter(PlainAdapter):
         return operation._result_to_response(self.request, value, response)
 
     def refuse(self, refusal: Refusal) -> Any:
-        """Answer with *refusal*, or raise it if the API has an exception handler for it."""
+        """Answer with *refusal*, or raise it if the API has an exception handler for it, and no option `refuse`."""
         handlers = self.ninja_operation.api._exception_handlers
-        if any(kind in handlers for kind in type(refusal).__mro__ if issubclass(kind, IdempotencyError)):
+        if self.policy.refuse is None and any(
+            kind in handlers for kind in type(refusal).__mro__ if issubclass(kind, IdempotencyError)
+        ):
             raise refusal
         return super().refuse(refusal)

@@ -185,12 +185,12 @@ def call(
         case Executed(response, record):
             if record is None:
                 restore_session(django_request, session)
-            return response
+            return adapter.echo(response)
         case Joined(handle):
             django_request.idempotency = handle
             return view(*args, **kwargs)
         case Replayed(record):
-            return adapter.replay(record)
+            return adapter.echo(adapter.replay(record))
         case Refused(refusal):
             return adapter.refuse(refusal)
         case _:

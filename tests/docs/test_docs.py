@@ -145,6 +145,7 @@ def test_the_generated_reference_has_each_public_module():
         "exceptions",
         "fingerprints",
         "keys",
+        "profiles",
         "probes",
     ]
     public += ["outcomes", "admin", "signals", "testing", "stores.database", "stores.redis", "stores.base"]
