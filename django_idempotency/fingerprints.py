@@ -38,6 +38,7 @@ def json(exclude: Iterable[str] = (), *, body_only: bool = False) -> Callable[[A
         meaning = [attempts.host_name(django_request).encode()] if body_only else attempts.meaning(django_request)
         return framed(*meaning, _members(request, django_request, paths))
 
+    setattr(fingerprint, attempts.COMPARES_URL, not body_only)
     return fingerprint
 
 

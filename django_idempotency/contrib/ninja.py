@@ -24,6 +24,7 @@ from django_idempotency.exceptions import IdempotencyError, PolicyError, Refusal
 from django_idempotency.protection.exemptions import is_exempt
 from django_idempotency.protection.introspection import is_async, layers
 from django_idempotency.protection.order import check_handler, check_place
+from django_idempotency.protection.receiving import is_receipt
 from django_idempotency.protection.views import call, call_async
 
 __all__ = ["idempotent", "protect"]
@@ -120,23 +121,41 @@ def _protect_run(policy: Policy, run: Any) -> Any:
 
 
 def _name_operation(run: Any) -> Any:
-    """*run*, which tells its request the operation that it belongs to."""
-    operation = _operation_of(run)
+    """*run*, which tells its request the operation that it belongs to. A receipt has no values to validate."""
+    operation: Any = _operation_of(run)
     if operation.is_async:
 
         @wraps(run)
         async def named(request: HttpRequest, **values: Any) -> Any:
             setattr(request, OPERATION, operation)
-            return await run(request, **values)
+            if not is_receipt(request):
+                return await run(request, **values)
+            refused = await operation._run_checks(request)
+            try:
+                return refused or await _call_function(operation, request)
+            except Exception as error:
+                return operation.api.on_exception(request, error)
 
     else:
 
         @wraps(run)
         def named(request: HttpRequest, **values: Any) -> Any:
             setattr(request, OPERATION, operation)
-            return run(request, **values)
+            if not is_receipt(request):
+                return run(request, **values)
+            refused = operation._run_checks(request)
+            try:
+                return refused or _call_function(operation, request)
+            except Exception as error:
+                return operation.api.on_exception(request, error)
 
     return named
+
+
+def _call_function(operation: Any, request: HttpRequest) -> Any:
+    """Call the protected function of *operation*, which answers a receipt itself."""
+    protected = next(layer for layer in layers(operation.view_func) if hasattr(layer, POLICY))
+    return protected(request)
 
 
 def _operation_of(run: Any) -> Operation:

@@ -146,6 +146,7 @@ def test_the_generated_reference_has_each_public_module():
         "fingerprints",
         "keys",
         "profiles",
+        "receipts",
         "probes",
     ]
     public += ["outcomes", "admin", "signals", "testing", "stores.database", "stores.redis", "stores.base"]

@@ -23,7 +23,7 @@ def trees():
 # What a project imports, and the names that Django gives. Everything else lives in a room.
 TOP_LEVEL = {
     *("__init__", "exceptions", "fingerprints", "keys", "middleware", "outcomes", "probes", "profiles"),  # one imports
-    *("renderers", "rest_framework"),
+    *("receipts", "renderers", "rest_framework"),
     *("adapters", "client", "contrib", "core", "engine", "operations", "protection", "stores", "testing"),  # rooms
     *("admin", "apps", "checks", "conf", "fields", "management", "migrations", "models", "signals"),  # Django's names
     *("static", "templates", "templatetags", "py.typed"),
