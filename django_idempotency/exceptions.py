@@ -12,7 +12,8 @@ Every error of the package, in one hierarchy:
     │   ├── KeyReused           422 key-reused
     │   ├── RequestInProgress   409 request-in-progress
     │   ├── OutcomeUnknown      409 outcome-unknown
-    │   └── StoreUnavailable    503 store-unavailable
+    │   ├── StoreUnavailable    503 store-unavailable
+    │   └── ReceiptUnavailable  404 receipt-unavailable
     ├── HandlerError            the handler ran and broke the law; a 500 that names the remedy
     │   ├── UnstorableResponse      rolled back
     │   ├── TransactionBroken       rolled back
@@ -49,6 +50,7 @@ __all__ = [
     "OutcomeUnknown",
     "PhaseError",
     "PolicyError",
+    "ReceiptUnavailable",
     "Refusal",
     "RequestInProgress",
     "StoreUnavailable",
@@ -173,6 +175,14 @@ class StoreUnavailable(Refusal):
     code = "store-unavailable"
     title = "The idempotency store is unavailable."
     retry_after = 5
+
+
+class ReceiptUnavailable(Refusal):
+    """Nothing at this method and path takes a key: name those to which the request with the key was sent."""
+
+    status = 404
+    code = "receipt-unavailable"
+    title = "There are no receipts for this method and path."
 
 
 class HandlerError(IdempotencyError):

@@ -15,7 +15,7 @@ from django_idempotency.exceptions import PolicyError
 __all__ = ["json"]
 
 
-def json(exclude: Iterable[str] = ()) -> Callable[[Any], bytes]:
+def json(exclude: Iterable[str] = (), *, body_only: bool = False) -> Callable[[Any], bytes]:
     """
     Make a fingerprint that compares bodies as JSON: the order of members, white space and the notation of numbers (1,
     1.0, 1e0) make no difference (RFC 8785).
@@ -23,6 +23,8 @@ def json(exclude: Iterable[str] = ()) -> Callable[[Any], bytes]:
     *exclude* lists dotted paths of members to leave out, like `"sent_at"` or `"meta.attempt"`, which also reach into
     lists. Everything else is compared as by default, and so is a body that is not JSON (NaN and Infinity are not) or
     that has a number which no double holds exactly.
+
+    With *body_only* the body is compared, and the host, and no other part of the request.
 
     Raises `PolicyError` if *exclude* is not a sequence of strings.
     """
@@ -33,8 +35,10 @@ def json(exclude: Iterable[str] = ()) -> Callable[[Any], bytes]:
 
     def fingerprint(request: Any) -> bytes:
         django_request = getattr(request, "_request", request)  # DRF's wraps Django's
-        return framed(*attempts.meaning(django_request), _members(request, django_request, paths))
+        meaning = [attempts.host_name(django_request).encode()] if body_only else attempts.meaning(django_request)
+        return framed(*meaning, _members(request, django_request, paths))
 
+    setattr(fingerprint, attempts.COMPARES_URL, not body_only)
     return fingerprint
 
 

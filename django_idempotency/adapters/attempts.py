@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.urls import Resolver404, resolve
 
 from django_idempotency.adapters.body import body_digest, form_values, has_form, receive
-from django_idempotency.adapters.scope import default_scope
+from django_idempotency.adapters.scope import ANONYMOUS, default_scope
 from django_idempotency.adapters.sent import encode_request
 from django_idempotency.core.fingerprint import check_fingerprint, digest, parse_query
 from django_idempotency.core.keys import (
@@ -26,10 +26,13 @@ from django_idempotency.core.keys import (
 )
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.progress import PHASED
-from django_idempotency.exceptions import KeyExpired, KeyInvalid, KeyMissing, Refusal
+from django_idempotency.exceptions import KeyExpired, KeyInvalid, KeyMissing, ReceiptUnavailable, Refusal
 
 SENT_KEY = "_idempotency_sent_key"  # of a request: its form's key, for a form that is shown again with its errors
 PLACE = "place"  # the attribute of a ready-made option `key`: where the key is, for the client
+COMPARES_URL = "compares_url"  # the attribute of an option `fingerprint`: does it tell URLs apart?
+URL_PARTS = 4  # of `meaning`: query, method, host and path
+URL_DIGEST = 8  # bytes
 PRECONDITIONS = ("HTTP_IF_MATCH", "HTTP_IF_UNMODIFIED_SINCE")
 
 
@@ -65,8 +68,7 @@ class AttemptReader:
             return incomplete
         if self._differs(key):
             return KeyInvalid("The form and the header have different keys: send one key.")
-        seen = self.request
-        scope = default_scope(seen) if policy.scope is None else check_string("scope", policy.scope(seen))
+        scope = self._scope()
         path = route(request)
         operation = self.operation(path)
         attempt = Attempt(
@@ -77,18 +79,28 @@ class AttemptReader:
             uncertain_ttl=policy.uncertain_ttl,
             request=f"{request.method} {host_name(request)} {path}",
             request_id=request_id(request),
-            sent=encode_request(seen, policy) if policy.mode == PHASED and policy.store_request else b"",
+            sent=encode_request(self.request, policy) if policy.mode == PHASED and policy.store_request else b"",
         )
         if policy.moved_from is not None:
-            moved = policy.moved_from(seen, request.META.get(policy.meta_name, key))
+            moved = policy.moved_from(self.request, request.META.get(policy.meta_name, key))
             attempt = attempt if moved is None else replace(attempt, moved=moved.attempts(attempt))
         return attempt if policy.operation_aliases is None else self._with_former(attempt, policy.operation_aliases)
+
+    def _scope(self) -> str:
+        seen, scope = self.request, self.policy.scope
+        return default_scope(seen) if scope is None else check_string("scope", scope(seen))
 
     def _fingerprint(self) -> bytes:
         request, made = self.django_request, self.policy.fingerprint
         if made is None:
-            return digest(b"request", *meaning(request), body_digest(request, self.encode_parsed_body))
-        return sha256(check_fingerprint(made(self.request))).digest()
+            parts = meaning(request)
+            whole = digest(b"request", *parts, body_digest(request, self.encode_parsed_body))
+        else:
+            whole = sha256(check_fingerprint(made(self.request))).digest()
+            if not getattr(made, COMPARES_URL, False):
+                return whole
+            parts = meaning(request)
+        return url_digest(parts) + whole[URL_DIGEST:]
 
     def _with_former(self, attempt: Attempt, aliases: tuple[str, ...]) -> Attempt:
         """*attempt* with itself under the former names of its operation, each with the fingerprint that it had then."""
@@ -107,6 +119,11 @@ class AttemptReader:
         if operation is None:
             return f"{self.django_request.method} {path}"
         return operation if isinstance(operation, str) else check_string("operation", operation(self.request))
+
+    def sent_key(self) -> dict[str, str]:
+        """By the option `echo`: the header with the key as the client has sent it, unless it is no text."""
+        sent = self.django_request.META.get(self.policy.meta_name, "") if self.policy.echo else ""
+        return {self.policy.header: sent} if sent.isascii() and sent.isprintable() and sent else {}
 
     def _may_have_field(self) -> bool:
         """Is the request a form, in which the key is to be looked for?"""
@@ -133,6 +150,36 @@ class AttemptReader:
             incomplete = receive(self.django_request)
             if incomplete is not None and may_have_field:
                 return incomplete  # what is missing may be the key
+        return self._find_key(may_have_field)
+
+    def read_names(self) -> list[tuple[Identity, bytes]] | Refusal:
+        """
+        The identity of the request that had this one's URL, method and key, under each name of its operation, each with
+        the beginning of its fingerprint; or a refusal, if the key is missing or malformed, if nothing tells the caller
+        from others, or if the option `fingerprint` does not say whether it compares URLs. An old key is no reason, and
+        nothing of a body is read.
+        """
+        compares_url = self.policy.fingerprint is None or getattr(self.policy.fingerprint, COMPARES_URL, None)
+        if compares_url is None:
+            return ReceiptUnavailable("There are no receipts for this action.")
+        self.policy = policy = replace(self.policy, required=True, key_max_age=None)
+        key = self._find_key(may_have_field=False)
+        if not isinstance(key, str):
+            return key or KeyMissing()  # a callable may say that this request needs none
+        scope = self._scope()
+        if scope == ANONYMOUS:  # whoever has seen the key could ask, without knowing what was sent with it
+            return ReceiptUnavailable("There are receipts for those alone who say who they are: send your credential.")
+        from django_idempotency.adapters.former import former_request, seen_as
+
+        request = self.django_request
+        names = {self.operation(route(request)): url_digest(meaning(request))}
+        for alias in policy.operation_aliases or ():
+            with seen_as(request, former_request(alias, request)):
+                names.setdefault(alias, url_digest(meaning(request)))
+        return [(Identity(scope, name, key), url if compares_url else b"") for name, url in names.items()]
+
+    def _find_key(self, may_have_field: bool) -> str | Refusal | None:
+        policy = self.policy
         # Called outside the `try`: it may start operations of its own, whose refusals are not this request's.
         made = None if policy.key is None else policy.key(self.request)
         if made is NoKey.NEEDED:
@@ -206,6 +253,11 @@ def meaning(request: HttpRequest) -> list[bytes]:
         *(meta.get(name, "") for name in PRECONDITIONS),
     )
     return [parse_query(query) if query else b"", *[part.encode(errors="surrogateescape") for part in parts]]
+
+
+def url_digest(parts: list[bytes]) -> bytes:
+    """What a fingerprint of the `meaning` *parts* begins with: to which URL the request was sent, and how."""
+    return digest(b"url", *parts[:URL_PARTS])[:URL_DIGEST]
 
 
 def request_id(request: HttpRequest) -> str:

@@ -8,7 +8,7 @@ response that cannot be rendered rolls back, and the stored answer is the one th
 import json
 from collections.abc import Hashable
 from functools import cache
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from django.http.response import HttpResponseBase
 from rest_framework.exceptions import APIException
@@ -21,6 +21,8 @@ from django_idempotency.adapters import plain
 from django_idempotency.adapters.body import form_as_json
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.fingerprint import canonical_json
+from django_idempotency.core.keys import Attempt
+from django_idempotency.core.observation import OBSERVE
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import Refusal
@@ -83,6 +85,11 @@ class DrfAdapter(plain.PlainAdapter):
         self.django_request = request._request
         self.view: APIView = request.parser_context["view"]
 
+    def read(self) -> Attempt | Refusal | None:
+        if self.policy.echo and self.policy.mode != OBSERVE:
+            self.view.headers.update(self.sent_key())  # for each answer, also to an exception of the handler
+        return super().read()
+
     def encode_parsed_body(self) -> bytes | None:
         data: Any = self.request._full_data  # type: ignore[attr-defined]  # DRF before 3.17 keeps no bytes
         if data is Empty:  # the body was consumed, but not parsed
@@ -128,13 +135,15 @@ class DrfAdapter(plain.PlainAdapter):
 
         self.view.finalize_response = finalize_response  # type: ignore[method-assign]
 
-    def refuse(self, refusal: Refusal) -> NoReturn:
+    def refuse(self, refusal: Refusal) -> HttpResponseBase:
         """
-        Raise *refusal* as an `APIException`, which DRF handles.
+        Raise *refusal* as an `APIException`, which DRF handles, or return what the option `refuse` makes of it.
 
         The result of DRF's own exception handler becomes problem details; that of a project's stays as it is. Both get
         `Retry-After` and `Link`.
         """
+        if self.policy.refuse is not None:
+            return super().refuse(refusal)
         error = _api_exception(cast(Hashable, type(refusal)))(refusal.message)
         view, finalize = self.view, self.view.finalize_response
 

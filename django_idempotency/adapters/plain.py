@@ -129,6 +129,8 @@ class PlainAdapter(AttemptReader):
         """Make the record of *response*. Raises `UnstorableResponse` if there can be none."""
         policy = self.policy
         never = policy.unstored_headers or NEVER_STORED
+        if policy.echo:
+            never = never | {policy.header.lower()}  # each retry gets what it has sent
         instead, body = "", b""
         if policy.store_body and policy.record is None:
             body = _read_content(response, policy.max_body)
@@ -217,8 +219,17 @@ class PlainAdapter(AttemptReader):
             response.url = response.headers["Location"]  # type: ignore[attr-defined]  # as HttpResponseRedirect has it
         return response
 
-    def refuse(self, refusal: Refusal) -> HttpResponse:
-        """Make problem details (RFC 9457) of *refusal*, or a page if a form was sent."""
+    def echo(self, response: Any) -> Any:
+        """*response*, with the key of the request if the option `echo` asks for it."""
+        for name, value in self.sent_key().items():
+            response.headers[name] = value
+        return response
+
+    def refuse(self, refusal: Refusal) -> HttpResponseBase:
+        """
+        Make problem details (RFC 9457) of *refusal*, or what the option `refuse` makes of it, or a page if a form was
+        sent. Raises `PolicyError` if that option returns no response.
+        """
         if isinstance(refusal, StoreUnavailable):
             # The connection is lost, so the request's transaction cannot be committed: let it end without an error.
             for connection in connections.all(initialized_only=True):
@@ -226,12 +237,17 @@ class PlainAdapter(AttemptReader):
                     connection.set_rollback(True)
         if self._is_page():
             return refusal_page(self.django_request, refusal, self.refusal_headers(refusal))
-        return JsonResponse(
-            refusal.problem(self.policy.docs_url),
-            status=refusal.status,
-            content_type=PROBLEM,
-            headers=self.refusal_headers(refusal),
-        )
+        if self.policy.refuse is None:
+            response: HttpResponseBase = JsonResponse(
+                refusal.problem(self.policy.docs_url), status=refusal.status, content_type=PROBLEM
+            )
+        else:
+            response = self.policy.refuse(self.request, refusal)
+            if not isinstance(response, HttpResponseBase):
+                raise PolicyError(f"The option 'refuse' must return a response, not a {type(response).__name__}.")
+        for name, value in self.refusal_headers(refusal).items():
+            response.headers.setdefault(name, value)
+        return response
 
     def _is_page(self) -> bool:
         """Is a refusal read by a person? A browser that sends a form without a key says that it wants a page."""
@@ -239,8 +255,10 @@ class PlainAdapter(AttemptReader):
         return self.is_form or (accepts_page and self._may_have_field())
 
     def refusal_headers(self, refusal: Refusal) -> dict[str, str]:
-        """`Retry-After` in seconds, if a retry helps, and the `Link` to the API's own documentation (RFC 8288)."""
-        headers = {}
+        """
+        `Retry-After` in seconds, if a retry helps, the `Link` to the API's own documentation (RFC 8288), and the key.
+        """
+        headers = self.sent_key()
         if refusal.retry_after is not None:
             headers["Retry-After"] = str(refusal.retry_after)
         if self.policy.docs_url is not None:

@@ -25,6 +25,7 @@ from django_idempotency.operations import openapi
 from django_idempotency.protection.exemptions import is_exempt
 from django_idempotency.protection.introspection import is_async, layers
 from django_idempotency.protection.order import check_handler, check_place
+from django_idempotency.protection.receiving import is_receipt
 from django_idempotency.protection.views import call, call_async
 
 __all__ = ["idempotent", "protect"]
@@ -122,23 +123,41 @@ def _protect_run(policy: Policy, run: Any) -> Any:
 
 
 def _name_operation(run: Any) -> Any:
-    """*run*, which tells its request the operation that it belongs to."""
-    operation = _operation_of(run)
+    """*run*, which tells its request the operation that it belongs to. A receipt has no values to validate."""
+    operation: Any = _operation_of(run)
     if operation.is_async:
 
         @wraps(run)
         async def named(request: HttpRequest, **values: Any) -> Any:
             setattr(request, OPERATION, operation)
-            return await run(request, **values)
+            if not is_receipt(request):
+                return await run(request, **values)
+            refused = await operation._run_checks(request)
+            try:
+                return refused or await _call_function(operation, request)
+            except Exception as error:
+                return operation.api.on_exception(request, error)
 
     else:
 
         @wraps(run)
         def named(request: HttpRequest, **values: Any) -> Any:
             setattr(request, OPERATION, operation)
-            return run(request, **values)
+            if not is_receipt(request):
+                return run(request, **values)
+            refused = operation._run_checks(request)
+            try:
+                return refused or _call_function(operation, request)
+            except Exception as error:
+                return operation.api.on_exception(request, error)
 
     return named
+
+
+def _call_function(operation: Any, request: HttpRequest) -> Any:
+    """Call the protected function of *operation*, which answers a receipt itself."""
+    protected = next(layer for layer in layers(operation.view_func) if hasattr(layer, POLICY))
+    return protected(request)
 
 
 def _operation_of(run: Any) -> Operation:
@@ -207,8 +226,10 @@ class NinjaAdapter(PlainAdapter):
         return operation._result_to_response(self.request, value, response)
 
     def refuse(self, refusal: Refusal) -> Any:
-        """Answer with *refusal*, or raise it if the API has an exception handler for it."""
+        """Answer with *refusal*, or raise it if the API has an exception handler for it, and no option `refuse`."""
         handlers = self.ninja_operation.api._exception_handlers
-        if any(kind in handlers for kind in type(refusal).__mro__ if issubclass(kind, IdempotencyError)):
+        if self.policy.refuse is None and any(
+            kind in handlers for kind in type(refusal).__mro__ if issubclass(kind, IdempotencyError)
+        ):
             raise refusal
         return super().refuse(refusal)

@@ -59,6 +59,8 @@ class Options(TypedDict, total=False):
     docs_url: str
     header: str
     replayed_header: str
+    echo: bool
+    refuse: str | Callable[[Any, Any], Any]
     max_body: int
     unstored_headers: Iterable[str]
     store_body: bool
@@ -135,6 +137,8 @@ class ResolvedPolicy:
     docs_url: str | None = option(None, values.url)
     header: str = option("Idempotency-Key", values.field_name)
     replayed_header: str = option("Idempotency-Replayed", values.field_name)
+    echo: bool = option(False, values.boolean)
+    refuse: Callable[[Any, Any], Any] | None = option(None, values.callable_or_path, dotted=True, of_requests=True)
     max_body: int = option(1024 * 1024, values.byte_count, for_events=True)  # bytes
     unstored_headers: frozenset[str] | None = option(None, values.field_names, convert=NEVER_STORED.union)
     store_body: bool = option(True, values.boolean)

@@ -25,6 +25,7 @@ from django_idempotency.protection.awaiting import OwnThread
 from django_idempotency.protection.introspection import is_async
 from django_idempotency.protection.observed_request import observe_async_request, observe_request
 from django_idempotency.protection.order import check_dispatch, check_method, check_place
+from django_idempotency.protection.receiving import Receipt
 from django_idempotency.protection.resumption import RESUMPTION, Resumption
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -134,7 +135,9 @@ def call(
     django_request = adapter.django_request
     # The handle of the operation whose handler calls this one, if there is one.
     outer = django_request.idempotency = getattr(django_request, "idempotency", None)
-    resumption: Resumption | None = vars(django_request).pop(RESUMPTION, None)
+    resumption: Resumption | Receipt | None = vars(django_request).pop(RESUMPTION, None)
+    if isinstance(resumption, Receipt):
+        return resumption.answer(adapter)
     if resumption is None:
         if request.method not in policy.methods:
             return view(*args, **kwargs)
@@ -185,12 +188,12 @@ def call(
             case Executed(response, record):
                 if record is None:
                     restore_session(django_request, session)
-                return response
+                return adapter.echo(response)
             case Joined(handle):
                 django_request.idempotency = handle
                 return view(*args, **kwargs)
             case Replayed(record):
-                return adapter.replay(record)
+                return adapter.echo(adapter.replay(record))
             case Refused(refusal):
                 return adapter.refuse(refusal)
             case _:

@@ -85,6 +85,14 @@ class Store(ABC):
     def find(self, using: str | None, digest: bytes) -> StoredRecord | None:
         """Find what is stored for the identity *digest*, but not a claim in flight."""
 
+    def peek(self, using: str | None, digest: bytes) -> StoredRecord | None:
+        """
+        Find what answers for the identity *digest* now: like `find`, without what has expired, and with a claim in
+        flight if it can be seen. It waits for nobody, and takes no lock that a claim asks for.
+        """
+        found = self.find(using, digest)
+        return found if found is not None and found.is_live else None
+
     @abstractmethod
     def unsettled(self, using: str | None, limit: int) -> list[StoredRecord]:
         """List at most *limit* unsettled outcomes, the oldest first."""

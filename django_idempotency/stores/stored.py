@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from django_idempotency.core.record import TOMBSTONE, CompletionRecord
@@ -11,6 +11,7 @@ from django_idempotency.stores.schemas import in_schema
 if TYPE_CHECKING:
     from django_idempotency.stores.base import Fault, Store
 
+UNKNOWN = datetime(1970, 1, 1, tzinfo=UTC)  # a time that is not stored, or not by this package
 STORE = "store:"  # in a `pk`, before the alias of a store outside the databases
 
 
@@ -105,7 +106,7 @@ class StoredRecord:
     now: datetime
     location: Location
     ended: bool = False  # Has its answer ended, although the record has not expired?
-    is_in_flight: bool = False  # a claim whose request runs; only `Store.of_scope` lists those
+    is_in_flight: bool = False  # a claim whose request runs, from `Store.of_scope` or `Store.peek`
     is_interrupted: bool = False  # the claim of a run that nobody works on now, and that a retry goes on with
     run: StoredRun | None = None  # of a claim in phased mode
 
@@ -140,3 +141,9 @@ class StoredRecord:
         if self.is_unsettled or self.is_tombstone:
             return None
         return CompletionRecord.from_stored(self.status, self.head, self.body, self.request_id)
+
+
+def claim_in_flight(location: Location, digest: bytes, scope: str = "") -> StoredRecord:
+    """A claim of which nothing is known but that its request runs."""
+    times: Any = {"executed_at": UNKNOWN, "expires_at": None, "now": UNKNOWN}
+    return StoredRecord(digest=digest, scope=scope, location=location, is_in_flight=True, **times)

@@ -204,6 +204,11 @@ class MemoryStore(LeasedStore):
             entry = self._live(digest)
             return None if entry is None or self._in_flight(entry) else self._stored(entry)
 
+    def peek(self, using: str | None, digest: bytes) -> StoredRecord | None:
+        with _lock:
+            entry = self._live(digest)
+            return None if entry is None else replace(self._stored(entry), is_in_flight=self._in_flight(entry))
+
     def unsettled(self, using: str | None, limit: int) -> list[StoredRecord]:
         with _lock:
             live = [entry for digest in list(self._entries) if (entry := self._live(digest)) is not None]

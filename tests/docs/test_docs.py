@@ -151,6 +151,8 @@ def test_the_generated_reference_has_each_public_module():
         "fingerprints",
         "keys",
         "moving",
+        "profiles",
+        "receipts",
         "probes",
     ]
     public += ["outcomes", "admin", "signals", "testing", "stores.database", "stores.redis", "stores.base"]

@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
+from django.http import JsonResponse
 from django.urls import path
 from django.utils import timezone
 from django.utils.decorators import method_decorator
@@ -85,6 +86,14 @@ def accepted(request, reference) -> Response:
     return Response({"reference": reference})
 
 
+def teapot(request, refusal) -> JsonResponse:
+    return JsonResponse({"was": refusal.code}, status=418)
+
+
+def gone(request, refusal) -> JsonResponse:
+    return JsonResponse({"was": refusal.code}, status=410)
+
+
 def to_other(request) -> str:
     return "other"
 
@@ -114,6 +123,15 @@ def asks_for_a_key(api) -> bool:
 
 def protects_put(api) -> bool:
     return is_replay([api.put(PATH, {"amount": 1}, headers={"Idempotency-Key": "k"}) for _ in range(2)][1])
+
+
+def echoed(api) -> str | None:
+    return post(api).headers.get("Idempotency-Key")
+
+
+def takes_no_reuse(api) -> int:
+    post(api)
+    return post(api, {"amount": 11}).status_code
 
 
 def uncertain_ttl(api) -> timedelta | None:
@@ -351,6 +369,10 @@ EFFECTS = {
     "replayed_header": Effect(
         one="X-Replayed", other="Y-Replayed", show=replayed_header, seen=("X-Replayed", "Y-Replayed"),
         default="Idempotency-Replayed",
+    ),
+    "echo": Effect(one=True, other=False, show=echoed, seen=("key-1", None), default=None),
+    "refuse": Effect(
+        one=teapot, other=f"{__name__}.gone", show=takes_no_reuse, seen=(418, 410), default=422
     ),
     "max_body": Effect(one=1, other=10_000, show=executes, seen=(500, 201), default=201),
     "unstored_headers": Effect(

@@ -178,6 +178,10 @@ def record(request: Any, response: Any) -> object:
     return {"payment": response.data["id"]}
 
 
+def refuse(request: Any, refusal: Refusal) -> HttpResponse:
+    return HttpResponse(refusal.message, status=refusal.status)
+
+
 def render(request: Any, reference: Any) -> HttpResponse:
     return HttpResponse(reference)
 
@@ -203,6 +207,8 @@ EVERY = Policy(
     docs_url="/docs/keys/",
     header="X-Key",
     replayed_header="X-Replayed",
+    echo=True,
+    refuse=refuse,
     max_body=1024,
     unstored_headers=["X-Card-Token"],
     store_body=False,

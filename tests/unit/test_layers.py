@@ -23,7 +23,7 @@ def trees():
 # What a project imports, and the names that Django gives. Everything else lives in a room.
 TOP_LEVEL = {
     *("__init__", "exceptions", "fingerprints", "keys", "middleware", "moving", "outcomes", "probes"),  # one imports
-    *("renderers", "rest_framework"),
+    *("profiles", "receipts", "renderers", "rest_framework"),
     *("adapters", "client", "conformance", "contrib", "core", "engine", "operations", "protection"),  # rooms
     *("stores", "testing"),
     *("admin", "apps", "checks", "conf", "fields", "management", "migrations", "models", "signals"),  # Django's names

@@ -1,6 +1,7 @@
 """The base of all dialects: the statements that databases have in common."""
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -142,6 +143,14 @@ class Dialect:
         Raises `RequestInProgress` if a rival has the lock.
         """
         return True
+
+    def committed(self, connection: Any) -> AbstractContextManager[None]:
+        """Inside the block, which only reads, nothing is seen that may still be rolled back."""
+        return nullcontext()
+
+    def is_in_flight(self, cursor: CursorWrapper, digest: bytes) -> bool:
+        """Is there a claim of the identity that is not committed? False if this database does not tell."""
+        return False
 
     def duration(self, seconds: float) -> Any:
         """The parameter of LATER."""

@@ -1,11 +1,14 @@
 """The base of MariaDB and MySQL: InnoDB's row locks show a claim in flight, if no statement waits for them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, ClassVar
 
 from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
+from django.db.transaction import atomic
 
 from django_idempotency.core.decision import Claimed, ClaimResult, InFlight
 from django_idempotency.core.keys import Attempt
@@ -167,6 +170,25 @@ class InnoDB(Dialect):
                 raise
             cursor.execute("UNLOCK TABLES")  # the handler's LOCK TABLES has committed its work
             return super().status(cursor, digest)
+
+    @contextmanager
+    def committed(self, connection: Any) -> Iterator[None]:
+        connection.ensure_connection()  # which knows its level then
+        if connection.isolation_level != "read uncommitted" or connection.in_atomic_block:
+            yield
+            return
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")  # for the transaction that begins now
+        with atomic(using=connection.alias):
+            yield
+
+    def is_in_flight(self, cursor: CursorWrapper, digest: bytes) -> bool:
+        # Looked up without a lock, which would refuse the claims of this moment. Inside a transaction nothing tells.
+        if cursor.db.in_atomic_block or not cursor.db.get_autocommit():
+            return False
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")  # for the next statement
+        cursor.execute(self.FIND, (digest,))
+        return self.fetch_row(cursor) is not None
 
     def hold(self, cursor: CursorWrapper, digest: bytes) -> bool:
         cursor.execute(self.LOCK, (digest,))

@@ -80,6 +80,15 @@ class PostgreSQL(Dialect):
     )
     LOCK = f"SELECT pg_try_advisory_xact_lock(%s::bigint # '{TABLE}'::regclass::oid::bigint)"
 
+    # The two halves of a lock on one bigint; objsubid tells it from a lock on two integers. The transaction of a test
+    # may hold locks of its own, of claims that have ended.
+    HELD = (
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted"
+        " AND pid <> pg_backend_pid() AND database ="
+        " (SELECT oid FROM pg_database WHERE datname = current_database()) AND classid::bigint << 32 | objid::bigint"
+        f" = %s::bigint # '{TABLE}'::regclass::oid::bigint)"
+    )
+
     def __init__(self, *, by_function: bool = False) -> None:
         super().__init__()
         insert = upsert(
@@ -179,6 +188,11 @@ class PostgreSQL(Dialect):
         if self.status(cursor, digest) is None:
             return False
         raise RequestInProgress
+
+    def is_in_flight(self, cursor: CursorWrapper, digest: bytes) -> bool:
+        # Looked up, because to try the lock would refuse the request that claims at this moment.
+        cursor.execute(self.HELD, (_lock(digest),))
+        return bool(cursor.fetchone()[0])
 
     def is_aborted(self, error: Exception) -> bool:
         return sqlstate(error) in ABORTED

@@ -25,7 +25,7 @@ from django_idempotency.stores.database.phased import Runs
 from django_idempotency.stores.database.rows import read_rows
 from django_idempotency.stores.redis.replay_cache import ReplayCache, table_of
 from django_idempotency.stores.schemas import schema_of
-from django_idempotency.stores.stored import Location, StoredRecord
+from django_idempotency.stores.stored import Location, StoredRecord, claim_in_flight
 
 PAGE = 1000  # rows that `of_scope` reads at once
 BROKEN = (
@@ -129,6 +129,22 @@ class DatabaseStore(TransactionalStore):
     def find(self, using: str | None, digest: bytes) -> StoredRecord | None:
         found = self._read(self._records(using).filter(digest=digest))
         return next((record for record in found if not record.is_in_flight), None)
+
+    def peek(self, using: str | None, digest: bytes) -> StoredRecord | None:
+        using = using or self.database()
+        found = self._live(using, digest)
+        if found is None:
+            with connections[using].cursor() as cursor:
+                is_in_flight = self.dialect(using).is_in_flight(cursor, digest)
+            found = self._live(using, digest)  # it may have been committed between the two
+            if found is None and is_in_flight:
+                return claim_in_flight(Location(store=self, using=using, schema=schema_of(using)), digest)
+        return found
+
+    def _live(self, using: str, digest: bytes) -> StoredRecord | None:
+        with self.dialect(using).committed(connections[using]):
+            found = self._read(self._records(using).filter(digest=digest))
+        return next((record for record in found if record.is_live), None)
 
     def unsettled(self, using: str | None, limit: int) -> list[StoredRecord]:
         return self._read(self._records(using).unsettled().live().order_by("executed_at", "digest")[:limit])

@@ -225,7 +225,7 @@ if not state or state == 'freed' then
     if type(buried) ~= 'string' then return {{buried and 'garbage' or 'nothing', now}} end
     return {{'tombstone', now, redis.call('PTTL', tombstone), buried}}
 end
-if state == 'claimed' and lease > now then return {{'nothing'}} end
+if state == 'claimed' and lease > now then return {{'claim'}} end
 return {{'found', now, redis.call('PTTL', record), redis.call('HGETALL', record)}}
 """
 

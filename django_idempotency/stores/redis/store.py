@@ -23,11 +23,10 @@ from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.stores.base import Fault, LeasedStore
 from django_idempotency.stores.redis import scripts
 from django_idempotency.stores.redis.client import SCANNED, RedisAlias, classify
-from django_idempotency.stores.stored import Location, StoredRecord
+from django_idempotency.stores.stored import UNKNOWN, Location, StoredRecord, claim_in_flight
 
 logger = logging.getLogger("django_idempotency")
 
-UNKNOWN = datetime(1970, 1, 1, tzinfo=UTC)  # the time of execution of a value that this package did not write
 LEASE_ENDED = "its lease has run out, and it has not answered"
 DIGEST = re.compile(rb"[0-9a-f]{64}")
 TAGS = [f"{number:02x}" for number in range(256)]
@@ -171,8 +170,15 @@ class RedisStore(LeasedStore):
     # --- for operators ---
 
     def find(self, using: str | None, digest: bytes) -> StoredRecord | None:
+        found = self.peek(using, digest)
+        return None if found is None or found.is_in_flight else found
+
+    def peek(self, using: str | None, digest: bytes) -> StoredRecord | None:
         answer = self._run(scripts.SHOW, digest, late=True)
-        return None if answer[0] == b"nothing" else _read_stored(Location(store=self), digest, answer)
+        if answer[0] == b"nothing":
+            return None
+        location = Location(store=self)
+        return claim_in_flight(location, digest) if answer[0] == b"claim" else _read_stored(location, digest, answer)
 
     def unsettled(self, using: str | None, limit: int) -> list[StoredRecord]:
         found = [record for tag in TAGS for record in self._unsettled(tag, limit)]
@@ -221,7 +227,7 @@ class RedisStore(LeasedStore):
                 digest = self._digest_at(name, scope, found)
                 if digest is not None and digest not in seen:
                     seen.add(digest)
-                    yield self.find(None, digest) or self._in_flight(digest, scope)
+                    yield self.find(None, digest) or claim_in_flight(Location(store=self), digest, scope)
 
     def _digest_at(self, name: bytes, scope: str, found: Any) -> bytes | None:
         """The identity whose record is at the key *name*, if the fields that were *found* there are of *scope*."""
@@ -231,11 +237,6 @@ class RedisStore(LeasedStore):
         digest = Identity(scope, operation, key).digest
         # Another store may have its records in the same server.
         return digest if self._keys(digest.hex())[0].encode() == name else None
-
-    def _in_flight(self, digest: bytes, scope: str) -> StoredRecord:
-        location = Location(store=self)
-        times: Any = {"executed_at": UNKNOWN, "expires_at": None, "now": UNKNOWN}
-        return StoredRecord(digest=digest, scope=scope, location=location, is_in_flight=True, **times)
 
     def check(self, databases: Collection[str] = ()) -> list[CheckMessage]:
         from django_idempotency.stores.redis import checks as redis_checks  # requests do not need it
