@@ -22,7 +22,17 @@ def trees():
 
 # What a project imports, and the names that Django gives. Everything else lives in a room.
 TOP_LEVEL = {
-    *("__init__", "exceptions", "fingerprints", "keys", "middleware", "outcomes", "probes", "renderers"),  # one imports
+    *(
+        "__init__",
+        "encryption",
+        "exceptions",
+        "fingerprints",
+        "keys",
+        "middleware",
+        "outcomes",
+        "probes",
+        "renderers",
+    ),  # one imports
     "rest_framework",
     *("adapters", "client", "contrib", "core", "engine", "operations", "protection", "stores", "testing"),  # rooms
     *("admin", "apps", "checks", "conf", "fields", "management", "migrations", "models", "signals"),  # Django's names
