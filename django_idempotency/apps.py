@@ -17,11 +17,11 @@ class IdempotencyConfig(AppConfig):
         not run `manage.py check`.
 
         Raises `PolicyError` for a bad setting, except under `manage.py check`, which reports it with everything else
-        (E001, E002).
+        (E001, E002, E021).
         """
         from django.core.signals import request_started
 
-        from django_idempotency import checks, conf  # noqa: F401 importing the checks registers them
+        from django_idempotency import checks, conf, encryption  # noqa: F401 importing the checks registers them
         from django_idempotency.adapters import wsgi_input
         from django_idempotency.engine import announcements
         from django_idempotency.operations import counts, observations
@@ -39,6 +39,7 @@ class IdempotencyConfig(AppConfig):
             spectacular.install()
         try:
             conf.resolved()
+            encryption.sealer()
             for alias in conf.stores():
                 stores[alias]
         except PolicyError:

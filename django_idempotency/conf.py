@@ -16,7 +16,7 @@ from django_idempotency.exceptions import PolicyError
 
 SETTING = "IDEMPOTENCY"
 OWN = frozenset(
-    {"COUNTS", "EXEMPT", "PROTECT", "STORES", "UNPROTECTED"}
+    {"COUNTS", "ENCRYPTION", "EXEMPT", "PROTECT", "STORES", "UNPROTECTED"}
 )  # names in the setting that are not options of an operation
 CACHED = 4096  # policies: more than a project has views
 DEFAULT_STORES: Mapping[str, Mapping[str, Any]] = {
@@ -76,6 +76,14 @@ def unprotected() -> str:
     if value not in ("refuse", "warn", "ignore"):
         raise PolicyError(f'{SETTING}[\'UNPROTECTED\'] must be "refuse", "warn" or "ignore", not {value!r}.')
     return str(value)
+
+
+def encryption() -> Mapping[str, Any] | None:
+    """How stored answers are encrypted (`ENCRYPTION`), as `encryption.sealer` reads it; None if they are not."""
+    value = _setting().get("ENCRYPTION")
+    if value is not None and not isinstance(value, Mapping):
+        raise PolicyError(f"{SETTING}['ENCRYPTION'] must be a dict with 'KEYS', not a {type(value).__name__}.")
+    return value
 
 
 def _patterns(name: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy as _
 
 from django_idempotency.core.keys import MAX_KEY, MAX_STRING
 from django_idempotency.core.record import TOMBSTONE, CompletionRecord
+from django_idempotency.encryption import open_answer
 from django_idempotency.fields import DigestField, ExactField, KeyField, Utf8Field
 
 Row = TypeVar("Row", bound=models.Model)
@@ -164,10 +165,14 @@ class IdempotencyRecord(models.Model):
 
     @property
     def record(self) -> CompletionRecord | None:
-        """The completion record in this row, or None for an unsettled outcome and for a tombstone."""
+        """
+        The completion record in this row, or None for an unsettled outcome and for a tombstone. Raises `ValueError` if
+        it cannot be read.
+        """
         if self.status in (UNSETTLED, TOMBSTONE):
             return None
-        return CompletionRecord.from_stored(self.status, self.head, self.body, self.request_id)
+        answer = open_answer(self.scope, bytes(self.digest), self.status, self.head, self.body)
+        return CompletionRecord.from_stored(self.status, *answer, self.request_id)
 
 
 class AnswerEnd(models.Model):

@@ -301,7 +301,7 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, RunFieldsMi
     def answered_headers(self, page: Page) -> str:
         shown = page.shown
         if shown.headers is None:
-            return " ".join(shown.problems) or self._explain_absence(shown)
+            return self._explain_absence(shown)
         computed = gettext("(computed for each replay)")
         rows = [(name, computed if value is None else value) for name, value in shown.headers]
         if not rows:
@@ -333,6 +333,8 @@ class IdempotencyRecordAdmin(DecisionViewsMixin, UnsettledViewMixin, RunFieldsMi
 
     def _explain_absence(self, shown: Presented) -> str:
         """Why no headers or body are shown."""
+        if shown.problems:
+            return " ".join(shown.problems)
         if shown.status is None:
             return self.get_empty_value_display()
         return gettext("You have no permission to see stored responses.")

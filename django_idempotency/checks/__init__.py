@@ -14,6 +14,7 @@ E013 a Redis that is too old                  E014 a store for tests, outside of
 E015 a middleware at a wrong place            E016 a pattern without a route
 E017 tombstones in a store without them       E018 phases in a store without runs
 E019 ATOMIC_REQUESTS around phases           E020 ATOMIC_REQUESTS around an async view
+E021 encryption
 W001 SQLite without IMMEDIATE                W002 anonymous requests share a scope
 W003 a login view                            W004 the table is missing
 W005 a server that takes no such response    W006 a decorator without effect
@@ -26,6 +27,7 @@ W018 a view that the middleware leaves out   W019 keys that are taken for longer
 W020 a former route whose path is not known  W021 observe mode that counts nothing
 W022 a pattern that names a translated route in some languages only
 W023 an OpenAPI document that does not tell of keys
+W025 records whose key is gone
 
 I001 no admin         I002 observe mode
 W008 permissions are missing

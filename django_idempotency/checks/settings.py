@@ -6,7 +6,7 @@ from typing import ParamSpec
 
 from django.core.checks import CheckMessage, Error, Info, Warning, register
 
-from django_idempotency import conf
+from django_idempotency import conf, encryption
 from django_idempotency.core.observation import OBSERVE
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.stores import stores
@@ -16,7 +16,7 @@ Arguments = ParamSpec("Arguments")
 
 @register
 def check_setting(**kwargs: object) -> list[CheckMessage]:
-    """E001, E002. No server starts with either: the app raises the same error when Django sets it up."""
+    """E001, E002, E021. No server starts with either: the app raises the same error when Django sets it up."""
     try:
         conf.resolved()
         aliases = tuple(conf.stores())
@@ -26,6 +26,16 @@ def check_setting(**kwargs: object) -> list[CheckMessage]:
                 str(error),
                 hint=f"Correct {conf.SETTING} in the settings; an option that is left out has its default.",
                 id="django_idempotency.E001",
+            )
+        ]
+    try:
+        encryption.sealer()
+    except PolicyError as error:
+        return [
+            Error(
+                str(error),
+                hint=f"Correct {encryption.NAME}, like {{'KEYS': {{'2026-11': '…'}}}}, or leave it out.",
+                id="django_idempotency.E021",
             )
         ]
     messages: list[CheckMessage] = []

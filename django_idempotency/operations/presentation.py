@@ -215,7 +215,7 @@ def present(
         status=None if answerless else record.status,
         reason=visible(found.reason) if found and found.reason else "" if answerless else reason_phrase(record.status),
         headers=None if found is None else tuple([(visible(n), v and visible(v)) for n, v in found.headers]),
-        body=_body(record.body, found, limit) if response and not answerless else None,
+        body=_body(record.body, found, limit) if response and not answerless and not record.unreadable else None,
         problems=problems,
         is_foreign=is_foreign,
         run=_run(record, response, limit, policies),
@@ -254,6 +254,8 @@ def visible(text: str, *, lines: bool = False) -> str:
 
 def _completion(record: StoredRecord) -> tuple[CompletionRecord | None, tuple[str, ...]]:
     """Reason and headers, without the body; or why they cannot be read."""
+    if record.unreadable:
+        return None, (str(_("The stored answer cannot be decrypted: %s.")) % record.unreadable,)
     try:
         found = CompletionRecord.from_stored(record.status, record.head, b"", record.request_id, to_send=False)
         texts = [found.reason, *[name for name, _value in found.headers]]

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from django_idempotency.core.keys import Identity
+from django_idempotency.encryption import unseal
 from django_idempotency.engine import announcements
 from django_idempotency.exceptions import OutcomeUncertain
 from django_idempotency.models import GIVEN_UP, NO_DOUBT, PhasedRun
@@ -18,6 +19,7 @@ from django_idempotency.operations.probing import Asked, Probes
 from django_idempotency.protection.resumption import NotResumed, Resumption
 from django_idempotency.protection.sending import send_again
 from django_idempotency.stores.database import interrupted
+from django_idempotency.stores.database.phased import SENT
 from django_idempotency.stores.stored import Location, StoredRecord
 
 logger = logging.getLogger("django_idempotency")
@@ -90,10 +92,10 @@ class Resumer:
         resumption = Resumption(digest, bytes(record.fingerprint))
         status, failure = 0, ""
         try:
-            status = send_again(bytes(run.sent), resumption)
+            status = send_again(unseal(record.scope, digest, SENT, bytes(run.sent)), resumption)
         except NotResumed:
             pass  # the reason is in `resumption`
-        except Exception as error:  # the project's; a later attempt may succeed
+        except Exception as error:  # the project's, or a key is gone; a later attempt may succeed
             logger.warning("Resuming %s ended in an error", digest.hex(), exc_info=True)
             failure = f"{type(error).__name__}: {error}"
         return self._judge(location, run, resumption, status, failure)

@@ -10,7 +10,7 @@ from django.core.signals import setting_changed
 from django.dispatch import receiver
 from django.utils.module_loading import import_string
 
-from django_idempotency import conf
+from django_idempotency import conf, encryption
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.stores.base import LeasedStore, Store, TransactionalStore
 
@@ -52,6 +52,11 @@ class StoreHandler:
             raise PolicyError(f"{where}['BACKEND'] must be the dotted path of a store class, not {path!r}.")
         if missing := getattr(backend, "__abstractmethods__", None):
             raise PolicyError(f"{where}['BACKEND']: {path!r} does not implement {', '.join(sorted(missing))}.")
+        if not backend.encrypts and encryption.sealer() is not None:
+            raise PolicyError(
+                f"{where}['BACKEND']: {path!r} keeps answers in clear, and {encryption.NAME} is set. Let its class seal"
+                " them and say `encrypts = True`, or leave one of the two out."
+            )
         return backend(alias, options)
 
     def forget(self) -> None:

@@ -55,6 +55,9 @@ class Store(ABC):
     commits_with_handler: ClassVar[bool] = False
     """Do its claims and records commit in the handler's transaction?"""
 
+    encrypts: ClassVar[bool] = False
+    """Does it pass what it keeps through `encryption.seal_answer`, or keep nothing that outlives the process?"""
+
     has_table: ClassVar[bool] = False
     """Are its records rows of `IdempotencyRecord`?"""
 

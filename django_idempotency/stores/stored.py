@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from django_idempotency.core.record import TOMBSTONE, CompletionRecord
+from django_idempotency.encryption import open_answer
+from django_idempotency.exceptions import StoreUnavailable
 from django_idempotency.stores.schemas import in_schema
 
 if TYPE_CHECKING:
@@ -101,6 +103,7 @@ class StoredRecord:
     status: int = 0
     head: bytes = field(default=b"", repr=False)
     body: bytes = field(default=b"", repr=False)
+    unreadable: str = ""  # why head and body, which are empty then, cannot be decrypted
     executed_at: datetime
     expires_at: datetime | None
     now: datetime
@@ -147,3 +150,13 @@ def claim_in_flight(location: Location, digest: bytes, scope: str = "") -> Store
     """A claim of which nothing is known but that its request runs."""
     times: Any = {"executed_at": UNKNOWN, "expires_at": None, "now": UNKNOWN}
     return StoredRecord(digest=digest, scope=scope, location=location, is_in_flight=True, **times)
+
+
+def open_fields(scope: str, digest: bytes, status: int, head: bytes, body: bytes) -> dict[str, Any]:
+    """Head and body of a `StoredRecord`, or why they cannot be decrypted."""
+    if status > TOMBSTONE:
+        try:
+            head, body = map(bytes, open_answer(scope, digest, status, head, body))
+        except (StoreUnavailable, ValueError) as error:
+            return {"head": b"", "body": b"", "unreadable": str(error)}
+    return {"head": head, "body": body}

@@ -56,6 +56,7 @@ class MemoryStore(LeasedStore):
     takes no options. The check E014 refuses it outside of tests.
     """
 
+    encrypts = True
     keeps_tombstones = True
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:

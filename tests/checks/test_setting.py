@@ -1,4 +1,4 @@
-"""E001, E002, E008: the setting, and the app itself. What stops a server, and what `manage.py check` shows."""
+"""E001, E002, E008, E021: the setting, and the app itself. What stops a server, and what `manage.py check` shows."""
 
 import os
 import subprocess
@@ -113,9 +113,12 @@ def test_I002(settings):
 
 BAD = "{'REQUIERD': True}"
 BAD_STORE = "{'STORES': {'mine': {'BACKEND': 'no.such.Store'}}}"
+BAD_KEY = "{'ENCRYPTION': {'KEYS': {'mine': 'too short'}}}"
 
 
-@pytest.mark.parametrize(("setting", "says"), [(BAD, "REQUIERD"), (BAD_STORE, "mine")], ids=["option", "store"])
+@pytest.mark.parametrize(
+    ("setting", "says"), [(BAD, "REQUIERD"), (BAD_STORE, "mine"), (BAD_KEY, "mine")], ids=["option", "store", "key"]
+)
 def test_a_server_does_not_start_with_a_bad_setting(setting, says):
     """Setting Django up raises, as for every ImproperlyConfigured."""
     result = run(
@@ -129,7 +132,9 @@ def test_a_server_does_not_start_with_a_bad_setting(setting, says):
     assert says.lower() in last.lower()
 
 
-@pytest.mark.parametrize(("setting", "id"), [(BAD, "E001"), (BAD_STORE, "E002")], ids=["option", "store"])
+@pytest.mark.parametrize(
+    ("setting", "id"), [(BAD, "E001"), (BAD_STORE, "E002"), (BAD_KEY, "E021")], ids=["option", "store", "key"]
+)
 def test_manage_py_check_shows_it_with_its_remedy(setting, id):
     """The command reports it as its own, without a traceback."""
     result = manage("check", setting=setting)

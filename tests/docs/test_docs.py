@@ -154,8 +154,9 @@ def test_the_generated_reference_has_each_public_module():
         "profiles",
         "receipts",
         "probes",
+        "outcomes",
     ]
-    public += ["outcomes", "admin", "signals", "testing", "stores.database", "stores.redis", "stores.base"]
+    public += ["admin", "signals", "testing", "encryption", "stores.database", "stores.redis", "stores.base"]
     expected = ["django_idempotency", *(f"django_idempotency.{module}" for module in public)]
 
     assert [code(heading) for heading in headings(REFERENCE / "api.md") if heading.startswith("`")] == expected

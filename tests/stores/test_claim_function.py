@@ -137,7 +137,7 @@ def test_both_spellings_find_each_others_claims_and_records(routines, other, our
             assert isinstance(claim, Claimed)
             with rolled_back(other) as theirs:
                 assert isinstance(reader.claim(theirs, attempt()), InFlight)
-            assert writer.complete(mine, attempt().identity.digest, claim, record)
+            assert writer.complete(mine, attempt().identity.digest, claim, (201, record.head(), record.body))
         with rolled_back(other) as theirs:
             match reader.claim(theirs, attempt()):
                 case Completed(found, fingerprint):

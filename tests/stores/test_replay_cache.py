@@ -11,6 +11,7 @@ from django.http import HttpResponse
 from django.test.utils import CaptureQueriesContext
 
 from django_idempotency import once
+from django_idempotency.core.keys import Identity
 from django_idempotency.exceptions import StoreUnavailable
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.operations.records import free
@@ -334,10 +335,10 @@ def test_it_does_not_answer_for_another_database(cache, configure):
     """The alias is a part of the key: two databases may each have a record of one identity."""
     pay({"id": "a", "amount": 1})
     store = stores["default"].replay_cache
-    digest = bytes(IdempotencyRecord.objects.get().digest)
+    identity = Identity("shop", "cached.pay", "a")
 
-    assert store.get("default", digest)
-    assert store.get("other", digest) is None
+    assert store.get("default", identity)
+    assert store.get("other", identity) is None
 
 
 @pytest.fixture

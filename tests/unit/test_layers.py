@@ -22,8 +22,17 @@ def trees():
 
 # What a project imports, and the names that Django gives. Everything else lives in a room.
 TOP_LEVEL = {
-    *("__init__", "exceptions", "fingerprints", "keys", "middleware", "moving", "outcomes", "probes"),  # one imports
-    *("profiles", "receipts", "renderers", "rest_framework"),
+    *(
+        "__init__",
+        "encryption",
+        "exceptions",
+        "fingerprints",
+        "keys",
+        "middleware",
+        "moving",
+        "outcomes",
+    ),  # one imports
+    *("probes", "profiles", "receipts", "renderers", "rest_framework"),
     *("adapters", "client", "conformance", "contrib", "core", "engine", "operations", "protection"),  # rooms
     *("stores", "testing"),
     *("admin", "apps", "checks", "conf", "fields", "management", "migrations", "models", "signals"),  # Django's names

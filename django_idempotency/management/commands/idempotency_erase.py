@@ -8,6 +8,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from django_idempotency.core.keys import check_string
+from django_idempotency.encryption import drop_keys
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.management.arguments import add_locations, choose_locations
 from django_idempotency.management.output import RecordCommand, progress_bar
@@ -40,6 +41,12 @@ class Command(RecordCommand):
             action="store_true",
             help="Erase unknown outcomes, too. Their keys run again, although the first request may have taken effect.",
         )
+        parser.add_argument(
+            "--by-key",
+            action="store_true",
+            help="Destroy the scope's encryption keys in the place of its records, if it has keys of its own. Nobody"
+            " can read what is stored for it any more, backups included, and no key of it is new: retries are refused.",
+        )
         add_locations(parser)
 
     def handle(self, **options: Any) -> None:
@@ -48,6 +55,9 @@ class Command(RecordCommand):
             check_string("scope", scope)
         except PolicyError:
             raise CommandError(f"--scope: '{visible(scope)}' cannot be a scope.", returncode=BAD_ARGUMENT) from None
+        if options["by_key"]:
+            self.destroy_keys(scope, options)
+            return
         look = partial(erase, scope=scope, include_unsettled=options["include_unsettled"])
         shows_bar = options["verbosity"] > 0 and self.stderr.isatty() and not dry_run
         finished, errors = True, []
@@ -70,6 +80,23 @@ class Command(RecordCommand):
         self.fail_for(errors)
         if not finished and not dry_run:
             sys.exit(LEFT)
+
+    def destroy_keys(self, scope: str, options: dict[str, Any]) -> None:
+        """Raises `CommandError` if the scope has no keys of its own, or they cannot be asked."""
+        for name in ("dry_run", "include_unsettled", "store", "database", "schema"):
+            if options[name]:
+                raise CommandError(
+                    f"--by-key is for all records at once, without --{name.replace('_', '-')}.", returncode=2
+                )
+        try:
+            dropped = drop_keys(scope)
+        except Exception as error:  # of the project's own keys, and of the service behind them
+            raise CommandError(f"The scope's keys could not be destroyed: {visible(str(error))}") from error
+        if not dropped:
+            raise CommandError("--by-key needs keys by scope: ENCRYPTION['KEYS'] with a method `drop`.", returncode=2)
+        self.write(
+            "Destroyed the keys of the scope: what is stored for it cannot be read, and its retries are refused."
+        )
 
 
 class Counted:

@@ -11,6 +11,7 @@ from django.db.backends.utils import CursorWrapper
 from django_idempotency.core.decision import Claimed, ClaimResult, Completed, Expired, Unsettled
 from django_idempotency.core.keys import MAX_STRING, Attempt
 from django_idempotency.core.record import TOMBSTONE, CompletionRecord
+from django_idempotency.encryption import open_answer
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.models import UNSETTLED, AnswerEnd, IdempotencyRecord, PhasedRun
 from django_idempotency.stores.base import Fault
@@ -20,6 +21,8 @@ logger = logging.getLogger("django_idempotency")
 TABLE = IdempotencyRecord._meta.db_table
 ENDS = AnswerEnd._meta.db_table
 RUNS = PhasedRun._meta.db_table
+
+StoredAnswer = tuple[int, bytes, bytes]  # status, head and body, as the columns have them
 
 
 class Dialect:
@@ -80,8 +83,8 @@ class Dialect:
         """Claim, or find what prevents it. Raises `LostRace` if only a new transaction can tell."""
         raise NotImplementedError
 
-    def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
-        """Write the record on the claim's row. Returns False if that row is not this transaction's claim any more."""
+    def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, answer: StoredAnswer) -> bool:
+        """Write the *answer* on the claim's row. Returns False if that row is not this transaction's claim any more."""
         raise NotImplementedError
 
     def end_answer(self, cursor: CursorWrapper, attempt: Attempt) -> None:
@@ -205,10 +208,14 @@ def read_row(row: Any, attempt: Attempt) -> Completed | Unsettled | Expired:
         return Unsettled(bytes(fingerprint))
     if status == TOMBSTONE:
         return Expired(bytes(fingerprint))
+    identity = attempt.identity
     try:
+        head, body = open_answer(identity.scope, identity.digest, status, head, body)
         record = CompletionRecord.from_stored(status, head, body, request_id)
     except (RecursionError, TypeError, ValueError) as error:
-        logger.error("The record of %s cannot be read, because its row was changed: %s", attempt.identity, error)
+        logger.error(
+            "The record of %s cannot be read, because its row was changed or its key is gone: %s", identity, error
+        )
         return Unsettled(bytes(fingerprint))
     return Completed(record, bytes(fingerprint))
 

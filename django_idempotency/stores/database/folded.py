@@ -8,7 +8,7 @@ from django.db.backends.utils import CursorWrapper
 
 from django_idempotency.core.decision import Claimed, ClaimResult
 from django_idempotency.core.keys import Attempt
-from django_idempotency.core.record import CompletionRecord
+from django_idempotency.stores.database.dialect import StoredAnswer
 from django_idempotency.stores.database.postgresql import PostgreSQL, sqlstate
 
 IDLE, IN_TRANSACTION = 0, 2  # libpq: PQTRANS_IDLE, PQTRANS_INTRANS
@@ -60,13 +60,13 @@ class FoldedPostgreSQL(PostgreSQL):
         result = self.claim_result(cursor, attempt)
         return FoldedClaim(result.token) if folded and isinstance(result, Claimed) else result
 
-    def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
+    def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, answer: StoredAnswer) -> bool:
         raw = cursor.db.connection
         if not isinstance(claim, FoldedClaim) or raw.pgconn.transaction_status != IN_TRANSACTION:
             # The claim is inside another transaction, or the handler has ended ours.
-            return super().complete(cursor, digest, claim, record)
+            return super().complete(cursor, digest, claim, answer)
         # COMMIT is reached only if exactly one row was written. It raises what commit() would; the work may be durable.
-        self.send_record(cursor, digest, claim, record, and_commit=True)
+        self.send_record(cursor, digest, claim, answer, and_commit=True)
         return True
 
     def status(self, cursor: CursorWrapper, digest: bytes) -> int | None:

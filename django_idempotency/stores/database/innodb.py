@@ -12,10 +12,9 @@ from django.db.transaction import atomic
 
 from django_idempotency.core.decision import Claimed, ClaimResult, InFlight
 from django_idempotency.core.keys import Attempt
-from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.stores.base import Fault, LostRace
-from django_idempotency.stores.database.dialect import TABLE, Dialect, claim_values, read_row
+from django_idempotency.stores.database.dialect import TABLE, Dialect, StoredAnswer, claim_values, read_row
 
 # https://mariadb.com/kb/en/mariadb-error-code-reference/, https://dev.mysql.com/doc/mysql-errors/9.7/en/
 DUPLICATE = 1062
@@ -143,8 +142,8 @@ class InnoDB(Dialect):
             case _:
                 return read_row(row[1:], attempt)
 
-    def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
-        written = (record.status, record.head(), record.body, digest)
+    def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, answer: StoredAnswer) -> bool:
+        written = (*answer, digest)
         if self._called(cursor, self.CALL_COMPLETE, (claim.token, *written)):
             return bool(self.fetch_row(cursor)[0] == 1)
         return self.complete_by_statements(cursor, claim.token, written)

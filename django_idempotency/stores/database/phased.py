@@ -20,6 +20,7 @@ from django_idempotency.core.decision import Claimed, ClaimResult, Unsettled
 from django_idempotency.core.keys import MAX_STRING, UNSTORABLE, Attempt
 from django_idempotency.core.progress import Progress
 from django_idempotency.core.record import CompletionRecord
+from django_idempotency.encryption import seal, seal_answer, unseal
 from django_idempotency.models import GIVEN_UP, NO_DOUBT, UNSETTLED
 from django_idempotency.stores.base import LostRace
 from django_idempotency.stores.database.dialect import RUNS, TABLE, Dialect, claim_values, live, read_row
@@ -32,7 +33,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django_idempotency")
 
-NOTHING = Progress().encode()
+NOTHING = Progress().encode()  # never sealed: no phase has a result yet
+PROGRESS, SENT = b"progress", b"request"  # places of sealed values
+UNREADABLE = "The run of %s cannot be read, because its row was changed or its key is gone: %s"
+
+RUN_TOKEN = 6  # the column of `Statements.LOOK`
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +142,7 @@ class Runs:
         """Find what is stored for the identity, by one plain SELECT. Never `Claimed`."""
         store = self.store
         if store.replay_cache is not None:
-            cached = store.replay_cache.get(using, attempt.identity.digest)
+            cached = store.replay_cache.get(using, attempt.identity)
             if cached is not None:
                 return cached
         with connections[using].cursor() as cursor:
@@ -155,13 +160,21 @@ class Runs:
             )
 
     def has_run(self, using: str, attempt: Attempt) -> bool:
-        """Is there a run of the identity that has not ended? A probe of the operation knows nothing of its phases."""
-        return isinstance(self.look_up(using, attempt), Run)
+        """
+        Is there a run of the identity that has not ended, even one that cannot be read? A probe of the operation knows
+        nothing of its phases.
+        """
+        with connections[using].cursor() as cursor:
+            cursor.execute(self.statements(using).LOOK, (attempt.identity.digest,))
+            row = cursor.fetchone()
+        return row is not None and row[RUN_TOKEN] is not None
 
     def begin(self, using: str, attempt: Attempt, free: Free, token: str, lease: float, resume_for: float) -> bool:
         """Claim an identity that was *free*, for *lease* seconds. Raises `LostRace` if it is not so any more."""
         sql = self.statements(using)
-        digest = attempt.identity.digest
+        identity = attempt.identity
+        digest = identity.digest
+        sent = attempt.sent and seal(identity.scope, digest, SENT, attempt.sent)
         with connections[using].cursor() as cursor:
             if free.has_row:
                 cursor.execute(sql.CLEAR, (digest,))
@@ -169,7 +182,7 @@ class Runs:
             if cursor.rowcount != 1:
                 raise LostRace
             until = sql.seconds(resume_for)
-            cursor.execute(sql.BEGIN, (int(token), sql.seconds(lease), until, attempt.sent, digest))
+            cursor.execute(sql.BEGIN, (int(token), sql.seconds(lease), until, sent, digest))
         return True
 
     def take_over(self, using: str, attempt: Attempt, run: Run, token: str, lease: float) -> bool:
@@ -212,8 +225,10 @@ class Runs:
 
     def advance(self, using: str, attempt: Attempt, token: str, progress: Progress) -> bool:
         """Record *progress* in the phase's own transaction. Returns False if the run has another owner."""
+        identity = attempt.identity
+        head = seal(identity.scope, identity.digest, PROGRESS, progress.encode())
         with connections[using].cursor() as cursor:
-            cursor.execute(self.statements(using).ADVANCE, (progress.encode(), attempt.identity.digest, token.encode()))
+            cursor.execute(self.statements(using).ADVANCE, (head, identity.digest, token.encode()))
             return bool(cursor.rowcount == 1)
 
     def owns(self, using: str, attempt: Attempt, token: str) -> bool:
@@ -228,18 +243,20 @@ class Runs:
     def finish(self, using: str, attempt: Attempt, token: str, record: CompletionRecord) -> bool:
         """Turn the claim into the ordinary *record*. Returns False, to be rolled back, if the run has another owner."""
         sql = self.statements(using)
-        digest = attempt.identity.digest
+        identity = attempt.identity
+        digest = identity.digest
+        answer = seal_answer(identity.scope, digest, record)
         since = time.monotonic()
         with connections[using].cursor() as cursor:
             if attempt.tombstone_ttl:
                 self.store.dialect(using).end_answer(cursor, attempt)
-            cursor.execute(sql.COMPLETE, (record.status, record.head(), record.body, digest, token.encode()))
+            cursor.execute(sql.COMPLETE, (*answer, digest, token.encode()))
             if cursor.rowcount != 1:
                 return False
             cursor.execute(sql.END, (digest, int(token)))
         cache = self.store.replay_cache
         if cache is not None:
-            put = partial(cache.put, table_of(using), digest, attempt.fingerprint, record, attempt.ttl, since)
+            put = partial(cache.put, table_of(using), identity, attempt.fingerprint, record, attempt.ttl, since)
             transaction.on_commit(put, using=using, robust=True)
         return True
 
@@ -309,16 +326,21 @@ def storable(error: str) -> str:
     return UNSTORABLE.sub("?", error)[:MAX_STRING]
 
 
+def read_progress(scope: str, digest: bytes, head: bytes) -> Progress:
+    """The progress that a claim's *head* holds. Raises as `Progress.decode` and `unseal` do."""
+    return Progress.decode(head if head == NOTHING else unseal(scope, digest, PROGRESS, head))
+
+
 def _read_run(
     record: list[Any], token: int, attempts: int, doubt: int, is_held: bool, attempt: Attempt
 ) -> Run | Unsettled:
     _status, fingerprint, head, body, _request_id = record
     try:
-        progress = Progress.decode(bytes(head))
+        progress = read_progress(attempt.identity.scope, attempt.identity.digest, bytes(head))
         if bytes(body) != str(token).encode():
             raise ValueError("it names another owner than its run")
     except (RecursionError, TypeError, ValueError) as error:
-        logger.error("The run of %s cannot be read, because its row was changed: %s", attempt.identity, error)
+        logger.error(UNREADABLE, attempt.identity, error)
         return Unsettled(bytes(fingerprint))
     return Run(
         fingerprint=bytes(fingerprint),

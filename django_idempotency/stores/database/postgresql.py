@@ -9,10 +9,9 @@ from django.db.backends.utils import CursorWrapper
 
 from django_idempotency.core.decision import Claimed, ClaimResult, InFlight
 from django_idempotency.core.keys import Attempt
-from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.stores.base import Fault, LostRace
-from django_idempotency.stores.database.dialect import TABLE, Dialect, claim_values, read_row, upsert
+from django_idempotency.stores.database.dialect import TABLE, Dialect, StoredAnswer, claim_values, read_row, upsert
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 RACES = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
@@ -153,19 +152,19 @@ class PostgreSQL(Dialect):
             raise LostRace
         return seen
 
-    def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
-        self.send_record(cursor, digest, claim, record, and_commit=False)
+    def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, answer: StoredAnswer) -> bool:
+        self.send_record(cursor, digest, claim, answer, and_commit=False)
         return bool(cursor.rowcount == 1)
 
     def send_record(
-        self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord, *, and_commit: bool
+        self, cursor: CursorWrapper, digest: bytes, claim: Claimed, answer: StoredAnswer, *, and_commit: bool
     ) -> None:
         """Execute the record. If the functions are gone, this execution fails, and its retry does without them."""
         statements = self.statements
         sql = statements.complete_and_commit if and_commit else statements.complete
         try:
             # The token is the transaction's number, which differs if the handler has committed the claim.
-            cursor.execute(sql, (record.status, record.head(), record.body, digest, claim.token))
+            cursor.execute(sql, (*answer, digest, claim.token))
         except ProgrammingError as error:
             self._drops_functions(statements, error)
             raise

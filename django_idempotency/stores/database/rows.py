@@ -3,10 +3,11 @@
 import logging
 from typing import Any
 
-from django_idempotency.core.progress import Progress
+from django_idempotency.exceptions import StoreUnavailable
 from django_idempotency.models import RUN_COLUMNS, UNSETTLED, IdempotencyRecord, RecordQuerySet
 from django_idempotency.stores.database.clock import in_utc
-from django_idempotency.stores.stored import Location, StoredRecord, StoredRun
+from django_idempotency.stores.database.phased import UNREADABLE, read_progress
+from django_idempotency.stores.stored import Location, StoredRecord, StoredRun, open_fields
 
 logger = logging.getLogger("django_idempotency")
 
@@ -48,24 +49,26 @@ def _stored(location: Location, using: str, row: dict[str, Any], *, response: bo
     row["run"] = None
     if row["status"] == UNSETTLED:
         row["expires_at"] = uncertain_until
-        row["run"] = _read_run(using, row["digest"], run, claim, response=response)
+        row["run"] = _read_run(using, row, run, claim, response=response)
+    elif response:
+        row |= open_fields(*(row[name] for name in ("scope", "digest", "status", *ANSWERED)))
     row["is_interrupted"] = row["is_interrupted"] and row["run"] is not None
     return StoredRecord(**row, location=location)
 
 
 def _read_run(
-    using: str, digest: bytes, run: dict[str, Any], claim: dict[str, bytes], *, response: bool
+    using: str, row: dict[str, Any], run: dict[str, Any], claim: dict[str, bytes], *, response: bool
 ) -> StoredRun | None:
     """The run of a claim. None without one, or if its row was changed: then retries are refused, as without one."""
     if run["token"] is None:
         return None
     token = str(run["token"])
     try:
-        progress = Progress.decode(claim["head"])
+        progress = read_progress(row["scope"], row["digest"], claim["head"])
         if claim["body"] != token.encode():
             raise ValueError("it names another owner than its run")
-    except (RecursionError, TypeError, ValueError) as error:
-        logger.error("The run of %s cannot be read, because its row was changed: %s", digest.hex(), error)
+    except (RecursionError, StoreUnavailable, TypeError, ValueError) as error:
+        logger.error(UNREADABLE, row["digest"].hex(), error)
         return None
     return StoredRun(
         token=token,

@@ -5,9 +5,8 @@ from django.db.backends.utils import CursorWrapper
 
 from django_idempotency.core.decision import Claimed, ClaimResult
 from django_idempotency.core.keys import Attempt
-from django_idempotency.core.record import CompletionRecord
 from django_idempotency.stores.base import Fault, LostRace
-from django_idempotency.stores.database.dialect import Dialect, claim_values, upsert
+from django_idempotency.stores.database.dialect import Dialect, StoredAnswer, claim_values, upsert
 
 # https://www.sqlite.org/rescode.html; extended codes keep the primary one in their low byte
 UNAVAILABLE = frozenset(
@@ -65,10 +64,10 @@ class SQLite(Dialect):
             raise LostRace
         return seen
 
-    def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, record: CompletionRecord) -> bool:
+    def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, answer: StoredAnswer) -> bool:
         if not cursor.db.connection.in_transaction:  # ended by executescript() or a raw COMMIT
             return False
-        cursor.execute(self.COMPLETE, (record.status, record.head(), record.body, digest))
+        cursor.execute(self.COMPLETE, (*answer, digest))
         return bool(cursor.rowcount == 1)
 
     def is_aborted(self, error: Exception) -> bool:

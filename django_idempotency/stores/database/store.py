@@ -14,6 +14,7 @@ from django_idempotency import conf
 from django_idempotency.core.decision import Claimed, ClaimResult, Completed, Expired
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.record import CompletionRecord
+from django_idempotency.encryption import seal_answer, sealer
 from django_idempotency.exceptions import CommittedEarly, PolicyError, TransactionBroken
 from django_idempotency.models import UNSETTLED, IdempotencyRecord, RecordQuerySet
 from django_idempotency.stores import stores
@@ -45,6 +46,7 @@ class DatabaseStore(TransactionalStore):
     The option `REPLAY_CACHE` (None) names a django-redis alias that answers replays without a statement.
     """
 
+    encrypts = True
     has_table = True
     keeps_tombstones = True
 
@@ -71,7 +73,7 @@ class DatabaseStore(TransactionalStore):
 
     def look_up(self, using: str, attempt: Attempt) -> ClaimResult | None:
         if self.replay_cache is not None:
-            cached = self.replay_cache.get(using, attempt.identity.digest)
+            cached = self.replay_cache.get(using, attempt.identity)
             if cached is not None:
                 return cached
         dialect = self.dialect(using)
@@ -95,16 +97,18 @@ class DatabaseStore(TransactionalStore):
 
     def complete(self, using: str, attempt: Attempt, claim: Claimed, record: CompletionRecord) -> None:
         dialect = self.dialect(using)
-        digest = attempt.identity.digest
+        identity = attempt.identity
+        digest = identity.digest
+        answer = seal_answer(identity.scope, digest, record)
         cause: Error | None = None
         since = time.monotonic()
         with connections[using].cursor() as cursor:
             try:
                 if attempt.tombstone_ttl:
                     dialect.end_answer(cursor, attempt)
-                if dialect.complete(cursor, digest, claim, record):
+                if dialect.complete(cursor, digest, claim, answer):
                     if self.replay_cache is not None:
-                        put = partial(self.replay_cache.put, table_of(using), digest, attempt.fingerprint, record)
+                        put = partial(self.replay_cache.put, table_of(using), identity, attempt.fingerprint, record)
                         transaction.on_commit(partial(put, attempt.ttl, since), using=using, robust=True)
                     return
             except Error as error:
@@ -182,8 +186,10 @@ class DatabaseStore(TransactionalStore):
 
     def settle(self, using: str | None, digest: bytes, executed_at: datetime | None, record: CompletionRecord) -> bool:
         using = using or self.database()
+        row = IdempotencyRecord.objects.using(using).filter(digest=digest)
+        scope = row.values_list("scope", flat=True).first() if sealer() is not None else ""
         with connections[using].cursor() as cursor:
-            dialect, values = self.dialect(using), (record.status, record.head(), record.body)
+            dialect, values = self.dialect(using), seal_answer(scope or "", digest, record)
             return dialect.change(cursor, dialect.SETTLE, digest, as_django_writes(using, executed_at), *values)
 
     def classify(self, using: str | None, error: Exception) -> Fault:

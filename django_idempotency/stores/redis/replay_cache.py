@@ -19,7 +19,9 @@ from hashlib import sha256
 from django.conf import settings
 
 from django_idempotency.core.decision import Completed
+from django_idempotency.core.keys import Identity
 from django_idempotency.core.record import CompletionRecord
+from django_idempotency.encryption import seal, unseal
 from django_idempotency.exceptions import PolicyError, StoreUnavailable
 from django_idempotency.stores.redis.client import RedisAlias
 from django_idempotency.stores.schemas import schema_of
@@ -72,10 +74,15 @@ class ReplayCache:
     def _key(self, table: Table, digest: bytes) -> str:
         return self.redis.make_key(f"idempotency:replay:{':'.join(table)}:{digest.hex()}")
 
-    def get(self, using: str, digest: bytes) -> Completed | None:
-        """Look up the record of the identity *digest* in the database *using*. Errors of the server are logged."""
+    def get(self, using: str, identity: Identity) -> Completed | None:
+        """
+        Look up the record of *identity* in the database *using*. Errors of the server are logged.
+
+        Raises `StoreUnavailable` if the keys that it is encrypted with cannot be asked.
+        """
         if time.monotonic() < self.back_at:
             return None
+        digest = identity.digest
         table = table_of(using)
         try:
             value = self.redis.client.get(self._key(table, digest))
@@ -87,13 +94,13 @@ class ReplayCache:
         if value is None or value == FREED:
             return None
         try:
-            return self._decode(value, table, digest)
+            return self._decode(value, table, identity)
         except (TypeError, ValueError) as error:
             _log_ignored(digest, error)
             return None
 
     def put(
-        self, table: Table, digest: bytes, fingerprint: bytes, record: CompletionRecord, ttl: float, since: float
+        self, table: Table, identity: Identity, fingerprint: bytes, record: CompletionRecord, ttl: float, since: float
     ) -> None:
         """
         Store *record*, which lives at least *ttl* seconds from *since* (monotonic). Errors are logged.
@@ -104,11 +111,11 @@ class ReplayCache:
         seconds = ttl * SHARE - (now - since)
         if now < self.back_at or seconds <= 0:
             return
-        value = self._encode(table, digest, fingerprint, record, time.time() + seconds)
+        value = self._encode(table, identity, fingerprint, record, time.time() + seconds)
         try:
-            self.redis.run(PUT, (self._key(table, digest),), (value, max(int(seconds * 1000), 1)))
+            self.redis.run(PUT, (self._key(table, identity.digest),), (value, max(int(seconds * 1000), 1)))
         except Exception as error:  # the work is committed, so a cache that is away must not fail it
-            self._failed(digest, error)
+            self._failed(identity.digest, error)
 
     def remove(self, using: str, digest: bytes) -> None:
         """Remove the record, and reject a late `put` of it. Raises `StoreUnavailable` if the cache does not answer."""
@@ -134,21 +141,24 @@ class ReplayCache:
         )  # fmt: skip
 
     def _encode(
-        self, table: Table, digest: bytes, fingerprint: bytes, record: CompletionRecord, expires: float
+        self, table: Table, identity: Identity, fingerprint: bytes, record: CompletionRecord, expires: float
     ) -> bytes:
         head = json.dumps(
             [expires, fingerprint.hex(), record.status, record.head().decode(), record.request_id], check_circular=False
         )
         content = b"".join((FORMAT, head.encode(), b"\n", record.body))
-        return self._signature(self._secrets[0], table, digest, content) + content
+        content = seal(identity.scope, identity.digest, _place(table), content)
+        return self._signature(self._secrets[0], table, identity.digest, content) + content
 
-    def _decode(self, value: bytes, table: Table, digest: bytes) -> Completed | None:
+    def _decode(self, value: bytes, table: Table, identity: Identity) -> Completed | None:
         """Read what `_encode` wrote; None if it has expired. Raises `ValueError` if it was not for this identity."""
         signature, content = value[:MAC], value[MAC:]
         if not any(
-            hmac.compare_digest(signature, self._signature(secret, table, digest, content)) for secret in self._secrets
+            hmac.compare_digest(signature, self._signature(secret, table, identity.digest, content))
+            for secret in self._secrets
         ):
             raise ValueError("it is not signed by this project, for this identity")
+        content = unseal(identity.scope, identity.digest, _place(table), content)
         head, _, body = content.partition(b"\n")
         expires, fingerprint, status, stored, request_id = json.loads(head.removeprefix(FORMAT))
         if time.time() >= expires:  # it reached the server late, so the server keeps it too long
@@ -159,6 +169,11 @@ class ReplayCache:
     @staticmethod
     def _signature(secret: bytes, table: Table, digest: bytes, content: bytes) -> bytes:
         return hmac.digest(secret, digest + "\0".join(table).encode() + b"\0" + content, "sha256")
+
+
+def _place(table: Table) -> bytes:
+    """Where a sealed value belongs."""
+    return b"replay " + "\0".join(table).encode()
 
 
 def _log_ignored(digest: bytes, error: Exception) -> None:

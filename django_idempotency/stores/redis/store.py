@@ -19,11 +19,12 @@ from django.core.checks import CheckMessage
 from django_idempotency.core.decision import Claimed, ClaimResult, Completed, Expired, InFlight, Unsettled
 from django_idempotency.core.keys import Attempt, Identity
 from django_idempotency.core.record import TOMBSTONE, CompletionRecord
+from django_idempotency.encryption import open_answer, seal_answer, sealer
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.stores.base import Fault, LeasedStore
 from django_idempotency.stores.redis import scripts
 from django_idempotency.stores.redis.client import SCANNED, RedisAlias, classify
-from django_idempotency.stores.stored import UNKNOWN, Location, StoredRecord, claim_in_flight
+from django_idempotency.stores.stored import UNKNOWN, Location, StoredRecord, claim_in_flight, open_fields
 
 logger = logging.getLogger("django_idempotency")
 
@@ -40,6 +41,7 @@ class RedisStore(LeasedStore):
     SOCKET_TIMEOUT limits each call.
     """
 
+    encrypts = True
     keeps_tombstones = True
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
@@ -68,7 +70,7 @@ class RedisStore(LeasedStore):
                 return InFlight(fingerprint)
             case [b"completed", fingerprint, *record]:
                 try:
-                    return Completed(_read_record(*record), fingerprint)
+                    return Completed(_read_record(attempt, *record), fingerprint)
                 except (RecursionError, TypeError, ValueError) as error:
                     return self._log_garbage(attempt, error)
             case [b"expired", fingerprint]:
@@ -121,8 +123,8 @@ class RedisStore(LeasedStore):
 
     def complete(self, attempt: Attempt, claim: Claimed, record: CompletionRecord) -> CompletionRecord | None:
         digest = attempt.identity.digest
-        ttl = _milliseconds(attempt.ttl)
-        arguments = (claim.token, digest.hex(), ttl, record.status, record.head(), record.body, _late(attempt))
+        answer = seal_answer(attempt.identity.scope, digest, record)
+        arguments = (claim.token, digest.hex(), _milliseconds(attempt.ttl), *answer, _late(attempt))
         late = attempt.tombstone_ttl > 0
         answer = self._run(scripts.COMPLETE, digest, *arguments, late=late)
         if answer == [b"gone"]:
@@ -136,7 +138,7 @@ class RedisStore(LeasedStore):
                 return record
             case [b"completed", fingerprint, *stored] if fingerprint == attempt.fingerprint:
                 try:
-                    return _read_record(*stored)
+                    return _read_record(attempt, *stored)
                 except (RecursionError, TypeError, ValueError) as error:
                     self._log_garbage(attempt, error)
             case [b"garbage", reason]:
@@ -212,7 +214,9 @@ class RedisStore(LeasedStore):
 
     def settle(self, using: str | None, digest: bytes, executed_at: datetime | None, record: CompletionRecord) -> bool:
         token = secrets.token_hex(16)  # the first owner may still arrive; its token is stale then
-        arguments = (digest.hex(), _instant(executed_at), token, record.status, record.head(), record.body)
+        found = self.find(None, digest) if sealer() is not None else None
+        answer = seal_answer("" if found is None else found.scope, digest, record)
+        arguments = (digest.hex(), _instant(executed_at), token, *answer)
         return _decide(self._run(scripts.SETTLE, digest, *arguments, late=True)) == "settled"
 
     def of_scope(self, using: str | None, scope: str) -> Iterator[StoredRecord]:
@@ -267,9 +271,11 @@ def _instant(moment: datetime | None) -> str:
     return "" if moment is None else str(round(moment.timestamp() * 1000))
 
 
-def _read_record(status: bytes, head: bytes, body: bytes, request_id: bytes) -> CompletionRecord:
-    """Make the record of its stored fields. Raises as `from_stored` does."""
-    return CompletionRecord.from_stored(int(status), head, body, request_id.decode())
+def _read_record(attempt: Attempt, status: bytes, head: bytes, body: bytes, request_id: bytes) -> CompletionRecord:
+    """Make the record of its stored fields. Raises as `open_answer` and `from_stored` do."""
+    identity = attempt.identity
+    answer = open_answer(identity.scope, identity.digest, int(status), head, body)
+    return CompletionRecord.from_stored(int(status), *answer, request_id.decode())
 
 
 def _decide(answer: bytes) -> str:
@@ -307,7 +313,7 @@ def _read_stored(location: Location, digest: bytes, answer: list[Any]) -> Stored
     names = ("scope", "operation", "key", "request", "request_id")
     rest: dict[str, Any] = {name: fields.get(name, b"").decode(errors="replace") for name in names}
     if fields["state"] == b"completed":
-        rest |= {"status": status, "head": fields["head"], "body": fields["body"]}
+        rest |= {"status": status, **open_fields(rest["scope"], digest, status, fields["head"], fields["body"])}
     return replace(foreign, fingerprint=fields["fingerprint"], **rest)
 
 
