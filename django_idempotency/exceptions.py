@@ -13,6 +13,7 @@ Every error of the package, in one hierarchy:
     │   ├── RequestInProgress   409 request-in-progress
     │   ├── OutcomeUnknown      409 outcome-unknown
     │   ├── StoreUnavailable    503 store-unavailable
+    │   ├── TryAgain            503 try-again
     │   └── ReceiptUnavailable  404 receipt-unavailable
     ├── HandlerError            the handler ran and broke the law; a 500 that names the remedy
     │   ├── UnstorableResponse      rolled back
@@ -55,6 +56,7 @@ __all__ = [
     "RequestInProgress",
     "StoreUnavailable",
     "TransactionBroken",
+    "TryAgain",
     "UnstorableResponse",
 ]
 
@@ -175,6 +177,17 @@ class StoreUnavailable(Refusal):
     code = "store-unavailable"
     title = "The idempotency store is unavailable."
     retry_after = 5
+
+
+class TryAgain(Refusal):
+    """
+    The database rolled this request's work back, because it was in the way of another one. Send the same request again.
+    """
+
+    status = 503
+    code = "try-again"
+    title = "The request lost to another one in the database."
+    retry_after = 1
 
 
 class ReceiptUnavailable(Refusal):

@@ -191,7 +191,7 @@ FAULTS = (
     ),
     Fault(
         name="handlers deadlock",
-        promise="the victim is rolled back, 500; the retry executes",
+        promise="the victim is rolled back, 503; the retry executes",
         make=in_the_database.deadlocks,
         bug="swallows",
         caught=(NO_EFFECT,),

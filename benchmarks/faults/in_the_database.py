@@ -49,7 +49,7 @@ def frozen(stage: Stage) -> None:
 
 
 def deadlocks(stage: Stage) -> None:
-    """Handlers that change two rows in one order or the other. A fault is a 500: a transaction that was the victim."""
+    """Handlers that change two rows in one order or the other. A fault is a 503: a transaction that was the victim."""
 
     def payload(draw: random.Random) -> dict[str, Any]:
         return {"rows": draw.sample([1, 2], 2)}
@@ -57,7 +57,7 @@ def deadlocks(stage: Stage) -> None:
     with stage.application(workers=4) as app, stage.load(app.address, payload=payload, seconds=SLOW) as load:
         for _ in range(stage.rounds):
             load.wait_for_answers(4, WAIT)
-    stage.faults = stage.verdict().statuses[500]
+    stage.faults = stage.verdict().statuses[503]
 
 
 def full(stage: Stage) -> None:

@@ -223,6 +223,29 @@ def whole_body(request: HttpRequest) -> bytes:
     return content
 
 
+def keep_place(request: HttpRequest) -> Callable[[], None]:
+    """
+    Note what of the body, and of the files in its form, is still unread. The result goes back there.
+
+    It raises `ValueError` if one was closed since.
+    """
+    streams = [getattr(request, "_stream", None), request.META.get("wsgi.input") if _is_chunked(request) else None]
+    streams += uploaded(request)
+    places = [(each, each.tell()) for each in streams if each is not None and each.seekable()]
+
+    def go_back() -> None:
+        for stream, place in places:
+            stream.seek(place)
+
+    return go_back
+
+
+def uploaded(request: HttpRequest) -> "list[UploadedFile[Any]]":
+    """The files of a form that was parsed already."""
+    files: Any = getattr(request, "_files", None)
+    return [] if files is None else [file for _, each in files.lists() for file in each]
+
+
 def _source(request: HttpRequest) -> IO[bytes] | None:
     """The whole body as a stream that can be rewound, or None if it is gone."""
     state: Any = request

@@ -29,7 +29,7 @@ from django_idempotency.core.record import (
     encode_reference,
     storable_headers,
 )
-from django_idempotency.exceptions import PolicyError, Refusal, StoreUnavailable, UnstorableResponse
+from django_idempotency.exceptions import PolicyError, Refusal, StoreUnavailable, TryAgain, UnstorableResponse
 
 logger = logging.getLogger("django_idempotency")
 
@@ -230,8 +230,9 @@ class PlainAdapter(AttemptReader):
         Make problem details (RFC 9457) of *refusal*, or what the option `refuse` makes of it, or a page if a form was
         sent. Raises `PolicyError` if that option returns no response.
         """
-        if isinstance(refusal, StoreUnavailable):
-            # The connection is lost, so the request's transaction cannot be committed: let it end without an error.
+        if isinstance(refusal, StoreUnavailable | TryAgain):
+            # The request's transaction cannot be committed, because its connection is lost or the database has
+            # cancelled it: let it end without an error.
             for connection in connections.all(initialized_only=True):
                 if connection.settings_dict["ATOMIC_REQUESTS"] and connection.in_atomic_block:
                     connection.set_rollback(True)

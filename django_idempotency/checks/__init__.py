@@ -28,6 +28,7 @@ W020 a former route whose path is not known  W021 observe mode that counts nothi
 W022 a pattern that names a translated route in some languages only
 W023 an OpenAPI document that does not tell of keys
 W025 records whose key is gone
+W027 an engine that was never run
 
 I001 no admin         I002 observe mode
 W008 permissions are missing

@@ -58,6 +58,11 @@ count = _check(
     "a whole number, at least 1", lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0
 )
 
+retries = _check(
+    "a whole number from 0 to 100",
+    lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 100,
+)
+
 share = _check(
     "a number from 0 to 1",
     lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1,

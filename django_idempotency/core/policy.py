@@ -38,6 +38,7 @@ class Options(TypedDict, total=False):
     uncertain: str | Probe
     uncertain_ttl: timedelta
     not_done: Iterable[type[Exception]]
+    retries: int
     mode: str
     max_attempts: int
     resume_for: timedelta
@@ -102,6 +103,7 @@ class ResolvedPolicy:
     uncertain: str | Probe = option("refuse", values.uncertain, dotted=True, for_events=True)
     uncertain_ttl: float | None = option(None, values.duration, convert=_seconds, for_events=True)
     not_done: tuple[type[Exception], ...] = option((), values.exceptions, for_events=True)
+    retries: int = option(0, values.retries, for_events=True)
     mode: str = option("atomic", values.one_of("atomic", PHASED, OBSERVE), for_events=True)
     max_attempts: int = option(10, values.count, for_events=True)
     resume_for: float | None = option(None, values.duration, convert=_seconds, for_events=True)

@@ -1,5 +1,8 @@
 """One execution: its outcomes, and what both kinds (`transactional` and `leased`) have in common."""
 
+import logging
+import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -28,10 +31,13 @@ from django_idempotency.core.probe import UNSURE, UnsettledOperation, Verdict
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.probing import ask
-from django_idempotency.exceptions import Refusal
+from django_idempotency.exceptions import Refusal, TryAgain
 from django_idempotency.stores.stored import StoredRecord
 
+logger = logging.getLogger("django_idempotency")
+
 Value = TypeVar("Value")
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.5  # seconds, at most, before a handler runs again
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,23 @@ class Refused:
     """The handler did not run, and no record answers, for the reason in *refusal*."""
 
     refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled(Generic[Value]):
+    """
+    The handler's work was rolled back, and the database had cancelled part of it for a rival's sake: it may run again.
+    *result* is what the handler made of that, an answer that is not stored or an exception.
+    """
+
+    result: Executed[Value] | Exception
+
+
+def try_again(error: Exception) -> Refused:
+    """The refusal of a request that has lost to a rival, by *error*."""
+    refusal = TryAgain()
+    refusal.__cause__ = error  # for the project's logs
+    return Refused(refusal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +107,8 @@ class Execution(ABC, Generic[Value]):
     """
 
     __slots__ = (
-        *("answer", "attempt", "capture", "execute", "has_run", "place", "policy", "record", "store", "summary"),
-        "using",
+        *("answer", "attempt", "capture", "execute", "has_run", "place", "policy", "record", "restore", "retried"),
+        *("store", "summary", "using"),
     )
 
     # Two operations of one identity are the same operation if they share it: a connection, or a store.
@@ -99,6 +122,7 @@ class Execution(ABC, Generic[Value]):
         attempt: Attempt,
         execute: Callable[[OperationHandle], Value],
         capture: Callable[[Value], Answer[Value]],
+        restore: Callable[[], bool] | None,
     ) -> None:
         self.store = store
         self.policy = policy
@@ -106,6 +130,8 @@ class Execution(ABC, Generic[Value]):
         self.attempt = attempt
         self.execute = execute
         self.capture = capture
+        self.restore = restore
+        self.retried = 0  # how often work of this execution ran again
         # Set when the handler starts: from then on an error is the handler's, or leaves an unknown outcome.
         self.has_run = False
         # Set when it is written.
@@ -115,7 +141,7 @@ class Execution(ABC, Generic[Value]):
         self.answer: CompletionRecord | Verdict | None = None
 
     @abstractmethod
-    def try_once(self) -> Executed[Value] | Replayed | Refused | None:
+    def try_once(self) -> Executed[Value] | Replayed | Refused | Cancelled[Value] | None:
         """
         Return the outcome, or None while a rival is in flight.
 
@@ -125,6 +151,23 @@ class Execution(ABC, Generic[Value]):
 
     def can_start_again(self) -> bool:
         """Would a new start see more?"""
+        return True
+
+    def run_again(self, cancelled: Cancelled[Value]) -> bool:
+        """Prepare another try after one that was *cancelled*. Returns False if there is to be none."""
+        return False
+
+    def has_retry(self, reason: object) -> bool:
+        """Is there a retry left for work that was rolled back for the *reason* given? Then pause, and count it."""
+        if self.retried >= self.policy.retries:
+            return False
+        self.retried += 1
+        logger.warning(
+            "%s (%s) lost to a rival, and runs again: retry %d of %d: %s", self.attempt.identity,
+            self.attempt.identity.operation, self.retried, self.policy.retries, reason,
+        )  # fmt: skip
+        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2**self.retried)
+        time.sleep(random.uniform(0, longest))  # noqa: S311 jitter
         return True
 
     @abstractmethod

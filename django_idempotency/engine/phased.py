@@ -22,13 +22,19 @@ from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.progress import Progress
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine import announcements
-from django_idempotency.engine.execution import Executed, Execution, Refused, Replayed, Value
+from django_idempotency.engine.execution import Executed, Execution, Refused, Replayed, Value, try_again
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.leased import says_nothing_was_done
 from django_idempotency.engine.phases import PhasedHandle, Phases
 from django_idempotency.engine.renewal import Lease, keeper
 from django_idempotency.engine.transactional import explain
-from django_idempotency.engine.transactions import atomic_phase, is_inside_a_transaction, leave_open_blocks
+from django_idempotency.engine.transactions import (
+    atomic_phase,
+    in_transaction,
+    is_inside_a_transaction,
+    leave_open_blocks,
+    repeated_phase,
+)
 from django_idempotency.exceptions import (
     KeyReused,
     OutcomeUncertain,
@@ -40,7 +46,7 @@ from django_idempotency.exceptions import (
     StoreUnavailable,
 )
 from django_idempotency.models import GIVEN_UP, NO_DOUBT, UNSURE
-from django_idempotency.stores.base import Store, TransactionalStore
+from django_idempotency.stores.base import Fault, Store, TransactionalStore
 from django_idempotency.stores.database.phased import Free, Run, Runs, leases_of
 
 logger = logging.getLogger("django_idempotency")
@@ -98,6 +104,9 @@ class PhasedExecution(Execution[Value]):
         except Error as error:
             if not self.has_run:
                 explain(self.store, self.using, error)
+            elif self.phases.was_cancelled and self.doubt is None and self._is_race(error):
+                self.announce_error(error)
+                return try_again(error)
             raise
         finally:
             if self.lease is not None:
@@ -190,7 +199,7 @@ class PhasedExecution(Execution[Value]):
                 raise LostRun
 
         try:
-            atomic_phase(self.using, work)
+            repeated_phase(self.using, work, self.may_repeat)
         except LostRun:
             return Refused(self.lost())
         except BaseException as error:  # a retry resumes, or finds the record if COMMIT was sent
@@ -233,6 +242,14 @@ class PhasedExecution(Execution[Value]):
 
     def advance(self, progress: Progress) -> bool:
         return self.runs.advance(self.using, self.attempt, self.token, progress)
+
+    def may_repeat(self, error: Error, *, is_allowed: bool = True) -> bool:
+        self.phases.was_cancelled = self._is_race(error)
+        is_possible = is_allowed and self.phases.was_cancelled and not in_transaction(self.using)
+        return is_possible and self.has_retry(error)
+
+    def _is_race(self, error: Error) -> bool:
+        return self.store.classify(self.using, error) is Fault.RACE
 
     def owns(self) -> bool:
         return self.runs.owns(self.using, self.attempt, self.token)

@@ -21,7 +21,7 @@ from django_idempotency.core.keys import MAX_STRING, UNSTORABLE, Attempt, Identi
 from django_idempotency.core.probe import NOT_DONE, UNSURE
 from django_idempotency.core.progress import Progress
 from django_idempotency.engine.handle import OperationHandle, Probe
-from django_idempotency.engine.transactions import atomic_phase, is_inside_a_transaction
+from django_idempotency.engine.transactions import atomic_phase, is_inside_a_transaction, repeated_phase
 from django_idempotency.engine.watch import is_harmless
 from django_idempotency.exceptions import IdempotencyError, PhaseError, Refusal, TransactionBroken
 
@@ -44,6 +44,8 @@ class Recorder(Protocol):
     def enter_phase(self, *, holds: bool) -> bool: ...
 
     def advance(self, progress: Progress) -> bool: ...
+
+    def may_repeat(self, error: Error, *, is_allowed: bool = True) -> bool: ...
 
     def owns(self) -> bool: ...
 
@@ -80,6 +82,7 @@ class Phases:
         self.may_have_done = False  # Did a phase that reaches another system end in an error?
         self.verdict: Refusal | None = None  # which answers the request, whatever the handler does
         self.error: IdempotencyError | None = None  # the first of ours that the handler got
+        self.was_cancelled = False  # Has the last transaction that failed lost to a rival?
         self.is_over = False
 
     @property
@@ -172,7 +175,8 @@ class Phases:
     def _execute(self, name: str, call: Callable[[], Any], is_foreign: bool, *, holds: bool) -> Any:
         self.current = name
         try:
-            self.progress, result = atomic_phase(self.using, partial(self._in_transaction, name, call, holds))
+            work = partial(self._in_transaction, name, call, holds)
+            self.progress, result = repeated_phase(self.using, work, partial(self._may_repeat, is_foreign, holds))
         except BaseException as error:
             self.raised = name
             if is_foreign and not (
@@ -194,6 +198,14 @@ class Phases:
         finally:
             self.current = ""
         return result
+
+    def _may_repeat(self, is_foreign: bool, holds: bool, error: Error) -> bool:
+        """May a phase run again that lost to a rival? One with a probe is left to the client's retry, which asks."""
+        recorder = self.recorder
+        if recorder is None or self._is_lost(recorder) or not recorder.may_repeat(error, is_allowed=not holds):
+            return False
+        self.may_have_done = self.may_have_done or is_foreign
+        return True
 
     def _in_transaction(self, name: str, call: Callable[[], Any], holds: bool) -> tuple[Progress, Any]:
         recorder = self.recorder

@@ -10,18 +10,29 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn, assert_never
 
+from django.db import Error
+
 from django_idempotency.core.decision import Answer
 from django_idempotency.core.keys import Attempt
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.progress import PHASED
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.engine import announcements
-from django_idempotency.engine.execution import Executed, Execution, Joined, Refused, Replayed, Value
+from django_idempotency.engine.execution import (
+    Cancelled,
+    Executed,
+    Execution,
+    Joined,
+    Refused,
+    Replayed,
+    Value,
+    try_again,
+)
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.leased import LeasedExecution
 from django_idempotency.engine.phases import KeylessHandle
 from django_idempotency.engine.transactional import TransactionalExecution
-from django_idempotency.exceptions import HandlerError, Refusal, RequestInProgress
+from django_idempotency.exceptions import HandlerError, Refusal, RequestInProgress, TryAgain
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import LostRace
 
@@ -37,6 +48,7 @@ def run(
     capture: Callable[[Value], Answer[Value]],
     guard: Callable[[CompletionRecord], object] | None = None,
     patience: "Patience | None" = None,
+    restore: Callable[[], bool] | None = None,
 ) -> Executed[Value] | Replayed | Refused | Joined:
     """
     Run *attempt* at most once.
@@ -44,12 +56,13 @@ def run(
     A new identity is claimed, *execute* runs, and what *capture* makes of its result is stored. An existing record is
     returned once *guard* accepts it. A call from inside the same execution joins it. *using* names the database; with
     None the store chooses. *patience* is how a call waits that does not block its thread; by default it sleeps.
+    *restore* is called before *execute* runs again, and returns False if it must not.
 
     Raises `HandlerError` if the handler broke the law, and whatever *execute*, *capture* and *guard* raise; work in the
     database is rolled back then.
     """
     store: Any = stores[policy.store]
-    execution = _kind(store, policy)(store, policy, using, attempt, execute, capture)
+    execution = _kind(store, policy)(store, policy, using, attempt, execute, capture, restore)
     joined = execution.joined()
     if joined is not None:
         return joined
@@ -138,11 +151,25 @@ def _decide_until_final(
             if restarts > RESTARTS or not execution.can_start_again():
                 return Refused(RequestInProgress())
             continue
+        if isinstance(outcome, Cancelled):
+            if not execution.run_again(outcome):
+                return _give_up(execution, outcome.result)
+            continue
         if outcome is not None:
             return outcome
         patience = patience or Patience()
         if not policy.wait or not patience.wait(policy.wait_timeout):
             return Refused(RequestInProgress())
+
+
+def _give_up(execution: Execution[Value], result: Executed[Value] | Exception) -> Executed[Value] | Refused:
+    """Answer when no retry is left: as the handler did, if it has made something of the database's error."""
+    if isinstance(result, Executed):
+        return result
+    if not isinstance(result, Error | TryAgain):
+        raise result
+    execution.announce_error(result)
+    return try_again(result)
 
 
 def _pass_on(refusal: Refusal, execution: Execution[Value]) -> NoReturn:

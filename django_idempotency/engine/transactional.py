@@ -28,7 +28,7 @@ from django_idempotency.core.probe import UNSURE
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.core.seen import SeenNames
 from django_idempotency.engine import announcements
-from django_idempotency.engine.execution import Executed, Execution, Refused, Replayed, Value
+from django_idempotency.engine.execution import Cancelled, Executed, Execution, Refused, Replayed, Value
 from django_idempotency.engine.transactions import atomic_phase, in_transaction, roll_back
 from django_idempotency.engine.watch import TransactionWatch
 from django_idempotency.exceptions import (
@@ -53,7 +53,7 @@ warned = SeenNames()  # operations whose released locks were logged
 class TransactionalExecution(Execution[Value]):
     """One attempt and its way through a store in the database *using*."""
 
-    __slots__ = ("former_claims", "is_recording", "rule", "watch")
+    __slots__ = ("former_claims", "has_committed", "is_recording", "rule", "watch")
 
     store: TransactionalStore
     using: str
@@ -62,12 +62,13 @@ class TransactionalExecution(Execution[Value]):
         super().__init__(store, policy, using or store.database(), *call)
         self.place = connections[self.using]
         self.is_recording = False  # set when the record is sent, perhaps together with COMMIT
+        self.has_committed = False  # set when COMMIT has succeeded, if it is ours
         self.watch: TransactionWatch | None = None
         self.former_claims: list[Claimed] = []  # of `attempt.former`, in their order
         self.rule = ""  # by which the work is rolled back, for logs
 
-    def try_once(self) -> Executed[Value] | Replayed | Refused | None:
-        self.answer = None
+    def try_once(self) -> Executed[Value] | Replayed | Refused | Cancelled[Value] | None:
+        self.answer, self.has_run, self.rule = None, False, ""
         try:
             moved = self.moved()
             if moved is not None:
@@ -76,11 +77,51 @@ class TransactionalExecution(Execution[Value]):
                 seen = self.store.look_up(self.using, attempt)
                 if seen is not None and not self.may_ask(seen, attempt):
                     return self.act(decide(seen, attempt.fingerprint))
-            return atomic_phase(self.using, self._claim_and_act)
-        except Error as error:
-            if not self.has_run:
+            outcome = atomic_phase(self.using, self._claim_and_act, self._note_commit)
+        except Exception as error:
+            if self.has_run and self._is_cancelled(error):
+                return Cancelled(error)
+            if not self.has_run and isinstance(error, Error):
                 explain(self.store, self.using, error)
             raise
+        if isinstance(outcome, Executed) and outcome.record is None and self._is_cancelled(None):
+            return Cancelled(outcome)
+        return outcome
+
+    def _note_commit(self) -> None:
+        self.has_committed = True
+
+    def _is_race(self, error: Exception) -> bool:
+        return self.store.classify(self.using, error) is Fault.RACE
+
+    def _is_cancelled(self, error: Exception | None) -> bool:
+        """
+        Was the work, which is rolled back, lost to a rival?
+
+        Not if COMMIT may have succeeded, and not if the handler had committed part of it before.
+        """
+        watch = self.watch
+        if self.has_committed or watch is None:
+            return False
+        if self.is_recording and not isinstance(error, TransactionBroken):
+            if not isinstance(error, Error) or not self._is_race(error):
+                return False
+        elif not watch.lost_race:
+            return False
+        if watch.may_have_ended() and self._is_claim_left():
+            return False
+        self.record, self.is_recording = None, False
+        return True
+
+    def run_again(self, cancelled: Cancelled[Value]) -> bool:
+        if self.retried >= self.policy.retries or not self.can_start_again():
+            return False
+        if self.restore is not None and not self.restore():
+            return False
+        result = cancelled.result
+        summary = self.summary if isinstance(result, Executed) else type(result).__name__
+        announcements.forgotten(self.using, self.attempt.identity, summary)
+        return self.has_retry(summary)
 
     def can_start_again(self) -> bool:
         # Only a new transaction sees what a rival committed, and the engine cannot start an outer one again.
@@ -135,7 +176,7 @@ class TransactionalExecution(Execution[Value]):
         return Replay(answer)
 
     def carry_out(self, claim: Claimed) -> Executed[Value]:
-        watch = self.watch = TransactionWatch(self.using, self._is_claim_committed)
+        watch = self.watch = TransactionWatch(self.using, self._is_claim_committed, self._is_race)
         try:
             with watch:
                 answer = self.capture(self.run_handler())

@@ -10,15 +10,37 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 Outcome = TypeVar("Outcome")
 
 
-def atomic_phase(using: str, work: Callable[[], Outcome]) -> Outcome:
+def atomic_phase(
+    using: str, work: Callable[[], Outcome], when_committed: Callable[[], object] | None = None
+) -> Outcome:
     """
     Run *work* in a transaction on *using*, or in a savepoint of the open one. It commits, unless *work* raises or has
     called `roll_back`.
 
-    An error of COMMIT propagates as Django raised it; the work may be durable then.
+    An error of COMMIT propagates as Django raised it; the work may be durable then. *when_committed* tells it from one
+    of a later hook: it is called right after COMMIT, if the transaction is not another's.
     """
+    is_own = when_committed is not None and not in_transaction(using)
     with transaction.atomic(using=using):
+        if is_own and when_committed is not None:
+            transaction.on_commit(when_committed, using=using)
         return work()
+
+
+def repeated_phase(using: str, work: Callable[[], Outcome], may_repeat: Callable[[Error], bool]) -> Outcome:
+    """Like `atomic_phase`, but after a database error that left nothing committed, as often as *may_repeat* allows."""
+    has_committed = False
+
+    def note_commit() -> None:
+        nonlocal has_committed
+        has_committed = True
+
+    while True:
+        try:
+            return atomic_phase(using, work, note_commit)
+        except Error as error:
+            if has_committed or not may_repeat(error):
+                raise
 
 
 def roll_back(using: str) -> None:

@@ -51,12 +51,14 @@ class TransactionWatch:
     """
     Watches the transaction on *using* while the handler runs, as a context manager, and is read afterwards.
 
-    *is_committed* asks the database whether the claim is committed.
+    *is_committed* asks the database whether the claim is committed. *is_race* says whether an error means that the
+    database has cancelled the transaction for a rival's sake.
     """
 
-    def __init__(self, using: str, is_committed: Callable[[], bool]) -> None:
+    def __init__(self, using: str, is_committed: Callable[[], bool], is_race: Callable[[Exception], bool]) -> None:
         self._connection = cast(Any, connections[using])  # rollback_exc is not in the stubs
         self._is_committed = is_committed
+        self._is_race = is_race
         self._earlier = self._connection.rollback_exc
         self._depth = self._savepoints()
         self._requested = False  # the handler asked for a rollback, outside an atomic block of its own
@@ -64,6 +66,7 @@ class TransactionWatch:
         self._lost = False  # SQLite's transaction was rolled back while the handler ran
         self._committed = False  # SQLite's transaction was committed while the handler ran
         self._stayed_open: bool | None = True  # the transaction is open for the driver; None if the driver cannot tell
+        self.lost_race = False  # a statement of the handler was cancelled for a rival's sake
         self.wrote = False  # the handler sent a statement that is not plainly a read
         self.released_lock = False  # the handler released a lock of the session, which should last until COMMIT
         self.strangers: set[str] = set()  # aliases of other databases that the handler wrote to
@@ -146,6 +149,7 @@ class TransactionWatch:
         try:
             return execute(sql, params, many, context)
         except Error as error:
+            self.lost_race = self.lost_race or self._is_race(error)
             if isinstance(sql, str) and _SETS_TRANSACTION.search(sql):
                 error.add_note(SET_TRANSACTION)
             raise

@@ -60,7 +60,7 @@ class OwnThread(Patience):
         super().__init__()
         self._is_cancelled = False
         self._lock = threading.Lock()
-        self._is_working = False
+        self._is_working = self._has_begun = False
         self._task: asyncio.Task[Any] | None = None  # of the handler, while it runs
         self._timer: asyncio.TimerHandle | None = None
         self._when_over: Callable[[], object] | None = None
@@ -135,6 +135,7 @@ class OwnThread(Patience):
     async def _await(self, call: Callable[[], Awaitable[Result]]) -> Result:
         if self._is_cancelled:
             raise NothingDone(CANCELLED)
+        self._has_begun = True
         inside = _inside.set((*_inside.get(), self))
         task = self._task = asyncio.current_task()
         _awaited.add(self)
@@ -171,8 +172,11 @@ class OwnThread(Patience):
             coroutine.close()
 
     def sleep(self, seconds: float) -> None:
-        """On the thread: leave it for *seconds*, in which it serves others."""
-        raise _Pause(seconds)
+        """On the thread: leave it for *seconds*, in which it serves others; not once the handler has begun."""
+        if self._has_begun:  # and has lost to a rival: how often it may run again is known here
+            super().sleep(seconds)
+        else:
+            raise _Pause(seconds)
 
 
 _awaited: WeakSet[OwnThread] = WeakSet()

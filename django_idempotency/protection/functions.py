@@ -24,6 +24,7 @@ from django_idempotency.protection.awaiting import OwnThread
 from django_idempotency.protection.introspection import is_async
 from django_idempotency.protection.observing import UNSTORABLE, Observation, Subject, observe, observe_async
 from django_idempotency.protection.order import check_function
+from django_idempotency.protection.original import OriginalArguments
 
 NO_SCOPE = "-"  # the scope of events without the option `scope`
 once_functions: dict[str, tuple[str, Policy]] = {}  # operation and policy by dotted name
@@ -114,9 +115,9 @@ def once(operation: str, /, **options: Unpack[Options]) -> OnceDecorator:
 
     The decorator raises `PolicyError` for an unknown option, a bad value, a missing key, and anything but a plain
     function. A call raises `KeyReused`, `RequestInProgress` (let the broker deliver it later),
-    `OutcomeUnknown`, `StoreUnavailable`, `KeyMissing`, `KeyInvalid`, `KeyExpired`, and `UnstorableResponse` for a
-    result that is not JSON. The work is then rolled back, unless its store is outside the databases, which also raises
-    `OutcomeUncertain`.
+    `OutcomeUnknown`, `StoreUnavailable`, `TryAgain`, `KeyMissing`, `KeyInvalid`, `KeyExpired`, and `UnstorableResponse`
+    for a result that is not JSON. The work is then rolled back, unless its store is outside the databases, which also
+    raises `OutcomeUncertain`.
     With `mode="observe"` a redelivery runs again and is counted, and a call raises what the function raises alone.
     """
     if not isinstance(operation, str) or not operation:
@@ -185,7 +186,12 @@ def _run(
         event = ObservedEvent(operation, policy, args, kwargs)
         return Outcome(observe(event, lambda handle: function(*args, **kwargs)), replayed=False)
 
+    original = OriginalArguments(function, args, kwargs) if policy.retries else None
+
     def execute(handle: OperationHandle) -> Any:
+        nonlocal args, kwargs
+        if original is not None:
+            args, kwargs = original.arguments()
         return function(*args, **kwargs) if thread is None else thread.wait_for(partial(function, *args, **kwargs))
 
     def capture(value: Any) -> Answer[Any]:
@@ -199,6 +205,7 @@ def _run(
         execute,
         capture if thread is None else thread.unless_cancelled(capture),
         patience=thread,
+        restore=None if original is None else original.restore,
     )
     match outcome:
         case Executed(value):

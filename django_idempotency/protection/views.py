@@ -20,11 +20,12 @@ from django_idempotency.core.progress import PHASED
 from django_idempotency.engine.execution import Executed, Joined, Refused, Replayed
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.run import run, run_without_key
-from django_idempotency.exceptions import PolicyError, Refusal
+from django_idempotency.exceptions import PolicyError, Refusal, TryAgain
 from django_idempotency.protection.awaiting import OwnThread
 from django_idempotency.protection.introspection import is_async
 from django_idempotency.protection.observed_request import observe_async_request, observe_request
 from django_idempotency.protection.order import check_dispatch, check_method, check_place
+from django_idempotency.protection.original import OriginalRequest
 from django_idempotency.protection.receiving import Receipt
 from django_idempotency.protection.resumption import RESUMPTION, Resumption
 
@@ -149,8 +150,13 @@ def call(
     if isinstance(attempt, Refusal):
         return adapter.refuse(attempt)
 
+    original: OriginalRequest | None = None
+
     def execute(handle: OperationHandle) -> Any:
+        nonlocal args, kwargs
         django_request.idempotency = handle
+        if original is not None:
+            args, kwargs = original.arguments()
         try:
             return view(*args, **kwargs) if thread is None else thread.wait_for(partial(view, *args, **kwargs))
         finally:
@@ -169,6 +175,9 @@ def call(
             warn_of_cookies(operation, django_request, answer.value)
         return answer
 
+    if policy.retries and policy.mode != PHASED:  # whose phases run again, not its handler
+        original = OriginalRequest(adapter, view, args, kwargs)
+
     def conclude() -> Any:
         session = session_key(django_request)
         try:
@@ -180,6 +189,7 @@ def call(
                 capture if thread is None else thread.unless_cancelled(capture),
                 adapter.check_replay,
                 thread,
+                None if original is None else original.restore,
             )
         except Exception:
             restore_session(django_request, session)
@@ -195,6 +205,8 @@ def call(
             case Replayed(record):
                 return adapter.echo(adapter.replay(record))
             case Refused(refusal):
+                if isinstance(refusal, TryAgain):  # after the handler has run
+                    restore_session(django_request, session)
                 return adapter.refuse(refusal)
             case _:
                 assert_never(outcome)

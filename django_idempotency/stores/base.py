@@ -37,9 +37,9 @@ class LostRace(Exception):
 
 
 class Fault(Enum):
-    """The meaning of a store's error before the handler has run."""
+    """The meaning of an error of the store's server."""
 
-    RACE = auto()  # lost to a rival
+    RACE = auto()  # lost to a rival: the whole transaction was rolled back
     UNAVAILABLE = auto()  # the store does not answer; nothing was done
     OTHER = auto()  # a defect or a mis-configuration, which propagates
 
@@ -130,7 +130,10 @@ class Store(ABC):
 
     @abstractmethod
     def classify(self, using: str | None, error: Exception) -> Fault:
-        """Say what *error*, raised before the handler has run, means."""
+        """
+        Say what *error* means: of the store's before the handler has run, and in a transactional store also whether the
+        database has cancelled the handler's transaction for a rival's sake.
+        """
 
     def database(self) -> str | None:
         """The alias of the database that the store chooses; None for a store outside the databases."""

@@ -1,4 +1,4 @@
-"""E006, E009, E010, W001, W004, W005, W007: the databases, by their settings and by what their servers say."""
+"""E006, E009, E010, W001, W004, W005, W007, W027: the databases, by their settings and by what their servers say."""
 
 from contextlib import contextmanager
 
@@ -57,6 +57,7 @@ def server(monkeypatch):
 
 
 MARIADB = {
+    "SELECT VERSION()": [("10.11.19-MariaDB",)],
     "SHOW GLOBAL": [("max_allowed_packet", "16777216"), ("wsrep_on", "OFF")],
     "SELECT engine": [("InnoDB",)],
 }
@@ -98,14 +99,33 @@ def test_E006_for_an_event_with_using(check, monkeypatch):
     assert [message.id for message in check(Protected.as_view())] == ["django_idempotency.E006"]
 
 
-def test_E006_behind_a_driver_for_postgresql(server):
-    """CockroachDB speaks PostgreSQL's protocol and has no advisory locks."""
-    server({"SELECT version()": [("CockroachDB CCL v24.1.0",)]}, "postgresql")
+@pytest.mark.parametrize(
+    ("answers", "vendor", "name"),
+    [
+        ({"SELECT version()": [("CockroachDB CCL v24.1.0", False)]}, "postgresql", "CockroachDB"),
+        ({"SELECT version()": [("PostgreSQL 15.2-YB-2025.1.2.0-b0 on x86_64", False)]}, "postgresql", "YugabyteDB"),
+        ({"SELECT VERSION()": [("8.0.43-Vitess",)]}, "mysql", "Vitess"),
+    ],
+    ids=["CockroachDB", "YugabyteDB", "Vitess"],
+)
+def test_E006_behind_a_driver_of_another(server, answers, vendor, name):
+    """Who speaks PostgreSQL's or MySQL's protocol need not have its locks."""
+    server(answers, vendor)
 
     [message] = asked()
 
     assert message.id == "django_idempotency.E006"
-    assert "CockroachDB" in message.msg
+    assert name in message.msg
+
+
+def test_W027(server):
+    """TiDB holds the law by its primary key, as far as can be read; nobody has run it."""
+    server({"SELECT VERSION()": [("8.0.11-TiDB-v8.5.1",)]}, "mysql")
+
+    [message] = asked()
+
+    assert message.id == "django_idempotency.W027"
+    assert "TiDB" in message.msg
 
 
 @pytest.mark.parametrize(
@@ -192,7 +212,7 @@ def test_W004(monkeypatch):
 def test_W004_where_a_router_keeps_the_table_out(server, settings):
     """Then `migrate` does not help."""
     settings.DATABASE_ROUTERS = [type("Nowhere", (), {"allow_migrate": lambda self, db, app_label, **hints: False})()]
-    server({"SELECT version()": [("PostgreSQL 18.1",)]}, "postgresql", tables=["django_migrations"])
+    server({"SELECT version()": [("PostgreSQL 18.1", False)]}, "postgresql", tables=["django_migrations"])
 
     [message] = asked()
 
@@ -202,7 +222,7 @@ def test_W004_where_a_router_keeps_the_table_out(server, settings):
 
 def test_a_database_that_was_never_migrated_is_no_W004(server):
     """Before a project's first `migrate` everything is missing."""
-    server({"SELECT version()": [("PostgreSQL 18.1",)]}, "postgresql", tables=[])
+    server({"SELECT version()": [("PostgreSQL 18.1", False)]}, "postgresql", tables=[])
 
     assert asked() == []
 

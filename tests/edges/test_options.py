@@ -280,6 +280,8 @@ EFFECTS = {
         default=None,
     ),
     "not_done": Effect(one=[TimeoutError], other=[OSError], show=executes, seen=(201, 201), default=201),
+    # The business of tests/retries.
+    "retries": Effect(one=3, other=0, show=executes, seen=(201, 201), default=201),
     "mode": Effect(one="observe", other="atomic", show=is_stored, seen=(False, True), default=True),
     # The business of tests/phased.
     "max_attempts": Effect(one=1, other=2, show=executes, seen=(201, 201), default=201),

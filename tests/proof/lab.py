@@ -21,8 +21,12 @@ class Reply(forks.Reply):
 
     @property
     def is_suspicion(self) -> bool:
-        """Has PostgreSQL's SERIALIZABLE ended the transaction when the handler had run? (40001)"""
-        return self.status == 500 and "could not serialize access" in self.error
+        """
+        Has PostgreSQL's SERIALIZABLE ended the transaction when the handler had run? (40001)
+
+        With ATOMIC_REQUESTS, COMMIT is Django's, and its error is a 500.
+        """
+        return self.code == "try-again" or (self.status == 500 and "could not serialize access" in self.error)
 
 
 class Child(forks.Process):
@@ -254,7 +258,7 @@ class Race:
     answers: list[list[Reply]]  # of each client, in its order
 
     def violations(self, effects: list[int], suspicious: bool = False) -> list[str]:
-        """*suspicious*: the database may end a transaction on suspicion, which is a 500, and rolled back."""
+        """*suspicious*: the database may end a transaction on suspicion, which is 503 or 500, and rolled back."""
         replies = [reply for answers in self.answers for reply in answers]
         allowed = {201, 400, 409}
         final = [reply for reply in replies if reply.status == 201]

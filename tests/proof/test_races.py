@@ -69,7 +69,7 @@ def test_a_race_executes_once_at_every_level_that_django_sets(
     """
     One effect and one answer at every isolation level: the others wait, replay it or get 409, never an error.
 
-    But for PostgreSQL's SERIALIZABLE, which may end a transaction on suspicion after the handler: 500, rolled back.
+    But for PostgreSQL's SERIALIZABLE, which may end a transaction on suspicion after the handler: 503, rolled back.
     """
     if vendor == "sqlite" and level != LEVELS[-1]:
         pytest.skip("SQLite has one isolation level")
@@ -154,7 +154,7 @@ def test_clients_with_keys_of_their_own_do_not_disturb_each_other(lab, token, co
     """
     Eight clients, eight keys, at once: each executes, at every isolation level.
 
-    Except at SERIALIZABLE: a transaction that PostgreSQL suspects is a 500, rolled back, and its retry executes.
+    Except at SERIALIZABLE: a transaction that PostgreSQL suspects is a 503, rolled back, and its retry executes.
     """
     if vendor == "sqlite" and level != LEVELS[-1]:
         pytest.skip("SQLite has one isolation level")
@@ -179,3 +179,22 @@ def test_clients_with_keys_of_their_own_do_not_disturb_each_other(lab, token, co
 
     assert [f"{reply.status} {reply.code} {reply.error}" for reply in replies if reply.status != 201] == []
     assert all(amounts(f"own-{number}-{client}") == [10] for number in range(KEYS) for client in range(CLIENTS))
+
+
+def test_with_retries_none_of_them_is_cancelled(lab, token, count, vendor):
+    """The same at PostgreSQL's SERIALIZABLE with `retries=3`: each client gets its answer at the first request."""
+    if vendor != "postgresql":
+        pytest.skip("only PostgreSQL cancels on suspicion")
+    children = [lab.child(isolation="serializable").connect() for _ in range(CLIENTS)]
+    replies = []
+    for number in range(4 * KEYS):
+        requests = [
+            Request(key=f"again-{number}-{client}", token=token, path="/pay/again/") for client in range(CLIENTS)
+        ]
+        for child, request in zip(children, requests, strict=True):
+            child.send(request)
+        replies += [child.reply() for child in children]
+    count("postgresql, own keys at serializable, retries=3", requests=len(replies))
+
+    assert [f"{reply.status} {reply.code} {reply.error}" for reply in replies if reply.status != 201] == []
+    assert all(amounts(f"again-{number}-{client}") == [10] for number in range(4 * KEYS) for client in range(CLIENTS))

@@ -21,6 +21,13 @@ from django_idempotency.probes import UNSURE
 from tests.app.models import Payment
 from tests.proof import gateway
 
+# The server itself answers that it has cancelled the transaction for a rival's sake.
+LOSE = {
+    "postgresql": "DO $$ BEGIN RAISE EXCEPTION 'lost' USING ERRCODE = '40001'; END $$",
+    "mysql": "SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, MESSAGE_TEXT = 'lost'",
+}
+lost: set[str] = set()  # references whose work has lost once in this process
+
 
 class Undone(Exception):
     """Rolls a savepoint back."""
@@ -41,6 +48,10 @@ def work(script: str, data: dict[str, Any]) -> tuple[dict[str, Any], int]:
             return {"error": "not today"}, 503
         case "undo":
             transaction.set_rollback(True)
+        case "lose" if reference not in lost:
+            lost.add(reference)
+            with connection.cursor() as cursor:
+                cursor.execute(LOSE[connection.vendor])
         case "savepoints":
             with transaction.atomic():
                 Payment.objects.create(amount=data["amount"] + 1, reference=reference)
@@ -178,6 +189,7 @@ urlpatterns = [
     path("phased/unsure/", in_phases(knows_keys=False, probe=UNSURE, lease=timedelta(minutes=5))),
     path("pay/", view()),
     path("pay/wait/", view(in_flight="wait")),
+    path("pay/again/", view(retries=3)),
     path("plain/", plain),
     path("async/", asynchronous),
 ]

@@ -7,11 +7,11 @@ from typing import Any
 import redis
 
 from django_idempotency import once
-from django_idempotency.exceptions import RequestInProgress, StoreUnavailable
+from django_idempotency.exceptions import RequestInProgress, StoreUnavailable, TryAgain
 from tests.app.models import Payment
 from tests.lab.lines import TIMEOUT
 
-AGAIN = (RequestInProgress, StoreUnavailable)
+AGAIN = (RequestInProgress, StoreUnavailable, TryAgain)
 PREFIX = os.environ.setdefault("QUEUE_PREFIX", f"queues-{os.getpid()}")  # workers inherit it
 REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/15")
 client = redis.Redis.from_url(REDIS_URL, decode_responses=True, socket_timeout=2 * TIMEOUT)

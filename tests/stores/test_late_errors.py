@@ -5,10 +5,10 @@ from importlib import import_module
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import connection
 
 from django_idempotency import once
-from django_idempotency.exceptions import RequestInProgress
+from django_idempotency.exceptions import RequestInProgress, TryAgain
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.stores import stores
 from tests.app.models import Payment
@@ -70,8 +70,9 @@ def test_an_abort_behind_the_records_result_is_no_success(spoil):
     """Its work is rolled back, so the client must not be told that it was done."""
     spoil(COMPLETE)
 
-    with pytest.raises(OperationalError, match="Deadlock"):
+    with pytest.raises(TryAgain) as refusal:
         pay("one")
+    assert "Deadlock" in str(refusal.value.__cause__)
 
     assert not Payment.objects.exists()
     assert not IdempotencyRecord.objects.exists()

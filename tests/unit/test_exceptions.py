@@ -19,6 +19,7 @@ REFUSALS = {
     "RequestInProgress": (409, "request-in-progress", 1),
     "OutcomeUnknown": (409, "outcome-unknown", None),
     "StoreUnavailable": (503, "store-unavailable", 5),
+    "TryAgain": (503, "try-again", 1),
     "ReceiptUnavailable": (404, "receipt-unavailable", None),
 }
 

@@ -11,6 +11,7 @@ from django.db.backends.utils import CursorWrapper
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.stores.database.dialect import TABLE
 from django_idempotency.stores.database.dialects import SUPPORTED
+from django_idempotency.stores.database.engines import other_engine
 
 HEAD = 64 * 1024  # bytes of a record beside its body, at most
 ESCAPED = 2  # bytes that one byte takes in a literal, at most
@@ -35,7 +36,7 @@ def check_settings(using: str) -> list[CheckMessage]:
 
 
 def check_server(using: str, max_body: int) -> list[CheckMessage]:
-    """E006, E009, E010, W004, W005, W007. The server is asked; *max_body* is the largest stored response in bytes."""
+    """E006, E009, E010, W004, W005, W007, W027: asks the server. *max_body*: bytes of the largest stored response."""
     connection = connections[using]
     if connection.vendor not in SUPPORTED:
         return []
@@ -50,11 +51,9 @@ def check_server(using: str, max_body: int) -> list[CheckMessage]:
             )
         ]
     with connection.cursor() as cursor:
-        if connection.vendor == "postgresql":
-            cursor.execute("SELECT version()")
-            version = cursor.fetchone()[0]
-            if not version.startswith("PostgreSQL"):
-                return [_unsupported(using, version)]
+        engine = other_engine(connection.vendor, cursor)
+        if engine is not None:
+            return [_unsupported(using, engine.name) if engine.is_refused else _never_run(using, engine.name)]
         tables = connection.introspection.table_names(cursor)
         messages = [*_check_mysql(using, cursor, max_body)] if connection.vendor == "mysql" else []
     # A database without any migration does not need our table yet.
@@ -79,6 +78,15 @@ def _unsupported(using: str, name: str) -> CheckMessage:
         f"The DatabaseStore does not support {name} (database {using!r}).",
         hint="Keep records in PostgreSQL, MariaDB, MySQL or SQLite: the database that the protected views write to.",
         id="django_idempotency.E006",
+    )
+
+
+def _never_run(using: str, name: str) -> CheckMessage:
+    return Warning(
+        f"Database {using!r} is {name}, on which the package was never run: of two requests with one key both handlers"
+        " may run, and one of them fails at COMMIT.",
+        hint="Keep records in MySQL or MariaDB, or test your views there and silence this check.",
+        id="django_idempotency.W027",
     )
 
 

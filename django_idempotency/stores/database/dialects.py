@@ -1,5 +1,6 @@
 """Chooses the dialect for a connection's server."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.stores.database.dialect import Dialect
+from django_idempotency.stores.database.engines import other_engine
+
+logger = logging.getLogger("django_idempotency")
 
 SUPPORTED = ("postgresql", "mysql", "sqlite")  # Django's vendors; MariaDB's is "mysql"
 
@@ -20,6 +24,7 @@ def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True, fold: 
     """
     if connect:
         connection.ensure_connection()
+        _check_engine(connection)
     # Imported here, because a process rarely needs more than one.
     match connection.vendor:
         case "postgresql":
@@ -51,6 +56,26 @@ def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True, fold: 
                 f"The DatabaseStore does not support {vendor!r} (database {connection.alias!r}):"
                 " it knows PostgreSQL, MariaDB, MySQL and SQLite."
             )
+
+
+def _check_engine(connection: BaseDatabaseWrapper) -> None:
+    if connection.vendor not in ("postgresql", "mysql"):
+        return
+    # Not asked on Django's cursor, because it is no statement of a request.
+    with connection.wrap_database_errors, connection.connection.cursor() as cursor:
+        engine = other_engine(connection.vendor, cursor)
+    if engine is None:
+        return
+    if engine.is_refused:
+        raise PolicyError(
+            f"The DatabaseStore does not support {engine.name} (database {connection.alias!r}), whose locks or"
+            " transactions are other than those of PostgreSQL and MySQL. Let the option `using` name a database of"
+            " PostgreSQL, MariaDB, MySQL or SQLite."
+        )
+    logger.warning(
+        "Database %r is %s, on which the package was never run: of two requests with one key both handlers may run,"
+        " and one of them fails at COMMIT.", connection.alias, engine.name,
+    )  # fmt: skip
 
 
 def clock_of(vendor: str) -> tuple[str, str, Callable[[float], Any]]:
