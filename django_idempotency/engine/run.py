@@ -15,7 +15,7 @@ from django_idempotency.core.keys import Attempt
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.progress import PHASED
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.engine import announcements
+from django_idempotency.engine import announcements, steps
 from django_idempotency.engine.execution import Executed, Execution, Joined, Refused, Replayed, Value
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.leased import LeasedExecution
@@ -53,6 +53,25 @@ def run(
     joined = execution.joined()
     if joined is not None:
         return joined
+    if not steps.observers:
+        return _run(execution, attempt, policy, guard, sleep)
+    observed = execution.observed = steps.Run(attempt)
+    try:
+        outcome = observed.outcome = _run(execution, attempt, policy, guard, sleep)
+        return outcome
+    finally:
+        for observe in steps.observers:
+            steps.shielded(observe, observed)
+
+
+def _run(
+    execution: Execution[Value],
+    attempt: Attempt,
+    policy: ResolvedPolicy,
+    guard: Callable[[CompletionRecord], object] | None,
+    sleep: Callable[[float], object],
+) -> Executed[Value] | Replayed | Refused:
+    execution.enter(steps.CLAIM)
     try:
         outcome = _decide_until_final(execution, policy, sleep)
     except Refusal as error:
@@ -63,6 +82,8 @@ def run(
         if execution.has_run:
             execution.announce_error(error)
         raise
+    finally:
+        execution.enter(steps.BETWEEN)
     identity = attempt.identity
     match outcome:
         case Replayed(record):
