@@ -25,6 +25,7 @@ W017 callers without a user, by a credential that may be renewed
 W018 a view that the middleware leaves out   W019 keys that are taken for longer than they are remembered
 W020 a former route whose path is not known  W021 observe mode that counts nothing
 W022 a pattern that names a translated route in some languages only
+W024 metrics without their folder
 
 I001 no admin         I002 observe mode
 W008 permissions are missing

@@ -1,5 +1,6 @@
-"""The checks of the project around the app: the admin, its permissions, the headers of django-cors-headers."""
+"""What is around the app: the admin, its permissions, the headers of django-cors-headers, the files of Prometheus."""
 
+import os
 from collections.abc import Collection, Iterable
 
 from django.apps import apps
@@ -12,6 +13,7 @@ from django_idempotency.models import IdempotencyRecord
 from django_idempotency.operations.inventory import policies_of_views
 
 CORS_APP = "corsheaders"
+PROMETHEUS = "django_idempotency.contrib.prometheus"
 CORS_MIDDLEWARE = "corsheaders.middleware.CorsMiddleware"
 
 
@@ -108,6 +110,22 @@ def check_cors(**kwargs: object) -> list[CheckMessage]:
             )
         )
     return messages
+
+
+@register(Tags.files)
+def check_metrics_directory(**kwargs: object) -> list[CheckMessage]:
+    """W024. The library makes no folder, and each decision's figure would be lost with an error in the log."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if not folder or not apps.is_installed(PROMETHEUS) or (os.path.isdir(folder) and os.access(folder, os.W_OK)):
+        return []
+    return [
+        Warning(
+            f"PROMETHEUS_MULTIPROC_DIR names {folder!r}, which is no folder that this process can write to: nothing is"
+            " counted for Prometheus.",
+            hint="Make the folder before the server starts, and empty it at each start.",
+            id="django_idempotency.W024",
+        )
+    ]
 
 
 def _find_missing(wanted: Iterable[str], allowed: Collection[str], wildcard: bool) -> list[str]:
