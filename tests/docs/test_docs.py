@@ -141,6 +141,8 @@ def test_the_generated_reference_has_each_public_module():
         "rest_framework",
         "renderers",
         "contrib.ninja",
+        "contrib.opentelemetry",
+        "contrib.prometheus",
         "middleware",
         "exceptions",
         "fingerprints",
