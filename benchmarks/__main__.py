@@ -128,6 +128,8 @@ def measure_all(results: Results, urls: dict[str, str], redis: str | None) -> No
         if "PostgreSQL" in urls:
             print(f"run {number + 1} of {results.runs}: async views", file=sys.stderr)
             results.async_views.append(run("benchmarks.async_views", urls["PostgreSQL"], ROUNDS=each))
+            print(f"run {number + 1} of {results.runs}: observers", file=sys.stderr)
+            results.observers.append(run("benchmarks.observers", urls["PostgreSQL"], ROUNDS=each))
     for name in DIRECT:
         if name in urls:
             print(f"Python's share: {name}", file=sys.stderr)

@@ -27,6 +27,7 @@ W018 a view that the middleware leaves out   W019 keys that are taken for longer
 W020 a former route whose path is not known  W021 observe mode that counts nothing
 W022 a pattern that names a translated route in some languages only
 W023 an OpenAPI document that does not tell of keys
+W024 metrics without their folder
 W025 records whose key is gone
 W027 an engine that was never run
 

@@ -1,8 +1,9 @@
 """
 The checks of the project around the app: the admin, its permissions, the headers of django-cors-headers, the documents
-of drf-spectacular.
+of drf-spectacular, the files of Prometheus.
 """
 
+import os
 import sys
 from collections.abc import Collection, Iterable
 
@@ -17,6 +18,7 @@ from django_idempotency.operations.inventory import policies_of_views
 from django_idempotency.protection.routes import every_view
 
 CORS_APP = "corsheaders"
+PROMETHEUS = "django_idempotency.contrib.prometheus"
 CORS_MIDDLEWARE = "corsheaders.middleware.CorsMiddleware"
 DOCUMENT_HOOK = "django_idempotency.contrib.spectacular.document"
 
@@ -114,6 +116,22 @@ def check_cors(**kwargs: object) -> list[CheckMessage]:
             )
         )
     return messages
+
+
+@register(Tags.files)
+def check_metrics_directory(**kwargs: object) -> list[CheckMessage]:
+    """W024. The library makes no folder, and each decision's figure would be lost with an error in the log."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if not folder or not apps.is_installed(PROMETHEUS) or (os.path.isdir(folder) and os.access(folder, os.W_OK)):
+        return []
+    return [
+        Warning(
+            f"PROMETHEUS_MULTIPROC_DIR names {folder!r}, which is no folder that this process can write to: nothing is"
+            " counted for Prometheus.",
+            hint="Make the folder before the server starts, and empty it at each start.",
+            id="django_idempotency.W024",
+        )
+    ]
 
 
 def _find_missing(wanted: Iterable[str], allowed: Collection[str], wildcard: bool) -> list[str]:

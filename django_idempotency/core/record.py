@@ -48,6 +48,7 @@ class CompletionRecord:
     body: bytes = field(default=b"", repr=False)
     request_id: str = ""  # of the request that was executed
     instead: str = ""  # LEFT_OUT, BYTES or JSON
+    trace: str = ""  # of the request that was executed, as a W3C `traceparent`; never sent
 
     @property
     def is_reference(self) -> bool:
@@ -62,7 +63,11 @@ class CompletionRecord:
     def head(self) -> bytes:
         """Encode reason and headers as JSON, in bytes: some databases refuse characters that a header may hold."""
         parts = [self.reason, self.headers]
-        return _encode([*parts, self.instead] if self.instead else parts).encode()
+        if self.trace:
+            parts += [self.instead, self.trace]
+        elif self.instead:
+            parts.append(self.instead)
+        return _encode(parts).encode()
 
     @classmethod
     def from_stored(
@@ -82,10 +87,10 @@ class CompletionRecord:
         """
         text = str(head, "utf-8")
         reason, headers, *more = _decode(text)
-        instead = ""
+        instead = trace = ""
         if more:
-            (instead,) = more
-            if instead not in _INSTEAD:  # another version's
+            instead, trace = more if len(more) > 1 else (*more, "")
+            if instead not in _INSTEAD and (instead or not trace):  # another version's
                 raise ValueError(f"{instead!r} is stored in the place of its body")
         # JSON escapes every control character, so only a record with a backslash needs a closer look.
         if to_send and (not 100 <= status <= 599 or ("\\" in text and _ends_a_line(reason, headers))):
@@ -97,6 +102,7 @@ class CompletionRecord:
             body=bytes(body),
             request_id=request_id,
             instead=instead,
+            trace=trace,
         )
 
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from django.db import router
+from django.db import connections, router
 from django.dispatch import Signal
 
 from django_idempotency import signals
 from django_idempotency.core.keys import Identity
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.engine.transactions import after_commit, shielded
+from django_idempotency.engine import steps
+from django_idempotency.engine.transactions import after_commit, shielded, when_durable
 from django_idempotency.exceptions import CommittedEarly, OutcomeUncertain, Refusal
 
 logger = logging.getLogger("django_idempotency")
@@ -29,7 +30,7 @@ class Announcement:
 
     *decision* is "executed", "replayed", "forgotten", "unsettled" or a refusal's code. *database* is the alias of its
     database; for a store outside the databases, of the one that has such stores' counts. If it is *pending*, the
-    decision holds only if the transaction that may be open there commits.
+    decision holds only if the transaction that is open there commits.
     """
 
     identity: Identity
@@ -37,9 +38,16 @@ class Announcement:
     database: str
     pending: bool
 
+    def when_final(self, call: Callable[[], object]) -> None:
+        """*call* once the decision holds, and never if it does not."""
+        if self.pending:
+            when_durable(self.database, call)
+        else:
+            call()
 
-# Called with each announcement, on the request's thread; they must not raise. Unlike receivers of signals they need no
-# savepoint inside an outer transaction, which would cost statements.
+
+# Called with each announcement, on the request's thread. Unlike receivers of signals they need no savepoint inside an
+# outer transaction, which would cost statements: they send none. What one raises is logged.
 observers: list[Callable[[Announcement], None]] = []
 
 
@@ -94,10 +102,13 @@ def _announce(
         when(database, partial(signal.send_robust, Identity, identity=identity, using=using, **about))
     if observers:
         announcement = Announcement(
-            identity=identity, decision=decision, database=database, pending=when is after_commit
+            identity=identity,
+            decision=decision,
+            database=database,
+            pending=when is after_commit and connections[database].in_atomic_block,
         )
         for observe in observers:
-            observe(announcement)
+            steps.shielded(observe, announcement)
 
 
 def usual_database() -> str:

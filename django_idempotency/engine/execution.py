@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
+from time import time_ns
 from typing import Any, Generic, TypeVar, assert_never
 
 from django_idempotency.core.decision import (
@@ -29,6 +30,7 @@ from django_idempotency.core.keys import Attempt
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.probe import UNSURE, UnsettledOperation, Verdict
 from django_idempotency.core.record import CompletionRecord
+from django_idempotency.engine import steps
 from django_idempotency.engine.handle import OperationHandle
 from django_idempotency.engine.probing import ask
 from django_idempotency.exceptions import Refusal, TryAgain
@@ -107,8 +109,8 @@ class Execution(ABC, Generic[Value]):
     """
 
     __slots__ = (
-        *("answer", "attempt", "capture", "execute", "has_run", "place", "policy", "record", "restore", "retried"),
-        *("store", "summary", "using"),
+        *("answer", "attempt", "capture", "execute", "has_run", "observed", "place", "policy", "record", "restore"),
+        *("retried", "store", "summary", "using"),
     )
 
     # Two operations of one identity are the same operation if they share it: a connection, or a store.
@@ -139,6 +141,7 @@ class Execution(ABC, Generic[Value]):
         self.summary = ""  # of the handler's answer, for logs
         # The probe's answer, for all names of the attempt, while they are held.
         self.answer: CompletionRecord | Verdict | None = None
+        self.observed: steps.Run | None = None
 
     @abstractmethod
     def try_once(self) -> Executed[Value] | Replayed | Refused | Cancelled[Value] | None:
@@ -221,7 +224,13 @@ class Execution(ABC, Generic[Value]):
         """Call the handler. Meanwhile, calls for the same identity from inside it join this execution."""
         self.has_run = True
         handle = self.make_handle()
-        return call_running(self.attempt.identity.digest, self.place, handle, partial(self.execute, handle))
+        call = partial(call_running, self.attempt.identity.digest, self.place, handle, partial(self.execute, handle))
+        return call() if self.observed is None else _run_observed(self.observed, call)
+
+    def enter(self, step: str) -> None:
+        """Let observers know that the run enters *step*."""
+        if self.observed is not None:
+            self.observed.marks.append((step, time_ns()))
 
     def make_handle(self) -> OperationHandle:
         return OperationHandle(self.attempt)
@@ -241,6 +250,12 @@ class Execution(ABC, Generic[Value]):
             isinstance(found, Unsettled) and found.fingerprint == attempt.fingerprint and self.policy.probe is not None
         )
 
+    def to_store(self, record: CompletionRecord) -> CompletionRecord:
+        """Begin to store the *record*: with the id and the trace of the request, as a replay will get it."""
+        record = self.with_request_id(record)
+        self.enter(steps.RECORD)
+        return replace(record, trace=self.observed.trace) if self.observed and self.observed.trace else record
+
     def with_request_id(self, record: CompletionRecord) -> CompletionRecord:
         """The *record* with the id of the request, as the store will return it for a replay."""
         return replace(record, request_id=self.attempt.request_id) if self.attempt.request_id else record
@@ -255,6 +270,24 @@ def _as_found(stored: StoredRecord) -> ClaimResult:
     except (RecursionError, TypeError, ValueError):  # its row was changed
         record = None
     return Unsettled(stored.fingerprint) if record is None else Completed(record, stored.fingerprint)
+
+
+def _run_observed(run: steps.Run, call: Callable[[], Value]) -> Value:
+    """*call* the handler of *run*, with those around it who want to know when it begins and ends."""
+    run.marks.append((steps.HANDLER, time_ns()))
+    ends = [steps.shielded(begin, run) for begin in steps.around_handlers]
+    raised: BaseException | None = None
+    try:
+        return call()
+    except BaseException as error:
+        raised = error
+        raise
+    finally:
+        for end in reversed(ends):
+            if end is not None:
+                steps.shielded(end, raised)
+        raised = None  # its traceback refers to this frame
+        run.marks.append((steps.BETWEEN, time_ns()))
 
 
 def call_running(digest: bytes, place: object, handle: OperationHandle, call: Callable[[], Value]) -> Value:

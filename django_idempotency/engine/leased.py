@@ -206,7 +206,7 @@ class LeasedExecution(Execution[Value]):
                 self._release()
                 return Executed(answer.value, None)
             case Remember(record):
-                return self._complete(claim, self.with_request_id(record), answer.value)
+                return self._complete(claim, self.to_store(record), answer.value)
 
     def _complete(self, claim: Claimed, record: CompletionRecord, value: Value) -> Executed[Value] | Replayed:
         try:

@@ -184,7 +184,7 @@ class PhasedExecution(Execution[Value]):
                 self._end(None)
                 return Executed(answer.value, None)
             case remember:
-                return self._finish(self.with_request_id(remember.record), answer.value)
+                return self._finish(self.to_store(remember.record), answer.value)
 
     def _refuse(self, verdict: Refusal) -> Refused:
         """Answer with the *verdict* of a phase, whatever the handler made of it."""

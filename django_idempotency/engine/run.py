@@ -17,7 +17,7 @@ from django_idempotency.core.keys import Attempt
 from django_idempotency.core.policy import ResolvedPolicy
 from django_idempotency.core.progress import PHASED
 from django_idempotency.core.record import CompletionRecord
-from django_idempotency.engine import announcements
+from django_idempotency.engine import announcements, steps
 from django_idempotency.engine.execution import (
     Cancelled,
     Executed,
@@ -66,6 +66,30 @@ def run(
     joined = execution.joined()
     if joined is not None:
         return joined
+    if not steps.observers:
+        return _run(execution, attempt, policy, guard, patience)
+    observed = execution.observed = steps.Run(attempt)
+    is_over = True
+    try:
+        outcome = observed.outcome = _run(execution, attempt, policy, guard, patience)
+        return outcome
+    except Pause:
+        is_over = False
+        raise
+    finally:
+        if is_over:
+            for observe in steps.observers:
+                steps.shielded(observe, observed)
+
+
+def _run(
+    execution: Execution[Value],
+    attempt: Attempt,
+    policy: ResolvedPolicy,
+    guard: Callable[[CompletionRecord], object] | None,
+    patience: "Patience | None",
+) -> Executed[Value] | Replayed | Refused:
+    execution.enter(steps.CLAIM)
     try:
         outcome = _decide_until_final(execution, policy, patience)
     except Refusal as error:
@@ -76,6 +100,8 @@ def run(
         if execution.has_run:
             execution.announce_error(error)
         raise
+    finally:
+        execution.enter(steps.BETWEEN)
     identity = attempt.identity
     match outcome:
         case Replayed(record):
@@ -112,6 +138,13 @@ def run_without_key(policy: ResolvedPolicy, using: str | None, execute: Callable
         return execute(handle)
 
 
+class Pause(Exception):
+    """Raised by `Patience.sleep`: the run is to be done again after so many *seconds*."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+
 class Patience:
     """How long an attempt waits for a rival that is in flight, and in what steps."""
 
@@ -134,7 +167,7 @@ class Patience:
         return True
 
     def sleep(self, seconds: float) -> None:
-        """Let *seconds* pass; or raise, if the caller runs the attempt again after them, with this patience."""
+        """Let *seconds* pass; or raise `Pause`, if the caller calls `run` again after them, with this patience."""
         time.sleep(seconds)
 
 

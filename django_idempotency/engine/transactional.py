@@ -191,7 +191,7 @@ class TransactionalExecution(Execution[Value]):
             requested = answer.record is not None and watch.rollback_requested()
             match settle(answer, rollback_requested=requested, has_written=watch.wrote):
                 case Remember(record):
-                    record = self.with_request_id(record)
+                    record = self.to_store(record)
                     self.is_recording = True
                     if self.former_claims:
                         self._complete_former(record)

@@ -50,6 +50,14 @@ def roll_back(using: str) -> None:
         connection.set_rollback(True)
 
 
+def when_durable(using: str, call: Callable[[], object]) -> None:
+    """*call* once the transaction that may be open on *using* has committed, or else at once."""
+    if connections[using].in_atomic_block:
+        transaction.on_commit(call, using=using, robust=True)
+    else:
+        call()
+
+
 def after_commit(using: str, send: Callable[[], list[tuple[Any, Any]]]) -> None:
     """Call *send*, which sends a signal robustly, after the open transaction on *using* commits, or else at once."""
     if connections[using].in_atomic_block:

@@ -26,16 +26,16 @@ from functools import partial
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import request_finished, request_started
-from django.db import connections, router, transaction
+from django.db import connections, router
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.dispatch import receiver
 
 from django_idempotency import conf
 from django_idempotency.engine.announcements import Announcement
-from django_idempotency.engine.transactions import in_transaction
+from django_idempotency.engine.transactions import in_transaction, when_durable
 from django_idempotency.models import DecisionCount, StorageSample
 from django_idempotency.operations import table_size
-from django_idempotency.operations.tally import COLUMNS, HOUR, OBSERVATIONS, Row, Rows, Table, Tally
+from django_idempotency.operations.tally import COLUMNS, HOUR, OBSERVATIONS, OF_DECISION, Row, Rows, Table, Tally
 from django_idempotency.stores.schemas import in_schema, schema_of
 
 logger = logging.getLogger("django_idempotency")
@@ -45,18 +45,6 @@ INTERVAL = 5.0  # seconds from one write of a process to its next
 PAUSE = 60.0  # seconds after a write that failed
 KEEP = timedelta(days=400)  # so that a month can be compared with the same one a year ago
 
-OF_DECISION = {
-    "executed": "executions",
-    "replayed": "replays",
-    "forgotten": "forgotten",
-    "unsettled": "unsettled",
-    # refusals, by their code
-    "request-in-progress": "conflicts",
-    "key-reused": "mismatches",
-    "outcome-unknown": "unknown_outcomes",
-    "store-unavailable": "unavailable",
-    "key-ignored": "ignored",  # where it is warned of, too
-}
 POSITIONS = {decision: COLUMNS.index(column) for decision, column in OF_DECISION.items()}
 POSITIONS |= {name: COLUMNS.index(name) for name in OBSERVATIONS}
 OTHER_REFUSALS = COLUMNS.index("other_refusals")
@@ -72,8 +60,8 @@ def count(using: str, operation: str, decision: str, *, after_commit: bool = Fal
         return
     # The present schema: by COMMIT the connection may work in another.
     add = partial(counter.add, (using, schema_of(using)), operation, POSITIONS.get(decision, OTHER_REFUSALS))
-    if after_commit and connections[using].in_atomic_block:
-        transaction.on_commit(add, using=using, robust=True)
+    if after_commit:
+        when_durable(using, add)
     else:
         add()
 

@@ -22,6 +22,18 @@ DECISIONS = (
     "unsettled",
     "ignored",
 )
+OF_DECISION = {
+    "executed": "executions",
+    "replayed": "replays",
+    "forgotten": "forgotten",
+    "unsettled": "unsettled",
+    # refusals, by their code
+    "request-in-progress": "conflicts",
+    "key-reused": "mismatches",
+    "outcome-unknown": "unknown_outcomes",
+    "store-unavailable": "unavailable",
+    "key-ignored": "ignored",  # where it is warned of, too
+}
 # Of observe mode. The others are some of those that are `observed`, but for `would_refuse`.
 OBSERVATIONS = ("observed", "would_replay", "would_conflict", "would_mismatch", "would_refuse", "ran_twice")
 COLUMNS = (*DECISIONS, *OBSERVATIONS)

@@ -21,7 +21,7 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, syn
 from django.db import connections
 
 from django_idempotency.engine import other_threads  # noqa: F401 it observes the connections of handlers
-from django_idempotency.engine.run import Patience
+from django_idempotency.engine.run import Patience, Pause
 from django_idempotency.exceptions import NothingDone
 
 Result = TypeVar("Result")
@@ -36,13 +36,6 @@ SHARED = (
 # The calls whose handlers this is the context of, and those that are on this thread; the innermost last.
 _inside: ContextVar[tuple["OwnThread", ...]] = ContextVar("django_idempotency_own_threads", default=())
 _here = threading.local()
-
-
-class _Pause(Exception):
-    """Leaves the thread: the work is to be done again after so many *seconds*."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
 
 
 class OwnThread(Patience):
@@ -74,7 +67,7 @@ class OwnThread(Patience):
                 while True:
                     try:
                         return await sync_to_async(self._work)(self.again or work)
-                    except _Pause as pause:
+                    except Pause as pause:
                         await asyncio.sleep(pause.seconds)
             except asyncio.CancelledError:
                 await self._cancel()
@@ -176,7 +169,7 @@ class OwnThread(Patience):
         if self._has_begun:  # and has lost to a rival: how often it may run again is known here
             super().sleep(seconds)
         else:
-            raise _Pause(seconds)
+            raise Pause(seconds)
 
 
 _awaited: WeakSet[OwnThread] = WeakSet()

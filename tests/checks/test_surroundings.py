@@ -1,4 +1,4 @@
-"""I001, W008, W009, W010: the admin, its permissions, and what django-cors-headers lets by."""
+"""I001, W008 to W010, W024: the admin, its permissions, what django-cors-headers lets by, Prometheus's files."""
 
 import pytest
 from corsheaders.defaults import default_headers
@@ -176,3 +176,20 @@ def test_nothing_protected_or_no_cors(settings, urls):
     settings.MIDDLEWARE = ["corsheaders.middleware.CorsMiddleware", *settings.MIDDLEWARE]
     urls()
     assert environment.check_cors() == []
+
+
+# --- Prometheus ---
+
+
+def test_W024(settings, tmp_path, monkeypatch):
+    """Its library does not make the folder, and would fail at each decision."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "metrics"))
+    assert environment.check_metrics_directory() == []  # the app is not installed
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, environment.PROMETHEUS]
+
+    [message] = environment.check_metrics_directory()
+
+    assert message.id == f"{ID}W024"
+    assert str(tmp_path / "metrics") in message.msg
+    (tmp_path / "metrics").mkdir()
+    assert environment.check_metrics_directory() == []

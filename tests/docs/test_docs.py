@@ -146,6 +146,8 @@ def test_the_generated_reference_has_each_public_module():
         "client.requests",
         "contrib.spectacular",
         "operations.openapi",
+        "contrib.opentelemetry",
+        "contrib.prometheus",
         "middleware",
         "exceptions",
         "fingerprints",

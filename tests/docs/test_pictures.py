@@ -64,7 +64,7 @@ def test_the_pictures_are_small():
     sizes = {path.name: path.stat().st_size for path in PICTURES.glob("*.png")}
 
     assert {name for name, size in sizes.items() if size > 120 * 1024} == set()
-    assert sum(sizes.values()) < 1024 * 1024
+    assert sum(sizes.values()) < 1088 * 1024
     assert all(path.read_bytes().startswith(SIGNATURE) for path in PICTURES.glob("*.png"))
 
 
@@ -83,4 +83,5 @@ def test_the_pictures_can_be_drawn_anew(tmp_path):
     )
 
     assert drawn.returncode == 0, drawn.stdout
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in PICTURES.glob("*.png")}
+    of_others = {"grafana.png"}  # docs/grafana.py draws it, in minutes, and differently each time
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in PICTURES.glob("*.png")} - of_others

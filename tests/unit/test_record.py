@@ -28,11 +28,12 @@ NAMES = st.sampled_from(["Content-Type", "Location", "ETag", "X-Request-Cost", "
     st.binary(max_size=64),
     st.text(max_size=8),
     st.sampled_from(["", LEFT_OUT, BYTES, JSON]),
+    st.sampled_from(["", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"]),
 )
-def test_a_record_comes_back_as_it_was(status, reason, headers, body, request_id, instead):
+def test_a_record_comes_back_as_it_was(status, reason, headers, body, request_id, instead, trace):
     """Bytes in, bytes out: NUL, Latin-1 and lone surrogates included."""
     record = CompletionRecord(
-        status=status, reason=reason, headers=headers, body=body, request_id=request_id, instead=instead
+        status=status, reason=reason, headers=headers, body=body, request_id=request_id, instead=instead, trace=trace
     )
 
     for kind in (bytes, memoryview):  # what the drivers return
