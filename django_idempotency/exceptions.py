@@ -77,7 +77,7 @@ class Refusal(IdempotencyError):
     status: ClassVar[int]
     code: ClassVar[str]
     title: ClassVar[str]
-    retry_after: ClassVar[int | None] = None  # seconds, at least 1; None if a retry cannot help
+    retry_after: int | None = None  # seconds, at least 1; None if a retry cannot help
 
     def __init__(self, detail: str | None = None) -> None:
         self.message = detail or " ".join((self.__doc__ or self.title).split())

@@ -67,7 +67,6 @@ def _api_exception(refusal: Any) -> type[APIException]:
             "status_code": refusal.status,
             "default_detail": refusal.title,
             "default_code": refusal.code,
-            "wait": refusal.retry_after,  # DRF's name for the seconds of Retry-After
         },
     )
 
@@ -144,7 +143,8 @@ class DrfAdapter(plain.PlainAdapter):
         """
         if self.policy.refuse is not None:
             return super().refuse(refusal)
-        error = _api_exception(cast(Hashable, type(refusal)))(refusal.message)
+        error: Any = _api_exception(cast(Hashable, type(refusal)))(refusal.message)
+        error.wait = refusal.retry_after  # DRF's name for the seconds of Retry-After
         view, finalize = self.view, self.view.finalize_response
 
         def finalize_response(request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:

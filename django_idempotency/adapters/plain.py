@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import time
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, cast
@@ -12,6 +13,7 @@ from django.db import connections
 from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import resolve_url
+from django.utils.http import http_date
 
 from django_idempotency import outcomes
 from django_idempotency.adapters.attempts import AttemptReader
@@ -142,6 +144,8 @@ class PlainAdapter(AttemptReader):
                 instead, body = _encode_reference(policy.record(self.request, response), policy.max_body)
                 never |= OF_RENDERING
         headers = storable_headers(response.headers.items(), never)
+        if policy.expires_header is not None:
+            headers += ((policy.expires_header, http_date(time.time() + policy.ttl)),)
         messages = encode_messages(self.django_request) if self.is_form else None
         if messages is not None:
             headers += ((MESSAGES, messages),)
@@ -219,10 +223,12 @@ class PlainAdapter(AttemptReader):
             response.url = response.headers["Location"]  # type: ignore[attr-defined]  # as HttpResponseRedirect has it
         return response
 
-    def echo(self, response: Any) -> Any:
-        """*response*, with the key of the request if the option `echo` asks for it."""
+    def complete(self, response: Any, record: CompletionRecord | None) -> Any:
+        """*response*, of which *record* is the record, with what the options `echo` and `expires_header` ask for."""
         for name, value in self.sent_key().items():
             response.headers[name] = value
+        if record is not None and self.policy.expires_header is not None:
+            response.headers[self.policy.expires_header] = dict(record.headers)[self.policy.expires_header]
         return response
 
     def refuse(self, refusal: Refusal) -> HttpResponseBase:

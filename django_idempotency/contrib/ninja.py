@@ -187,7 +187,7 @@ def _describe(operation: Operation, policy: Policy) -> None:
     marked = {
         status: {"headers": header}
         for status in operation.response_models
-        if isinstance(status, int) and (header := openapi.replay_header(resolved, str(status)))
+        if isinstance(status, int) and (header := openapi.response_headers(resolved, str(status)))
     }
     operation.openapi_extra = {
         **extra,

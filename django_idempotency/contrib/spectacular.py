@@ -71,7 +71,7 @@ def _describe(operation: dict[str, Any], policy: ResolvedPolicy, problem: Mappin
         operation["parameters"] = [*parameters, parameter]
     responses = operation.setdefault("responses", {})
     for status, response in responses.items():
-        if marker := openapi.replay_header(policy, status):
+        if marker := openapi.response_headers(policy, status):
             responses[status] = _merged(response, {"headers": marker})
     invalid = None if str(INVALID) in responses else INVALID
     for number, ours in openapi.refusals(policy, problem, invalid).items():

@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from math import ceil
 from typing import Any
 
 from django_idempotency.core.keys import MAX_STRING, key_format
@@ -117,6 +118,15 @@ def duration(value: Any) -> timedelta:
     if not timedelta(0) < value <= LONGEST:
         raise PolicyError("must be longer than zero and at most ten years")
     return value
+
+
+def pause(value: Any) -> Any:
+    return duration(value) if isinstance(value, timedelta) else callable_or_path(value)
+
+
+def whole_seconds(value: object) -> int:
+    """*value*, a duration, in whole seconds, at least 1. Raises `PolicyError` unless it is one."""
+    return max(1, ceil(duration(value).total_seconds()))
 
 
 def lease(value: Any) -> timedelta:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, TypedDict, Unpack
 
 from django_idempotency.core import option_values as values
-from django_idempotency.core.keys import NoKey, key_format
+from django_idempotency.core.keys import Attempt, NoKey, key_format
 from django_idempotency.core.moved import Moved
 from django_idempotency.core.observation import OBSERVE
 from django_idempotency.core.probe import Found, UnsettledOperation, Verdict
@@ -60,6 +60,8 @@ class Options(TypedDict, total=False):
     docs_url: str
     header: str
     replayed_header: str
+    expires_header: str
+    retry_after: timedelta | str | Callable[[Attempt], timedelta]
     echo: bool
     refuse: str | Callable[[Any, Any], Any]
     max_body: int
@@ -87,6 +89,10 @@ def option(default: Any, check: Callable[[Any], Any], **traits: Any) -> Any:
 
 
 _seconds = timedelta.total_seconds
+
+
+def _whole_seconds(value: Any) -> Any:
+    return values.whole_seconds(value) if isinstance(value, timedelta) else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +145,10 @@ class ResolvedPolicy:
     docs_url: str | None = option(None, values.url)
     header: str = option("Idempotency-Key", values.field_name)
     replayed_header: str = option("Idempotency-Replayed", values.field_name)
+    expires_header: str | None = option(None, values.field_name)
+    retry_after: int | Callable[[Attempt], timedelta] = option(
+        timedelta(seconds=1), values.pause, dotted=True, convert=_whole_seconds, for_events=True
+    )
     echo: bool = option(False, values.boolean)
     refuse: Callable[[Any, Any], Any] | None = option(None, values.callable_or_path, dotted=True, of_requests=True)
     max_body: int = option(1024 * 1024, values.byte_count, for_events=True)  # bytes
@@ -156,6 +166,11 @@ class ResolvedPolicy:
     def wait(self) -> bool:
         """Does a duplicate wait for the request in flight?"""
         return self.in_flight == "wait"
+
+    def seconds_to_retry(self, attempt: Attempt) -> int:
+        """What a 409 for *attempt*, whose first request is in flight, says. Raises `PolicyError` for a bad callable."""
+        wait = self.retry_after
+        return wait if isinstance(wait, int) else values.whole_seconds(wait(attempt))
 
     @property
     def take_over(self) -> bool:

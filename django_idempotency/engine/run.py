@@ -110,6 +110,8 @@ def _run(
             announcements.replayed(execution.using, identity, record)
         case Refused(refusal):
             refusal.identity = identity
+            if isinstance(refusal, RequestInProgress):
+                refusal.retry_after = policy.seconds_to_retry(attempt)
             announcements.refused(execution.using, identity, refusal)
         case Executed(record=record):
             if record is None:

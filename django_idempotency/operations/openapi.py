@@ -29,12 +29,13 @@ from django_idempotency.exceptions import (
     Refusal,
     RequestInProgress,
     StoreUnavailable,
+    TryAgain,
 )
 from django_idempotency.protection.routes import entries, policy_of
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import TransactionalStore
 
-__all__ = ["PROBLEM_SCHEMA", "description", "key_parameter", "policy_for", "refusals", "replay_header"]
+__all__ = ["PROBLEM_SCHEMA", "description", "key_parameter", "policy_for", "refusals", "response_headers"]
 
 # RFC 9457, 3.1; no member is required there, and a status may have other bodies than ours.
 PROBLEM_SCHEMA: Mapping[str, Any] = {
@@ -174,10 +175,13 @@ def refusals(
     policy: ResolvedPolicy, problem: Mapping[str, Any] | None, invalid: int | None
 ) -> dict[int, dict[str, Any]]:
     """
-    The Response Objects of the refusals, by status. *problem* is the schema of their bodies, or None if the project has
-    a form of its own for them. With *invalid* the framework refuses a request that is not valid, in another form; None
-    if the document tells of that already.
+    The Response Objects of the refusals, by status; none with the option `refuse`, which decides of their statuses.
+
+    *problem* is the schema of their bodies, or None if the project has a form of its own for them. With *invalid* the
+    framework refuses a request that is not valid, in another form; None if the document tells of that already.
     """
+    if policy.refuse is not None:
+        return {}
     by_status: dict[int, list[type[Refusal]]] = {}
     for refusal in _possible(policy):
         by_status.setdefault(refusal.status, []).append(refusal)
@@ -197,7 +201,7 @@ def _possible(policy: ResolvedPolicy) -> Iterator[type[Refusal]]:
     yield KeyInvalid
     if policy.key_max_age is not None or policy.tombstone_ttl is not None:
         yield KeyExpired
-    yield from (BodyIncomplete, RequestInProgress, OutcomeUnknown, KeyReused, StoreUnavailable)
+    yield from (BodyIncomplete, RequestInProgress, OutcomeUnknown, KeyReused, StoreUnavailable, TryAgain)
 
 
 def _response(policy: ResolvedPolicy, found: list[type[Refusal]], problem: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -222,20 +226,31 @@ def _response(policy: ResolvedPolicy, found: list[type[Refusal]], problem: Mappi
     return response
 
 
-def replay_header(policy: ResolvedPolicy, status: str) -> dict[str, Any]:
-    """The Header Object that marks a replay, by its name, for a response with *status*, like "201" or "2XX"."""
+def response_headers(policy: ResolvedPolicy, status: str) -> dict[str, Any]:
+    """
+    The Header Objects, by name, of a response with *status*, like "201" or "2XX": the mark of a replay, and what the
+    options `echo` and `expires_header` add.
+    """
     if policy.should_store is None and status.isdecimal():
         is_stored = is_answer(int(status))
     else:
         is_stored = status[0] in "23"
     if not is_stored:
         return {}
-    return {
+    found: dict[str, Any] = {
         policy.replayed_header: {
             "description": "`true` if this is the stored answer to an earlier request with the same key. Else absent.",
             "schema": {"type": "string", "enum": ["true"]},
         }
     }
+    if policy.echo:
+        found[policy.header] = {"description": "The key that was sent.", "schema": {"type": "string"}}
+    if policy.expires_header is not None:
+        found[policy.expires_header] = {
+            "description": "Until when a retry gets this answer (RFC 9110, 5.6.7).",
+            "schema": {"type": "string"},
+        }
+    return found
 
 
 def span(seconds: float) -> str:

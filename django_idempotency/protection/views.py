@@ -198,12 +198,12 @@ def call(
             case Executed(response, record):
                 if record is None:
                     restore_session(django_request, session)
-                return adapter.echo(response)
+                return adapter.complete(response, record)
             case Joined(handle):
                 django_request.idempotency = handle
                 return view(*args, **kwargs)
             case Replayed(record):
-                return adapter.echo(adapter.replay(record))
+                return adapter.complete(adapter.replay(record), None)
             case Refused(refusal):
                 if isinstance(refusal, TryAgain):  # after the handler has run
                     restore_session(django_request, session)

@@ -129,6 +129,10 @@ def echoed(api) -> str | None:
     return post(api).headers.get("Idempotency-Key")
 
 
+def tells_until(api) -> list[str]:
+    return [name for name in post(api).headers if name.endswith("Until")]
+
+
 def takes_no_reuse(api) -> int:
     post(api)
     return post(api, {"amount": 11}).status_code
@@ -371,6 +375,13 @@ EFFECTS = {
     "replayed_header": Effect(
         one="X-Replayed", other="Y-Replayed", show=replayed_header, seen=("X-Replayed", "Y-Replayed"),
         default="Idempotency-Replayed",
+    ),
+    "expires_header": Effect(
+        one="X-Until", other="Y-Until", show=tells_until, seen=(["X-Until"], ["Y-Until"]), default=[]
+    ),
+    # What a 409 says is in test_decisions.
+    "retry_after": Effect(
+        one=timedelta(seconds=2), other=timedelta(seconds=3), show=executes, seen=(201, 201), default=201
     ),
     "echo": Effect(one=True, other=False, show=echoed, seen=("key-1", None), default=None),
     "refuse": Effect(

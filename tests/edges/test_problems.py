@@ -284,7 +284,7 @@ def test_every_refusal_is_formatted_by_both_edges(edge, client, serve, monkeypat
     }
     expected = str(refusal.retry_after) if refusal.retry_after else None
     assert response.headers.get("Retry-After") == expected
-    assert (expected is not None) == (refusal.code in ("request-in-progress", "store-unavailable"))
+    assert (expected is not None) == (refusal.code in ("request-in-progress", "store-unavailable", "try-again"))
 
 
 def test_a_refusal_does_not_stay_with_the_view_class(api, serve):

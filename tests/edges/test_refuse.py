@@ -1,4 +1,8 @@
-"""The options `refuse` and `echo`: how a refusal looks, and the key in every answer."""
+"""The options `refuse`, `echo` and `expires_header`: how a refusal looks, and what every answer tells."""
+
+import time
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 
 import pytest
 from django.http import Http404, HttpResponse, JsonResponse
@@ -105,3 +109,13 @@ def test_an_exception_of_a_drf_handler_has_the_key(serve, api, error):
 
     assert post(api)["Idempotency-Key"] == "key-1"
     assert not Payment.objects.exists()
+
+
+def test_until_when_an_answer_is_kept(serve, protect, client):
+    """In the first answer and in each replay, the same date; a refusal is not kept."""
+    serve(protect(make_payment, expires_header="Answers-Until", ttl=timedelta(hours=2)))
+    first, replay, refusal = post(client), post(client), post(client, {"amount": 11})
+
+    assert first["Answers-Until"] == replay["Answers-Until"]
+    assert abs(parsedate_to_datetime(first["Answers-Until"]).timestamp() - time.time() - 7200) < 60
+    assert "Answers-Until" not in refusal
