@@ -8,6 +8,7 @@ from django.db import OperationalError, connection
 
 from django_idempotency import Policy
 from django_idempotency.checks import environment
+from django_idempotency.engine import announcements, steps
 from tests.checks.test_setting import manage
 from tests.checks.views import Protected
 
@@ -183,9 +184,13 @@ def test_nothing_protected_or_no_cors(settings, urls):
 
 def test_W024(settings, tmp_path, monkeypatch):
     """Its library does not make the folder, and would fail at each decision."""
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "metrics"))
-    assert environment.check_metrics_directory() == []  # the app is not installed
+    for module in (announcements, steps):  # what the app adds is taken back at the end
+        monkeypatch.setattr(module, "observers", [*module.observers])
+    with monkeypatch.context() as before:  # the library looks at it once, when it is imported
+        before.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "metrics"))
+        assert environment.check_metrics_directory() == []  # the app is not installed
     settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, environment.PROMETHEUS]
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "metrics"))
 
     [message] = environment.check_metrics_directory()
 

@@ -42,14 +42,14 @@ def anonymous():
 
 
 def test_each_column_is_in_the_table_and_each_refusal_has_a_column():
-    """But key-expired, of the other refusals, and those of requests without an identity, nobody's decisions."""
+    """But key-expired and try-again, of the others, and those of requests without an identity, nobody's decisions."""
     fields = {field.name for field in DecisionCount._meta.fields} - {"pk", "hour", "operation"}
     codes = {error.code for error in vars(exceptions).values() if isinstance(getattr(error, "code", None), str)}
 
     assert fields == set(statistics.COLUMNS)
-    without_identity = {"body-incomplete", "key-invalid", "key-missing", "length-required"}
+    without_identity = {"body-incomplete", "key-invalid", "key-missing", "length-required", "receipt-unavailable"}
     decisions = {"executed", "replayed", "forgotten", "unsettled"}
-    assert codes - without_identity - {"key-expired"} == set(statistics.OF_DECISION) - decisions
+    assert codes - without_identity - {"key-expired", "try-again"} == set(statistics.OF_DECISION) - decisions
     assert set(tally.OBSERVATIONS) <= set(statistics.POSITIONS)
 
 
