@@ -96,6 +96,9 @@ class OriginalRequest(OriginalArguments):
 
     def _put_back(self) -> None:
         self._go_back()
+        for file in uploaded(self._adapter.django_request):
+            if file not in self._files:  # the handler has parsed the form, and will again
+                file.close()
         changeable, self._given = self._copied(self._kept)
         for each, state, changed in zip(self._objects, self._states, changeable, strict=True):
             vars(each).clear()
