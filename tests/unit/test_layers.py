@@ -117,6 +117,7 @@ def test_the_core_is_pure():
         "hashlib",
         "inspect",
         "json",
+        "math",
         "re",
         "types",
         "typing",
