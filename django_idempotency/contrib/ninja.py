@@ -135,7 +135,7 @@ def _name_operation(run: Any) -> Any:
             refused = await operation._run_checks(request)
             try:
                 return refused or await _call_function(operation, request)
-            except Exception as error:
+            except Exception as error:  # as in Ninja's own `run`
                 return operation.api.on_exception(request, error)
 
     else:
@@ -148,7 +148,7 @@ def _name_operation(run: Any) -> Any:
             refused = operation._run_checks(request)
             try:
                 return refused or _call_function(operation, request)
-            except Exception as error:
+            except Exception as error:  # as in Ninja's own `run`
                 return operation.api.on_exception(request, error)
 
     return named

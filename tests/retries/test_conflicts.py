@@ -119,7 +119,7 @@ LOST_UPDATES = {
 def test_a_row_that_a_rival_has_changed_since(protect, client, serve, runs, vendor, name, more, retries):
     """The handler has seen the row before the rival's commit, and may not write over it."""
     if vendor == "mysql":
-        pytest.skip("MySQL lets it")
+        pytest.skip("MySQL does not look whether a row has changed since the snapshot")
     row = Payment.objects.create(amount=1)
 
     def change(cursor) -> None:
