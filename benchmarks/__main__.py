@@ -47,8 +47,8 @@ WAYS: dict[str, dict[str, dict[str, str]]] = {
         ", no functions": {"ROUTINES": "0"},
         NEW_CONNECTIONS: {"CONN_MAX_AGE": "0"},
     },
-    "MariaDB": {"": {}, ", no procedures": {"ROUTINES": "0"}},
-    "MySQL": {"": {}, ", no procedures": {"ROUTINES": "0"}},
+    "MariaDB": {"": {}, ", `FOLD` off": {"FOLD": "0"}, ", no procedures": {"ROUTINES": "0"}},
+    "MySQL": {"": {}, ", `FOLD` off": {"FOLD": "0"}, ", no procedures": {"ROUTINES": "0"}},
 }
 WITH_REDIS: dict[str, dict[str, dict[str, str]]] = {
     "PostgreSQL": {REPLAY_CACHE: {"REPLAY_CACHE": "1"}, KEYS_IN_REDIS: {"KEYS": "redis"}},

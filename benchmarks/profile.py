@@ -76,6 +76,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "claim": (
         f"{STORES}.database:DatabaseStore.database",
         f"{STORES}.database:DatabaseStore.look_up",
+        f"{STORES}.database:DatabaseStore.begin",
         f"{STORES}.database:DatabaseStore.claim",
     ),
     "transaction and its watch": (

@@ -2,16 +2,19 @@
 An execution inside the database: claim, handler and record in one transaction.
 
 The claim is the transaction's first statement and the record its last; the handler runs between them. If the process
-is killed before COMMIT, nothing of the three is left; if it is killed later, all of them are.
+is killed before COMMIT, nothing of the three is left; if it is killed later, all of them are. A store may begin the
+transaction with the claim's statement, before the atomic block, and end it with the record's.
 """
 
 import logging
+from functools import partial
 from typing import Any
 
 from django.db import Error, connections
 
 from django_idempotency.core.decision import (
     Claimed,
+    ClaimResult,
     Decision,
     Execute,
     Forget,
@@ -29,7 +32,7 @@ from django_idempotency.core.record import CompletionRecord
 from django_idempotency.core.seen import SeenNames
 from django_idempotency.engine import announcements
 from django_idempotency.engine.execution import Cancelled, Executed, Execution, Refused, Replayed, Value
-from django_idempotency.engine.transactions import atomic_phase, in_transaction, roll_back
+from django_idempotency.engine.transactions import atomic_phase, close_begun, in_transaction, roll_back
 from django_idempotency.engine.watch import TransactionWatch
 from django_idempotency.exceptions import (
     CommittedEarly,
@@ -69,6 +72,7 @@ class TransactionalExecution(Execution[Value]):
 
     def try_once(self) -> Executed[Value] | Replayed | Refused | Cancelled[Value] | None:
         self.answer, self.has_run, self.rule = None, False, ""
+        begun: ClaimResult | None = None
         try:
             moved = self.moved()
             if moved is not None:
@@ -77,12 +81,20 @@ class TransactionalExecution(Execution[Value]):
                 seen = self.store.look_up(self.using, attempt)
                 if seen is not None and not self.may_ask(seen, attempt):
                     return self.act(decide(seen, attempt.fingerprint))
-            outcome = atomic_phase(self.using, self._claim_and_act, self._note_commit)
-        except Exception as error:
-            if self.has_run and self._is_cancelled(error):
-                return Cancelled(error)
-            if not self.has_run and isinstance(error, Error):
-                explain(self.store, self.using, error)
+            if not self.attempt.former:
+                begun = self.store.begin(self.using, self.attempt)
+                if begun is not None and not isinstance(begun, Claimed) and not self.may_ask(begun, self.attempt):
+                    return self.act(decide(begun, self.attempt.fingerprint))
+            outcome = atomic_phase(self.using, partial(self._claim_and_act, begun), self._note_commit)
+        except BaseException as error:
+            if self.has_run:
+                if isinstance(error, Exception) and self._is_cancelled(error):
+                    return Cancelled(error)
+            else:
+                if isinstance(begun, Claimed):
+                    close_begun(self.using)
+                if isinstance(error, Error):
+                    explain(self.store, self.using, error)
             raise
         if isinstance(outcome, Executed) and outcome.record is None and self._is_cancelled(None):
             return Cancelled(outcome)
@@ -127,8 +139,8 @@ class TransactionalExecution(Execution[Value]):
         # Only a new transaction sees what a rival committed, and the engine cannot start an outer one again.
         return not in_transaction(self.using)
 
-    def _claim_and_act(self) -> Executed[Value] | Replayed | Refused | None:
-        decision = self._claim(self.attempt)
+    def _claim_and_act(self, begun: ClaimResult | None) -> Executed[Value] | Replayed | Refused | None:
+        decision = Execute(begun) if isinstance(begun, Claimed) else self._claim(self.attempt)
         if self.attempt.former and isinstance(decision, Execute):
             self.former_claims = []
             for attempt in self.attempt.former:

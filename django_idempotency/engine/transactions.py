@@ -1,7 +1,7 @@
 """The one place that opens a transaction."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
 from django.db import Error, connections, transaction
@@ -25,6 +25,12 @@ def atomic_phase(
         if is_own and when_committed is not None:
             transaction.on_commit(when_committed, using=using)
         return work()
+
+
+def close_begun(using: str) -> None:
+    """Close the connection: its session may be in a transaction that Django knows nothing of, and loses work in."""
+    with suppress(Error):  # Django forgets the connection all the same
+        connections[using].close()
 
 
 def repeated_phase(using: str, work: Callable[[], Outcome], may_repeat: Callable[[Error], bool]) -> Outcome:

@@ -157,7 +157,7 @@ class TransactionalStore(Store):
     A store inside the database on *using* that will hold the handler's effects.
 
     Claim and record are written in the handler's transaction. The engine opens and commits it; if it is the engine's
-    own, the store may send COMMIT with the record.
+    own, the store may begin it with the claim and send COMMIT with the record.
     """
 
     commits_with_handler = True
@@ -169,6 +169,14 @@ class TransactionalStore(Store):
     @abstractmethod
     def look_up(self, using: str, attempt: Attempt) -> ClaimResult | None:
         """Look for a record before the transaction begins. None if the claim finds out as cheaply. Never `Claimed`."""
+
+    def begin(self, using: str, attempt: Attempt) -> ClaimResult | None:
+        """
+        Claim the identity by a statement that begins the transaction. None if `claim` is to be called inside it.
+
+        A transaction is open afterwards only with `Claimed`, and the engine enters its atomic block at once.
+        """
+        return None
 
     @abstractmethod
     def claim(self, using: str, attempt: Attempt) -> ClaimResult:

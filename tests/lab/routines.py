@@ -8,9 +8,10 @@ from django.db import connection
 BY_STATEMENTS = os.environ.get("STATEMENTS") == "1"
 FIRST = import_module("django_idempotency.migrations.0002_claim_function")
 MYSQL = import_module("django_idempotency.migrations.0004_mysql_claim")
+BEGIN = import_module("django_idempotency.migrations.0011_begin_and_commit")
 SLOTS, PROCEDURES = MYSQL.Migration.operations
 UNCERTAIN = import_module("django_idempotency.migrations.0009_uncertain_ttl")
-ROUTINES = (*FIRST.Migration.operations, PROCEDURES, *UNCERTAIN.Migration.operations[1:])
+ROUTINES = (*FIRST.Migration.operations, PROCEDURES, *UNCERTAIN.Migration.operations[1:], *BEGIN.Migration.operations)
 
 
 def change_routines(*, create: bool) -> None:

@@ -1,6 +1,9 @@
 """What a statement is for, as a test's output names it: the testing kit's names."""
 
+import re
+
 FOLDED_COMMIT = "record and COMMIT"  # in one message
+FOLDED = re.compile(r"; COMMIT$|\bCALL django_idempotency_commit_v")
 
 
 def label(sql: str) -> str:

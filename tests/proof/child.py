@@ -121,10 +121,12 @@ def without_routines(dialect: Any) -> None:
         dialect.statements = dialect.PLAIN
 
 
-def configure(database: dict[str, Any], options: dict[str, Any], isolation: str, plain: bool, bug: str) -> None:
+def configure(
+    database: dict[str, Any], options: dict[str, Any], isolation: str, plain: bool, bug: str, fold: bool = True
+) -> None:
     """
-    The database's settings, as a project would have them; a store that finds no routines, and a planted bug, as only we
-    do.
+    The database's settings and the store's option `FOLD`, as a project would have them; a store that finds no routines,
+    and a planted bug, as only we do.
     """
     from django.db import connections
 
@@ -135,6 +137,8 @@ def configure(database: dict[str, Any], options: dict[str, Any], isolation: str,
     settings["OPTIONS"] = settings.get("OPTIONS", {}) | options
     if isolation:
         settings["OPTIONS"]["isolation_level"] = isolation_level(settings["ENGINE"], isolation)
+    if not fold:
+        stores["default"].fold = False
     if plain:
         connections["default"].close()
         without_routines(stores["default"].dialect("default"))

@@ -78,7 +78,10 @@ def test_a_client_killed_between_the_server_and_its_reply(
     whole = {"postgresql": 6, "mariadb": 7, "mysql": 7}[vendor] + 2 * atomic_requests
     if vendor == "mysql" and BY_STATEMENTS:  # a look-up, SAVEPOINT and RELEASE, and the lock of an expired record
         whole += 4 if path.name == "expired-record" else 3
-    assert len(sent) == (4 if FOLDED_COMMIT in sent else whole)
+    folded = {"postgresql": 4, "mariadb": 5, "mysql": 5}[vendor]  # InnoDB's COMMIT is sent, and finds nothing
+    assert len(sent) == (folded if FOLDED_COMMIT in sent else whole)
+    if vendor in ("mariadb", "mysql"):
+        assert (FOLDED_COMMIT in sent) is not (BY_STATEMENTS or atomic_requests)
 
 
 def test_a_connection_cut_at_any_message(lab, token, count, proxy, vendor, atomic_requests):
@@ -124,8 +127,9 @@ def test_a_connection_cut_at_any_message(lab, token, count, proxy, vendor, atomi
 def test_a_replay_whose_connection_is_cut_did_nothing(lab, token, proxy):
     """A lost connection can make a 503 of a replay; the record and the effect stay what they are."""
     request = Request(key="replay", token="", path="/plain/")
-    sent = messages(lab, proxy, request, through(proxy))[:1]
-    for number, _ in enumerate([*sent, "claim"]):
+    messages(lab, proxy, request, through(proxy))
+    replay = messages(lab, proxy, request, through(proxy))
+    for number, _ in enumerate(replay[:2]):
         for what in LOSSES:
             child = lab.child(**through(proxy)).connect()
             proxy.lose(number, what, cut=True)

@@ -107,6 +107,8 @@ def test_a_record_routine_that_goes_away_alone_costs_a_retry_at_most(routines):
     """On PostgreSQL the execution under way fails and is rolled back; MariaDB's goes on with the statement."""
     name = "django_idempotency_complete_v1"
     drop = next(each for each in (*FIRST.DROP_POSTGRESQL, *FIRST.DROP_PROCEDURES) if name in each)
+    if not IS_POSTGRESQL:
+        stores["default"].dialect("default").begins = False  # the record that commits is in test_begin
     assert pay("before") == 5
     with connection.cursor() as cursor:
         cursor.execute(drop if IS_POSTGRESQL else f"DROP PROCEDURE {name}")

@@ -1,4 +1,4 @@
-"""BEGIN travels with the claim, COMMIT with the record, on PostgreSQL with psycopg 3; nobody sees a difference."""
+"""BEGIN travels with the claim, COMMIT with the record, on all servers; nobody sees a difference."""
 
 import re
 from typing import Any
@@ -16,15 +16,19 @@ from django_idempotency.stores.database import DatabaseStore
 from django_idempotency.stores.database.dialects import dialect_for
 from django_idempotency.stores.database.folded import FoldedPostgreSQL, can_fold
 from tests.app.models import Payment
+from tests.lab.routines import BY_STATEMENTS
+from tests.lab.statements import FOLDED
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-FOLDED_BEGIN = re.compile(r"BEGIN[A-Z ]*; ")
+FOLDED_BEGIN = re.compile(r"BEGIN[A-Z ]*; |CALL django_idempotency_begin_v")
 IS_POSTGRESQL = connection.vendor == "postgresql"
 
 
 def folds() -> bool:
-    """Does this run fold? PostgreSQL's does, but for the run with FOLD=0."""
+    """Does this run fold? PostgreSQL's does, but for the run with FOLD=0; MariaDB's and MySQL's by their procedures."""
+    if connection.vendor == "mysql":
+        return not BY_STATEMENTS
     return IS_POSTGRESQL and can_fold(connection)
 
 
@@ -55,7 +59,7 @@ def transactions_of(work: Any) -> list[str]:
     with CaptureQueriesContext(connection) as captured:
         work()
     statements = [" ".join(query["sql"].split()) for query in captured.captured_queries]
-    return [sql for sql in statements if FOLDED_BEGIN.match(sql) or sql.endswith("; COMMIT")]
+    return [sql for sql in statements if FOLDED_BEGIN.match(sql) or FOLDED.search(sql)]
 
 
 def test_a_first_execution_and_a_replay():
@@ -84,7 +88,7 @@ def test_an_inner_operation_does_not_commit_the_outer_one():
     """The record of an operation inside a folded one's handler leaves the transaction open."""
     folded = transactions_of(lambda: pay({"id": "outer", "amount": 5, "work": ["another"]}))
 
-    assert [sql.endswith("; COMMIT") for sql in folded] == ([False, True] if folds() else [])
+    assert [bool(FOLDED.search(sql)) for sql in folded] == ([False, True] if folds() else [])
     assert sorted(Payment.objects.values_list("amount", flat=True)) == [5, 7]
     assert IdempotencyRecord.objects.filter(status=200).count() == 2
 
@@ -107,7 +111,7 @@ def test_what_follows_a_handlers_own_commit_is_rolled_back():
     assert connection.get_autocommit()
 
 
-@pytest.mark.skipif(not IS_POSTGRESQL, reason="no other database has the option's effect")
+@pytest.mark.skipif(not IS_POSTGRESQL, reason="for MariaDB and MySQL it is in test_begin")
 def test_the_option_and_the_driver_decide(monkeypatch):
     """`FOLD: False`, and a server that binds parameters itself, take each statement by itself."""
     if not folds():

@@ -23,6 +23,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 FOLDS = VENDOR == "postgresql" and can_fold(connection)
 RECORD = FOLDED_COMMIT if FOLDS else "record"
+# On MariaDB and MySQL only where no wrapper is installed: the log of statements is none.
+BEGINS = VENDOR == "mariadb" and not BY_STATEMENTS
 LOOK_UP = ["look-up"] if VENDOR == "sqlite" else []  # what is there already is found before the transaction
 
 
@@ -250,6 +252,10 @@ def test_what_the_log_of_statements_shows(way, logged):
         pay(EVENT)
         replay = logged()
 
+    if BEGINS:
+        assert names(first) == ["claim", "BEGIN", "INSERT app_payment", FOLDED_COMMIT, "COMMIT"]
+        assert names(replay) == ["claim"]
+        return
     assert names(first) == [*LOOK_UP, "BEGIN", "claim", "INSERT app_payment", RECORD, "COMMIT"]
     assert names(replay) == (LOOK_UP or ["BEGIN", "claim", "COMMIT"])
     if VENDOR == "postgresql":
@@ -264,8 +270,9 @@ def test_the_log_shows_values_in_place(logged):
         pay({"id": "a-key", "amount": 7})
         statements = logged()
 
-    ours = {name: sql for name, sql in zip(names(statements), statements, strict=True) if name in ("claim", RECORD)}
-    assert ours.keys() == {"claim", RECORD}
+    record = FOLDED_COMMIT if BEGINS else RECORD
+    ours = {name: sql for name, sql in zip(names(statements), statements, strict=True) if name in ("claim", record)}
+    assert ours.keys() == {"claim", record}
     assert "a-key" in ours["claim"]
     assert not any("%s" in sql for sql in ours.values())
 

@@ -86,7 +86,8 @@ def test_one_place_opens_a_transaction():
         if isinstance(node, ast.Attribute) and node.attr in opening
     }
 
-    assert found == {("engine/transactions.py", "atomic")}
+    ended_early = ("stores/database/innodb.py", "rollback")  # the driver's, after a claim that failed
+    assert found == {("engine/transactions.py", "atomic"), ended_early}
 
 
 def test_nothing_is_pickled():

@@ -25,6 +25,12 @@ RUNS = PhasedRun._meta.db_table
 StoredAnswer = tuple[int, bytes, bytes]  # status, head and body, as the columns have them
 
 
+class FoldedClaim(Claimed):
+    """A claim that began its transaction, and whose record ends it."""
+
+    __slots__ = ()
+
+
 class Dialect:
     """
     The claim protocol of one kind of database.
@@ -48,6 +54,7 @@ class Dialect:
     EXECUTED: ClassVar[str] = "executed_at = %s"
     RECORD = "status, fingerprint, head, body, request_id"  # in the order of `read_row`
     looks_up_first: ClassVar[bool] = False  # Is a replay cheaper if it is found before the transaction begins?
+    begins = False  # Is there a `begin`?
 
     def __init__(self) -> None:
         self.FIND = f"SELECT {self.RECORD} FROM {TABLE} WHERE digest = %s AND {live(self.NOW)}"
@@ -78,6 +85,14 @@ class Dialect:
         self.HAS_END = f"SELECT 1 FROM {ENDS} WHERE digest = %s"
         self.FORGET_END = f"DELETE FROM {ENDS} WHERE digest = %s"
         self.STATUS = f"SELECT status FROM {TABLE} WHERE digest = %s"
+
+    def begin(self, connection: BaseDatabaseWrapper, attempt: Attempt) -> ClaimResult | None:
+        """
+        Claim, and begin the transaction by that, or find what prevents it. None if `claim` has to be called inside.
+
+        A transaction is open on *connection* only with `Claimed` afterwards, and after no exception.
+        """
+        raise NotImplementedError
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
         """Claim, or find what prevents it. Raises `LostRace` if only a new transaction can tell."""

@@ -34,7 +34,7 @@ def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True, fold: 
             kind = FoldedPostgreSQL if fold and can_fold(connection) else PostgreSQL
             return kind(by_function=connect and _outlives_requests(connection) and has_functions(connection))
         case "mysql":
-            from django_idempotency.stores.database.innodb import has_procedures
+            from django_idempotency.stores.database.innodb import FOLDED, PLAIN, has_procedures
             from django_idempotency.stores.database.mariadb import MariaDB
             from django_idempotency.stores.database.mysql import MySQL, has_slots
 
@@ -42,11 +42,12 @@ def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True, fold: 
                 return MySQL()
             # Not asked on Django's cursor, because these are no statements of a request.
             with connection.wrap_database_errors, connection.connection.cursor() as cursor:
-                by_procedure = has_procedures(cursor)
+                by_procedure = has_procedures(cursor, PLAIN)
+                begins = fold and by_procedure and has_procedures(cursor, FOLDED)
                 if connection.mysql_is_mariadb:  # type: ignore[attr-defined]
-                    return MariaDB(by_procedure=by_procedure)
+                    return MariaDB(by_procedure=by_procedure, begins=begins)
                 slots = has_slots(cursor)
-            return MySQL(by_procedure=by_procedure and slots, has_slots=slots)
+            return MySQL(by_procedure=by_procedure and slots, begins=begins and slots, has_slots=slots)
         case "sqlite":
             from django_idempotency.stores.database.sqlite import SQLite
 

@@ -8,17 +8,11 @@ from django.db.backends.utils import CursorWrapper
 
 from django_idempotency.core.decision import Claimed, ClaimResult
 from django_idempotency.core.keys import Attempt
-from django_idempotency.stores.database.dialect import StoredAnswer
+from django_idempotency.stores.database.dialect import FoldedClaim, StoredAnswer
 from django_idempotency.stores.database.postgresql import PostgreSQL, sqlstate
 
 IDLE, IN_TRANSACTION = 0, 2  # libpq: PQTRANS_IDLE, PQTRANS_INTRANS
 NO_CLAIM = "22012"  # division_by_zero, which the record with COMMIT raises if there is no claim
-
-
-class FoldedClaim(Claimed):
-    """A claim that began its transaction, and whose record ends it."""
-
-    __slots__ = ()
 
 
 class FoldedPostgreSQL(PostgreSQL):

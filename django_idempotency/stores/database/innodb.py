@@ -1,11 +1,11 @@
 """The base of MariaDB and MySQL: InnoDB's row locks show a claim in flight, if no statement waits for them."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, ClassVar
 
-from django.db import DatabaseError
+from django.db import DatabaseError, Error
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 from django.db.transaction import atomic
@@ -14,7 +14,14 @@ from django_idempotency.core.decision import Claimed, ClaimResult, InFlight
 from django_idempotency.core.keys import Attempt
 from django_idempotency.exceptions import RequestInProgress
 from django_idempotency.stores.base import Fault, LostRace
-from django_idempotency.stores.database.dialect import TABLE, Dialect, StoredAnswer, claim_values, read_row
+from django_idempotency.stores.database.dialect import (
+    TABLE,
+    Dialect,
+    FoldedClaim,
+    StoredAnswer,
+    claim_values,
+    read_row,
+)
 
 # https://mariadb.com/kb/en/mariadb-error-code-reference/, https://dev.mysql.com/doc/mysql-errors/9.7/en/
 DUPLICATE = 1062
@@ -64,7 +71,9 @@ UNAVAILABLE = frozenset(
     }
 )
 
-CLAIM_PROCEDURE, COMPLETE_PROCEDURE = "django_idempotency_claim_v2", "django_idempotency_complete_v1"
+PLAIN = CLAIM_PROCEDURE, COMPLETE_PROCEDURE = "django_idempotency_claim_v2", "django_idempotency_complete_v1"
+FOLDED = BEGIN_PROCEDURE, COMMIT_PROCEDURE = "django_idempotency_begin_v1", "django_idempotency_commit_v1"
+SAVEPOINT = "idempotency_0"  # of those two
 COLUMNS = (
     "digest, fingerprint, scope, operation, `key`, request, request_id, status, head, body, executed_at, expires_at,"
     " uncertain_until"
@@ -77,6 +86,9 @@ class InnoDB(Dialect):
 
     A savepoint, set with the claim and released with the record, is gone if the handler ended the transaction, as DDL
     does. The procedures do the same as the statements, in one round trip and parsed once per connection.
+
+    A claim outside any transaction begins one by its procedure, which leaves autocommit off only if it has claimed; its
+    record's procedure commits and turns autocommit on. The driver knows from the replies, and sends neither itself.
     """
 
     NOW: ClassVar[str] = "UTC_TIMESTAMP(6)"  # now(6) is in the session's time zone
@@ -92,10 +104,13 @@ class InnoDB(Dialect):
     INSERT, REPLACE = "REPLACE", ""
     CALL_CLAIM = f"CALL {CLAIM_PROCEDURE}(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
     CALL_COMPLETE = f"CALL {COMPLETE_PROCEDURE}(%s, %s, %s, %s, %s)"
+    CALL_BEGIN = f"CALL {BEGIN_PROCEDURE}(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    CALL_COMMIT = f"CALL {COMMIT_PROCEDURE}(%s, %s, %s, %s, %s)"
 
-    def __init__(self, *, by_procedure: bool = False) -> None:
+    def __init__(self, *, by_procedure: bool = False, begins: bool = False) -> None:
         super().__init__()
         self.by_procedure = by_procedure
+        self.begins = begins
         self.LOCK = f"SELECT 1 FROM {TABLE} WHERE digest = %s FOR UPDATE NOWAIT"
 
     def duration(self, seconds: float) -> int:
@@ -121,6 +136,22 @@ class InnoDB(Dialect):
             pass
         return row
 
+    def begin(self, connection: BaseDatabaseWrapper, attempt: Attempt) -> ClaimResult | None:
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(self.CALL_BEGIN, (*claim_values(attempt), *self.lifetimes(attempt)))
+                return claim_result(self.fetch_row(cursor), FoldedClaim(SAVEPOINT), attempt)
+        except LostRace:
+            raise  # it is no error of the call
+        except BaseException as error:
+            _end_transaction(connection, error)
+            if errno(error) in LOCKED:
+                return InFlight()
+            if errno(error) in NO_PROCEDURE:
+                self.begins = False
+                return None
+            raise
+
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
         savepoint = self.savepoint_name(cursor, attempt)
         try:
@@ -132,19 +163,13 @@ class InnoDB(Dialect):
             if errno(error) in LOCKED:  # sometimes the procedure's own handler does not catch it
                 return InFlight()
             raise
-        if row is None:  # our snapshot is older than the rival's commit, or the row was purged meanwhile
-            raise LostRace
-        match row[0]:
-            case "claimed":
-                return Claimed(savepoint)
-            case "in flight":
-                return InFlight()
-            case _:
-                return read_row(row[1:], attempt)
+        return claim_result(row, Claimed(savepoint), attempt)
 
     def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, answer: StoredAnswer) -> bool:
         written = (*answer, digest)
-        if self._called(cursor, self.CALL_COMPLETE, (claim.token, *written)):
+        # COMMIT is reached only if one row was written. It raises what commit() would; the work may be durable.
+        call = self.CALL_COMMIT if isinstance(claim, FoldedClaim) else self.CALL_COMPLETE
+        if self._called(cursor, call, (claim.token, *written)):
             return bool(self.fetch_row(cursor)[0] == 1)
         return self.complete_by_statements(cursor, claim.token, written)
 
@@ -217,17 +242,46 @@ class InnoDB(Dialect):
         return Fault.OTHER
 
 
-def has_procedures(cursor: Any) -> bool:
-    """Do the procedures of the migrations exist? *cursor* is the driver's."""
+def claim_result(row: Any, claim: Claimed, attempt: Attempt) -> ClaimResult:
+    """Turn the *row* of a claim into its result, which is *claim* if the identity was claimed."""
+    if row is None:  # our snapshot is older than the rival's commit, or the row was purged meanwhile
+        raise LostRace
+    match row[0]:
+        case "claimed":
+            return claim
+        case "in flight":
+            return InFlight()
+        case _:
+            return read_row(row[1:], attempt)
+
+
+def _end_transaction(connection: Any, error: BaseException) -> None:
+    """
+    End what a call that raised *error* may have begun, or close the connection.
+
+    An error does not tell the driver whether autocommit is on, but the reply to ROLLBACK does.
+    """
+    raw = connection.connection
+    if raw is not None and isinstance(error, DatabaseError):  # no interruption, which may leave a reply unread
+        with suppress(Error), connection.wrap_database_errors:
+            raw.rollback()
+            raw.autocommit(True)
+            return
+    with suppress(Error):  # Django forgets the connection all the same
+        connection.close()
+
+
+def has_procedures(cursor: Any, names: tuple[str, str]) -> bool:
+    """Do these procedures of the migrations exist? *cursor* is the driver's."""
     cursor.execute(
         "SELECT COUNT(*) FROM information_schema.routines"
         " WHERE routine_schema = DATABASE() AND routine_name IN (%s, %s)",
-        (CLAIM_PROCEDURE, COMPLETE_PROCEDURE),
+        names,
     )
     return bool(cursor.fetchone()[0] == 2)
 
 
-def errno(error: Exception) -> int | None:
+def errno(error: BaseException) -> int | None:
     """The number of the server's or the driver's error, which PyMySQL and mysqlclient pass as its first argument."""
     cause = error.__cause__ or error
     number = cause.args[0] if cause.args else None

@@ -22,8 +22,8 @@ class MariaDB(InnoDB):
     The server parses that statement for each claim, but the procedures of the migrations only once per connection.
     """
 
-    def __init__(self, *, by_procedure: bool = False) -> None:
-        super().__init__(by_procedure=by_procedure)
+    def __init__(self, *, by_procedure: bool = False, begins: bool = False) -> None:
+        super().__init__(by_procedure=by_procedure, begins=begins)
         at_once = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR"
         columns = ", ".join(f"'{state}'" for state in ("",) * 5)
         look = f"SELECT MAX({live(self.NOW)}) INTO live FROM {TABLE} WHERE digest = d"

@@ -28,8 +28,8 @@ class MySQL(InnoDB):
     the look-up asks for its lock, without a wait; at SERIALIZABLE it would lock the gap, so the INSERT comes first.
     """
 
-    def __init__(self, *, by_procedure: bool = False, has_slots: bool = True) -> None:
-        super().__init__(by_procedure=by_procedure)
+    def __init__(self, *, by_procedure: bool = False, begins: bool = False, has_slots: bool = True) -> None:
+        super().__init__(by_procedure=by_procedure, begins=begins)
         look = f"SELECT {live(self.NOW)}, {self.RECORD} FROM {TABLE} WHERE digest = %s"
         self.LOOK = (
             f"{look} AND @@transaction_isolation IN ('READ-COMMITTED', 'REPEATABLE-READ')"

@@ -40,8 +40,8 @@ class DatabaseStore(TransactionalStore):
     """
     PostgreSQL, MariaDB, MySQL and SQLite. A first execution costs two statements, a replay one.
 
-    The option `FOLD` (True) is for PostgreSQL with psycopg 3: BEGIN is sent with the claim and COMMIT with the record,
-    so that a first execution adds no round trip.
+    The option `FOLD` (True) is for PostgreSQL with psycopg 3, MariaDB and MySQL: BEGIN is sent with the claim and
+    COMMIT with the record, so that a first execution adds no round trip.
 
     The option `REPLAY_CACHE` (None) names a django-redis alias that answers replays without a statement.
     """
@@ -82,6 +82,22 @@ class DatabaseStore(TransactionalStore):
         with connections[using].cursor() as cursor:
             found = dialect.look_up(cursor, attempt)
             return found if found is None else self.unless_ended(using, cursor, attempt, found)
+
+    def begin(self, using: str, attempt: Attempt) -> ClaimResult | None:
+        dialect, connection = self.dialect(using), connections[using]
+        if (
+            not dialect.begins
+            or connection.in_atomic_block
+            or not connection.get_autocommit()
+            or connection.execute_wrappers  # whose own statements would be committed separately
+            or getattr(self.claim, "__func__", None) is not DatabaseStore.claim  # whoever claims in another way
+        ):
+            return None
+        found = dialect.begin(connection, attempt)
+        if not isinstance(found, Completed):
+            return found
+        with connection.cursor() as cursor:
+            return self.unless_ended(using, cursor, attempt, found)
 
     def claim(self, using: str, attempt: Attempt) -> ClaimResult:
         dialect = self.dialect(using)

@@ -14,7 +14,7 @@ from typing import Any
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.backends.signals import connection_created
+from django.db.backends.utils import CursorWrapper
 
 from django_idempotency.testing.observe.guards import FOREIGN, ForeignEffect
 from django_idempotency.testing.processes.forks import Line
@@ -25,6 +25,7 @@ METHODS: dict[str, Callable[..., str]] = {
     "_rollback": lambda *args: "ROLLBACK",
     "_set_autocommit": lambda autocommit: "AUTOCOMMIT" if autocommit else "BEGIN",
 }
+STATEMENTS = ("_execute", "_executemany")  # of Django's cursor, which send every statement, also of savepoints
 # The commands of a new connection, which have no effect.
 GREETINGS = frozenset({"AUTH", "CLIENT", "CLUSTER", "COMMAND", "HELLO", "PING", "READONLY", "SELECT", "SENTINEL"})
 
@@ -58,11 +59,6 @@ class Points:
 
         return halting
 
-    def statement(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
-        """Wrap every statement, also of savepoints: one of Django's execute wrappers."""
-        what = named(label(sql), context["connection"].alias)
-        return self.around(execute, what)(sql, params, many, context)
-
     def install(self) -> None:
         """Reach a point in all that this process does from now on, in every thread."""
         wrappers = {type(connection) for connection in connections.all()}
@@ -73,15 +69,21 @@ class Points:
             setattr(wrapper, name, self._method(method, METHODS[name]))
         for wrapper, connect in connecting:
             setattr(wrapper, "connect", self._quietly(connect))  # noqa: B010 a method, to mypy
-        for connection in connections.all(initialized_only=True):
-            connection.execute_wrappers.append(self.statement)
-        connection_created.connect(self._on_connection)
+        for name in STATEMENTS:
+            setattr(CursorWrapper, name, self._statement(getattr(CursorWrapper, name)))
         if "redis.connection" in sys.modules:
             self._install_redis(sys.modules["redis.connection"].AbstractConnection)
 
     def _method(self, method: Callable[..., Any], what: Callable[..., str]) -> Callable[..., Any]:
         def wrapped(connection: BaseDatabaseWrapper, *args: Any) -> Any:
             return self.around(method, named(what(*args), connection.alias))(connection, *args)
+
+        return wrapped
+
+    def _statement(self, execute: Callable[..., Any]) -> Callable[..., Any]:
+        # Not an execute wrapper, beside which nothing is folded on MariaDB and MySQL.
+        def wrapped(cursor: CursorWrapper, sql: Any, *args: Any) -> Any:
+            return self.around(execute, named(label(sql), cursor.db.alias))(cursor, sql, *args)
 
         return wrapped
 
@@ -94,10 +96,6 @@ class Points:
                 self._here.connecting = False
 
         return quiet
-
-    def _on_connection(self, *, connection: BaseDatabaseWrapper, **kwargs: object) -> None:
-        if self.statement not in connection.execute_wrappers:
-            connection.execute_wrappers.append(self.statement)
 
     def _install_redis(self, kind: Any) -> None:
         send, send_packed, read = kind.send_command, kind.send_packed_command, kind.read_response
@@ -178,9 +176,9 @@ def named(what: str, alias: str) -> str:
 
 OWN = {
     "run": re.compile(r"(?:INTO|UPDATE|DELETE FROM) [`\"]?django_idempotency_run\b"),
-    "claim": re.compile("INSERT|SET fingerprint|_claim_v"),
+    "claim": re.compile("INSERT|SET fingerprint|_claim_v|_begin_v"),
     "phase": re.compile("SET head = "),
-    "record": re.compile(r"SET status = (?!0\b)|_complete_v"),  # of a parameter, or of its value on the wire
+    "record": re.compile(r"SET status = (?!0\b)|_complete_v|_commit_v"),  # of a parameter, or of its value on the wire
 }
 BEGIN_BEFORE = re.compile("BEGIN[^;]*; ")  # in one message with the claim
 
@@ -196,6 +194,6 @@ def label(sql: object) -> str:
         return "ROLLBACK TO" if "TO" in rest.upper().split() else verb
     if "django_idempotency" in text:
         of = next((name for name, sign in OWN.items() if sign.search(text)), "look-up")
-        return f"{of} and COMMIT" if text.endswith("; COMMIT") else of
+        return f"{of} and COMMIT" if text.endswith("; COMMIT") or "_commit_v" in text else of
     table = re.search(r"(?:FROM|INTO|UPDATE|TABLE) [`\"\[]?(\w+)", text)
     return f"{verb} {table[1] if table else rest[:20]}".rstrip()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from django.db import Error, connections
@@ -67,13 +68,19 @@ class TransactionalStoreTests(RecordTests, OperatorTests, RunTests):
             if seen is not None:
                 return act(seen)
             try:
-                return atomic_phase(self.using, lambda: act(self.store.claim(self.using, first)))
+                begun = self.store.begin(self.using, first)
+                if begun is None or isinstance(begun, Claimed):
+                    return atomic_phase(self.using, partial(self._act, begun, first, act))
+                return act(begun)
             except LostRace:
                 expect(tries_left > 0, LOST_RACE, "again")
             except Error as error:
                 if not tries_left or self.store.classify(self.using, error) is not Fault.RACE:
                     raise
         raise AssertionError  # not reached
+
+    def _act(self, begun: Claimed | None, first: Attempt, act: Callable[[ClaimResult], Outcome]) -> Outcome:
+        return act(begun or self.store.claim(self.using, first))
 
     def _complete(
         self, first: Attempt, record: CompletionRecord = RECORD, *, after: Callable[[], object] = lambda: None
