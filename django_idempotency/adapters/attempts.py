@@ -71,38 +71,41 @@ class AttemptReader:
         scope = self._scope()
         path = route(request)
         operation = self.operation(path)
+        host = host_name(request)
         attempt = Attempt(
             identity=Identity(scope, operation, key),
-            fingerprint=self._fingerprint(),
+            fingerprint=self._fingerprint(host),
             ttl=policy.ttl,
             tombstone_ttl=policy.tombstone_ttl or 0.0,
             uncertain_ttl=policy.uncertain_ttl,
-            request=f"{request.method} {host_name(request)} {path}",
+            request=f"{request.method} {host} {path}",
             request_id=request_id(request),
             sent=encode_request(self.request, policy) if policy.mode == PHASED and policy.store_request else b"",
         )
         if policy.moved_from is not None:
             moved = policy.moved_from(self.request, request.META.get(policy.meta_name, key))
             attempt = attempt if moved is None else replace(attempt, moved=moved.attempts(attempt))
-        return attempt if policy.operation_aliases is None else self._with_former(attempt, policy.operation_aliases)
+        return (
+            attempt if policy.operation_aliases is None else self._with_former(attempt, policy.operation_aliases, host)
+        )
 
     def _scope(self) -> str:
         seen, scope = self.request, self.policy.scope
         return default_scope(seen) if scope is None else check_string("scope", scope(seen))
 
-    def _fingerprint(self) -> bytes:
+    def _fingerprint(self, host: str) -> bytes:
         request, made = self.django_request, self.policy.fingerprint
         if made is None:
-            parts = meaning(request)
+            parts = meaning(request, host)
             whole = digest(b"request", *parts, body_digest(request, self.encode_parsed_body))
         else:
             whole = sha256(check_fingerprint(made(self.request))).digest()
             if not getattr(made, COMPARES_URL, False):
                 return whole
-            parts = meaning(request)
+            parts = meaning(request, host)
         return url_digest(parts) + whole[URL_DIGEST:]
 
-    def _with_former(self, attempt: Attempt, aliases: tuple[str, ...]) -> Attempt:
+    def _with_former(self, attempt: Attempt, aliases: tuple[str, ...], host: str) -> Attempt:
         """*attempt* with itself under the former names of its operation, each with the fingerprint that it had then."""
         from django_idempotency.adapters.former import former_request, seen_as  # few requests need it
 
@@ -110,7 +113,7 @@ class AttemptReader:
         for alias in aliases:
             if alias != attempt.identity.operation:
                 with seen_as(self.django_request, former_request(alias, self.django_request)):
-                    former[alias] = renamed(attempt, alias, self._fingerprint())
+                    former[alias] = renamed(attempt, alias, self._fingerprint(host))
         return replace(attempt, former=tuple(former.values()), origin=former.get(aliases[0]))
 
     def operation(self, path: str) -> str:
@@ -241,13 +244,16 @@ def host_name(request: HttpRequest) -> str:
     return request.get_host().lower().removesuffix(":443").removesuffix(":80").removesuffix(".")
 
 
-def meaning(request: HttpRequest) -> list[bytes]:
-    """The parts of a request's meaning, except its body: query, method, host, path, media type and preconditions."""
+def meaning(request: HttpRequest, host: str = "") -> list[bytes]:
+    """
+    The parts of a request's meaning, except its body: query, method, host, path, media type and preconditions. *host*
+    is its `host_name`, if that is known.
+    """
     meta = request.META
     query = meta.get("QUERY_STRING")
     parts = (
         request.method or "",
-        host_name(request),
+        host or host_name(request),
         request.path,
         (request.content_type or "").lower(),
         *(meta.get(name, "") for name in PRECONDITIONS),

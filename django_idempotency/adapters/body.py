@@ -141,6 +141,8 @@ def body_digest(request: HttpRequest, parsed: Callable[[], bytes | None] | None 
 
     Raises `BodyUnreadable` if neither bytes nor data are left.
     """
+    if hasattr(request, "_body") and request.content_type != MULTIPART and not _is_chunked(request):
+        return _raw_digest(request, (request.body,))
     source = _source(request)
     if source is None:
         return _digest_of_what_is_left(request, parsed)

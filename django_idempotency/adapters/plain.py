@@ -214,10 +214,18 @@ class PlainAdapter(AttemptReader):
         response.status_code = record.status
         response.reason_phrase = record.reason
         response.content = record.body
-        del response.headers["Content-Type"]
+        headers = response.headers
+        del headers["Content-Type"]
+        # What has come out of a response needs no check of each character again, and its mapping has this way alone.
+        store = headers._store
         for name, value in self._headers(record):
-            response.headers[name] = str(len(record.body)) if value is None else value  # only Content-Length is None
-        response.headers[self.policy.replayed_header] = "true"
+            if value is None:  # Content-Length
+                value = str(len(record.body))
+            if value.isascii() and name.isascii():
+                store[name.lower()] = (name, value)
+            else:
+                headers[name] = value
+        store[self.policy.replayed_header.lower()] = (self.policy.replayed_header, "true")
         self._add_messages(record)
         if 300 <= record.status < 400 and "Location" in response.headers:
             response.url = response.headers["Location"]  # type: ignore[attr-defined]  # as HttpResponseRedirect has it

@@ -32,7 +32,13 @@ from django_idempotency.core.record import CompletionRecord
 from django_idempotency.core.seen import SeenNames
 from django_idempotency.engine import announcements
 from django_idempotency.engine.execution import Cancelled, Executed, Execution, Refused, Replayed, Value
-from django_idempotency.engine.transactions import atomic_phase, close_begun, in_transaction, roll_back
+from django_idempotency.engine.transactions import (
+    atomic_phase,
+    close_begun,
+    in_transaction,
+    is_in_transaction,
+    roll_back,
+)
 from django_idempotency.engine.watch import TransactionWatch
 from django_idempotency.exceptions import (
     CommittedEarly,
@@ -56,16 +62,18 @@ warned = SeenNames()  # operations whose released locks were logged
 class TransactionalExecution(Execution[Value]):
     """One attempt and its way through a store in the database *using*."""
 
-    __slots__ = ("former_claims", "has_committed", "is_recording", "rule", "watch")
+    __slots__ = ("former_claims", "has_committed", "is_own", "is_recording", "rule", "watch")
 
     store: TransactionalStore
     using: str
+    place: Any  # the connection
 
     def __init__(self, store: TransactionalStore, policy: ResolvedPolicy, using: str | None, *call: Any) -> None:
         super().__init__(store, policy, using or store.database(), *call)
         self.place = connections[self.using]
         self.is_recording = False  # set when the record is sent, perhaps together with COMMIT
-        self.has_committed = False  # set when COMMIT has succeeded, if it is ours
+        self.is_own = False  # set before the transaction begins, if its COMMIT is ours
+        self.has_committed = False  # set when that has succeeded
         self.watch: TransactionWatch | None = None
         self.former_claims: list[Claimed] = []  # of `attempt.former`, in their order
         self.rule = ""  # by which the work is rolled back, for logs
@@ -74,9 +82,10 @@ class TransactionalExecution(Execution[Value]):
         self.answer, self.has_run, self.rule = None, False, ""
         begun: ClaimResult | None = None
         try:
-            moved = self.moved()
-            if moved is not None:
-                return moved
+            if self.attempt.moved:
+                moved = self.moved()
+                if moved is not None:
+                    return moved
             for attempt in self.attempt.names:
                 seen = self.store.look_up(self.using, attempt)
                 if seen is not None and not self.may_ask(seen, attempt):
@@ -85,7 +94,8 @@ class TransactionalExecution(Execution[Value]):
                 begun = self.store.begin(self.using, self.attempt)
                 if begun is not None and not isinstance(begun, Claimed) and not self.may_ask(begun, self.attempt):
                     return self.act(decide(begun, self.attempt.fingerprint))
-            outcome = atomic_phase(self.using, partial(self._claim_and_act, begun), self._note_commit)
+            self.is_own = not is_in_transaction(self.place)
+            outcome = atomic_phase(self.using, partial(self._claim_and_act, begun))
         except BaseException as error:
             if self.has_run:
                 if isinstance(error, Exception) and self._is_cancelled(error):
@@ -188,7 +198,9 @@ class TransactionalExecution(Execution[Value]):
         return Replay(answer)
 
     def carry_out(self, claim: Claimed) -> Executed[Value]:
-        watch = self.watch = TransactionWatch(self.using, self._is_claim_committed, self._is_race)
+        if self.is_own:
+            self.place.on_commit(self._note_commit)  # before all hooks of the handler's, which may raise
+        watch = self.watch = TransactionWatch(self.place, self._is_claim_committed, self._is_race)
         try:
             with watch:
                 answer = self.capture(self.run_handler())
@@ -280,7 +292,7 @@ class TransactionalExecution(Execution[Value]):
 
         None if the database does not answer; then the retry finds out.
         """
-        connection: Any = connections[self.using]  # `_rollback` is not in the stubs
+        connection = self.place
         if connection.in_atomic_block if connection.closed_in_transaction else connection.connection is None:
             return False  # with the connection the server drops the transaction
         doomed = connection.in_atomic_block and connection.needs_rollback

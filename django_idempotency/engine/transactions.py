@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from django.db import Error, connections, transaction
@@ -10,20 +11,15 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 Outcome = TypeVar("Outcome")
 
 
-def atomic_phase(
-    using: str, work: Callable[[], Outcome], when_committed: Callable[[], object] | None = None
-) -> Outcome:
+def atomic_phase(using: str, work: Callable[[], Outcome]) -> Outcome:
     """
     Run *work* in a transaction on *using*, or in a savepoint of the open one. It commits, unless *work* raises or has
     called `roll_back`.
 
-    An error of COMMIT propagates as Django raised it; the work may be durable then. *when_committed* tells it from one
-    of a later hook: it is called right after COMMIT, if the transaction is not another's.
+    An error of COMMIT propagates as Django raised it; the work may be durable then. What *work* first registers by
+    `on_commit` is called right after COMMIT, and so tells it from an error of a later hook.
     """
-    is_own = when_committed is not None and not in_transaction(using)
     with transaction.atomic(using=using):
-        if is_own and when_committed is not None:
-            transaction.on_commit(when_committed, using=using)
         return work()
 
 
@@ -41,9 +37,14 @@ def repeated_phase(using: str, work: Callable[[], Outcome], may_repeat: Callable
         nonlocal has_committed
         has_committed = True
 
+    def noted(is_own: bool) -> Outcome:
+        if is_own:
+            transaction.on_commit(note_commit, using=using)
+        return work()
+
     while True:
         try:
-            return atomic_phase(using, work, note_commit)
+            return atomic_phase(using, partial(noted, not in_transaction(using)))
         except Error as error:
             if has_committed or not may_repeat(error):
                 raise
@@ -124,7 +125,10 @@ def _savepoint_if_used(connection: BaseDatabaseWrapper) -> Iterator[None]:
 
 def in_transaction(using: str) -> bool:
     """Is a transaction open on *using* that the engine did not open?"""
-    connection: BaseDatabaseWrapper = connections[using]
+    return is_in_transaction(connections[using])
+
+
+def is_in_transaction(connection: Any) -> bool:
     return connection.in_atomic_block or not connection.get_autocommit()
 
 

@@ -3,10 +3,10 @@
 import re
 import threading
 from collections.abc import Callable
-from typing import Any, cast
-from weakref import WeakSet
+from typing import Any
+from weakref import ref
 
-from django.db import Error, connections
+from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.dispatch import receiver
@@ -33,7 +33,7 @@ class _Thread(threading.local):
     """The connections that this thread has opened, and its active watches."""
 
     def __init__(self) -> None:
-        self.opened: WeakSet[BaseDatabaseWrapper] = WeakSet()
+        self.opened: list[ref[BaseDatabaseWrapper]] = []
         self.watches: list[TransactionWatch] = []
 
 
@@ -42,24 +42,25 @@ _thread = _Thread()
 
 @receiver(connection_created)
 def _note_connection(*, connection: BaseDatabaseWrapper, **kwargs: object) -> None:
-    _thread.opened.add(connection)
+    others = [each for each in _thread.opened if each() not in (None, connection)]
+    _thread.opened = [*others, ref(connection)]
     for watch in _thread.watches:
         watch.add(connection)
 
 
 class TransactionWatch:
     """
-    Watches the transaction on *using* while the handler runs, as a context manager, and is read afterwards.
+    Watches the transaction on *connection* while the handler runs, as a context manager, and is read afterwards.
 
     *is_committed* asks the database whether the claim is committed. *is_race* says whether an error means that the
     database has cancelled the transaction for a rival's sake.
     """
 
-    def __init__(self, using: str, is_committed: Callable[[], bool], is_race: Callable[[Exception], bool]) -> None:
-        self._connection = cast(Any, connections[using])  # rollback_exc is not in the stubs
+    def __init__(self, connection: Any, is_committed: Callable[[], bool], is_race: Callable[[Exception], bool]) -> None:
+        self._connection = connection
         self._is_committed = is_committed
         self._is_race = is_race
-        self._earlier = self._connection.rollback_exc
+        self._earlier = connection.rollback_exc
         self._depth = self._savepoints()
         self._requested = False  # the handler asked for a rollback, outside an atomic block of its own
         self._left_open = False  # the handler left an atomic block open
@@ -76,8 +77,10 @@ class TransactionWatch:
         connection = self._connection
         # Not by `execute_wrapper`, which would make a generator for each connection of each request.
         self._others: list[BaseDatabaseWrapper] = []
-        for other in list(_thread.opened):
-            self.add(other)
+        for opened in _thread.opened:
+            other = opened()
+            if other is not None and other is not connection:
+                self.add(other)
         _thread.watches.append(self)
         connection.execute_wrappers.append(self._own)
         # `needs_rollback` does not say who set it: Django sets it, too, if it cannot roll back to the savepoint of a
@@ -138,14 +141,17 @@ class TransactionWatch:
 
     def _savepoints(self) -> int:
         """The number of open savepoints; an atomic block without one ends as the block around it does."""
-        return sum(savepoint is not None for savepoint in self._connection.savepoint_ids)
+        savepoints: list[str | None] = self._connection.savepoint_ids
+        return len(savepoints) - savepoints.count(None)
 
     def _own(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
         self._look()  # notices executescript() and the driver's commit(), which do not pass through here
         if self._lost:
             self._connection.validate_no_broken_transaction()
         self.wrote = self.wrote or not is_harmless(sql)
-        self.released_lock = self.released_lock or (isinstance(sql, str) and _RELEASES_LOCK.search(sql) is not None)
+        # Few statements have the word at all, and the pattern looks at each letter of one.
+        if isinstance(sql, str) and "lock" in sql.lower() and _RELEASES_LOCK.search(sql):
+            self.released_lock = True
         try:
             return execute(sql, params, many, context)
         except Error as error:

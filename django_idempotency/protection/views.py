@@ -169,7 +169,7 @@ def call(
     policy = adapter.policy  # of a form, if the key is in its field
     operation = attempt.identity.operation
 
-    def capture(response: Any) -> Answer[Any]:
+    def capture(response: Any) -> "Answer[Any]":  # no generic type is made for each request
         answer = adapter.capture(found_response(response) if isinstance(response, Found) else response)
         if answer.record is not None:
             warn_of_cookies(operation, django_request, answer.value)

@@ -1,4 +1,4 @@
-"""On MariaDB and MySQL the claim's call begins the transaction and the record's ends it; no session is left in one."""
+"""The claim's statement begins the transaction and the record's ends it; no session is left in one."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -13,15 +13,20 @@ from django_idempotency.exceptions import CommittedEarly, RequestInProgress, Sto
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.stores import stores
 from django_idempotency.stores.database import DatabaseStore
+from django_idempotency.stores.database.folded import can_fold
+from django_idempotency.stores.database.postgresql import FUNCTIONS
 from tests.app.models import Payment, Unique
 from tests.lab.routines import BEGIN, BY_STATEMENTS, UNCERTAIN, change_routines
 from tests.lab.statements import label
 
+IS_POSTGRESQL = connection.vendor == "postgresql"
 pytestmark = [
     pytest.mark.django_db(transaction=True),
-    pytest.mark.skipif(connection.vendor != "mysql", reason="what others fold is in test_fold"),
+    pytest.mark.skipif(connection.vendor == "sqlite", reason="nothing is folded on SQLite"),
     pytest.mark.skipif(BY_STATEMENTS, reason="this run has no procedures"),
+    pytest.mark.skipif(IS_POSTGRESQL and not can_fold(connection), reason="this run does not fold"),
 ]
+by_procedures = pytest.mark.skipif(IS_POSTGRESQL, reason="no procedure begins or commits on PostgreSQL")
 
 
 class Failed(Exception):
@@ -50,7 +55,7 @@ def send(statement: str) -> Any:
 
 
 def session() -> int:
-    return int(send("SELECT CONNECTION_ID()")[0])
+    return int(send("SELECT pg_backend_pid()" if IS_POSTGRESQL else "SELECT CONNECTION_ID()")[0])
 
 
 def assert_in_autocommit() -> None:
@@ -61,7 +66,12 @@ def assert_in_autocommit() -> None:
         assert cursor.fetchone() == (1,)
     assert connection.get_autocommit()
     assert not connection.in_atomic_block
-    assert send("SELECT @@autocommit") == (1,)
+    if IS_POSTGRESQL:
+        assert connection.connection.autocommit
+        assert connection.connection.info.transaction_status == 0
+        assert "_set_autocommit" not in vars(connection)
+    else:
+        assert send("SELECT @@autocommit") == (1,)
     Unique.objects.all().delete()
 
 
@@ -122,6 +132,7 @@ def error(number: int) -> str:
 # --- the claim ---
 
 
+@by_procedures
 @pytest.mark.parametrize("deed", [KILL, "KILL CONNECTION_ID();", error(1317)], ids=["query", "connection", "timeout"])
 @pytest.mark.parametrize("place", PLACES)
 def test_a_claim_that_is_killed(spoil, place, deed):
@@ -137,6 +148,7 @@ def test_a_claim_that_is_killed(spoil, place, deed):
     assert_executes_once()
 
 
+@by_procedures
 def test_a_replay_that_is_killed(spoil):
     """The record stays what it is, and the session is as it was."""
     assert pay(EVENT) == 5
@@ -150,6 +162,7 @@ def test_a_replay_that_is_killed(spoil):
     assert_executes_once()
 
 
+@by_procedures
 @pytest.mark.parametrize("number", [1644, 1213, 1020, LOST])
 @pytest.mark.parametrize("place", PLACES)
 def test_an_error_in_the_claim(spoil, place, number):
@@ -174,7 +187,8 @@ def test_an_error_in_the_claim(spoil, place, number):
 def test_a_process_that_is_interrupted_between_claim_and_handler(place, stop):
     """By Ctrl-C, by a worker's timeout: the claim is gone, and what the process writes next is not lost."""
     dialect: Any = stores["default"].dialect("default")
-    target, name = (dialect, "fetch_row") if place == "in the call" else (connection, "set_autocommit")
+    reads = "claim_result" if IS_POSTGRESQL else "fetch_row"
+    target, name = (dialect, reads) if place == "in the call" else (connection, "set_autocommit")
     with mock.patch.object(target, name, side_effect=stop), pytest.raises(stop):
         pay(EVENT)
 
@@ -183,9 +197,50 @@ def test_a_process_that_is_interrupted_between_claim_and_handler(place, stop):
     assert_executes_once()
 
 
+FAIL = """
+    CREATE OR REPLACE FUNCTION django_idempotency_claim_v2(
+        bigint, bytea, bytea, text, text, text, text, text, double precision, double precision,
+        OUT boolean, OUT text, OUT smallint, OUT bytea, OUT bytea, OUT bytea, OUT text
+    ) LANGUAGE plpgsql AS $$ BEGIN {0}; END $$
+"""
+DEEDS = {
+    "a rival": ("RAISE 'no' USING ERRCODE = '40001'", RequestInProgress),
+    "a cancelled statement": ("RAISE 'no' USING ERRCODE = '57014'", StoreUnavailable),
+    "another error": ("RAISE 'no'", DatabaseError),
+    "a killed session": ("PERFORM pg_terminate_backend(pg_backend_pid())", StoreUnavailable),
+}
+
+
+@pytest.mark.skipif(not IS_POSTGRESQL, reason="the procedures have tests of their own")
+@pytest.mark.parametrize("deed", DEEDS)
+def test_an_error_in_the_claims_message(deed):
+    """Behind BEGIN: nothing is left, and a session that lives is in no transaction."""
+    statement, raised = DEEDS[deed]
+    ours = session()
+    send_ddl(f"DROP FUNCTION {FUNCTIONS[0]}")
+    send_ddl(FAIL.format(statement))
+    try:
+        with pytest.raises(raised):
+            pay(EVENT)
+    finally:
+        send_ddl(f"DROP FUNCTION {FUNCTIONS[0]}")
+        change_routines(create=True)
+
+    assert (session() == ours) is (deed != "a killed session")
+    assert_in_autocommit()
+    assert_nothing_is_left()
+    assert_executes_once()
+
+
+def send_ddl(statement: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+
+
 # --- the record ---
 
 
+@by_procedures
 def test_a_record_that_is_killed_after_its_commit(spoil, caplog):
     """The work is durable, nobody says that it was forgotten, and the retry replays it."""
     caplog.set_level("INFO", logger="django_idempotency")
@@ -200,6 +255,7 @@ def test_a_record_that_is_killed_after_its_commit(spoil, caplog):
     assert_executes_once()
 
 
+@by_procedures
 @pytest.mark.parametrize("deed", [KILL, error(1180), error(1213)])
 def test_a_record_that_fails_before_its_commit(spoil, deed):
     """All is rolled back."""
@@ -214,6 +270,7 @@ def test_a_record_that_fails_before_its_commit(spoil, deed):
     assert_executes_once()
 
 
+@by_procedures
 @pytest.mark.parametrize(
     "statement",
     ["COMMIT", "START TRANSACTION", "SET autocommit = 1", "ALTER TABLE app_unique COMMENT = 'altered'"],
@@ -266,6 +323,7 @@ def test_inside_a_transaction_nothing_is_begun(begun):
     assert_nothing_is_left()
 
 
+@pytest.mark.skipif(IS_POSTGRESQL, reason="psycopg refuses atomic blocks there")
 @pytest.mark.parametrize("fold", [True, False])
 def test_a_transaction_that_was_begun_past_django(settings, fold):
     """A raw BEGIN: what it wrote is committed with the operation, and by a replay, with the option and without."""
@@ -318,6 +376,7 @@ def test_a_store_that_claims_in_another_way_is_asked_inside():
         assert stores["default"].begin("default", mock.Mock()) is None
 
 
+@by_procedures
 @pytest.mark.parametrize("when", ["before", "while a process runs"])
 @pytest.mark.parametrize("procedure", range(3))
 def test_a_server_without_one_of_the_procedures(spoil, procedure, when):
@@ -333,6 +392,7 @@ def test_a_server_without_one_of_the_procedures(spoil, procedure, when):
 # --- the connection ---
 
 
+@by_procedures
 def test_nothing_outlives_the_request():
     """A pooler's next client finds the session as it was."""
     level = "tx_isolation" if connection.mysql_is_mariadb else "transaction_isolation"

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 FOLDS = VENDOR == "postgresql" and can_fold(connection)
 RECORD = FOLDED_COMMIT if FOLDS else "record"
-# On MariaDB and MySQL only where no wrapper is installed: the log of statements is none.
-BEGINS = VENDOR == "mariadb" and not BY_STATEMENTS
+# Before the atomic block, if no wrapper is installed: the log of statements is none.
+BEGINS = FOLDS or (VENDOR == "mariadb" and not BY_STATEMENTS)
 LOOK_UP = ["look-up"] if VENDOR == "sqlite" else []  # what is there already is found before the transaction
 
 
@@ -254,14 +254,13 @@ def test_what_the_log_of_statements_shows(way, logged):
 
     if BEGINS:
         assert names(first) == ["claim", "BEGIN", "INSERT app_payment", FOLDED_COMMIT, "COMMIT"]
-        assert names(replay) == ["claim"]
-        return
-    assert names(first) == [*LOOK_UP, "BEGIN", "claim", "INSERT app_payment", RECORD, "COMMIT"]
-    assert names(replay) == (LOOK_UP or ["BEGIN", "claim", "COMMIT"])
+        assert names(replay) == (["claim", "COMMIT"] if FOLDS else ["claim"])
+    else:
+        assert names(first) == [*LOOK_UP, "BEGIN", "claim", "INSERT app_payment", RECORD, "COMMIT"]
+        assert names(replay) == (LOOK_UP or ["BEGIN", "claim", "COMMIT"])
     if VENDOR == "postgresql":
-        assert first[0] == replay[0] == "BEGIN"
-        assert first[1].startswith("BEGIN; ") == replay[1].startswith("BEGIN; ") == FOLDS
-        assert first[-1] == replay[-1] == "COMMIT"
+        assert any(sql.startswith("BEGIN; ") for sql in first) == FOLDS
+        assert any(sql.startswith("BEGIN; ") for sql in replay) == FOLDS
 
 
 def test_the_log_shows_values_in_place(logged):

@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -25,10 +26,11 @@ RUNS = PhasedRun._meta.db_table
 StoredAnswer = tuple[int, bytes, bytes]  # status, head and body, as the columns have them
 
 
+@dataclass(frozen=True, slots=True)
 class FoldedClaim(Claimed):
-    """A claim that began its transaction, and whose record ends it."""
+    """A claim that began its transaction, and whose record ends it; perhaps on the same *cursor*."""
 
-    __slots__ = ()
+    cursor: CursorWrapper | None = field(default=None, repr=False, compare=False)
 
 
 class Dialect:

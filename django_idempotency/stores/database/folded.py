@@ -1,13 +1,16 @@
 """PostgreSQL with psycopg 3: BEGIN is sent with the claim, COMMIT with the record."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
 from django_idempotency.core.decision import Claimed, ClaimResult
 from django_idempotency.core.keys import Attempt
+from django_idempotency.stores.base import LostRace
 from django_idempotency.stores.database.dialect import FoldedClaim, StoredAnswer
 from django_idempotency.stores.database.postgresql import PostgreSQL, sqlstate
 
@@ -20,19 +23,44 @@ class FoldedPostgreSQL(PostgreSQL):
     A first execution takes as many round trips as the handler's own transaction.
 
     Only an outermost transaction is folded, in which nothing was sent before. The driver is in autocommit during the
-    claim, so that it sends no BEGIN of its own. The flag is restored at once, so the handler sees a normal connection.
-    Django's own COMMIT sends nothing, because the transaction has already ended.
+    claim, so that it sends no BEGIN of its own, and is told at once that it is not, so the handler sees a normal
+    connection. Django's own COMMIT sends nothing, because the transaction has already ended.
+
+    Usually the claim comes before the atomic block, which only a claimed identity needs. If the project has wrappers of
+    statements, it comes inside, where what they send belongs to the transaction.
     """
 
+    begins = True
+
+    def begin(self, connection: Any, attempt: Attempt) -> ClaimResult | None:
+        cursor = connection.cursor()
+        raw = connection.connection
+        if getattr(raw, "_autocommit", None) is not True or not _is_idle(raw):
+            return None  # somebody has begun a transaction past Django
+        statements = self.statements
+        try:
+            self.send_claim(cursor, statements, f"{_begin(raw)}; {statements.claim}", attempt)
+            cursor.nextset()
+            found = self.claim_result(cursor, attempt)
+            if isinstance(found, Claimed):
+                _pass_to_atomic(connection, raw)
+                return FoldedClaim(found.token, cursor=cursor)
+            connection._commit()
+        except BaseException as error:
+            _end_transaction(connection, error)
+            raise
+        return found
+
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
-        raw = cursor.db.connection
-        if not _is_ours_and_idle(cursor.db):
+        connection: Any = cursor.db
+        raw = connection.connection
+        if not _is_ours(connection) or not _is_idle(raw):
             return super().claim(cursor, attempt)
         statements = self.statements
         begin = f"{_begin(raw)}; "
         folded = False
 
-        def fold(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
+        def fold(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
             # This wrapper is the innermost. The project's own may have sent a statement before, which began the
             # transaction, and may have added a comment to ours.
             nonlocal folded
@@ -47,12 +75,12 @@ class FoldedPostgreSQL(PostgreSQL):
             finally:
                 raw._autocommit = False  # which the public attribute refuses in a transaction
 
-        with cursor.db.execute_wrapper(fold):
+        with connection.execute_wrapper(fold):
             self.send_claim(cursor, statements, begin + statements.claim, attempt)
         if folded:
             cursor.nextset()
         result = self.claim_result(cursor, attempt)
-        return FoldedClaim(result.token) if folded and isinstance(result, Claimed) else result
+        return FoldedClaim(result.token, cursor=cursor) if folded and isinstance(result, Claimed) else result
 
     def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, answer: StoredAnswer) -> bool:
         raw = cursor.db.connection
@@ -85,17 +113,42 @@ def can_fold(connection: BaseDatabaseWrapper) -> bool:
     return issubclass(options.get("cursor_factory", ClientCursor), ClientCursor)
 
 
-def _is_ours_and_idle(connection: Any) -> bool:
-    """Is this the outermost atomic block, which Django will commit, with nothing sent in it yet?"""
-    raw = connection.connection
+def _is_ours(connection: Any) -> bool:
+    """Is this the outermost atomic block, which Django will commit?"""
     return (
         connection.in_atomic_block
         and connection.commit_on_exit
         and not connection.savepoint_ids
-        and raw.pgconn.transaction_status == IDLE
-        and getattr(raw, "_autocommit", None) is False
-        and not raw.pgconn.pipeline_status
+        and getattr(connection.connection, "_autocommit", None) is False
     )
+
+
+def _is_idle(raw: Any) -> bool:
+    """Was nothing sent yet that would begin a transaction?"""
+    return raw.pgconn.transaction_status == IDLE and not raw.pgconn.pipeline_status
+
+
+def _pass_to_atomic(connection: Any, raw: Any) -> None:
+    """Let the atomic block that comes next take over the transaction on *raw*, in which the driver refuses a switch."""
+
+    def set_autocommit(autocommit: bool) -> None:
+        del connection._set_autocommit  # this one
+        if autocommit or connection.connection is not raw:
+            connection._set_autocommit(autocommit)
+        else:
+            raw._autocommit = False  # sends nothing, as the public attribute
+
+    connection._set_autocommit = set_autocommit
+
+
+def _end_transaction(connection: Any, error: BaseException) -> None:
+    """End what a claim that raised *error* may have begun, or close the connection."""
+    if isinstance(error, Error | LostRace):  # no interruption, which may leave a reply unread
+        with suppress(Error):
+            connection._rollback()
+            return
+    with suppress(Error):  # Django forgets the connection all the same
+        connection.close()
 
 
 def _begin(raw: Any) -> str:

@@ -20,7 +20,7 @@ from django_idempotency.models import UNSETTLED, IdempotencyRecord, RecordQueryS
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault, TransactionalStore
 from django_idempotency.stores.database.clock import as_django_writes
-from django_idempotency.stores.database.dialect import Dialect
+from django_idempotency.stores.database.dialect import Dialect, FoldedClaim
 from django_idempotency.stores.database.dialects import dialect_for
 from django_idempotency.stores.database.phased import Runs
 from django_idempotency.stores.database.rows import read_rows
@@ -84,10 +84,12 @@ class DatabaseStore(TransactionalStore):
             return found if found is None else self.unless_ended(using, cursor, attempt, found)
 
     def begin(self, using: str, attempt: Attempt) -> ClaimResult | None:
-        dialect, connection = self.dialect(using), connections[using]
+        dialect = self.dialect(using)
+        if not dialect.begins:
+            return None
+        connection = connections[using]
         if (
-            not dialect.begins
-            or connection.in_atomic_block
+            connection.in_atomic_block
             or not connection.get_autocommit()
             or connection.execute_wrappers  # whose own statements would be committed separately
             or getattr(self.claim, "__func__", None) is not DatabaseStore.claim  # whoever claims in another way
@@ -101,8 +103,14 @@ class DatabaseStore(TransactionalStore):
 
     def claim(self, using: str, attempt: Attempt) -> ClaimResult:
         dialect = self.dialect(using)
-        with connections[using].cursor() as cursor:
-            return self.unless_ended(using, cursor, attempt, dialect.claim(cursor, attempt))
+        cursor = connections[using].cursor()
+        found: ClaimResult | None = None
+        try:
+            found = self.unless_ended(using, cursor, attempt, dialect.claim(cursor, attempt))
+            return found
+        finally:
+            if not isinstance(found, FoldedClaim):  # whose record needs it
+                cursor.__exit__(None, None, None)  # closes it without an error of its own
 
     def unless_ended(self, using: str, cursor: CursorWrapper, attempt: Attempt, found: ClaimResult) -> ClaimResult:
         """What is *found* for *attempt*, or `Expired` if that is a record whose answer has ended and is not purged."""
@@ -118,7 +126,7 @@ class DatabaseStore(TransactionalStore):
         answer = seal_answer(identity.scope, digest, record)
         cause: Error | None = None
         since = time.monotonic()
-        with connections[using].cursor() as cursor:
+        with _cursor_of(claim) or connections[using].cursor() as cursor:
             try:
                 if attempt.tombstone_ttl:
                     dialect.end_answer(cursor, attempt)
@@ -229,6 +237,13 @@ class DatabaseStore(TransactionalStore):
         from django_idempotency.stores.database import checks
 
         return checks.check_server(using, max_body)
+
+
+def _cursor_of(claim: Claimed) -> CursorWrapper | None:
+    """The cursor of *claim*, if it is open and its connection was not replaced since."""
+    cursor = claim.cursor if isinstance(claim, FoldedClaim) else None
+    is_usable = cursor is not None and not cursor.closed and cursor.connection is cursor.db.connection
+    return cursor if is_usable else None
 
 
 def replay_caches() -> list[ReplayCache]:
