@@ -15,6 +15,7 @@ from rest_framework.decorators import api_view
 from rest_framework.views import APIView
 
 from django_idempotency import idempotent, signals
+from django_idempotency.core.later import flush
 from django_idempotency.models import DatabaseNow, IdempotencyRecord
 from tests.app.urls import urlpatterns
 from tests.app.views import make_payment
@@ -154,15 +155,17 @@ def slow_payment(gate) -> Callable[..., Any]:
 
 
 def post(client: Client, data: Any = None, url: str = PATH, *, key: str | None = "key-1", **extra: Any) -> Any:
-    """POST *data* as JSON with the idempotency *key*, or without one where it is None."""
+    """POST *data* as JSON with the idempotency *key*, or without one where it is None, and let `later` be over."""
     headers = {**({} if key is None else {"Idempotency-Key": key}), **extra.pop("headers", {})}
-    return client.post(
+    response = client.post(
         url,
         {"amount": 10} if data is None else data,
         content_type="application/json",
         headers=headers,
         **extra,
     )
+    flush()
+    return response
 
 
 def is_replay(response: Any) -> bool:

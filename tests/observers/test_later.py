@@ -5,8 +5,8 @@ import sys
 import threading
 from pathlib import Path
 
-from django_idempotency.operations import later
-from django_idempotency.operations.later import Later
+from django_idempotency.core import later
+from django_idempotency.core.later import Later
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 30  # seconds
@@ -22,7 +22,7 @@ def test_a_call_that_raises_does_not_stop_the_others(caplog):
 
     assert calls.flush(TIMEOUT)
     assert made == [1, 2]
-    assert caplog.messages == ["A span or a figure could not be reported"]
+    assert caplog.messages == ["A span, a figure or a copy of an answer is lost"]
 
 
 def test_what_waits_is_bounded(monkeypatch):
@@ -47,7 +47,7 @@ def test_a_process_ends_with_its_own_calls():
     """A fork makes its own, and those of its parent once only: in the parent. None waits for a flush."""
     code = """
 import os
-from django_idempotency.operations.later import later
+from django_idempotency.core.later import later
 later(os.write, 1, b"parent ")
 if os.fork() == 0:
     later(os.write, 1, b"child ")

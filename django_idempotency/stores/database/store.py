@@ -13,6 +13,7 @@ from django.db.backends.utils import CursorWrapper
 from django_idempotency import conf
 from django_idempotency.core.decision import Claimed, ClaimResult, Completed, Expired
 from django_idempotency.core.keys import Attempt
+from django_idempotency.core.later import later
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.encryption import seal_answer, sealer
 from django_idempotency.exceptions import CommittedEarly, PolicyError, TransactionBroken
@@ -132,8 +133,9 @@ class DatabaseStore(TransactionalStore):
                     dialect.end_answer(cursor, attempt)
                 if dialect.complete(cursor, digest, claim, answer):
                     if self.replay_cache is not None:
-                        put = partial(self.replay_cache.put, table_of(using), identity, attempt.fingerprint, record)
-                        transaction.on_commit(partial(put, attempt.ttl, since), using=using, robust=True)
+                        put = self.replay_cache.put
+                        about = (table_of(using), identity, attempt.fingerprint, record, attempt.ttl, since)
+                        transaction.on_commit(partial(later, put, *about), using=using, robust=True)
                     return
             except Error as error:
                 if not dialect.is_aborted(error):

@@ -5,8 +5,8 @@ statement.
 A cache that is away, or has forgotten everything, costs speed. If it comes back with an older state, from a snapshot or
 a lagging replica, it answers with records that were freed since, until they expire.
 
-A record is put there after COMMIT, for less time than it lives in the database. It is signed; a value without our
-signature, or for another identity, is ignored.
+A record is put there a moment after COMMIT, for less time than it lives in the database. It is signed; a value without
+our signature, or for another identity, is ignored.
 """
 
 import hmac

@@ -1,8 +1,8 @@
 """
 Calls on a thread of this process, a moment after they were asked for.
 
-A figure or a span takes some microseconds, those of OpenTelemetry's SDK ten and more. A request does not wait for them.
-What a killed process has not called is lost.
+A request does not wait for a figure, a span, or a copy in the replay cache. What a killed process has not called is
+lost.
 """
 
 import atexit
@@ -48,7 +48,7 @@ class Later:
     def _start(self) -> None:
         with self._starting:
             if self._thread is None:
-                thread = threading.Thread(target=self._work, name="django_idempotency-telemetry", daemon=True)
+                thread = threading.Thread(target=self._work, name="django_idempotency-later", daemon=True)
                 thread.start()
                 self._thread = thread
                 # Not at import: before the provider's own end, which comes after those that were registered later.
@@ -63,7 +63,7 @@ class Later:
                 try:
                     call(*arguments)
                 except Exception:  # of what they are reported to
-                    logger.exception("A span or a figure could not be reported")
+                    logger.exception("A span, a figure or a copy of an answer is lost")
                 time.sleep(0)  # lets a request have the interpreter
 
 
@@ -76,7 +76,7 @@ def later(call: Callable[..., object], *arguments: Any) -> None:
 
 
 def flush(timeout: float = PATIENCE) -> bool:
-    """Wait until what was observed so far is reported, at most *timeout* seconds. Returns whether it is."""
+    """Wait until what was asked for so far is done, at most *timeout* seconds. Returns whether it is."""
     return _later.flush(timeout)
 
 
