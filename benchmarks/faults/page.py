@@ -119,6 +119,7 @@ def on_nodes(results: Results) -> list[str]:
             nodes that are left must hold the same rows."""
         ),
         table(["cluster", "fault", "promised, beside one effect and one answer", "seen"], rows),
+        bullets(*(f"{cluster.title}: {cluster.note}" for cluster in CLUSTERS.values())),
     ]
 
 

@@ -1,5 +1,7 @@
 """
-Make every fault on one kind of database or cluster: `python -m benchmarks.faults.run KIND`. Prints a line of JSON for each.
+Make every fault on one kind of database or cluster: `python -m benchmarks.faults.run KIND`.
+
+Prints a line of JSON for each.
 
 `FAULT` names those to make, by a part of their names; `ROUNDS` replaces how often each is made; `BUGS=0` plants none.
 """

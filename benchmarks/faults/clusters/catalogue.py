@@ -1,4 +1,4 @@
-"""All clusters, by the names of their kinds, and all faults on them. A fault's `kinds` are the clusters it is made on."""
+"""All clusters, by the names of their kinds, and all faults on them: a fault's `kinds` are clusters."""
 
 from benchmarks.faults.clusters import galera, group_replication, postgresql
 

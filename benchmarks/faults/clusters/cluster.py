@@ -15,6 +15,7 @@ class Cluster:
     """
 
     title = ""
+    note = ""  # for the page: how the nodes are set up, and what the planted bugs are
     size = 3
 
     def __init__(self, folder: Path) -> None:
