@@ -132,7 +132,12 @@ def cell(fault: Fault, kind: str, line: dict[str, Any] | None) -> str:
         return "left out"
     statuses = {int(status): count for status, count in line["statuses"].items()}
     seen = [f"{line['faults']:,} / {line['keys']:,}"]
-    words = {"no answer": line["lost"], "500": statuses.get(500, 0), "503": statuses.get(503, 0)}
+    words = {
+        "lost whole": line.get("lost whole", 0),
+        "no answer": line["lost"],
+        "500": statuses.get(500, 0),
+        "503": statuses.get(503, 0),
+    }
     seen += [f"{word} ({count:,})" for word, count in words.items() if count]
     if line["violations"]:
         seen.append(f"**{named(line['violations'])}**")
