@@ -347,6 +347,7 @@ def start_pgbouncer(folder: Path) -> Iterator[str]:
         default_pool_size = {POOL_SIZE}
         max_client_conn = 500
         query_wait_timeout = 60
+        server_login_retry = 1
         server_tls_sslmode = prefer
         """.replace("\n        ", "\n")
     )

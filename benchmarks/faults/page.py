@@ -246,8 +246,6 @@ def left_out(results: Results, kinds: list[str]) -> list[str]:
         """A machine that loses power, and a disk that lies about `fsync`: processes are killed, not machines.""",
         """A host that vanishes without closing its connections: the servers' own timeouts decide then
         ([a process that is killed](law.md#a-process-that-is-killed)).""",
-        """A failover to a replica. What has not reached the replica is lost, effect and record alike: the law holds for
-        what is there, but a client may have an answer to work that is gone.""",
         """SQLite has no clock but the process's: there the clock jumps by six hours, less than a record's life.""",
     ]
     return [bullets(*reasons)]

@@ -54,17 +54,22 @@ class Node(PostgreSQL):
         return f"--primary_conninfo=host=127.0.0.1 port={port} user=postgres application_name={KIND}"
 
     def start(self) -> None:
-        if self.primary is not None:
-            shutil.rmtree(self.data)
-            self.run_directory()
+        if self.primary is not None and not any(self.data.iterdir()):
             servers.call(
                 self.programs / "pg_basebackup", f"--pgdata={self.data}", "--host=127.0.0.1", "--username=postgres",
                 f"--port={self.primary.port}", "--checkpoint=fast", "--no-sync", folder=self.folder, **self.account,
             )  # fmt: skip
             (self.data / "standby.signal").touch()
         super().start()
-        if self.primary is not None:
+        if (self.data / "standby.signal").exists():
             self.primary.wait_until("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'")
+
+    def follow(self, primary: "Node") -> None:
+        """Start anew, as a standby with a copy of the *primary*."""
+        self.primary = primary
+        shutil.rmtree(self.data)
+        self.run_directory()
+        self.start()
 
     @property
     def url(self) -> str:
@@ -92,7 +97,8 @@ class PrimaryAndStandby(Cluster):
     note = """both are reached over lines that the suite can cut. When the primary is harmed the standby is promoted,
         and the primary becomes a standby of it. Before each fault the primary's sender may be frozen, so that the
         standby lags. *does not wait*: `synchronous_commit = local` in the project's sessions. *not fenced*: the frozen
-        primary comes back beside the new one, and clients go on with both."""
+        primary comes back beside the new one, and clients go on with both. *restarted before*: the killed primary is
+        started again, and shows what its clients were still waiting for; then the standby is promoted after all."""
     size = 2
     nodes: list[Node]  # type: ignore[assignment]
 
@@ -125,9 +131,7 @@ class PrimaryAndStandby(Cluster):
         self.nodes[number].execute("SELECT pg_promote()")
 
     def follow(self, number: int, primary: int) -> None:
-        """Start node *number* anew, as a standby of the other."""
-        self.nodes[number].primary = self.nodes[primary]
-        self.nodes[number].start()
+        self.nodes[number].follow(self.nodes[primary])
 
 
 CLUSTERS: dict[str, type[Cluster]] = {KIND: PrimaryAndStandby}
@@ -198,6 +202,7 @@ WAY_BACK = {"freeze": "thaw", "cut": "mend"}
 
 DOES_NOT_WAIT = "does not wait"
 NOT_FENCED = "not fenced"
+RESTARTED = "restarted before"
 LOCAL = "local"  # of the values of synchronous_commit: the standby is not waited for
 
 
@@ -229,12 +234,16 @@ def fail_over(harm: str, commit: str, way: Way, stage: Stage) -> None:
         time.sleep(draw.uniform(0, 0.2))  # clients find it away
         if is_fenced:
             do(f"kill {old}")
+        if stage.bug == RESTARTED:
+            do(f"start {old}")
+            time.sleep(BACK)
         do(f"promote {new}")
         if not is_synchronous:
             load.journal.failed_over()
         moved(new)
         if harm in WAY_BACK and not is_fenced:
-            load.wait_for_answers(1, WAIT)
+            if not stage.bug and draw.random() < 0.5:
+                load.wait_for_answers(1, WAIT)  # till its clients have left it; else they go on with it
             do(f"{WAY_BACK[harm]} {old}")
             time.sleep(BACK)
         do(f"kill {old}")
@@ -272,7 +281,7 @@ FAULTS: tuple[Fault, ...] = (
     fault(
         "synchronous (`remote_apply`), the primary is killed with -9, `target_session_attrs=read-write`",
         REPLAYED,
-        multi_host, harm="kill", commit="remote_apply", bug="answers anyway", caught=(NO_EFFECT,),
+        multi_host, harm="kill", commit="remote_apply", bug=RESTARTED, caught=(NO_EFFECT,),
     ),
     fault(
         "synchronous, the primary is killed with -9 behind pgbouncer",
