@@ -74,7 +74,7 @@ def test_a_planted_bug_is_caught_by(server, tmp_path, fault: Fault, rounds: int)
     assert set(seen["violations"]) & set(fault.caught), seen
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def primary_and_standby() -> Iterator[Database]:
     yield from started(postgresql.KIND)
 

@@ -40,7 +40,8 @@ class Node(PostgreSQL):
         """A standby's files are copied when it starts."""
         if self.primary is None:
             super().initialize()
-        self.programs = program("initdb").parent
+        else:
+            self.find_programs()
         if not (self.programs / "pg_basebackup").exists():
             raise servers.Missing(f"there is no pg_basebackup in {self.programs}")
 
