@@ -116,7 +116,9 @@ def on_nodes(results: Results) -> list[str]:
     return [
         paragraph(
             """Clients send the duplicates of one key to several nodes, or to the one that takes over. Afterwards the
-            nodes that are left must hold the same rows."""
+            nodes that are left must hold the same rows. *Lost whole* are answers from before an asynchronous failover
+            whose effect and record are both gone; half a loss would be a violation. What to set, and what to do, is in
+            [Fail over to a standby](../how-to/fail-over.md)."""
         ),
         table(["cluster", "fault", "promised, beside one effect and one answer", "seen"], rows),
         bullets(*(f"{cluster.title}: {cluster.note}" for cluster in CLUSTERS.values())),
