@@ -12,8 +12,7 @@ from django_idempotency import once
 from django_idempotency.exceptions import CommittedEarly, RequestInProgress, StoreUnavailable, TryAgain
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.stores import stores
-from django_idempotency.stores.database import DatabaseStore
-from django_idempotency.stores.database.folded import can_fold
+from django_idempotency.stores.database import DatabaseStore, folded
 from django_idempotency.stores.database.postgresql import FUNCTIONS
 from tests.app.models import Payment, Unique
 from tests.lab.routines import BEGIN, BY_STATEMENTS, UNCERTAIN, change_routines
@@ -24,7 +23,7 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.skipif(connection.vendor == "sqlite", reason="nothing is folded on SQLite"),
     pytest.mark.skipif(BY_STATEMENTS, reason="this run has no procedures"),
-    pytest.mark.skipif(IS_POSTGRESQL and not can_fold(connection), reason="this run does not fold"),
+    pytest.mark.skipif(IS_POSTGRESQL and not folded.can_fold(connection), reason="this run does not fold"),
 ]
 by_procedures = pytest.mark.skipif(IS_POSTGRESQL, reason="no procedure begins or commits on PostgreSQL")
 
