@@ -60,7 +60,9 @@ def failure(request: HttpRequest) -> JsonResponse:
     """Django's 500, which names the database's error to the checker."""
     error = sys.exc_info()[1]
     cause = getattr(error, "__cause__", None) or error  # the driver's
-    code = getattr(cause, "sqlstate", None) or next(iter(getattr(cause, "args", ())), None)
+    said = next(iter(getattr(cause, "args", ())), None)
+    code = said if isinstance(said, int) else getattr(cause, "sqlstate", None) or said
+    import traceback; open("/tmp/gr/500.log","a").write(traceback.format_exc()+"\n=====\n")
     return JsonResponse({"code": str(code)}, status=500)
 
 
