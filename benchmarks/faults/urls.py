@@ -62,7 +62,6 @@ def failure(request: HttpRequest) -> JsonResponse:
     cause = getattr(error, "__cause__", None) or error  # the driver's
     said = next(iter(getattr(cause, "args", ())), None)
     code = said if isinstance(said, int) else getattr(cause, "sqlstate", None) or said
-    import traceback; open("/tmp/gr/500.log","a").write(traceback.format_exc()+"\n=====\n")
     return JsonResponse({"code": str(code)}, status=500)
 
 

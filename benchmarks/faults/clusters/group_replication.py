@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.faults.catalogue import Fault
-from benchmarks.faults.checker import MORE_EFFECTS, NO_EFFECT, NO_RECORD, cursor_of
+from benchmarks.faults.checker import MORE_EFFECTS, NO_EFFECT, NO_RECORD, cursor_of, lines_of
 from benchmarks.faults.clients import Load
 from benchmarks.faults.clusters.cluster import Cluster
 from benchmarks.faults.keeper import NAME, MySQL, Server
@@ -22,9 +22,11 @@ SINGLE, MULTI = "group-replication", "group-replication-multi-primary"
 # --- the nodes ---
 
 GROUP = "6f2f2c50-9d1c-4d8e-a0c1-5a0d6f2a7f11"
-MEMBERS = "performance_schema.replication_group_members"
-OWN = f"SELECT MEMBER_STATE FROM {MEMBERS} WHERE MEMBER_ID = @@server_uuid"
-PRIMARY = f"SELECT MEMBER_PORT FROM {MEMBERS} WHERE MEMBER_ROLE = 'PRIMARY' AND MEMBER_STATE = 'ONLINE'"
+OWN = "SELECT MEMBER_STATE FROM performance_schema.replication_group_members WHERE MEMBER_ID = @@server_uuid"
+PRIMARY = (
+    "SELECT MEMBER_PORT FROM performance_schema.replication_group_members"
+    " WHERE MEMBER_ROLE = 'PRIMARY' AND MEMBER_STATE = 'ONLINE'"
+)
 JOINS = 60.0  # seconds in which a node must have joined the group and have what the others have
 MAJORITY = 2  # seconds without one after which a node gives up the group; it notices after 5
 
@@ -168,10 +170,12 @@ def on_each_node(faults: Callable[[Stage, Load], None], stage: Stage, **options:
 
 
 def primary(stage: Stage) -> int:
-    """The number of a node that is a primary; of three, any of them."""
-    with cursor_of(stage.database.url) as cursor:
-        cursor.execute(PRIMARY)
-        ports = [port for (port,) in cursor.fetchall()]
+    """The number of a node that is a primary; of three, any of them. There may be none for a moment."""
+    ports: list[int] = []
+    while not ports:
+        with cursor_of(stage.database.url) as cursor:
+            cursor.execute(PRIMARY)
+            ports = [port for (port,) in cursor.fetchall()]
     return [urlsplit(url).port for url in stage.database.urls].index(stage.draw.choice(ports))
 
 
@@ -218,9 +222,10 @@ def handed_over(stage: Stage, load: Load) -> None:
 
 
 def raced(stage: Stage, load: Load) -> None:
-    """No fault but each other. What is counted are losers."""
+    """No fault but each other. A fault is a 503: a transaction that lost."""
     for _ in range(stage.rounds):
         load.wait_for_answers(ANSWERS, WAIT)
+    stage.faults = sum(line.get("code") == "try-again" for line in lines_of(stage.log))
 
 
 def fault(

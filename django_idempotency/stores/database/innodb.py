@@ -66,9 +66,12 @@ UNAVAILABLE = frozenset(
         3019,  # InnoDB is read-only
         3024,  # maximum statement execution time exceeded (MySQL)
         3032,  # the server is in offline mode (MySQL)
-        3100,  # a hook of the group refused: no quorum (MySQL)
+        3100,  # a hook of the group refused: no quorum; of COMMIT, the others may have committed (MySQL)
         3168,  # the server is not available (MySQL)
         3169,  # the session was killed (MySQL)
+        3796,  # group_replication_consistency: the node is not in the group, or is recovering
+        3797,  # the same: the node has not caught up in time (BEFORE)
+        3798,  # the same: others have not caught up in time (AFTER)
         4031,  # disconnected for inactivity (MySQL)
     }
 )
