@@ -41,7 +41,9 @@ STATES: dict[str, dict[str, Any]] = {
 RACES: dict[str, dict[str, Any]] = {
     "postgresql": {"recovery conflict or serialization": "40001", "deadlock": "40P01"},
     "mysql": {
-        "changed since last read": 1020, "deadlock": 1213, "certification": 3101,
+        "changed since last read": 1020,
+        "deadlock": 1213,
+        "certification": 3101,
         "a group's applier": (1180, "Got error 149 - 'Lock deadlock; Retry transaction' during COMMIT"),
         "in a statement": (1030, "Got error 149 - 'Lock deadlock; Retry transaction' from storage engine"),
         "at a savepoint": (1030, "Got error 153 - 'No savepoint with that name' from storage engine"),
