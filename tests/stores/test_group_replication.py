@@ -288,6 +288,18 @@ def test_a_node_that_is_read_only_replays_and_claims_nothing(nodes):
     assert operation(THIRD)("new") > 0
 
 
+def test_serializable_is_refused_before_the_handler(nodes):
+    """By the plugin, wherever there are several primaries: a mistake of the project's, so no 503."""
+    level = add_alias("node_serializable", nodes.urls[0])
+    connections.settings[level]["OPTIONS"]["isolation_level"] = "serializable"
+    with pytest.raises(DatabaseError) as refused:
+        operation(level)("serializable")
+    connections[level].close()
+
+    assert refused.value.args[0] == 3098
+    assert runs == []
+
+
 def test_a_node_without_a_majority(nodes):
     """A COMMIT that nobody confirms has an unknown outcome: it is never run again, and its retry finds out."""
     pay = operation(HERE, retries=3)

@@ -23,6 +23,7 @@ SINGLE, MULTI = "group-replication", "group-replication-multi-primary"
 
 GROUP = "6f2f2c50-9d1c-4d8e-a0c1-5a0d6f2a7f11"
 OWN = "SELECT MEMBER_STATE FROM performance_schema.replication_group_members WHERE MEMBER_ID = @@server_uuid"
+ONLINE = "SELECT COUNT(*) FROM performance_schema.replication_group_members WHERE MEMBER_STATE = 'ONLINE'"
 PRIMARY = (
     "SELECT MEMBER_PORT FROM performance_schema.replication_group_members"
     " WHERE MEMBER_ROLE = 'PRIMARY' AND MEMBER_STATE = 'ONLINE'"
@@ -130,11 +131,22 @@ class Group(Cluster):
         for node in self.chosen(numbers) if numbers else others:
             node.start()
             node.join()
+        self.join()
 
     def join(self, *numbers: int) -> None:
-        """Those that have left the group, or were left by it, come back."""
-        for node in self.chosen(numbers):
-            node.join()
+        """
+        Those that have left the group, or were left by it, come back.
+
+        A node that was frozen takes itself for a member until it hears of the others, so that each is asked.
+        """
+        deadline = time.monotonic() + JOINS
+        while any(node.execute(ONLINE) != [(self.size,)] for node in self.nodes):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"in {JOINS} s the group was not whole")
+            for node in self.chosen(numbers):
+                if node.execute(OWN) in ([("ERROR",)], [("OFFLINE",)]):
+                    node.join()
+            time.sleep(0.1)
 
     def hand_over(self, number: int) -> None:
         """Node *number* is the primary from now on, as an operator wishes."""
