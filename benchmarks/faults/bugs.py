@@ -184,18 +184,19 @@ def around(protected: View, bare: View) -> View:
     """
     *protected*, with a bug outside the protection.
 
-    "answers anyway" (with "swallows" too): the answer that was made goes out, though the transaction failed. "fails
-    open": where the store does not answer, the handler runs without it.
+    "answers anyway" (with "swallows" too): the answer that was made goes out, though the transaction failed, by itself
+    or to a rival. "fails open": where the store does not answer, the handler runs without it.
     """
     if BUG in ("answers anyway", "swallows"):
 
         def anyway(request: HttpRequest) -> HttpResponse:
             try:
-                return protected(request)
+                answer = protected(request)
             except Exception:
                 if hasattr(request, "made"):
                     return made(request)
                 raise
+            return made(request) if answer.status_code == 503 and hasattr(request, "made") else answer
 
         return anyway
     if BUG == "fails open":

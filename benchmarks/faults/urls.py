@@ -60,7 +60,8 @@ def failure(request: HttpRequest) -> JsonResponse:
     """Django's 500, which names the database's error to the checker."""
     error = sys.exc_info()[1]
     cause = getattr(error, "__cause__", None) or error  # the driver's
-    code = getattr(cause, "sqlstate", None) or next(iter(getattr(cause, "args", ())), None)
+    said = next(iter(getattr(cause, "args", ())), None)
+    code = said if isinstance(said, int) else getattr(cause, "sqlstate", None) or said
     return JsonResponse({"code": str(code)}, status=500)
 
 

@@ -124,8 +124,8 @@ PLACES = {
 LOST = 1205  # the claim's procedure takes it for a rival's lock, which it meets only before it has written
 
 
-def error(number: int) -> str:
-    return f"SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {number}, MESSAGE_TEXT = 'no';"
+def error(number: int, text: str = "no") -> str:
+    return f'SIGNAL SQLSTATE "HY000" SET MYSQL_ERRNO = {number}, MESSAGE_TEXT = "{text}";'
 
 
 # --- the claim ---
@@ -252,6 +252,59 @@ def test_a_record_that_is_killed_after_its_commit(spoil, caplog):
     assert_in_autocommit()
     assert Payment.objects.count() == 1
     assert_executes_once()
+
+
+@once("begin.pay_with_retries", key=lambda event: event["id"], retries=3)
+def pay_with_retries(event: dict[str, Any]) -> int:
+    runs.append(event["id"])
+    return 5
+
+
+runs: list[str] = []
+UNKNOWN = {3100: "no majority", 2013: "connection lost", 1180: "Got error 5 - 'Input/output error' during COMMIT"}
+
+
+@by_procedures
+@pytest.mark.parametrize("has_committed", [True, False])
+@pytest.mark.parametrize("number", UNKNOWN)
+def test_a_commit_of_unknown_outcome_is_not_run_again(spoil, number, has_committed):
+    """Not even with `retries`: the client's retry finds out."""
+    runs.clear()
+    spoil(COMMITTING, "SET autocommit = 1;" if has_committed else "COMMIT;", error(number, UNKNOWN[number]))
+
+    with pytest.raises(DatabaseError) as unknown:
+        pay_with_retries(EVENT)
+
+    assert unknown.value.args[0] == number
+    assert len(runs) == 1
+    assert_in_autocommit()
+    assert IdempotencyRecord.objects.count() == has_committed
+    change_routines(create=True)
+    assert pay_with_retries(EVENT) == 5
+    assert len(runs) == (1 if has_committed else 2)
+
+
+LOST_TO_RIVALS = {
+    3101: "Plugin instructed the server to rollback the current transaction.",
+    1180: "Got error 149 - 'Lock deadlock; Retry transaction' during COMMIT",
+    1030: "Got error 153 - 'No savepoint with that name' from storage engine",
+    1213: "Deadlock found when trying to get lock; try restarting transaction",
+}
+
+
+@by_procedures
+@pytest.mark.parametrize("number", LOST_TO_RIVALS)
+def test_a_commit_that_lost_to_a_rival_is_run_again(spoil, number):
+    """As often as `retries` says; then the client is told to try again."""
+    runs.clear()
+    spoil(COMMITTING, "COMMIT;", error(number, LOST_TO_RIVALS[number]))
+
+    with pytest.raises(TryAgain):
+        pay_with_retries(EVENT)
+
+    assert len(runs) == 4
+    assert_in_autocommit()
+    assert_nothing_is_left()
 
 
 @by_procedures

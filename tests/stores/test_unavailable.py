@@ -26,6 +26,7 @@ INNODB = {
     "server read-only": 1290, "statement killed": 1317, "transaction read-only": 1792, "read-only mode": 1836,
     "connection killed": 1927, "statement's time": 1969, "InnoDB read-only": 3019, "execution time": 3024,
     "offline mode": 3032, "no quorum of the group": 3100, "not available": 3168, "session killed": 3169,
+    "out of the group": 3796, "behind the group": 3797, "others behind": 3798,
 }  # fmt: skip
 STATES: dict[str, dict[str, Any]] = {
     "postgresql": {
@@ -39,7 +40,15 @@ STATES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 RACES: dict[str, dict[str, Any]] = {
     "postgresql": {"recovery conflict or serialization": "40001", "deadlock": "40P01"},
-    "mysql": {"changed since last read": 1020, "deadlock": 1213, "certification": 3101},
+    "mysql": {
+        "changed since last read": 1020,
+        "deadlock": 1213,
+        "certification": 3101,
+        "a group's applier": (1180, "Got error 149 - 'Lock deadlock; Retry transaction' during COMMIT"),
+        "in a statement": (1030, "Got error 149 - 'Lock deadlock; Retry transaction' from storage engine"),
+        "at a savepoint": (1030, "Got error 153 - 'No savepoint with that name' from storage engine"),
+        "back to a savepoint": (1181, "Got error 153 - 'No savepoint with that name' during ROLLBACK"),
+    },
     "sqlite": {},
 }
 VENDOR = connection.vendor
@@ -60,8 +69,8 @@ def assert_nothing_was_done() -> None:
 
 
 @contextmanager
-def claims_answered_with(state: str | int) -> Iterator[None]:
-    """The server itself answers the INSERT of a claim with the error *state*."""
+def claims_answered_with(state: Any) -> Iterator[None]:
+    """The server itself answers the INSERT of a claim with the error *state*, a number, or a number and a text."""
     if VENDOR == "postgresql":
         create = (
             "CREATE FUNCTION test_refuse() RETURNS trigger LANGUAGE plpgsql AS"
@@ -70,9 +79,10 @@ def claims_answered_with(state: str | int) -> Iterator[None]:
         )
         drop = "DROP FUNCTION test_refuse CASCADE"
     else:
+        number, text = state if isinstance(state, tuple) else (state, "refused")
         create = (
             f"CREATE TRIGGER test_refuse BEFORE INSERT ON {TABLE} FOR EACH ROW"
-            f" SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {state}, MESSAGE_TEXT = 'refused'"
+            f' SIGNAL SQLSTATE "HY000" SET MYSQL_ERRNO = {number}, MESSAGE_TEXT = "{text}"'
         )
         drop = "DROP TRIGGER test_refuse"
     with connection.cursor() as cursor:

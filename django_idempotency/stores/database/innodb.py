@@ -30,8 +30,10 @@ NOT_LOCKED = 1100  # LOCK TABLES of other tables is in effect
 NO_PROCEDURE = frozenset({NO_SUCH, 1370})  # none of this name; no privilege to execute it
 LOCKED = frozenset({1205, 3572})  # lock wait timeout (MariaDB, without waiting), NOWAIT (MySQL)
 RACES = frozenset({1020, 1213, 3101})  # record has changed since last read, deadlock, a cluster's certification failed
-# "Got error N from storage engine", "Got error N during COMMIT"; 149: a cluster rolled the transaction back
-ENGINE_ERRORS, ROLLED_BACK, NO_SAVEPOINT, DISK_FULL = frozenset({1030, 1180}), "error 149", "error 153", "error 28"
+ENGINE_ERRORS = frozenset({1030, 1180, 1181})  # "Got error N from storage engine", "during COMMIT", "during ROLLBACK"
+# A cluster rolled the transaction back for a rival of another node, and a savepoint is gone from under the server.
+ABORTED = ("error 149", "error 153")
+DISK_FULL = "error 28"
 UNAVAILABLE = frozenset(
     {
         0,  # the driver's own: the connection is closed
@@ -64,9 +66,12 @@ UNAVAILABLE = frozenset(
         3019,  # InnoDB is read-only
         3024,  # maximum statement execution time exceeded (MySQL)
         3032,  # the server is in offline mode (MySQL)
-        3100,  # a hook of the group refused: no quorum (MySQL)
+        3100,  # a hook of the group refused: no quorum; of COMMIT, the others may have committed (MySQL)
         3168,  # the server is not available (MySQL)
         3169,  # the session was killed (MySQL)
+        3796,  # group_replication_consistency: the node is not in the group, or is recovering
+        3797,  # the same: the node has not caught up in time (BEFORE)
+        3798,  # the same: others have not caught up in time (AFTER)
         4031,  # disconnected for inactivity (MySQL)
     }
 )
@@ -230,14 +235,14 @@ class InnoDB(Dialect):
             raise
 
     def is_aborted(self, error: Exception) -> bool:
-        number, text = errno(error), str(error)
-        return (number == NO_SUCH and "SAVEPOINT" in text) or (number in ENGINE_ERRORS and NO_SAVEPOINT in text)
+        return errno(error) == NO_SUCH and "SAVEPOINT" in str(error)
 
     def classify(self, connection: BaseDatabaseWrapper, error: Exception) -> Fault:
         number = errno(error)
-        if number in RACES or (number in ENGINE_ERRORS and ROLLED_BACK in str(error)):
+        of_engine = str(error) if number in ENGINE_ERRORS else ""
+        if number in RACES or any(each in of_engine for each in ABORTED):
             return Fault.RACE
-        if number in UNAVAILABLE or (number in ENGINE_ERRORS and DISK_FULL in str(error)):
+        if number in UNAVAILABLE or DISK_FULL in of_engine:
             return Fault.UNAVAILABLE
         return Fault.OTHER
 
