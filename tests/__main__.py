@@ -231,6 +231,7 @@ def plan(
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="idempotency-")))
     common = {**os.environ, "OTHER_DATABASE": str(folder / "other.sqlite3")}
     common.pop("REDIS_URL", None)  # unset, or "embedded"
+    common.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of some hundred processes compiles the package anew
     if "Redis" in found:
         common["REDIS_URL"] = found["Redis"].url
     is_first = True

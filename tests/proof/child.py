@@ -165,8 +165,9 @@ def prepare(database: str) -> None:
     settings.ROOT_URLCONF = "tests.proof.urls"
     # Counts are written when their time has come, so a kill's points would not be the same in each run.
     settings.IDEMPOTENCY = {**getattr(settings, "IDEMPOTENCY", {}), "COUNTS": False}
-    load()
     logging.disable(logging.CRITICAL)
+    load()
+    import django_idempotency.testing.processes.points  # noqa: F401 each fork that halts would import it
 
 
 if __name__ == "__main__":
