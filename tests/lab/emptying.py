@@ -13,15 +13,20 @@ from django.db.transaction import atomic
 from django.test import TransactionTestCase
 
 KEPT = ("auth_permission", "django_content_type")  # filled by `migrate`
-flush = TransactionTestCase._fixture_teardown
+set_up, flush = TransactionTestCase._fixture_setup, TransactionTestCase._fixture_teardown
 filled: dict[str, tuple[int, ...]] = {}  # how many rows those have, by the alias of the database
 
 
 def install() -> None:
-    """Empty the tables ourselves from now on. The databases are as `migrate` has left them."""
-    for alias in connections:
-        filled[alias] = rows_of_kept(connections[alias])
+    """Empty the tables ourselves from now on."""
+    TransactionTestCase._fixture_setup = classmethod(fixture_setup)
     TransactionTestCase._fixture_teardown = fixture_teardown
+
+
+def fixture_setup(case: type[TransactionTestCase]) -> None:
+    set_up.__func__(case)
+    for alias in set(case._databases_names(include_mirrors=False)) - filled.keys():
+        filled[alias] = rows_of_kept(connections[alias])
 
 
 def fixture_teardown(self: TransactionTestCase) -> None:

@@ -151,7 +151,7 @@ def configure(
 def isolation_level(engine: str, isolation: str) -> Any:
     if not engine.endswith("postgresql"):
         return None if isolation == "server" else isolation
-    from psycopg import IsolationLevel
+    from django.db.backends.postgresql.psycopg_any import IsolationLevel
 
     return IsolationLevel[isolation.upper().replace(" ", "_")]
 
