@@ -34,9 +34,17 @@ def warn_anew() -> None:
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
-    """Prepare the test databases. Drop the routines if the run has none. End a pooler's own connections to the test database before its drop."""
+    """
+    Prepare the test databases, and drop the routines if the run has none. End a pooler's own connections to the test
+    database before its drop.
+    """
+    emptying.install()
     with django_db_blocker.unblock():
-        emptying.install()
+        if connection.vendor == "postgresql":  # as SQLite's in tests/settings.py: nothing waits for the disk
+            with connection.cursor() as cursor:
+                name = connection.ops.quote_name(connection.settings_dict["NAME"])
+                cursor.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+            connection.close()
         if BY_STATEMENTS:
             change_routines(create=False)
     yield

@@ -30,7 +30,7 @@ def fixture_setup(case: type[TransactionTestCase]) -> None:
 
 
 def fixture_teardown(self: TransactionTestCase) -> None:
-    if not all([empty(connections[alias]) for alias in self._databases_names(include_mirrors=False)]):
+    if not all(empty(connections[alias]) for alias in self._databases_names(include_mirrors=False)):
         flush(self)
 
 
