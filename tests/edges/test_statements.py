@@ -99,7 +99,7 @@ def test_a_malformed_key_costs_nothing(client, protect, serve):
 
 
 def test_a_refusal_of_the_handler_costs_the_claim(protect, client, serve, atomic_requests):
-    """What is rolled back writes no record. mysqlclient does not tell of an open transaction, so the row is asked for."""
+    """What is rolled back writes no record. mysqlclient tells of no open transaction, so the row is asked for."""
     serve(protect(lambda request: answer(request, {"user": request.user.pk}, 400)))
     post(client)
     without_key = statements(lambda: post(client, key=None))
