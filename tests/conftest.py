@@ -11,6 +11,7 @@ from rest_framework.test import APIClient
 from django_idempotency.adapters import cookies
 from django_idempotency.engine import other_threads, transactional
 from tests.app.serving import POOLED
+from tests.lab import emptying
 from tests.lab.routines import BY_STATEMENTS, change_routines
 from tests.proof.report import pytest_terminal_summary  # noqa: F401 a hook, which pytest finds here
 
@@ -33,9 +34,18 @@ def warn_anew() -> None:
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
-    """Drop the routines if the run has none. End a pooler's own connections to the test database before its drop."""
-    if BY_STATEMENTS:
-        with django_db_blocker.unblock():
+    """
+    Prepare the test databases, and drop the routines if the run has none. End a pooler's own connections to the test
+    database before its drop.
+    """
+    emptying.install()
+    with django_db_blocker.unblock():
+        if connection.vendor == "postgresql":  # as SQLite's in tests/settings.py: nothing waits for the disk
+            with connection.cursor() as cursor:
+                name = connection.ops.quote_name(connection.settings_dict["NAME"])
+                cursor.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+            connection.close()
+        if BY_STATEMENTS:
             change_routines(create=False)
     yield
     if POOLED:

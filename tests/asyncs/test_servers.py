@@ -34,6 +34,7 @@ SERVERS = {
 
 @dataclass(frozen=True, slots=True)
 class Served:
+    name: str
     process: Any
     port: int
 
@@ -77,7 +78,7 @@ def start(name: str, **options: Any) -> Served:
             assert process.poll() is None, f"{name} did not start"
             time.sleep(0.05)
         else:
-            return Served(process, port)
+            return Served(name, process, port)
     raise AssertionError(f"{name} did not listen")
 
 
@@ -85,12 +86,18 @@ def start(name: str, **options: Any) -> Served:
 EACH = [name if name == "uvicorn" else pytest.param(name, marks=pytest.mark.slow) for name in SERVERS]
 
 
-@pytest.fixture(params=EACH)
-def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+@pytest.fixture(scope="module", params=EACH)
+def shared(request: pytest.FixtureRequest, django_db_setup: None) -> Iterator[Served]:
+    """A server of all tests that leave it running."""
     served = start(request.param)
     with served.process:
         yield served
         served.process.kill()
+
+
+@pytest.fixture
+def served(transactional_db: None, shared: Served) -> Served:
+    return shared
 
 
 def left() -> tuple[int, int]:
@@ -123,8 +130,9 @@ def test_a_client_that_hangs_up(served, swallows):
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
-def test_a_server_that_ends(served, how):
+def test_a_server_that_ends(shared, transactional_db, how):
     """It ends in time, and what its handlers have done is rolled back."""
+    served = start(shared.name)
     with closing(served.connect("a", X_Sleep="60")) as client:
         served.sleeps()
         served.process.send_signal(how)
@@ -132,10 +140,8 @@ def test_a_server_that_ends(served, how):
             client.close()  # it waits for open connections there, whatever their views are
         served.process.wait(TIMEOUT)
 
-    again = start("uvicorn")
-    with again.process:
-        assert again.ask("a") == (201, False)
-        again.process.kill()
+    with served.process:
+        assert shared.ask("a") == (201, False)
     assert left() == (1, 1)
 
 

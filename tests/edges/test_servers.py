@@ -41,9 +41,9 @@ BODIES = {
 VIEWS = ["plain", "stream", "drf"]
 
 
-@pytest.fixture(params=WORKERS)
-def address(request, transactional_db) -> Iterator[tuple[str, int]]:
-    """Where a gunicorn of this kind serves `tests.edges.served`, on the test's own database."""
+@pytest.fixture(scope="module", params=WORKERS)
+def address(request, django_db_setup) -> Iterator[tuple[str, int]]:
+    """Where a gunicorn of this kind serves `tests.edges.served`, on the tests' own database."""
     settings = {name: connection.settings_dict[name] for name in ("ENGINE", "NAME", "USER", "PASSWORD", "HOST", "PORT")}
     configuration = "python:benchmarks.faults.gunicorn_conf"  # it ends with our pipe
     with subprocess.Popen(

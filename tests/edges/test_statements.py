@@ -99,12 +99,13 @@ def test_a_malformed_key_costs_nothing(client, protect, serve):
 
 
 def test_a_refusal_of_the_handler_costs_the_claim(protect, client, serve, atomic_requests):
-    """What is rolled back writes no record."""
+    """What is rolled back writes no record. mysqlclient tells of no open transaction, so the row is asked for."""
     serve(protect(lambda request: answer(request, {"user": request.user.pk}, 400)))
     post(client)
     without_key = statements(lambda: post(client, key=None))
 
-    assert len(statements(lambda: post(client))) == len(without_key) + FIRST - 1
+    asked = VENDOR == "mariadb" and not hasattr(connection.connection, "server_status")
+    assert len(statements(lambda: post(client))) == len(without_key) + FIRST - 1 + asked
     assert not Payment.objects.exists()
 
 

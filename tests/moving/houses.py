@@ -43,9 +43,10 @@ def python(package: str) -> Path:
     stamp = place / "requirements.txt"
     if not stamp.exists() or stamp.read_text() != wanted:
         for command in (
-            [sys.executable, "-m", "venv", "--clear", str(place)],
-            [str(place / "bin/python"), "-m", "pip", "install", "--quiet", REQUIREMENTS[package], *COMMON],
-        ):
+            [sys.executable, "-m", "venv", "--clear", "--without-pip", str(place)],  # ours installs into it, too
+            [sys.executable, "-m", "pip", "--python", str(place / "bin/python"), "install", "--quiet",
+             REQUIREMENTS[package], *COMMON],
+        ):  # fmt: skip
             done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
             if done.returncode:
                 end = pytest.fail if os.environ.get("REQUIRE_SERVERS", "") not in ("", "0") else pytest.skip

@@ -300,10 +300,13 @@ def test_a_batch_that_meets_a_deadlock_is_tried_again(monkeypatch):
 def deadlock():
     if VENDOR != "postgresql":
         return OperationalError(1213, "Deadlock found when trying to get lock; try restarting transaction")
-    from psycopg.errors import DeadlockDetected
+    from django.db.backends.postgresql.psycopg_any import errors
+
+    class Deadlock(errors.DeadlockDetected):
+        sqlstate = "40P01"  # psycopg2 reads the code from the server alone
 
     error = OperationalError("deadlock detected")
-    error.__cause__ = DeadlockDetected("deadlock detected")
+    error.__cause__ = Deadlock("deadlock detected")
     return error
 
 

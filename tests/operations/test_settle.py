@@ -96,7 +96,7 @@ def test_the_result_of_an_event_is_json():
 
     assert "The result of an event is JSON" in refusal("--answer", str(row), "--status", "200", code=2)
     run("--answer", str(row), "--status", "200", "--body", "null")
-    assert IdempotencyRecord.objects.get().body == b"null"
+    assert bytes(IdempotencyRecord.objects.get().body) == b"null"
 
 
 @pytest.mark.parametrize("decision", ["--run-again", "--answer"])

@@ -151,7 +151,7 @@ def configure(
 def isolation_level(engine: str, isolation: str) -> Any:
     if not engine.endswith("postgresql"):
         return None if isolation == "server" else isolation
-    from psycopg import IsolationLevel
+    from django.db.backends.postgresql.psycopg_any import IsolationLevel
 
     return IsolationLevel[isolation.upper().replace(" ", "_")]
 
@@ -165,8 +165,9 @@ def prepare(database: str) -> None:
     settings.ROOT_URLCONF = "tests.proof.urls"
     # Counts are written when their time has come, so a kill's points would not be the same in each run.
     settings.IDEMPOTENCY = {**getattr(settings, "IDEMPOTENCY", {}), "COUNTS": False}
-    load()
     logging.disable(logging.CRITICAL)
+    load()
+    import django_idempotency.testing.processes.points  # noqa: F401 each fork that halts would import it
 
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ def proxy() -> Iterator[Proxy]:
 
 
 def through(proxy: Proxy, **settings: object) -> dict[str, object]:
-    # PyMySQL encrypts where MySQL offers it, and the proxy reads what is sent.
-    options = {"ssl_disabled": True} if connection.vendor == "mysql" else {}
+    options: dict[str, object] = {}
+    if connection.vendor == "mysql":  # PyMySQL encrypts where MySQL offers it, and the proxy reads what is sent
+        options = {"ssl_disabled": True} if connection.Database.__name__ == "pymysql" else {"ssl_mode": "DISABLED"}
     return {"database": {"HOST": "127.0.0.1", "PORT": str(proxy.port), **settings}, "options": options}
 
 

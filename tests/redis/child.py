@@ -97,6 +97,8 @@ def prepare() -> None:
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.redis.settings"
     load()
     import django.test.signals  # noqa: F401 it lets `caches` forget what it has made
+    import django_redis.cache
+    import django_redis.client  # noqa: F401 each fork would import it, and Redis with it
 
     logging.getLogger("django").setLevel(logging.CRITICAL + 1)
 

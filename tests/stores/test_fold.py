@@ -6,6 +6,7 @@ from unittest import mock
 
 import pytest
 from django.db import OperationalError, connection, transaction
+from django.db.backends.postgresql.psycopg_any import is_psycopg3
 from django.test.utils import CaptureQueriesContext
 
 from django_idempotency import once
@@ -102,11 +103,16 @@ def test_server_side_cursors_work_in_a_folded_transaction(work):
 
 @pytest.mark.skipif(not IS_POSTGRESQL, reason="for SQLite and MariaDB it is in test_outcomes")
 def test_what_follows_a_handlers_own_commit_is_rolled_back():
-    """The driver is in autocommit then; what the handler goes on to write must not be committed row by row."""
+    """
+    The driver is in autocommit then; what the handler goes on to write must not be committed row by row.
+
+    psycopg2 alone does not read from the server that its transaction is over, and begins no other: nothing is undone,
+    and the outcome is unknown as it is elsewhere.
+    """
     with pytest.raises(CommittedEarly):
         pay({"id": "one", "amount": 5, "work": ["commit and go on"]})
 
-    assert list(Payment.objects.values_list("amount", flat=True)) == [5]
+    assert list(Payment.objects.values_list("amount", flat=True)) == ([5] if is_psycopg3 else [5, 99])
     assert IdempotencyRecord.objects.unsettled().count() == 1
     assert connection.get_autocommit()
 
@@ -122,7 +128,7 @@ def test_the_option_and_the_driver_decide(monkeypatch):
     assert not isinstance(dialect_for(connection), FoldedPostgreSQL)
 
 
-@pytest.mark.skipif(not IS_POSTGRESQL, reason="no other database's driver binds on the server")
+@pytest.mark.skipif(not (IS_POSTGRESQL and is_psycopg3), reason="no other driver binds on the server")
 @pytest.mark.parametrize("binding", ["server_side_binding", "cursor_factory"])
 def test_a_server_that_binds_parameters_takes_one_statement_at_a_time(binding):
     """Whichever of the driver's options asks for it."""

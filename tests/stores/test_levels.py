@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from django.db import connection, transaction
+from django.db.backends.postgresql.psycopg_any import is_psycopg3
 from django.db.backends.signals import connection_created
 
 from django_idempotency import once
@@ -94,6 +95,7 @@ def test_a_level_in_options(options, level):
     assert_as_in_a_block_of_the_projects_own((level.lower(), "off", "off"))
 
 
+@pytest.mark.skipif(not is_psycopg3, reason="psycopg2 sets them by other names")
 @pytest.mark.parametrize("read_only", [None, False], ids=["", "READ WRITE"])
 @pytest.mark.parametrize("deferrable", [None, True, False], ids=["", "DEFERRABLE", "NOT DEFERRABLE"])
 @pytest.mark.parametrize("level", [None, *LEVELS[-2:]], ids=str)
@@ -120,6 +122,7 @@ def test_defaults_of_the_session(options):
     assert_as_in_a_block_of_the_projects_own(("serializable", "off", "on"))
 
 
+@pytest.mark.skipif(not is_psycopg3, reason="psycopg2 sets them by other names")
 def test_a_read_only_connection_executes_nothing(on_each_connection):
     """A claim is a write: 503, and nothing stays."""
     read_only = [True]
@@ -128,7 +131,7 @@ def test_a_read_only_connection_executes_nothing(on_each_connection):
     for _ in range(2):
         with pytest.raises(StoreUnavailable):
             pay({"id": "one", "amount": 5})
-        assert connection.connection.info.transaction_status.name == "IDLE"
+        assert not connection.connection.info.transaction_status  # idle, as an enum or a number
         assert connection.get_autocommit()
     assert not Payment.objects.exists()
     assert not IdempotencyRecord.objects.exists()

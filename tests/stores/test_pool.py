@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from django.db import OperationalError, connection, connections, transaction
+from django.db.backends.postgresql.psycopg_any import is_psycopg3
 
 from django_idempotency import once
 from django_idempotency.exceptions import CommittedEarly, RequestInProgress, StoreUnavailable, TransactionBroken
@@ -21,7 +22,7 @@ from tests.stores.leftovers import busy, leftovers
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
-    pytest.mark.skipif(VENDOR != "postgresql", reason="Django has a pool for PostgreSQL alone"),
+    pytest.mark.skipif(not (VENDOR == "postgresql" and is_psycopg3), reason="Django has psycopg's pool alone"),
     pytest.mark.skipif(POOLED, reason="behind another pool no connection is the same server process for long"),
 ]
 
