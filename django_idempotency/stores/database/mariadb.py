@@ -8,6 +8,17 @@ from django_idempotency.core.keys import Attempt
 from django_idempotency.stores.database.dialect import TABLE, claim_values, live
 from django_idempotency.stores.database.innodb import COLUMNS, InnoDB
 
+# Of the units of a fragment, 'statements' does nothing inside a procedure. The bits of the wait: SELECT, INSERT.
+STREAMED = (
+    "SET STATEMENT wsrep_sync_wait = 5, wsrep_trx_fragment_unit = 'rows', wsrep_trx_fragment_size = 1 FOR "
+)
+# Is the session one of a Galera cluster that can stream? Other servers may know none of these names.
+STREAMS = (
+    "SELECT 'streams' FROM information_schema.session_status s JOIN information_schema.session_variables v"
+    " WHERE s.variable_name = 'wsrep_provider_capabilities' AND s.variable_value LIKE '%:STREAMING:%'"
+    " AND v.variable_name = 'wsrep_on' AND v.variable_value = 'ON'"
+)
+
 
 class MariaDB(InnoDB):
     """
@@ -20,9 +31,13 @@ class MariaDB(InnoDB):
     DUPLICATE KEY UPDATE does not serve, because Django's connections report 1 row if it changed nothing.
 
     The server parses that statement for each claim, but the procedures of the migrations only once per connection.
+
+    The nodes of a Galera cluster do not see each other's locks. There the claim *streams*: its row is sent to all nodes
+    at once, where it is locked until the transaction ends. The look-up waits until the node has what was committed on
+    the others. What the handler writes goes with COMMIT, as always.
     """
 
-    def __init__(self, *, by_procedure: bool = False, begins: bool = False) -> None:
+    def __init__(self, *, by_procedure: bool = False, begins: bool = False, streams: bool = False) -> None:
         super().__init__(by_procedure=by_procedure, begins=begins)
         at_once = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR"
         columns = ", ".join(f"'{state}'" for state in ("",) * 5)
@@ -63,6 +78,9 @@ class MariaDB(InnoDB):
                 END IF;
             END
         """
+        if streams:
+            self.CLAIM = STREAMED + self.CLAIM
+            self.CALL_CLAIM, self.CALL_BEGIN = STREAMED + self.CALL_CLAIM, STREAMED + self.CALL_BEGIN
         self.COMPLETE = f"BEGIN NOT ATOMIC RELEASE SAVEPOINT %%s; {self.COMPLETE}; SELECT ROW_COUNT(); END"
 
     def savepoint_name(self, cursor: CursorWrapper, attempt: Attempt) -> str:
