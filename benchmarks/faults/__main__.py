@@ -3,9 +3,11 @@ Break everything, and see whether the law holds: `make faults`, `make faults KIL
 
 Prints a page and writes it to `docs/explanation/faults.md`, or to `--output`. `KILLS` (200) is the number of kills on
 each database, `FAULT` a part of the names of the faults to make, `ROUNDS` how often each is made. Databases are taken
-one beside the other for the faults, whose time is mostly waiting, and one after the other for the kills.
+one beside the other for the faults, whose time is mostly waiting, and one after the other for the kills and as
+clusters.
 
-The exit code is 1 if there were violations, or planted bugs that the checker missed.
+The exit code is 1 if there were violations, or planted bugs that the checker missed; with `REQUIRE_SERVERS` also if a
+server or a cluster was missing.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.catalogue import ALL
+from benchmarks.faults.clusters.catalogue import CLUSTERS
 from benchmarks.faults.page import TITLES, Results, lines, page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,21 +31,26 @@ PAGE = ROOT / "docs" / "explanation" / "faults.md"
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--database", action="append", choices=ALL, help="of all, this one only (repeatable)")
+    parser.add_argument(
+        "--database", action="append", choices=[*ALL, *CLUSTERS], help="of all, this one only (repeatable)"
+    )
     parser.add_argument("--output", type=Path, default=PAGE, metavar="FILE", help="write the page there")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="write what was seen there too, as JSON")
     parser.add_argument("--seen", type=Path, metavar="FILE", help="make the page of what was kept, and break nothing")
     options = parser.parse_args()
-    kinds = options.database or list(ALL)
+    chosen = options.database or [*ALL, *CLUSTERS]
+    kinds, clusters = ([kind for kind in chosen if kind in some] for some in (ALL, CLUSTERS))
     if options.seen:
         results = Results(**json.loads(options.seen.read_text()))
     else:
         results = Results()
-        with ThreadPoolExecutor(len(kinds)) as pool:
-            for kind, (told, reason) in zip(kinds, pool.map(faults_of, kinds), strict=True):
-                results.faults += told
-                if reason:
-                    results.left_out[kind] = reason
+        with ThreadPoolExecutor(len(ALL)) as pool:
+            made = list(pool.map(faults_of, kinds))
+        made += map(faults_of, clusters)  # of several servers each
+        for kind, (told, reason) in zip([*kinds, *clusters], made, strict=True):
+            results.faults += told
+            if reason:
+                results.left_out[kind] = reason
         for kind in kinds:
             if kind not in results.left_out:
                 sys.stderr.write(f"{TITLES[kind]}: kills\n")
@@ -53,7 +61,8 @@ def main() -> int:
     text = page(results)
     options.output.write_text(text)
     sys.stdout.write("\n".join([text, *lines(results), ""]))
-    return int(bool(results.violations() or results.missed()))
+    required = os.environ.get("REQUIRE_SERVERS", "") not in ("", "0")
+    return int(bool(results.violations() or results.missed() or (required and results.left_out)))
 
 
 def faults_of(kind: str) -> tuple[list[dict[str, Any]], str]:

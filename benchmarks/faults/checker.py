@@ -16,6 +16,7 @@ is a folder with a file for each charge, of two lines: the key, and the charge's
 import hashlib
 import json
 import sys
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -44,6 +45,9 @@ NOT_THE_RECORD = "an answer that is not the record's"
 LEFT = "a claim left behind"
 UNANSWERED = "no final answer"
 UNEXPECTED = "an answer that nobody promised"
+DIFFERENT = "rows that another node does not have"
+
+CATCHES_UP = 20.0  # seconds in which a node must have what the others have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,8 +210,24 @@ def cursor_of(url: str) -> Iterator[Any]:
             yield cursor
 
 
-def check(url: str, *logs: Path, gateway: Path | None = None) -> Verdict:
-    return judge(lines_of(*logs), contents_of(url, gateway))
+def check(url: str, *logs: Path, gateway: Path | None = None, others: Iterable[str] = ()) -> Verdict:
+    """Judge what the database at *url* holds; the *others* are nodes that must hold the same in the end."""
+    verdict = judge(lines_of(*logs), contents_of(url, gateway))
+    for other in others:
+        for words in differences(url, other):
+            verdict.violations[DIFFERENT].append(words)
+    return verdict
+
+
+def differences(url: str, other: str) -> list[str]:
+    """Effects and records of one node alone, when both have had the time to catch up."""
+    deadline = time.monotonic() + CATCHES_UP
+    while True:
+        here, there = contents_of(url), contents_of(other)
+        rows = {*here.effects, *here.records} ^ {*there.effects, *there.records}
+        if not rows or time.monotonic() > deadline:
+            return [f"{row} at {url} or {other}" for row in sorted(rows, key=str)]
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":

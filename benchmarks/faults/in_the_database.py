@@ -86,7 +86,8 @@ def exhausted(stage: Stage) -> None:
             wait_for_attempts(stage, REFUSALS)
 
     stage.database.do("stop")
-    stage.database.do(f"start {FEW}")
+    stage.database.do(f"allow {FEW}")
+    stage.database.do("start")
     try:
         # A connection for each request: those that a worker kept would be its own.
         with (
@@ -96,7 +97,8 @@ def exhausted(stage: Stage) -> None:
             stage.repeat(load, take)
     finally:
         stage.database.do("stop")
-        stage.database.do(f"start {ALL}")
+        stage.database.do(f"allow {ALL}")
+        stage.database.do("start")
 
 
 def wait_for_attempts(stage: Stage, count: int) -> None:

@@ -1,11 +1,14 @@
 """
-A database server of our own that is there to be killed: `python -m benchmarks.faults.keeper KIND [MEGABYTES]`.
+Database servers of our own that are there to be killed: `python -m benchmarks.faults.keeper KIND [MEGABYTES]`.
 
 Started as a process that holds the server and its data, as in `tests/servers.py`: when its standard input ends, the
 server is gone and so are the data, however the suite ended. It prints the URL and the version, and then obeys a word
 per line, each answered by `done`, or by `refused` and the reason: `stop` (as an operator does, without waiting for
-clients), `kill` (SIGKILL, all of its processes), `start`, with a number of connections or as before, `freeze` and
-`thaw`, `fill` and `empty` (its disk, which is one of so many MEGABYTES).
+clients), `kill` (SIGKILL, all of its processes), `start`, `allow`, with a number of connections, from the next start
+on, `freeze` and `thaw`, `fill` and `empty` (its disk, which is one of so many MEGABYTES).
+
+A cluster is kept likewise: it prints its nodes' URLs with commas between them, and its words name nodes. See
+`clusters/cluster.py`.
 """
 
 from __future__ import annotations
@@ -95,10 +98,14 @@ class Server:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def allow(self, connections: int) -> None:
+        self.max_connections = connections
+
     def kill(self) -> None:
         """SIGKILL. PostgreSQL's other processes end when they notice; most are faster dead than asked."""
-        self.signal_all(signal.SIGKILL)
-        self.wait()
+        if self.process is not None:
+            self.signal_all(signal.SIGKILL)
+            self.wait()
 
     def stop(self) -> None:
         assert self.process is not None
@@ -236,6 +243,12 @@ KINDS = {"postgresql": PostgreSQL, "mariadb": MariaDB, "mysql": MySQL, "sqlite":
 # --- the keeper's process ---
 
 
+def kinds() -> dict[str, Any]:
+    from benchmarks.faults.clusters.catalogue import CLUSTERS  # whose nodes are servers of this module
+
+    return {**KINDS, **CLUSTERS}
+
+
 @contextmanager
 def disk(folder: Path, megabytes: int) -> Iterator[None]:
     """A file system of so many megabytes at *folder*. Raises `Refused` where we may not mount one."""
@@ -259,17 +272,15 @@ def keep(kind: str, megabytes: int) -> None:
         folder.chmod(0o755)
         if megabytes:
             stack.enter_context(disk(folder, megabytes))
-        server = KINDS[kind](folder)
-        server.start()
+        server = kinds()[kind](folder)
         stack.callback(server.kill)
+        server.start()
         say(f"{server.url} {server.version()}")
         for line in sys.stdin:
             word, *arguments = line.split()
-            if word == "start" and arguments:
-                server.max_connections = int(arguments[0])
-            deed: Callable[[], Any] = getattr(server, word)
+            deed: Callable[..., Any] = getattr(server, word)
             try:
-                deed()
+                deed(*map(int, arguments))
             except Exception as error:
                 say(f"refused: {type(error).__name__}: {str(error)[:500]!r}")
             else:

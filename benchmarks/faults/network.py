@@ -1,12 +1,58 @@
-"""Proxies that lose, at random, some of what clients send under load, or the replies to it."""
+"""Proxies that lose, at random, some of what clients send under load, or the replies to it; and a line to cut."""
 
 import random
 import socket
+import threading
 from contextlib import suppress
 
 from tests.lab.proxy import HEADER, Proxy
 
 PATIENCE = 10  # seconds that the server has for a reply that is to be lost
+
+
+class Wire:
+    """
+    A line to *host* at *port*, at a `port` of its own, that can be cut: then nothing passes, and nobody is told.
+
+    Who connects to a cut line waits, as for a host that is away.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._server = (host, port)
+        self._whole = threading.Event()
+        self._whole.set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        self._whole.clear()
+
+    def mend(self) -> None:
+        self._whole.set()
+
+    def _accept(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        self._whole.wait()
+        with suppress(OSError), client, socket.create_connection(self._server) as server:
+            other = threading.Thread(target=self._pass, args=(server, client), daemon=True)
+            other.start()
+            self._pass(client, server)
+            other.join()
+
+    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while message := source.recv(1 << 16):
+                self._whole.wait()
+                target.sendall(message)
+        self._whole.wait()  # an end is a message, too
+        for sock in (source, target):
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
 
 
 class Losing(Proxy):

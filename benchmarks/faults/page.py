@@ -9,9 +9,13 @@ from typing import Any
 import django
 
 from benchmarks.faults.catalogue import ALL, FAULTS, Fault
+from benchmarks.faults.clusters.catalogue import CLUSTER_FAULTS, CLUSTERS
 from benchmarks.page import bullets, paragraph, table
 
-TITLES = {"postgresql": "PostgreSQL", "mariadb": "MariaDB", "mysql": "MySQL", "sqlite": "SQLite"}
+TITLES = {
+    "postgresql": "PostgreSQL", "mariadb": "MariaDB", "mysql": "MySQL", "sqlite": "SQLite",
+    **{kind: cluster.title for kind, cluster in CLUSTERS.items()},
+}  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -31,8 +35,8 @@ class Results:
     def missed(self) -> list[str]:
         """Planted bugs that the checker did not see."""
         missed = []
-        for fault in FAULTS:
-            for kind in ALL:
+        for fault in (*FAULTS, *CLUSTER_FAULTS):
+            for kind in fault.kinds:
                 line = self.of(fault, kind)
                 if line and "planted" in line and not set(line["planted"]["violations"]) & set(fault.caught):
                     missed.append(f"{TITLES[kind]}: {fault.name}: {fault.bug_on(kind)}")
@@ -51,6 +55,8 @@ def page(results: Results) -> str:
         *summary(results),
         "## Faults under load",
         *faults(results, kinds),
+        "## On several nodes",
+        *on_nodes(results),
         "## Kills by the thousand",
         *kills(results),
         "## Planted bugs",
@@ -98,6 +104,22 @@ def faults(results: Results, kinds: list[str]) -> list[str]:
             500 and 503."""
         ),
         table(["fault", "promised, beside one effect and one answer", *(TITLES[kind] for kind in kinds)], rows),
+    ]
+
+
+def on_nodes(results: Results) -> list[str]:
+    rows = [
+        [TITLES[kind], fault.name, fault.promise, cell(fault, kind, results.of(fault, kind))]
+        for fault in CLUSTER_FAULTS
+        for kind in fault.kinds
+    ]
+    return [
+        paragraph(
+            """Clients send the duplicates of one key to several nodes, or to the one that takes over. Afterwards the
+            nodes that are left must hold the same rows."""
+        ),
+        table(["cluster", "fault", "promised, beside one effect and one answer", "seen"], rows),
+        bullets(*(f"{cluster.title}: {cluster.note}" for cluster in CLUSTERS.values())),
     ]
 
 
@@ -179,6 +201,7 @@ def planted(results: Results, kinds: list[str]) -> list[str]:
             that it reveals. The checker reported:"""
         ),
         table(["fault", "planted", "reported", *(TITLES[kind] for kind in kinds)], rows),
+        *planted_on_nodes(results),
         bullets(
             """*forgets*: keeps duplicates apart, but stores no answer. *record outside the transaction*: written after
             COMMIT. *early commit*: the claim is committed before the handler runs. *short lease*: such a claim is taken
@@ -192,6 +215,17 @@ def planted(results: Results, kinds: list[str]) -> list[str]:
             the transaction*: written after the COMMIT of its phase.""",
         ),
     ]
+
+
+def planted_on_nodes(results: Results) -> list[str]:
+    rows = []
+    for fault in CLUSTER_FAULTS:
+        for kind in fault.kinds:
+            found = found_by_checker(results.of(fault, kind))
+            if found is not None:
+                caught = {each: count for each, count in found.items() if each in fault.caught}
+                rows.append([TITLES[kind], fault.name, fault.bug, named(caught) or "**not seen**"])
+    return [table(["cluster", "fault", "planted", "reported"], rows)] if rows else []
 
 
 def found_by_checker(line: dict[str, Any] | None) -> dict[str, int] | None:

@@ -1,5 +1,7 @@
 """
-Make every fault on one kind of database: `python -m benchmarks.faults.run KIND`. Prints a line of JSON for each.
+Make every fault on one kind of database or cluster: `python -m benchmarks.faults.run KIND`.
+
+Prints a line of JSON for each.
 
 `FAULT` names those to make, by a part of their names; `ROUNDS` replaces how often each is made; `BUGS=0` plants none.
 """
@@ -16,6 +18,7 @@ from typing import Any
 
 from benchmarks.faults.catalogue import FAULTS, Fault
 from benchmarks.faults.checker import Verdict
+from benchmarks.faults.clusters.catalogue import CLUSTER_FAULTS
 from benchmarks.faults.on_the_way import LeftOut
 from benchmarks.faults.stage import Database, Stage, database
 from tests import servers
@@ -67,7 +70,7 @@ def main(kind: str) -> None:
     wanted = os.environ.get("FAULT", "")
     rounds = int(os.environ.get("ROUNDS", "0"))
     with tempfile.TemporaryDirectory(prefix="faults-") as folder, database(kind) as shared:
-        for fault in FAULTS:
+        for fault in (*FAULTS, *CLUSTER_FAULTS):
             if kind not in fault.kinds or wanted not in fault.name:
                 continue
             line: dict[str, Any] = {"fault": fault.name, "kind": kind, "version": shared.version}

@@ -5,7 +5,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,25 @@ WAIT = 20.0  # seconds in which answers must come again after a fault
 
 
 class Database:
-    """A server that `keeper.py` keeps for us, with the project's tables and a caller with a *token*."""
+    """
+    A server that `keeper.py` keeps for us, with the project's tables and a caller with a *token*.
 
-    def __init__(self, process: "subprocess.Popen[str]", url: str, version: str, token: str) -> None:
+    Of a cluster, `urls` are those of its nodes, and `url` is the first.
+    """
+
+    def __init__(self, process: "subprocess.Popen[str]", urls: list[str], version: str, token: str) -> None:
         self._process = process
-        self.url = url
+        self.url = urls[0]
+        self.urls = urls
         self.version = version
         self.token = token
 
     def do(self, word: str) -> None:
-        """Send the keeper a *word*: `stop`, `start`, `kill`, `fill` or another. Raises `RuntimeError` if it fails."""
+        """
+        Send the keeper a *word*: `stop`, `start`, `kill`, `fill` or another; to a cluster's `kill 1`.
+
+        Raises `RuntimeError` if it fails.
+        """
         self._process.stdin.write(f"{word}\n")
         self._process.stdin.flush()
         said = self._process.stdout.readline().strip()
@@ -48,17 +57,22 @@ class Database:
 def database(kind: str, megabytes: int = 0) -> Iterator[Database]:
     """A new server of *kind*, on a disk of so many *megabytes* if they are named. Raises `Missing`."""
     with servers.keeper_of("benchmarks.faults.keeper", kind, str(megabytes)) as process:
-        url, _, version = servers.first_line(process).partition(" ")
+        nodes, _, version = servers.first_line(process).partition(" ")
+        urls = nodes.split(",")
         made = subprocess.run(
             [sys.executable, "-m", "benchmarks.faults.project"],
-            cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "DATABASE_URL": url},
+            cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "DATABASE_URL": urls[0]},
         )  # fmt: skip
-        yield Database(process, url, version, made.stdout.strip())
+        yield Database(process, urls, version, made.stdout.strip())
 
 
 @dataclass(slots=True, kw_only=True)
 class Stage:
-    """One run of one fault: *rounds* says how often the fault is made, *bug* what is planted."""
+    """
+    One run of one fault: *rounds* says how often the fault is made, *bug* what is planted.
+
+    The checker reads the first of *nodes*, URLs of the database, and wants the same rows in the others.
+    """
 
     kind: str
     database: Database
@@ -67,6 +81,7 @@ class Stage:
     rounds: int = 10
     bug: str = ""
     faults: int = 0
+    nodes: list[str] = field(default_factory=list)  # the database's `url`, if a fault names none
     draw: random.Random = field(default_factory=lambda: random.Random(1))
 
     @property
@@ -83,6 +98,12 @@ class Stage:
     def application(self, url: str | None = None, **wanted: Any) -> Application:
         """The project with the planted bug, if there is one."""
         return Application(url or self.database.url, **{"bug": self.bug, "gateway": str(self.gateway), **wanted})
+
+    @contextmanager
+    def applications(self, **wanted: Any) -> Iterator[list[Application]]:
+        """One on each node of a cluster. Clients of all of them send the duplicates of a key to any of them."""
+        with ExitStack() as stack:
+            yield [stack.enter_context(self.application(url, **wanted)) for url in self.database.urls]
 
     @contextmanager
     def load(self, *addresses: Address | Callable[[], Address], **options: Any) -> Iterator[Load]:
@@ -105,4 +126,5 @@ class Stage:
                 self.faults += 1
 
     def verdict(self) -> Verdict:
-        return check(self.database.url, self.log, gateway=self.gateway)
+        url, *others = self.nodes or [self.database.url]
+        return check(url, self.log, gateway=self.gateway, others=others)
