@@ -92,6 +92,8 @@ BY_STATEMENTS = (
     "tests/stores/test_wrappers.py",
 )
 
+GALERA = ("tests/stores/test_galera.py",)
+
 # The choices of the short suite. Of the heavy tests it has kills on PostgreSQL, and races on each server. The model is
 # of the protocol, not of the code, so it is left out, and so are clusters of Redis.
 NOT_HEAVY = (
@@ -112,6 +114,8 @@ RUNS = {
     "pooled-plain": Run(service="pgbouncer", environment={"POOLED": "1", "FOLD": "0", **STATEMENTS}, paths=RACES),
     "mariadb": Run(service="MariaDB", short=(*NO_KILLS, *CORE, "tests/operations"), full=(*SERVER, "tests/kit")),
     "mariadb-statements": Run(service="MariaDB", environment=STATEMENTS, paths=BY_STATEMENTS),
+    # Three nodes, over which the processes of the proof are spread.
+    "galera": Run(service="Galera", environment={"GALERA": "1"}, paths=GALERA, short=("-m", "not slow")),
     "mysql": Run(service="MySQL", short=(*NO_KILLS, *CORE), full=SERVER),
     "mysql-statements": Run(service="MySQL", environment=STATEMENTS, paths=BY_STATEMENTS),
 }
@@ -240,6 +244,7 @@ def plan(
             url = f"sqlite:///{folder / name}.sqlite3"
         elif run.service in found:
             url = found[run.service].database_url(name)
+            common["NODES"] = " ".join(found[run.service].nodes)
             # Beside the pooler, which may be gone by then.
             server = found["PostgreSQL" if run.service == "pgbouncer" else run.service]
             stack.callback(servers.drop_databases, server.url, f"test_{name}")
@@ -261,6 +266,7 @@ def find_servers(stack: ExitStack, wanted: set[str]) -> tuple[dict[str, servers.
         "pgbouncer": servers.pgbouncer,
         "MariaDB": servers.mariadb,
         "MySQL": servers.mysql,
+        "Galera": servers.galera,
         "Redis": servers.redis,
     }
     if "pgbouncer" in wanted:

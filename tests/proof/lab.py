@@ -5,7 +5,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import cycle
 from typing import Any
+from urllib.parse import urlsplit
 
 from tests.lab import forks
 from tests.lab.lines import Lines
@@ -118,9 +120,13 @@ class Lab(forks.Forks[Child]):
 
     def __init__(self, name: str) -> None:
         super().__init__(Child, "tests.proof.child", name)
+        nodes = [urlsplit(url) for url in os.environ.get("NODES", "").split()]
+        self._nodes = cycle([{"HOST": node.hostname, "PORT": node.port} for node in nodes] or [{}])
 
-    def child(self, **config: Any) -> Child:
-        return self.fork(**config)
+    def child(self, *, database: dict[str, Any] | None = None, **config: Any) -> Child:
+        """A new process, on the next node of a cluster."""
+        node = next(self._nodes)
+        return self.fork(database={**node, **(database or {})}, **config)
 
 
 # --- what must hold ---
