@@ -1,6 +1,5 @@
 """Faults of MariaDB Galera, and its nodes, each of which takes writes."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 

@@ -34,8 +34,9 @@ def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True, fold: 
             kind = FoldedPostgreSQL if fold and can_fold(connection) else PostgreSQL
             return kind(by_function=connect and _outlives_requests(connection) and has_functions(connection))
         case "mysql":
+            from django_idempotency.stores.database.galera import STREAMS, Galera
             from django_idempotency.stores.database.innodb import FOLDED, PLAIN, found_on
-            from django_idempotency.stores.database.mariadb import STREAMS, MariaDB
+            from django_idempotency.stores.database.mariadb import MariaDB
             from django_idempotency.stores.database.mysql import MySQL, has_slots
 
             if not connect:
@@ -47,7 +48,8 @@ def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True, fold: 
                 by_procedure = found.issuperset(PLAIN)
                 begins = fold and by_procedure and found.issuperset(FOLDED)
                 if is_mariadb:
-                    return MariaDB(by_procedure=by_procedure, begins=begins, streams="streams" in found)
+                    kind = Galera if "streams" in found else MariaDB
+                    return kind(by_procedure=by_procedure, begins=begins)
                 slots = has_slots(cursor)
             return MySQL(by_procedure=by_procedure and slots, begins=begins and slots, has_slots=slots)
         case "sqlite":

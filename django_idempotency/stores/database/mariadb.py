@@ -8,17 +8,6 @@ from django_idempotency.core.keys import Attempt
 from django_idempotency.stores.database.dialect import TABLE, claim_values, live
 from django_idempotency.stores.database.innodb import COLUMNS, InnoDB
 
-# Of the units of a fragment, 'statements' does nothing inside a procedure. The bits of the wait: SELECT, INSERT.
-STREAMED = (
-    "SET STATEMENT wsrep_sync_wait = 5, wsrep_trx_fragment_unit = 'rows', wsrep_trx_fragment_size = 1 FOR "
-)
-# Is the session one of a Galera cluster that can stream? Other servers may know none of these names.
-STREAMS = (
-    "SELECT 'streams' FROM information_schema.session_status s JOIN information_schema.session_variables v"
-    " WHERE s.variable_name = 'wsrep_provider_capabilities' AND s.variable_value LIKE '%:STREAMING:%'"
-    " AND v.variable_name = 'wsrep_on' AND v.variable_value = 'ON'"
-)
-
 
 class MariaDB(InnoDB):
     """
@@ -31,18 +20,19 @@ class MariaDB(InnoDB):
     DUPLICATE KEY UPDATE does not serve, because Django's connections report 1 row if it changed nothing.
 
     The server parses that statement for each claim, but the procedures of the migrations only once per connection.
-
-    The nodes of a Galera cluster do not see each other's locks. There the claim *streams*: its row is sent to all nodes
-    at once, where it is locked until the transaction ends. The look-up waits until the node has what was committed on
-    the others. What the handler writes goes with COMMIT, as always.
     """
 
-    def __init__(self, *, by_procedure: bool = False, begins: bool = False, streams: bool = False) -> None:
+    def __init__(self, *, by_procedure: bool = False, begins: bool = False) -> None:
         super().__init__(by_procedure=by_procedure, begins=begins)
-        at_once = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR"
+        self.CLAIM = self.claim_statement()
+        self.COMPLETE = f"BEGIN NOT ATOMIC RELEASE SAVEPOINT %%s; {self.COMPLETE}; SELECT ROW_COUNT(); END"
+
+    def claim_statement(self, settings: str = "", before_write: str = "") -> str:
+        """The claim, with more *settings* for each of its statements, and what is executed *before_write*, if it will write."""
+        at_once = f"SET STATEMENT innodb_lock_wait_timeout = 0{settings} FOR"
         columns = ", ".join(f"'{state}'" for state in ("",) * 5)
         look = f"SELECT MAX({live(self.NOW)}) INTO live FROM {TABLE} WHERE digest = d"
-        self.CLAIM = f"""
+        return f"""
             BEGIN NOT ATOMIC
                 DECLARE d BINARY(32) DEFAULT %s;
                 DECLARE live, changed INT DEFAULT NULL;
@@ -51,6 +41,7 @@ class MariaDB(InnoDB):
                 IF snapshot THEN
                     {at_once} {look};
                 END IF;
+                {before_write}
                 IF live IS NULL THEN
                     {at_once} INSERT IGNORE INTO {TABLE} ({COLUMNS})
                         VALUES (d, %s, %s, %s, %s, %s, %s, 0, '', '', {self.NOW}, {self.LATER}, {self.LATER});
@@ -78,24 +69,23 @@ class MariaDB(InnoDB):
                 END IF;
             END
         """
-        if streams:
-            self.CLAIM = STREAMED + self.CLAIM
-            self.CALL_CLAIM, self.CALL_BEGIN = STREAMED + self.CALL_CLAIM, STREAMED + self.CALL_BEGIN
-        self.COMPLETE = f"BEGIN NOT ATOMIC RELEASE SAVEPOINT %%s; {self.COMPLETE}; SELECT ROW_COUNT(); END"
 
     def savepoint_name(self, cursor: CursorWrapper, attempt: Attempt) -> str:
         return f"idempotency_{attempt.identity.digest[:8].hex()}"
 
     def claim_by_statements(self, cursor: CursorWrapper, attempt: Attempt, savepoint: str) -> Any:
+        return self.execute_claim(cursor, named(self.CLAIM, savepoint), attempt)
+
+    def execute_claim(self, cursor: CursorWrapper, statement: str, attempt: Attempt) -> Any:
         written = (*claim_values(attempt)[1:], *self.lifetimes(attempt))
-        cursor.execute(_named(self.CLAIM, savepoint), (attempt.identity.digest, *written, *written))
+        cursor.execute(statement, (attempt.identity.digest, *written, *written))
         return self.fetch_row(cursor)
 
     def complete_by_statements(self, cursor: CursorWrapper, savepoint: str, written: tuple[Any, ...]) -> bool:
-        cursor.execute(_named(self.COMPLETE, savepoint), written)
+        cursor.execute(named(self.COMPLETE, savepoint), written)
         return bool(self.fetch_row(cursor)[0] == 1)
 
 
-def _named(statement: str, savepoint: str) -> str:
-    """Put the name of the claim's savepoint into *statement*; a parameter cannot be a name."""
+def named(statement: str, savepoint: str) -> str:
+    """Put the name of a *savepoint* into *statement*, where the first is missing; a parameter cannot be a name."""
     return statement.replace("%%s", savepoint, 1)
