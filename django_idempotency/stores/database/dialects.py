@@ -48,8 +48,8 @@ def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True, fold: 
                 by_procedure = found.issuperset(PLAIN)
                 begins = fold and by_procedure and found.issuperset(FOLDED)
                 if is_mariadb:
-                    kind = Galera if "streams" in found else MariaDB
-                    return kind(by_procedure=by_procedure, begins=begins)
+                    mariadb = Galera if "streams" in found else MariaDB
+                    return mariadb(by_procedure=by_procedure, begins=begins)
                 slots = has_slots(cursor)
             return MySQL(by_procedure=by_procedure and slots, begins=begins and slots, has_slots=slots)
         case "sqlite":

@@ -22,17 +22,16 @@ class MariaDB(InnoDB):
     The server parses that statement for each claim, but the procedures of the migrations only once per connection.
     """
 
-    def __init__(self, *, by_procedure: bool = False, begins: bool = False) -> None:
+    def __init__(self, *, by_procedure: bool = False, begins: bool = False, settings: str = "") -> None:
+        """*settings* are of the server's variables, for the statements of a claim."""
         super().__init__(by_procedure=by_procedure, begins=begins)
-        self.CLAIM = self.claim_statement()
-        self.COMPLETE = f"BEGIN NOT ATOMIC RELEASE SAVEPOINT %%s; {self.COMPLETE}; SELECT ROW_COUNT(); END"
-
-    def claim_statement(self, settings: str = "", before_write: str = "") -> str:
-        """The claim, with more *settings* for each of its statements, and what is executed *before_write*, if it will write."""
-        at_once = f"SET STATEMENT innodb_lock_wait_timeout = 0{settings} FOR"
+        at_once = f"SET STATEMENT innodb_lock_wait_timeout = 0{settings and f', {settings}'} FOR"
+        if settings:
+            self.CALL_CLAIM = f"SET STATEMENT {settings} FOR {self.CALL_CLAIM}"
+            self.CALL_BEGIN = f"SET STATEMENT {settings} FOR {self.CALL_BEGIN}"
         columns = ", ".join(f"'{state}'" for state in ("",) * 5)
         look = f"SELECT MAX({live(self.NOW)}) INTO live FROM {TABLE} WHERE digest = d"
-        return f"""
+        self.CLAIM = f"""
             BEGIN NOT ATOMIC
                 DECLARE d BINARY(32) DEFAULT %s;
                 DECLARE live, changed INT DEFAULT NULL;
@@ -41,7 +40,6 @@ class MariaDB(InnoDB):
                 IF snapshot THEN
                     {at_once} {look};
                 END IF;
-                {before_write}
                 IF live IS NULL THEN
                     {at_once} INSERT IGNORE INTO {TABLE} ({COLUMNS})
                         VALUES (d, %s, %s, %s, %s, %s, %s, 0, '', '', {self.NOW}, {self.LATER}, {self.LATER});
@@ -69,23 +67,21 @@ class MariaDB(InnoDB):
                 END IF;
             END
         """
+        self.COMPLETE = f"BEGIN NOT ATOMIC RELEASE SAVEPOINT %%s; {self.COMPLETE}; SELECT ROW_COUNT(); END"
 
     def savepoint_name(self, cursor: CursorWrapper, attempt: Attempt) -> str:
         return f"idempotency_{attempt.identity.digest[:8].hex()}"
 
     def claim_by_statements(self, cursor: CursorWrapper, attempt: Attempt, savepoint: str) -> Any:
-        return self.execute_claim(cursor, named(self.CLAIM, savepoint), attempt)
-
-    def execute_claim(self, cursor: CursorWrapper, statement: str, attempt: Attempt) -> Any:
         written = (*claim_values(attempt)[1:], *self.lifetimes(attempt))
-        cursor.execute(statement, (attempt.identity.digest, *written, *written))
+        cursor.execute(_named(self.CLAIM, savepoint), (attempt.identity.digest, *written, *written))
         return self.fetch_row(cursor)
 
     def complete_by_statements(self, cursor: CursorWrapper, savepoint: str, written: tuple[Any, ...]) -> bool:
-        cursor.execute(named(self.COMPLETE, savepoint), written)
+        cursor.execute(_named(self.COMPLETE, savepoint), written)
         return bool(self.fetch_row(cursor)[0] == 1)
 
 
-def named(statement: str, savepoint: str) -> str:
-    """Put the name of a *savepoint* into *statement*, where the first is missing; a parameter cannot be a name."""
+def _named(statement: str, savepoint: str) -> str:
+    """Put the name of the claim's savepoint into *statement*; a parameter cannot be a name."""
     return statement.replace("%%s", savepoint, 1)
