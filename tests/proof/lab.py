@@ -24,11 +24,12 @@ class Reply(forks.Reply):
     @property
     def is_suspicion(self) -> bool:
         """
-        Has PostgreSQL's SERIALIZABLE ended the transaction when the handler had run? (40001)
+        Has PostgreSQL's SERIALIZABLE, or Galera's certification, ended the transaction when the handler had run?
 
-        With ATOMIC_REQUESTS, COMMIT is Django's, and its error is a 500.
+        With ATOMIC_REQUESTS, COMMIT is Django's, and its error (40001, 1213) is a 500.
         """
-        return self.code == "try-again" or (self.status == 500 and "could not serialize access" in self.error)
+        cancelled = any(text in self.error for text in ("could not serialize access", "Deadlock found"))
+        return self.code == "try-again" or (self.status == 500 and cancelled)
 
 
 class Child(forks.Process):
