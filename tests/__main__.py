@@ -92,7 +92,7 @@ BY_STATEMENTS = (
     "tests/stores/test_wrappers.py",
 )
 
-GALERA = ("tests/stores/test_galera.py",)
+GALERA = ("tests/proof/test_galera.py",)
 
 # The choices of the short suite. Of the heavy tests it has kills on PostgreSQL, and races on each server. The model is
 # of the protocol, not of the code, so it is left out, and so are clusters of Redis.
@@ -115,7 +115,7 @@ RUNS = {
     "mariadb": Run(service="MariaDB", short=(*NO_KILLS, *CORE, "tests/operations"), full=(*SERVER, "tests/kit")),
     "mariadb-statements": Run(service="MariaDB", environment=STATEMENTS, paths=BY_STATEMENTS),
     # Three nodes, over which the processes of the proof are spread.
-    "galera": Run(service="Galera", environment={"GALERA": "1"}, paths=GALERA, short=("-m", "not slow")),
+    "galera": Run(service="Galera", environment={"GALERA": "1"}, paths=GALERA, short=()),
     "mysql": Run(service="MySQL", short=(*NO_KILLS, *CORE), full=SERVER),
     "mysql-statements": Run(service="MySQL", environment=STATEMENTS, paths=BY_STATEMENTS),
 }

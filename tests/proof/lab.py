@@ -122,7 +122,7 @@ class Lab(forks.Forks[Child]):
     def __init__(self, name: str) -> None:
         super().__init__(Child, "tests.proof.child", name)
         nodes = [urlsplit(url) for url in os.environ.get("NODES", "").split()]
-        self._nodes = cycle([{"HOST": node.hostname, "PORT": node.port} for node in nodes] or [{}])
+        self._nodes = cycle([{"HOST": node.hostname, "PORT": node.port, "OPTIONS": {}} for node in nodes] or [{}])
 
     def child(self, *, database: dict[str, Any] | None = None, **config: Any) -> Child:
         """A new process, on the next node of a cluster."""
