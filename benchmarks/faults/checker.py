@@ -4,7 +4,9 @@ Decide from a database and from the logs of its clients whether the law held.
 It shares no code with those who make the load: what it knows of them is the form of their logs. A log is a file of JSON
 lines. Each is an attempt: its `key`, the `status` of its answer (None where no answer came), the `digest` of the
 answer's body (SHA-256, hexadecimal), the `effect` that the body names (the payment's number), the refusal's `code`. A
-line with `"expired": true` notes that the key's record was made to expire, so that its next request is a new one.
+line with `"expired": true` notes that the key's record was made to expire, so that its next request is a new one. A
+line with `"failed over": true` has no key: a standby has taken over, which may not have what was answered before (`at`
+an earlier time). That may be lost, but whole: effect and record alike.
 
 A view in phases charges at a gateway, too, and ships: its answers also name the `charge` and the `shipment`. A gateway
 is a folder with a file for each charge, of two lines: the key, and the charge's number. A shipment is a payment with
@@ -28,6 +30,7 @@ from urllib.parse import unquote, urlsplit
 EFFECTS = "SELECT id, reference FROM app_payment"
 RECORDS = "SELECT {key}, status, body FROM django_idempotency_record".format  # `key` is a word of MariaDB's
 
+READ_ONLY = "25006"  # PostgreSQL's word of a standby that was asked to write: nothing was done, so it is no 500
 CLAIM = 0  # the status of a record that is a claim alone
 # Statuses that a client may see. 400 is the handler's own refusal, or of a body that was cut off; 411 of one without a
 # length.
@@ -69,6 +72,7 @@ class Verdict:
     keys: int = 0
     attempts: int = 0
     lost: int = 0  # attempts without an answer
+    lost_whole: int = 0  # answers whose effect and record a failover has lost
     statuses: Counter[int] = field(default_factory=Counter)
     violations: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
@@ -85,8 +89,12 @@ class Verdict:
 def judge(log: Iterable[dict[str, Any]], contents: Contents) -> Verdict:
     """Each key of *log* against what the database holds of it."""
     attempts: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    failovers = []
     for line in log:
-        attempts[line["key"]].append(line)
+        if "failed over" in line:
+            failovers.append(line["at"])
+        else:
+            attempts[line["key"]].append(line)
     effects: dict[str, list[int]] = defaultdict(list)
     for number, key in contents.effects:
         effects[key].append(number)
@@ -103,17 +111,38 @@ def judge(log: Iterable[dict[str, Any]], contents: Contents) -> Verdict:
         verdict.attempts += len(answered)
         verdict.lost += sum(line["status"] is None for line in answered)
         verdict.statuses.update(line["status"] for line in answered if line["status"] is not None)
-        found = [*judge_key(lines, effects[key], records[key])]
+        lost = [line for line in answered if is_lost(line, effects[key], failovers)]
+        verdict.lost_whole += len(lost)
+        found = [*judge_lost(lost, records[key], failovers)]
+        found += judge_key(
+            [line for line in lines if line not in lost], effects[key], records[key], answered=bool(lost)
+        )
         found += judge_phases(lines, effects[f"{key}{SHIPMENT}"], charges[key])
         for kind, words in found:
             verdict.violations[kind].append(f"{key}: {words}")
     return verdict
 
 
-def judge_key(
-    lines: list[dict[str, Any]], effects: list[int], records: list[tuple[int, str]]
+def is_lost(line: dict[str, Any], effects: list[int], failovers: list[float]) -> bool:
+    """Is it an answer whose effect is not there, and may that be because of a failover?"""
+    return line["status"] == 201 and line["effect"] not in effects and any(line["at"] < at for at in failovers)
+
+
+def judge_lost(
+    lost: list[dict[str, Any]], records: list[tuple[int, str]], failovers: list[float]
 ) -> Iterator[tuple[str, str]]:
-    """What is wrong with one key, as kinds and words."""
+    """What is wrong with the answers to one key that a failover has lost."""
+    digests = {line["digest"] for line in lost}
+    if kept := digests & {digest for _, digest in records}:
+        yield NO_WORK, f"lost answers, of which {len(kept)} have a record"
+    if len(digests) > len(failovers):
+        yield MORE_ANSWERS, f"{len(digests)} bodies before {len(failovers)} failovers"
+
+
+def judge_key(
+    lines: list[dict[str, Any]], effects: list[int], records: list[tuple[int, str]], *, answered: bool = False
+) -> Iterator[tuple[str, str]]:
+    """What is wrong with one key, as kinds and words. It may have been *answered* by what is not in *lines*."""
     lives = 1 + sum(bool(line.get("expired")) for line in lines)  # each record that expires makes the key a new one
     attempts = [line for line in lines if not line.get("expired")]
     answers = [line for line in attempts if line["status"] == 201]
@@ -134,12 +163,14 @@ def judge_key(
         yield NO_WORK, f"records {records}"
     if answers and kept and not digests & set(kept):
         yield NOT_THE_RECORD, f"{sorted(digests)}, the record has {kept}"
-    if not answers:
+    if not answers and not answered:
         last = attempts[-1] if attempts else {}
         yield UNANSWERED, f"{len(attempts)} attempts, the last {last.get('status')} {last.get('code')}"
     for line in attempts:
         if line["status"] is not None and line["status"] not in ALLOWED:
             yield UNEXPECTED, f"{line['status']} {line.get('code')}"
+        if line["status"] == 500 and line.get("code") == READ_ONLY:
+            yield UNEXPECTED, "500 from a server that is read-only"
 
 
 def judge_phases(lines: list[dict[str, Any]], shipments: list[int], charges: list[str]) -> Iterator[tuple[str, str]]:

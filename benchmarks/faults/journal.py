@@ -37,6 +37,10 @@ class Journal:
         """Note that the record of *key* was made to expire."""
         self._write({"key": key, "expired": True, "at": time.time()})
 
+    def failed_over(self) -> None:
+        """Note that what has been answered so far may be lost."""
+        self._write({"failed over": True, "at": time.time()})
+
     def close(self) -> None:
         os.close(self._file)
 

@@ -144,10 +144,20 @@ class Server:
 
 
 class PostgreSQL(Server):
+    """The one that is installed, or that of the wheel, which `POSTGRES_URL=embedded` requests in any case."""
+
     stopping = signal.SIGINT  # a fast shutdown
 
+    def find_programs(self) -> None:
+        try:
+            if os.environ.get("POSTGRES_URL") == servers.EMBEDDED:
+                raise servers.Missing
+            self.programs = program("initdb").parent
+        except servers.Missing:
+            self.programs = servers.embedded_programs(self.folder)
+
     def initialize(self) -> None:
-        self.programs = program("initdb").parent
+        self.find_programs()
         servers.initialize_postgresql(self.programs, self.data, "--wal-segsize=1", **self.account)
 
     def command(self) -> list[str | Path]:

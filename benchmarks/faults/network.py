@@ -25,6 +25,10 @@ class Wire:
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
+    def lead(self, port: int) -> None:
+        """To another port, from the next connection on."""
+        self._server = (self._server[0], port)
+
     def cut(self) -> None:
         self._whole.clear()
 

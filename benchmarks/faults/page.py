@@ -116,7 +116,9 @@ def on_nodes(results: Results) -> list[str]:
     return [
         paragraph(
             """Clients send the duplicates of one key to several nodes, or to the one that takes over. Afterwards the
-            nodes that are left must hold the same rows."""
+            nodes that are left must hold the same rows. *Lost whole* are answers from before an asynchronous failover
+            whose effect and record are both gone; half a loss would be a violation. What to set, and what to do, is in
+            [Fail over to a standby](../how-to/fail-over.md)."""
         ),
         table(["cluster", "fault", "promised, beside one effect and one answer", "seen"], rows),
         bullets(*(f"{cluster.title}: {cluster.note}" for cluster in CLUSTERS.values())),
@@ -132,7 +134,12 @@ def cell(fault: Fault, kind: str, line: dict[str, Any] | None) -> str:
         return "left out"
     statuses = {int(status): count for status, count in line["statuses"].items()}
     seen = [f"{line['faults']:,} / {line['keys']:,}"]
-    words = {"no answer": line["lost"], "500": statuses.get(500, 0), "503": statuses.get(503, 0)}
+    words = {
+        "lost whole": line.get("lost whole", 0),
+        "no answer": line["lost"],
+        "500": statuses.get(500, 0),
+        "503": statuses.get(503, 0),
+    }
     seen += [f"{word} ({count:,})" for word, count in words.items() if count]
     if line["violations"]:
         seen.append(f"**{named(line['violations'])}**")
@@ -241,8 +248,6 @@ def left_out(results: Results, kinds: list[str]) -> list[str]:
         """A machine that loses power, and a disk that lies about `fsync`: processes are killed, not machines.""",
         """A host that vanishes without closing its connections: the servers' own timeouts decide then
         ([a process that is killed](law.md#a-process-that-is-killed)).""",
-        """A failover to a replica. What has not reached the replica is lost, effect and record alike: the law holds for
-        what is there, but a client may have an answer to work that is gone.""",
         """SQLite has no clock but the process's: there the clock jumps by six hours, less than a record's life.""",
     ]
     return [bullets(*reasons)]

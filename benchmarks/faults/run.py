@@ -33,6 +33,7 @@ def seen(verdict: Verdict) -> dict[str, Any]:
         "keys": verdict.keys,
         "attempts": verdict.attempts,
         "lost": verdict.lost,
+        "lost whole": verdict.lost_whole,
         "statuses": dict(verdict.statuses),
         "violations": {kind: len(each) for kind, each in verdict.violations.items()},
         "as": [each[0] for each in verdict.violations.values()],

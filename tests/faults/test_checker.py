@@ -113,6 +113,79 @@ def test_what_the_checker_reports(log, effects, records, wanted):
     assert kinds(log, effects, records) == wanted
 
 
+def before(line: dict[str, Any]) -> dict[str, Any]:
+    return line | {"at": 1.0}
+
+
+def after(line: dict[str, Any]) -> dict[str, Any]:
+    return line | {"at": 3.0}
+
+
+FAILED_OVER = {"failed over": True, "at": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("log", "effects", "records"),
+    [
+        pytest.param([before(answer()), FAILED_OVER], [], [], id="not asked for again"),
+        pytest.param(
+            [before(answer()), FAILED_OVER, after(answer(2, OTHER))], [(2, "k")], [("k", 201, OTHER)], id="again"
+        ),
+    ],
+)
+def test_what_a_failover_may_lose(log, effects, records):
+    """An answer from before it whose effect and record are both gone is counted, and is no violation."""
+    verdict = judge(log, Contents(effects=effects, records=records))
+
+    assert verdict.violations == {}
+    assert verdict.lost_whole == 1
+
+
+@pytest.mark.parametrize(
+    ("log", "effects", "records", "wanted"),
+    [
+        pytest.param([before(answer()), FAILED_OVER], PAID, [], {checker.NO_RECORD}, id="the record alone"),
+        pytest.param([before(answer()), FAILED_OVER], [], KEPT, {checker.NO_WORK}, id="the effect alone"),
+        pytest.param(
+            [before(answer()), FAILED_OVER, after(answer(2, OTHER))], [(2, "k")], KEPT,
+            {checker.NO_WORK, checker.NOT_THE_RECORD}, id="the effect alone, and another one took place",
+        ),
+        pytest.param(
+            [before(answer()), before(answer(1, OTHER)), FAILED_OVER], [], [], {checker.MORE_ANSWERS}, id="two answers"
+        ),
+        pytest.param([FAILED_OVER, after(answer())], [], [], {checker.NO_EFFECT}, id="lost after it"),
+    ],
+)  # fmt: skip
+def test_what_a_failover_may_not_lose(log, effects, records, wanted):
+    """Half of what was done, and what was answered after it."""
+    assert kinds(log, effects, records) == wanted
+
+
+def test_a_read_only_server_is_no_500():
+    """What a standby refuses was not done, and the answer has to say so."""
+    assert kinds([refusal(500, "25006"), answer()], PAID, KEPT) == {checker.UNEXPECTED}
+
+
+@pytest.mark.parametrize(("rows", "wanted"), [("(1, 'k')", 0), ("(1, 'k'), (2, 'k')", 1)], ids=["alike", "one more"])
+def test_nodes_are_compared(tmp_path, monkeypatch, rows, wanted):
+    """A row that one node has alone, when it has had the time to pass it on, is a violation."""
+    monkeypatch.setattr(checker, "CATCHES_UP", 0.0)
+    urls = []
+    for number, payments in enumerate(["(1, 'k')", rows]):
+        connection = sqlite3.connect(tmp_path / f"{number}.sqlite3")
+        connection.executescript(
+            f"""
+            CREATE TABLE app_payment (id integer, reference text);
+            CREATE TABLE django_idempotency_record ("key" text, status integer, body blob);
+            INSERT INTO app_payment VALUES {payments};
+            """
+        )
+        connection.close()
+        urls.append(f"sqlite:///{tmp_path}/{number}.sqlite3")
+
+    assert len(checker.differences(*urls)) == wanted
+
+
 def test_other_keys_are_not_mixed_up():
     """A key is judged by its own effects, records and attempts."""
     other = {**answer(2), "key": "other"}

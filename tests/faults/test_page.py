@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.faults.catalogue import ALL, FAULTS
 from benchmarks.faults.checker import MORE_EFFECTS
+from benchmarks.faults.clusters.catalogue import CLUSTER_FAULTS, CLUSTERS
 from benchmarks.faults.page import Results, page
 
 FAULT = FAULTS[0]
@@ -53,7 +54,32 @@ def test_a_planted_bug_that_was_not_seen_shows(planted):
     assert "**not seen**" in page(results)
 
 
+def test_a_fault_on_several_nodes():
+    """It has a row with what it lost whole, and counts as the others do."""
+    fault = CLUSTER_FAULTS[0]
+    kind = fault.kinds[0]
+    seen = line({}, {}) | {"fault": fault.name, "kind": kind, "lost whole": 4}
+    results = Results(faults=[seen])
+    title = CLUSTERS[kind].title
+
+    assert f"| {title} | {fault.name} | {fault.promise} | 3 / 1,234, lost whole (4), no answer (7), 503 (2) |" in page(
+        results
+    )
+    assert f"| {title} | {fault.name} | {fault.bug} | **not seen** |" in page(results)
+    assert results.missed() == [f"{title}: {fault.name}: {fault.bug}"]
+
+
+def test_a_cluster_that_is_not_installed():
+    """It is left out, with the reason."""
+    kind = CLUSTER_FAULTS[0].kinds[0]
+
+    assert f"- {CLUSTERS[kind].title}: no program." in page(Results(left_out={kind: "no program"}))
+
+
 def test_each_fault_says_where_it_is_made_and_why_not_elsewhere():
     """No cell of the table is empty without a reason, and no two faults have one name."""
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
     assert [fault.name for fault in FAULTS if fault.kinds != ALL and not fault.elsewhere] == []
+    made = [(kind, fault.name) for fault in CLUSTER_FAULTS for kind in fault.kinds]
+    assert len(set(made)) == len(made)
+    assert {kind for kind, _ in made} == set(CLUSTERS)

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.faults import kills
 from benchmarks.faults.catalogue import FAULTS, Fault
+from benchmarks.faults.clusters import postgresql
 from benchmarks.faults.run import make
 from benchmarks.faults.stage import Database, database
 from tests.app.serving import VENDOR
@@ -36,13 +37,17 @@ KILLS = 60
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Database]:
+    yield from started(VENDOR)
+
+
+def started(kind: str) -> Iterator[Database]:
     try:
-        with database(VENDOR) as server:
+        with database(kind) as server:
             yield server
     except Missing as missing:
         if os.environ.get("REQUIRE_SERVERS", "") not in ("", "0"):
             raise
-        pytest.skip(f"no {VENDOR} of our own: {missing}")
+        pytest.skip(f"no {kind} of our own: {missing}")
 
 
 def chosen(table: dict[str, dict[str, int]]) -> list[Any]:
@@ -67,6 +72,28 @@ def test_a_planted_bug_is_caught_by(server, tmp_path, fault: Fault, rounds: int)
     seen = make(fault, VENDOR, server, tmp_path, rounds=rounds, bug=fault.bug_on(VENDOR))
 
     assert set(seen["violations"]) & set(fault.caught), seen
+
+
+@pytest.fixture(scope="module")
+def primary_and_standby() -> Iterator[Database]:
+    yield from started(postgresql.KIND)
+
+
+@pytest.mark.skipif(VENDOR != "postgresql", reason="the failover is PostgreSQL's")
+@pytest.mark.parametrize("commit", ["on", postgresql.LOCAL])
+def test_a_standby_takes_over(primary_and_standby, tmp_path, commit: str):
+    """
+    The primary is killed under load: what has an answer is on a synchronous standby, and the retry there gets it.
+
+    On an asynchronous one that lags, some answers are lost, effect and record alike.
+    """
+    fault = next(each for each in postgresql.FAULTS if each.make.args == ("kill", commit, postgresql.both))
+
+    seen = make(fault, postgresql.KIND, primary_and_standby, tmp_path, rounds=1)
+
+    assert seen["violations"] == {}, seen["as"]
+    assert seen["faults"] == 1
+    assert bool(seen["lost whole"]) == (commit == postgresql.LOCAL)
 
 
 def test_kills_at_any_point_and_instant(server, tmp_path: Path, count):
