@@ -1,11 +1,23 @@
 """Faults of MariaDB Galera, and its nodes, each of which takes writes."""
 
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.faults.catalogue import Fault
+from benchmarks.faults.checker import MORE_EFFECTS, NO_EFFECT, cursor_of
+from benchmarks.faults.clients import Load
 from benchmarks.faults.clusters.cluster import Cluster
 from benchmarks.faults.keeper import MariaDB, Server
+from benchmarks.faults.stage import WAIT, Stage
 from tests import servers
 
 PROVIDERS = [Path("/usr/lib") / place / "libgalera_smm.so" for place in ("galera", "galera-4", "x86_64-linux-gnu")]
@@ -98,4 +110,108 @@ class Galera(Cluster):
 
 
 CLUSTERS: dict[str, type[Cluster]] = {"galera": Galera}
-FAULTS: tuple[Fault, ...] = ()
+
+# --- the faults ---
+
+GUNICORN = 6  # seconds, after which gunicorn gives up a worker whose node is silent
+ANSWERS = 10  # between two faults
+DUPLICATES = 0.8  # the share of keys that two clients send at once, mostly to two nodes
+BACK = 0.5  # seconds for the last rows to be on all nodes
+
+
+@contextmanager
+def clients(stage: Stage) -> Iterator[Load]:
+    """An application on each node, and clients that ask any of them."""
+    with (
+        stage.applications(timeout=GUNICORN) as apps,
+        stage.load(*(app.address for app in apps), duplicates=DUPLICATES) as load,
+    ):
+        yield load
+    time.sleep(BACK)
+    stage.nodes = stage.database.urls
+
+
+def raced(stage: Stage) -> None:
+    """Nothing is harmed. A fault is a 503: a transaction that had lost at COMMIT."""
+    with clients(stage) as load:
+        for _ in range(stage.rounds):
+            load.wait_for_answers(ANSWERS, WAIT)
+    stage.faults = stage.verdict().statuses[503]
+
+
+def harmed(harm: str, way_back: str, stage: Stage) -> None:
+    """*harm* one node after the other under load; each is back before the next one."""
+    nodes = itertools.cycle(range(len(stage.database.urls)))
+
+    def fault() -> None:
+        node = next(nodes)
+        stage.database.do(f"{harm} {node}")
+        time.sleep(stage.draw.uniform(0, 2 * SUSPECT))  # before and after the others have given it up
+        stage.database.do(f"{way_back} {node}")
+
+    with clients(stage) as load:
+        stage.repeat(load, fault, answers=ANSWERS)
+        load.wait_for_answers(ANSWERS, WAIT)
+
+
+def purged(stage: Stage) -> None:
+    """Records that have expired, of no client's keys, are purged on all nodes at once under load."""
+
+    def purge() -> None:
+        with cursor_of(stage.database.urls[0]) as cursor:
+            cursor.execute(OLD)
+            cursor.connection.commit()
+        purges = [
+            subprocess.Popen(
+                [sys.executable, "-m", "django", "idempotency_purge", "--batch-size=5", "--verbosity=0"],
+                env={**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "tests.settings"},
+            )
+            for url in stage.database.urls
+        ]
+        if sum(each.wait() for each in purges):
+            raise RuntimeError("a purge has failed")
+
+    with clients(stage) as load:
+        stage.repeat(load, purge, answers=ANSWERS)
+
+
+OLD = """
+    INSERT INTO django_idempotency_record
+        (digest, fingerprint, scope, operation, `key`, request, request_id, status, head, body, executed_at, expires_at)
+    SELECT UNHEX(SHA2(UUID(), 256)), '', '', '', CONCAT('old-', seq), '', '', 201, '', '', UTC_TIMESTAMP(6),
+        UTC_TIMESTAMP(6) - INTERVAL 1 SECOND
+    FROM seq_1_to_100
+"""
+
+
+def fault(name: str, promise: str, make: Callable[[Stage], None], **more: Any) -> Fault:
+    return Fault(name=name, promise=promise, make=make, kinds=("galera",), **more)
+
+
+FAULTS: tuple[Fault, ...] = (
+    fault(
+        "duplicates meet on different nodes",
+        "409, or 503 from the node that has lost at COMMIT; its retry gets the answer",
+        raced, bug="answers anyway", caught=(NO_EFFECT,), rounds=20,
+    ),
+    fault(
+        "a node is killed with -9, and joins anew under load",
+        "what has an answer is on the others",
+        partial(harmed, "kill", "start"), bug="no claim", caught=(MORE_EFFECTS,), rounds=3,
+    ),
+    fault(
+        "a node is frozen and comes back",
+        "the others go on when they have given it up; what it had not committed, it cannot commit",
+        partial(harmed, "freeze", "thaw"), bug="answers anyway", caught=(NO_EFFECT,), rounds=6,
+    ),
+    fault(
+        "a node is cut off from the others, and joins again",
+        "503 or 500 while it has no quorum; its COMMITs fail, or are on the others",
+        partial(harmed, "cut", "join"), bug="answers anyway", caught=(NO_EFFECT,), rounds=6,
+    ),
+    fault(
+        "expired records are purged on all nodes at once",
+        "as on one; a batch that loses at COMMIT is tried again",
+        purged, bug="no claim", caught=(MORE_EFFECTS,), rounds=4,
+    ),
+)  # fmt: skip

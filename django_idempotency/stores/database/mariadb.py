@@ -27,10 +27,10 @@ class MariaDB(InnoDB):
 
     The server parses that statement for each claim, but the procedures of the migrations only once per connection.
 
-    The nodes of a Galera cluster do not see each other's locks. Certification lets one of two claims through COMMIT, and
-    a claim waits until its node has what was committed before on the others. Streaming the claim's row to them would
-    show them the claim, but is not safe: when a handler rolls back to a savepoint in a transaction that streams, the
-    other nodes get the rows all the same, and a node that meets a conflict over them leaves the cluster.
+    The nodes of a Galera cluster do not see each other's locks. Certification lets one of two claims through COMMIT. A
+    claim waits until its node has what was committed before on the others. Streaming the claim's row would show it to
+    them, but is not safe: when a handler rolls back to a savepoint in a transaction that streams, the other nodes get
+    those rows too, and if one is in conflict, the node that has answered leaves the cluster with what it had committed.
     """
 
     def __init__(self, *, by_procedure: bool = False, begins: bool = False, on_galera: bool = False) -> None:
