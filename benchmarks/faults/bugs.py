@@ -191,11 +191,12 @@ def around(protected: View, bare: View) -> View:
 
         def anyway(request: HttpRequest) -> HttpResponse:
             try:
-                return protected(request)
+                answer = protected(request)
             except Exception:
                 if hasattr(request, "made"):
                     return made(request)
                 raise
+            return made(request) if answer.status_code == 503 and hasattr(request, "made") else answer
 
         return anyway
     if BUG == "fails open":
