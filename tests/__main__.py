@@ -92,6 +92,8 @@ BY_STATEMENTS = (
     "tests/stores/test_wrappers.py",
 )
 
+GALERA = ("tests/proof/test_galera.py",)
+
 # The choices of the short suite. Of the heavy tests it has kills on PostgreSQL, and races on each server. The model is
 # of the protocol, not of the code, so it is left out, and so are clusters of Redis.
 NOT_HEAVY = (
@@ -132,6 +134,8 @@ RUNS = {
     "pooled-plain": Run(service="pgbouncer", environment={"POOLED": "1", "FOLD": "0", **STATEMENTS}, paths=RACES),
     "mariadb": Run(service="MariaDB", short=(*NO_KILLS, *FEWER, *DIALECTS, *RECORDS), full=(*SERVER, "tests/kit")),
     "mariadb-statements": Run(service="MariaDB", environment=STATEMENTS, paths=BY_STATEMENTS),
+    # Three nodes, over which the processes of the proof are spread.
+    "galera": Run(service="Galera", environment={"GALERA": "1"}, paths=GALERA),
     "mysql": Run(service="MySQL", short=(*NO_KILLS, *FEWER, *DIALECTS), full=SERVER),
     "mysql-statements": Run(service="MySQL", environment=STATEMENTS, paths=BY_STATEMENTS),
 }
@@ -261,6 +265,7 @@ def plan(
             url = f"sqlite:///{folder / name}.sqlite3"
         elif run.service in found:
             url = found[run.service].database_url(name)
+            common["NODES"] = " ".join(found[run.service].nodes)
             # Beside the pooler, which may be gone by then.
             server = found["PostgreSQL" if run.service == "pgbouncer" else run.service]
             stack.callback(servers.drop_databases, server.url, f"test_{name}")
@@ -282,6 +287,7 @@ def find_servers(stack: ExitStack, wanted: set[str]) -> tuple[dict[str, servers.
         "pgbouncer": servers.pgbouncer,
         "MariaDB": servers.mariadb,
         "MySQL": servers.mysql,
+        "Galera": servers.galera,
         "Redis": servers.redis,
     }
     if "pgbouncer" in wanted:

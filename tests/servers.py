@@ -52,6 +52,7 @@ class Server:
     url: str
     version: str  # product and number, for people
     origin: str  # how it was found
+    nodes: tuple[str, ...] = ()  # URLs of a cluster's nodes, the first of which is `url`
 
     def __str__(self) -> str:
         return f"{self.version} ({self.origin})"
@@ -94,6 +95,17 @@ def pgbouncer(stack: ExitStack, postgresql: Server) -> Server:
         raise Missing(f"cannot be started: {error}") from error
     printed = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
     return Server(url=url, version=printed.split("\n")[0], origin=f"started by us in front of {postgresql.version}")
+
+
+def galera(stack: ExitStack) -> Server:
+    """A Galera cluster, which is the fault suite's."""
+    try:
+        process = stack.enter_context(keeper_of("benchmarks.faults.keeper", "galera"))
+        nodes, _, version = first_line(process).partition(" ")
+    except Exception as error:
+        raise Missing(f"cannot be started: {error}") from error
+    urls = tuple(urlsplit(url)._replace(path="").geturl() for url in nodes.split(","))
+    return Server(url=urls[0], version=version, origin="started by us", nodes=urls)
 
 
 def redis(stack: ExitStack) -> Server:

@@ -101,7 +101,14 @@ def resume(lines: Lines) -> dict[str, Any]:
     return {}
 
 
-JOBS = {"connect": connect, "request": request, "race": race, "resume": resume}
+def purge(lines: Lines) -> dict[str, Any]:
+    """What `manage.py idempotency_purge` does. Returns how many records it deleted."""
+    from django_idempotency.operations.purging import purge
+
+    return {"count": purge(batch_size=10).count}
+
+
+JOBS = {"connect": connect, "request": request, "race": race, "resume": resume, "purge": purge}
 
 # --- the process ---
 

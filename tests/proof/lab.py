@@ -5,7 +5,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import cycle
 from typing import Any
+from urllib.parse import urlsplit
 
 from tests.lab import forks
 from tests.lab.lines import Lines
@@ -22,11 +24,12 @@ class Reply(forks.Reply):
     @property
     def is_suspicion(self) -> bool:
         """
-        Has PostgreSQL's SERIALIZABLE ended the transaction when the handler had run? (40001)
+        Has PostgreSQL's SERIALIZABLE, or Galera's certification, ended the transaction when the handler had run?
 
-        With ATOMIC_REQUESTS, COMMIT is Django's, and its error is a 500.
+        With ATOMIC_REQUESTS, COMMIT is Django's, and its error (40001, 1213) is a 500.
         """
-        return self.code == "try-again" or (self.status == 500 and "could not serialize access" in self.error)
+        cancelled = any(text in self.error for text in ("could not serialize access", "Deadlock found"))
+        return self.code == "try-again" or (self.status == 500 and cancelled)
 
 
 class Child(forks.Process):
@@ -118,9 +121,13 @@ class Lab(forks.Forks[Child]):
 
     def __init__(self, name: str) -> None:
         super().__init__(Child, "tests.proof.child", name)
+        nodes = [urlsplit(url) for url in os.environ.get("NODES", "").split()]
+        self._nodes = cycle([{"HOST": node.hostname, "PORT": node.port, "OPTIONS": {}} for node in nodes] or [{}])
 
-    def child(self, **config: Any) -> Child:
-        return self.fork(**config)
+    def child(self, *, database: dict[str, Any] | None = None, **config: Any) -> Child:
+        """A new process, on the next node of a cluster."""
+        node = next(self._nodes)
+        return self.fork(database={**node, **(database or {})}, **config)
 
 
 # --- what must hold ---

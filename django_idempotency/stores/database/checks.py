@@ -97,7 +97,8 @@ def _check_mysql(using: str, cursor: CursorWrapper, max_body: int) -> Iterator[C
         yield checks.Error(
             f"Database {using!r} is a Galera cluster. Its nodes do not see each other's locks, so of two requests with"
             " one key on two nodes both may run, until one fails at COMMIT.",
-            hint="Send all writes to one node, then silence this check in SILENCED_SYSTEM_CHECKS.",
+            hint="Send all writes to one node, then silence this check in SILENCED_SYSTEM_CHECKS. Or silence it if the"
+            " handlers' work is all in this database, and set the option `retries`, so that the loser gets the answer.",
             id="django_idempotency.E009",
         )
     needed = max_body * ESCAPED + HEAD

@@ -34,18 +34,21 @@ def dialect_for(connection: BaseDatabaseWrapper, *, connect: bool = True, fold: 
             kind = FoldedPostgreSQL if fold and can_fold(connection) else PostgreSQL
             return kind(by_function=connect and _outlives_requests(connection) and has_functions(connection))
         case "mysql":
-            from django_idempotency.stores.database.innodb import FOLDED, PLAIN, has_procedures
-            from django_idempotency.stores.database.mariadb import MariaDB
+            from django_idempotency.stores.database.innodb import FOLDED, PLAIN, found_on
+            from django_idempotency.stores.database.mariadb import ON_GALERA, MariaDB
             from django_idempotency.stores.database.mysql import MySQL, has_slots
 
             if not connect:
                 return MySQL()
             # Not asked on Django's cursor, because these are no statements of a request.
             with connection.wrap_database_errors, connection.connection.cursor() as cursor:
-                by_procedure = has_procedures(cursor, PLAIN)
-                begins = fold and by_procedure and has_procedures(cursor, FOLDED)
-                if connection.mysql_is_mariadb:  # type: ignore[attr-defined]
-                    return MariaDB(by_procedure=by_procedure, begins=begins)
+                is_mariadb = connection.mysql_is_mariadb  # type: ignore[attr-defined]
+                found = found_on(cursor, ON_GALERA if is_mariadb else "")
+                by_procedure = found.issuperset(PLAIN)
+                begins = fold and by_procedure and found.issuperset(FOLDED)
+                if is_mariadb:
+                    on_galera = "wsrep_on" in found
+                    return MariaDB(by_procedure=by_procedure, begins=begins, on_galera=on_galera)
                 slots = has_slots(cursor)
             return MySQL(by_procedure=by_procedure and slots, begins=begins and slots, has_slots=slots)
         case "sqlite":

@@ -276,14 +276,17 @@ def _end_transaction(connection: Any, error: BaseException) -> None:
         connection.close()
 
 
-def has_procedures(cursor: Any, names: tuple[str, str]) -> bool:
-    """Do these procedures of the migrations exist? *cursor* is the driver's."""
+def found_on(cursor: Any, more: str = "") -> set[str]:
+    """
+    Which procedures of the migrations exist? *more* is a SELECT of other things that may be there, asked in the same
+    statement. *cursor* is the driver's.
+    """
+    names = ", ".join(f"'{name}'" for name in (*PLAIN, *FOLDED))
     cursor.execute(
-        "SELECT COUNT(*) FROM information_schema.routines"
-        " WHERE routine_schema = DATABASE() AND routine_name IN (%s, %s)",
-        names,
+        "SELECT routine_name FROM information_schema.routines"
+        f" WHERE routine_schema = DATABASE() AND routine_name IN ({names}){more and f' UNION ALL {more}'}"
     )
-    return bool(cursor.fetchone()[0] == 2)
+    return {name for (name,) in cursor.fetchall()}
 
 
 def errno(error: BaseException) -> int | None:

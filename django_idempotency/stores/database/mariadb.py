@@ -8,6 +8,12 @@ from django_idempotency.core.keys import Attempt
 from django_idempotency.stores.database.dialect import TABLE, claim_values, live
 from django_idempotency.stores.database.innodb import COLUMNS, InnoDB
 
+ON_GALERA = (
+    "SELECT 'wsrep_on' FROM information_schema.session_variables"
+    " WHERE variable_name = 'wsrep_on' AND variable_value = 'ON'"
+)
+WAIT = "wsrep_sync_wait = 5"  # before a SELECT (1) or an INSERT (4) that is the first statement of its transaction
+
 
 class MariaDB(InnoDB):
     """
@@ -20,11 +26,21 @@ class MariaDB(InnoDB):
     DUPLICATE KEY UPDATE does not serve, because Django's connections report 1 row if it changed nothing.
 
     The server parses that statement for each claim, but the procedures of the migrations only once per connection.
+
+    The nodes of a Galera cluster do not see each other's locks. Certification lets one of two claims through COMMIT. A
+    claim waits until its node has what was committed before on the others. Streaming the claim's row would show it to
+    them, but is not safe: when a handler rolls back to a savepoint in a transaction that streams, the other nodes get
+    those rows too, and if one is in conflict, the node that has answered leaves the cluster with what it had committed.
     """
 
-    def __init__(self, *, by_procedure: bool = False, begins: bool = False) -> None:
+    def __init__(self, *, by_procedure: bool = False, begins: bool = False, on_galera: bool = False) -> None:
         super().__init__(by_procedure=by_procedure, begins=begins)
-        at_once = "SET STATEMENT innodb_lock_wait_timeout = 0 FOR"
+        at_once = "SET STATEMENT innodb_lock_wait_timeout = 0"
+        if on_galera:
+            at_once += f", {WAIT}"
+            self.CALL_CLAIM = f"SET STATEMENT {WAIT} FOR {self.CALL_CLAIM}"
+            self.CALL_BEGIN = f"SET STATEMENT {WAIT} FOR {self.CALL_BEGIN}"
+        at_once += " FOR"
         columns = ", ".join(f"'{state}'" for state in ("",) * 5)
         look = f"SELECT MAX({live(self.NOW)}) INTO live FROM {TABLE} WHERE digest = d"
         self.CLAIM = f"""
