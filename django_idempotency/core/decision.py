@@ -1,7 +1,7 @@
 """What to do with an attempt, and with its handler's answer: pure functions over values."""
 
-from dataclasses import dataclass
-from typing import Generic, TypeVar, assert_never
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar, assert_never
 
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.exceptions import KeyExpired, KeyReused, OutcomeUnknown, Refusal
@@ -11,10 +11,14 @@ from django_idempotency.exceptions import KeyExpired, KeyReused, OutcomeUnknown,
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The identity is ours to execute. The store recognises its claim by *token* when the record is written."""
+    """
+    The identity is ours to execute. The store recognises its claim by *token* when the record is written, for which it
+    may have *kept* something.
+    """
 
     token: str = ""
     taken_over: bool = False  # from a request whose outcome is unknown
+    kept: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -26,11 +25,10 @@ RUNS = PhasedRun._meta.db_table
 StoredAnswer = tuple[int, bytes, bytes]  # status, head and body, as the columns have them
 
 
-@dataclass(frozen=True, slots=True)
 class FoldedClaim(Claimed):
-    """A claim that began its transaction, and whose record ends it; perhaps on the same *cursor*."""
+    """A claim that began its transaction, and whose record ends it."""
 
-    cursor: CursorWrapper | None = field(default=None, repr=False, compare=False)
+    __slots__ = ()
 
 
 class Dialect:
@@ -97,7 +95,11 @@ class Dialect:
         raise NotImplementedError
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
-        """Claim, or find what prevents it. Raises `LostRace` if only a new transaction can tell."""
+        """
+        Claim, or find what prevents it. A claim may keep the *cursor*, which stays open for its record.
+
+        Raises `LostRace` if only a new transaction can tell.
+        """
         raise NotImplementedError
 
     def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, answer: StoredAnswer) -> bool:

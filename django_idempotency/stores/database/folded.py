@@ -44,7 +44,7 @@ class FoldedPostgreSQL(PostgreSQL):
             found = self.claim_result(cursor, attempt)
             if isinstance(found, Claimed):
                 _pass_to_atomic(connection, raw)
-                return FoldedClaim(found.token, cursor=cursor)
+                return FoldedClaim(found.token, kept=cursor)
             connection._commit()
         except BaseException as error:
             _end_transaction(connection, error)
@@ -80,7 +80,7 @@ class FoldedPostgreSQL(PostgreSQL):
         if folded:
             cursor.nextset()
         result = self.claim_result(cursor, attempt)
-        return FoldedClaim(result.token, cursor=cursor) if folded and isinstance(result, Claimed) else result
+        return FoldedClaim(result.token, kept=cursor) if folded and isinstance(result, Claimed) else result
 
     def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, answer: StoredAnswer) -> bool:
         raw = cursor.db.connection

@@ -143,9 +143,9 @@ class InnoDB(Dialect):
 
     def begin(self, connection: BaseDatabaseWrapper, attempt: Attempt) -> ClaimResult | None:
         try:
-            with connection.cursor() as cursor:
-                cursor.execute(self.CALL_BEGIN, (*claim_values(attempt), *self.lifetimes(attempt)))
-                return claim_result(self.fetch_row(cursor), FoldedClaim(SAVEPOINT), attempt)
+            cursor = connection.cursor()
+            cursor.execute(self.CALL_BEGIN, (*claim_values(attempt), *self.lifetimes(attempt)))
+            return claim_result(self.fetch_row(cursor), FoldedClaim(SAVEPOINT, kept=cursor), attempt)
         except LostRace:
             raise  # it is no error of the call
         except BaseException as error:
@@ -168,7 +168,7 @@ class InnoDB(Dialect):
             if errno(error) in LOCKED:  # sometimes the procedure's own handler does not catch it
                 return InFlight()
             raise
-        return claim_result(row, Claimed(savepoint), attempt)
+        return claim_result(row, Claimed(savepoint, kept=cursor), attempt)
 
     def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, answer: StoredAnswer) -> bool:
         written = (*answer, digest)

@@ -144,7 +144,7 @@ class PostgreSQL(Dialect):
         if not taken:
             return InFlight()
         if transaction is not None:
-            return Claimed(transaction)
+            return Claimed(transaction, kept=cursor)
         # The rival committed between our snapshot and our lock. At READ COMMITTED a second look shows its record; if it
         # shows none, our snapshot is older than the record.
         seen = self.look_up(cursor, attempt)

@@ -57,7 +57,7 @@ class SQLite(Dialect):
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
         cursor.execute(self.CLAIM, (*claim_values(attempt), *self.lifetimes(attempt)))
         if cursor.rowcount == 1:
-            return Claimed()
+            return Claimed(kept=cursor)
         # A rival committed while we waited for the database.
         seen = self.look_up(cursor, attempt)
         if seen is None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -21,7 +22,7 @@ from django_idempotency.models import UNSETTLED, IdempotencyRecord, RecordQueryS
 from django_idempotency.stores import stores
 from django_idempotency.stores.base import Fault, TransactionalStore
 from django_idempotency.stores.database.clock import as_django_writes
-from django_idempotency.stores.database.dialect import Dialect, FoldedClaim
+from django_idempotency.stores.database.dialect import Dialect
 from django_idempotency.stores.database.dialects import dialect_for
 from django_idempotency.stores.database.phased import Runs
 from django_idempotency.stores.database.rows import read_rows
@@ -110,7 +111,7 @@ class DatabaseStore(TransactionalStore):
             found = self.unless_ended(using, cursor, attempt, dialect.claim(cursor, attempt))
             return found
         finally:
-            if not isinstance(found, FoldedClaim):  # whose record needs it
+            if not isinstance(found, Claimed) or found.kept is not cursor:
                 cursor.__exit__(None, None, None)  # closes it without an error of its own
 
     def unless_ended(self, using: str, cursor: CursorWrapper, attempt: Attempt, found: ClaimResult) -> ClaimResult:
@@ -127,7 +128,7 @@ class DatabaseStore(TransactionalStore):
         answer = seal_answer(identity.scope, digest, record)
         cause: Error | None = None
         since = time.monotonic()
-        with _cursor_of(claim) or connections[using].cursor() as cursor:
+        with _kept_cursor(claim) or connections[using].cursor() as cursor:
             try:
                 if attempt.tombstone_ttl:
                     dialect.end_answer(cursor, attempt)
@@ -241,11 +242,12 @@ class DatabaseStore(TransactionalStore):
         return checks.check_server(using, max_body)
 
 
-def _cursor_of(claim: Claimed) -> CursorWrapper | None:
-    """The cursor of *claim*, if it is open and its connection was not replaced since."""
-    cursor = claim.cursor if isinstance(claim, FoldedClaim) else None
-    is_usable = cursor is not None and not cursor.closed and cursor.connection is cursor.db.connection
-    return cursor if is_usable else None
+def _kept_cursor(claim: Claimed) -> AbstractContextManager[CursorWrapper] | None:
+    """The cursor that *claim* has kept, unless its connection was replaced since. It goes with the claim, unclosed."""
+    cursor: CursorWrapper | None = claim.kept
+    if cursor is None or cursor.connection is not cursor.db.connection:
+        return None
+    return nullcontext(cursor)
 
 
 def replay_caches() -> list[ReplayCache]:
