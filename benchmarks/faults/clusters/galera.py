@@ -163,7 +163,7 @@ def purged(stage: Stage) -> None:
             cursor.connection.commit()
         purges = [
             subprocess.Popen(
-                [sys.executable, "-m", "django", "idempotency_purge", "--batch-size=5", "--verbosity=0"],
+                [sys.executable, "-m", "django", "idempotency_purge", "--batch-size=25", "--verbosity=0"],
                 env={**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "tests.settings"},
             )
             for url in stage.database.urls
@@ -212,6 +212,6 @@ FAULTS: tuple[Fault, ...] = (
     fault(
         "expired records are purged on all nodes at once",
         "as on one; a batch that loses at COMMIT is tried again",
-        purged, bug="no claim", caught=(MORE_EFFECTS,), rounds=4,
+        purged, bug="no claim", caught=(MORE_EFFECTS,), rounds=3,
     ),
 )  # fmt: skip
