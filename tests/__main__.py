@@ -115,7 +115,7 @@ RUNS = {
     "mariadb": Run(service="MariaDB", short=(*NO_KILLS, *CORE, "tests/operations"), full=(*SERVER, "tests/kit")),
     "mariadb-statements": Run(service="MariaDB", environment=STATEMENTS, paths=BY_STATEMENTS),
     # Three nodes, over which the processes of the proof are spread.
-    "galera": Run(service="Galera", environment={"GALERA": "1"}, paths=GALERA, short=()),
+    "galera": Run(service="Galera", paths=GALERA, short=()),
     "mysql": Run(service="MySQL", short=(*NO_KILLS, *CORE), full=SERVER),
     "mysql-statements": Run(service="MySQL", environment=STATEMENTS, paths=BY_STATEMENTS),
 }
@@ -244,13 +244,14 @@ def plan(
             url = f"sqlite:///{folder / name}.sqlite3"
         elif run.service in found:
             url = found[run.service].database_url(name)
-            common["NODES"] = " ".join(found[run.service].nodes)
             # Beside the pooler, which may be gone by then.
             server = found["PostgreSQL" if run.service == "pgbouncer" else run.service]
             stack.callback(servers.drop_databases, server.url, f"test_{name}")
         else:
             continue
         environment = common | run.environment | {"DATABASE_URL": url}
+        if run.service in found:
+            environment["NODES"] = " ".join(found[run.service].nodes)
         chosen_by_default = (run.short or ()) if is_short else () if paths_among(arguments) else run.full
         selection = [*chosen_by_default, *arguments]
         for part, command in suites(selection, run, first=is_first).items():
