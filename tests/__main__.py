@@ -135,7 +135,7 @@ RUNS = {
     "mariadb": Run(service="MariaDB", short=(*NO_KILLS, *FEWER, *DIALECTS, *RECORDS), full=(*SERVER, "tests/kit")),
     "mariadb-statements": Run(service="MariaDB", environment=STATEMENTS, paths=BY_STATEMENTS),
     # Three nodes, over which the processes of the proof are spread.
-    "galera": Run(service="Galera", environment={"GALERA": "1"}, paths=GALERA),
+    "galera": Run(service="Galera", paths=GALERA),
     "mysql": Run(service="MySQL", short=(*NO_KILLS, *FEWER, *DIALECTS), full=SERVER),
     "mysql-statements": Run(service="MySQL", environment=STATEMENTS, paths=BY_STATEMENTS),
 }

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.proof.lab import SCALE, Lab, Request, expire, race
-from tests.proof.test_races import CLIENTS, FAILS, LEVELS, race_for_keys
+from tests.proof.test_races import CLIENTS, FAILS, race_for_keys
 from tests.servers import mariadb_cursor
 
 NODES = os.environ.get("NODES", "").split()
@@ -43,7 +43,15 @@ def rows_on(url: str, database: str) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize(("level", "state"), zip(["read uncommitted", *LEVELS], ["expired", "fresh"] * 2, strict=True))
+@pytest.mark.parametrize(
+    ("level", "state"),
+    [
+        ("read uncommitted", "expired"),
+        ("read committed", "fresh"),
+        ("repeatable read", "expired"),
+        ("serializable", "fresh"),
+    ],
+)
 def test_a_race_on_all_nodes_has_one_effect(lab, token, count, atomic_requests, level, state):
     """The losers get 409, or 503 (with ATOMIC_REQUESTS 500) at COMMIT, and then the answer."""
     config = {"isolation": level, "database": {"ATOMIC_REQUESTS": atomic_requests}}
