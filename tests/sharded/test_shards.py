@@ -30,6 +30,7 @@ def options(request, settings):
 @pytest.fixture
 def sharded(options, settings):
     """Serve *handler* to both tenants."""
+
     def serve(handler=make_payment):
         settings.ROOT_URLCONF = (path(PATH.lstrip("/"), drf(handler, **options)),)
 
