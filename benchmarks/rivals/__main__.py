@@ -56,6 +56,7 @@ def main() -> int:
                     database_url=postgresql.database_url(f"{NAME}_{number}"),
                     redis_url=redis.url if redis else "",
                     namespace=f"{NAME}_{number}",
+                    folder=str(folder),
                 ),
                 log=folder / f"{name}.log",
                 error=no_redis if contender.needs_redis else None,

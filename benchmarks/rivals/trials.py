@@ -93,6 +93,18 @@ def another_user(start: Start) -> str:
     return f"{answer['status']}, and {paid}: one for each" if answer["status"] == 201 else f"{answer['status']}: {paid}"
 
 
+def revoked(start: Start) -> str:
+    """The same request again, with a token that was taken away in between."""
+    request = {**a_request(), "user": "leaver"}
+    with start() as worker:
+        first = worker.ask("post", **request)
+        worker.ask("revoke", user="leaver")
+        answer = worker.ask("post", **request)
+        paid = payments(worker, request)
+    outcome = "still gets the answer" if answer["body"] == first["body"] else answer["status"]
+    return f"{outcome}: {paid}"
+
+
 def another_body(start: Start) -> str:
     """The same user's request with the same key and another amount."""
     request = a_request()
@@ -111,6 +123,7 @@ TRIALS = {
     "killed between work and answer, then retried": killed,
     "two at once": at_once,
     "another user, the same key": another_user,
+    "token revoked, then retried": revoked,
     "the same key, another body": another_body,
 }
 

@@ -90,6 +90,12 @@ class Worker:
 
         return Payment.objects.filter(reference=reference).count()
 
+    def revoke(self, user: str) -> None:
+        """Take the token of *user* away, whose requests still send it."""
+        from rest_framework.authtoken.models import Token
+
+        Token.objects.filter(user__username=user).delete()
+
     def case(self, case: str) -> float:
         """The seconds of one request: `bare`, `first` or `replay`. Raises where it was something else."""
         number = uuid.uuid4().hex
@@ -166,6 +172,7 @@ def main(name: str) -> None:
         database_url=os.environ["DATABASE_URL"],
         redis_url=os.environ["REDIS_URL"],
         namespace=os.environ["NAMESPACE"],
+        folder=os.environ["FOLDER"],
     )
     project.configure(contender, services)
     Worker(contender, services, commands, answers).serve()

@@ -1,4 +1,4 @@
-"""A project whose tenants live in two shards, each known by its host. What the page "Growing" shows, is here and runs."""
+"""A project whose tenants live in two shards, each known by its host: what the page "Growing" shows."""
 
 from collections.abc import Callable
 from contextvars import ContextVar
