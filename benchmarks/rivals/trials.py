@@ -18,7 +18,9 @@ from benchmarks.rivals.processes import Failed, WorkerProcess
 REFUSALS = {409, 423, 425, 429, 503}  # "not now": the same request may be sent again
 RETRY_EVERY = 0.5  # seconds
 RETRY_FOR = 60  # seconds; the documented locks of those that have one last 30
-BLOCKED_AFTER = 3  # seconds without an answer; idemkit gives up waiting after 10
+BLOCKED_AFTER = (
+    7  # seconds without an answer; idemkit gives up waiting after 10, and a busy machine needs some to refuse
+)
 
 Start = Callable[[], WorkerProcess]
 _numbers = itertools.count()
