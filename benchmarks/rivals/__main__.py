@@ -3,7 +3,7 @@ The same payment view under other packages, side by side: `make bench-rivals`.
 
 Installs each package from PyPI into an environment of its own, below the folder `RIVALS` (.venv-rivals), tries what
 each does in a crash, a race and a mix-up, measures all of them interleaved, and writes `docs/explanation/rivals.md`.
-`ROUNDS` (600) sets the length.
+`ROUNDS` (600) sets the length. With `BUSY=1` the page says that the machine does other things meanwhile.
 """
 
 from __future__ import annotations

@@ -272,7 +272,7 @@ class Guard(Contender):
     """
     A guard of functions, put around the handler's work and the rendering of its answer, behind DRF's authentication.
 
-    It stores the rendered answer, so that all that follows a replay is an `HttpResponse`.
+    It stores the rendered content alone. Status and headers are the view's own.
     """
 
     reused: tuple[str, ...] = ()  # names of the exceptions that say so
@@ -310,7 +310,7 @@ class Justonce(Guard):
     keys_in = "PostgreSQL"
     configuration = (
         "`Idempotent.run` around the handler, on its `DjangoStore` inside `transaction.atomic()`, as its documentation"
-        " says for effects in the same database."
+        " says for effects in the same database. The content alone is stored."
     )
     reused = ("KeyReuseError",)
     in_flight = ("OperationInFlightError",)
@@ -340,7 +340,8 @@ class AgentOnce(Guard):
     keys_in = "PostgreSQL"
     configuration = (
         "`Once.execute` around the handler, on its `PostgresStore`, whose statements are each committed by themselves."
-        " A claim whose process died stays, until its `verify` or an operator says what happened."
+        " A claim whose process died stays, until its `verify` or an operator says what happened. The content alone is"
+        " stored, without status and headers."
     )
     reused = ("KeyConflict",)
     in_flight = ("EffectPending",)
@@ -366,7 +367,7 @@ class ExactlyOnce(Guard):
     keys_in = "PostgreSQL"
     configuration = (
         "`once` around the handler, on its `PostgresStore` at SERIALIZABLE, in transactions of its own. A claim whose"
-        " process died is quarantined, until a policy or an operator says what happened."
+        " process died is quarantined, until a policy or an operator says what happened. The content alone is stored."
     )
     reused = ("KeyReuseError",)
     in_flight = ("QuarantinedError",)
@@ -389,7 +390,8 @@ class Idemkey(Guard):
     keys_in = "an SQLite file of the machine"
     configuration = (
         "`guard` around the handler, on its `DedupStore`: a file, which other machines do not see. A claim lasts 300 s"
-        " by default, and a request that meets one waits for it, 10 s here (`inflight_timeout`)."
+        " by default, and a request that meets one waits for it, 10 s here (`inflight_timeout`). A replay asks no"
+        " server but for the token. The content alone is stored."
     )
     reused = ("FingerprintMismatchError",)
     in_flight = ("InflightTimeoutError",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import statistics
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -42,13 +43,13 @@ Every cell was tried in this run, with real processes, and ends with the payment
 {figures(entries)}
 
 Whole requests through Django's WSGI handler, in one process for each row. Each figure is a median of {rounds} ratios
-against the bare view in `atomic` of the same round. Round trips are those to PostgreSQL, + those to Redis.
+against the bare view in `atomic` of the same round. Round trips are those to PostgreSQL, + those to Redis.{busy()}
 
 A package that opens no transaction runs the handler's INSERT in autocommit, which saves BEGIN and COMMIT.
 
-*Callers*: a key is its user's own, and a revoked token gets no replay, both as tried above; what replays before DRF has
-authenticated saves the look-up of the token that all others make. *Crash*: what the
-retries of a request came to whose process was killed between work and answer.
+*Callers*: a key is its user's own, and a revoked token gets no replay, both as tried above. Who replays before DRF has
+authenticated saves the look-up of the token that all others make. *Crash*: what the retries came to of a request whose
+process was killed between work and answer.
 
 {faster(tried)}
 
@@ -106,6 +107,15 @@ def faster(tried: Sequence[Entry]) -> str:
                 f"**{words} faster than {name_of(row)}** ({row.ratio(case):.2f}x): {'; '.join(names) or 'none'}."
             )
     return "\n\n".join("\n".join(textwrap.wrap(text, WIDTH, break_on_hyphens=False)) for text in paragraphs)
+
+
+def busy() -> str:
+    """What a reader has to know of a run with `BUSY=1`."""
+    if os.environ.get("BUSY") != "1":
+        return ""
+    return (
+        " The\nmachine was busy with other work: a ratio compares requests of one round, and milliseconds say nothing."
+    )
 
 
 def name_of(entry: Entry) -> str:
