@@ -178,7 +178,6 @@ LARGE = {
     "slack": 1.1,
     "slack of a fill": 1.0,
     "warm": {"first": 1.3, "replay": 0.7},
-    "cold": {"first": 1.4, "replay": 0.8},
     "log": {"bytes": 12_000, "pages": 2.0},
     "indexes": {name: {"levels": 2, "leaves": 200_000, "inner": 1000} for name in growing.INDEXES},
     "look-ups": {name: {"plan": "Index Scan", "pages": 4} for name in ("digest", "key")},
