@@ -79,6 +79,7 @@ SERVER = (
     "tests/phased",
     "tests/proof/test_async_kills.py",
     "tests/proof/test_phased.py",
+    "tests/sharded",
 )
 # What the claim's other ways do not change is left to the runs without them.
 OF_CLAIMS = tuple(path for path in CORE if path != "tests/outcomes")

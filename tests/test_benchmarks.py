@@ -1,5 +1,6 @@
 """The benchmarks run; what they find is not asked."""
 
+import json
 import os
 import re
 import socket
@@ -12,6 +13,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.page import KEYS_IN_REDIS, REPLAY_CACHE, Results, with_redis
+from benchmarks.rivals.contenders import CONTENDERS, Services
+from benchmarks.rivals.entry import Entry, Trips
+from benchmarks.rivals.page import faster
+from benchmarks.rivals.page import page as page_of_rivals
+from benchmarks.rivals.trials import TRIALS
+from benchmarks.scale import growing
+from benchmarks.scale.large import KEPT
 from benchmarks.wire import Wire
 
 ROOT = Path(__file__).parent.parent
@@ -96,3 +104,100 @@ def test_a_store_in_redis_is_compared_with_both_bare_views():
 
     assert "| keys in Redis | first | 1.20x | 1.50x |" in table
     assert "| `REPLAY_CACHE` | replay | 0.50x | 0.60x |" in table
+
+
+# --- rivals ---
+
+
+def rival(name, *, first, replay, **outcomes):
+    """A contender that has come through the run: its ratios, and what each trial said."""
+    entry = Entry(
+        name=name,
+        contender=CONTENDERS[name],
+        services=Services(database_url="", redis_url="", namespace="", folder=""),
+        log=Path(),
+    )
+    entry.times = {"bare": [1.0, 1.0], "first": [first, first], "replay": [replay, replay]}
+    entry.trips = {case: Trips(database=4, redis=0) for case in entry.times}
+    entry.versions = {entry.contender.package: "1.0", "django": "6.1", "python": "3.13"}
+    said = dict(zip(TRIALS, ("the same answer: 1 payment", *["201 at once: 1 payment"] * 2), strict=False))
+    entry.outcomes = {
+        **said,
+        "another user, the same key": "201, and 2 payments: one for each",
+        "token revoked, then retried": "401: 1 payment",
+        "the same key, another body": "422: 1 payment",
+        **outcomes,
+    }
+    return entry
+
+
+def test_who_is_faster_is_named_with_what_it_keeps():
+    """Against the first row of ours, and against the best one, if that is another."""
+    ours, cached = rival("ours", first=1.3, replay=0.7), rival("ours-replay-cache", first=1.4, replay=0.5)
+    unsafe = rival(
+        "drf-idempotency",
+        first=1.2,
+        replay=0.4,
+        **{
+            "token revoked, then retried": "still gets the answer: 1 payment",
+            "killed between work and answer, then retried": "409 for 30 s, then 201: 2 payments",
+        },
+    )
+    careful = rival("justonce", first=1.9, replay=0.6)
+
+    text = " ".join(faster([ours, cached, unsafe, careful]).split())
+
+    assert "First executions faster than django-idempotency with its keys in PostgreSQL** (1.30x): drf-idempot" in text
+    assert "(0.40x; callers not kept, after a crash paid twice); justonce with its keys in PostgreSQL (0.60x; " in text
+    assert "Replays faster than django-idempotency with its keys in PostgreSQL, with a replay cache in Redis**" in text
+    assert text.count("justonce") == 1  # the cached row is ahead of it
+
+
+def test_what_was_refused_for_ever_has_paid_once():
+    """It is neither kept nor broken."""
+    stuck = rival(
+        "agent-once",
+        first=1.5,
+        replay=0.9,
+        **{"killed between work and answer, then retried": "still 409 after 60 s, 1 payment"},
+    )
+
+    assert stuck.after_crash == "paid once, never answered"
+    assert "| kept | paid once, never answered |" in page_of_rivals([rival("ours", first=1, replay=1), stuck], [], 2)
+
+
+# --- scale ---
+
+
+LARGE = {
+    "server": "PostgreSQL 15.20",
+    "date": "2026-11-30",
+    "busy": False,
+    "size": 30_000_000,
+    "sizes": {"rows": 18_000_000_000, "digest": 2_400_000_000, "key": 2_400_000_000, "expires": 600_000_000},
+    "slack": 1.1,
+    "slack of a fill": 1.0,
+    "warm": {"first": 1.3, "replay": 0.7},
+    "log": {"bytes": 12_000, "pages": 2.0},
+    "indexes": {name: {"levels": 2, "leaves": 200_000, "inner": 1000} for name in growing.INDEXES},
+    "look-ups": {name: {"plan": "Index Scan", "pages": 4} for name in ("digest", "key")},
+    "purge": {"rows": 200_000, "begun": 10.0, "ended": 12.0},
+}
+
+
+def test_a_billion_is_worked_out_from_what_was_measured():
+    """Rows are taken as requests leave them, and an index grows by a level when its pages have no more room."""
+    text = " ".join(growing.figures(LARGE).split())
+
+    assert "| rows | 18 GB | 660 GB |" in text  # 600 bytes each, and a tenth of slack
+    assert "| index of `digest` | 2.4 GB, 3 levels | 80 GB, 4 levels |" in text
+    assert "| **together** | 23.4 GB | 840 GB |" in text
+    assert "| memory for the indexes of random values | 4.8 GB | 160 GB |" in text
+    assert "one day's at 11,574 first executions per second**, or 11.6 days' at 1,000" in text
+    assert "are 12 TB, at that rate 139 MB per second" in text
+    assert "100,000 per second on the idle machine. 1,000,000,000 take 2.8 hours" in text
+
+
+def test_the_page_has_the_figures_that_were_kept():
+    """Nobody has typed them."""
+    assert growing.figures(json.loads(KEPT.read_text())) in growing.PAGE.read_text()

@@ -3,7 +3,7 @@ The same payment view under other packages, side by side: `make bench-rivals`.
 
 Installs each package from PyPI into an environment of its own, below the folder `RIVALS` (.venv-rivals), tries what
 each does in a crash, a race and a mix-up, measures all of them interleaved, and writes `docs/explanation/rivals.md`.
-`ROUNDS` (600) sets the length.
+`ROUNDS` (600) sets the length. With `BUSY=1` the page says that the machine does other things meanwhile.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from benchmarks.rivals.trials import TRIALS
 from tests import servers
 
 NAME = f"idempotency_rivals_{os.getpid()}"
+AT_ONCE = 6  # contenders whose trials run: more would make refusals as slow as waits
 WARM_UP = 50  # rounds
 COUNTED = 5  # requests of each case whose round trips are counted
 
@@ -56,6 +57,7 @@ def main() -> int:
                     database_url=postgresql.database_url(f"{NAME}_{number}"),
                     redis_url=redis.url if redis else "",
                     namespace=f"{NAME}_{number}",
+                    folder=str(folder),
                 ),
                 log=folder / f"{name}.log",
                 error=no_redis if contender.needs_redis else None,
@@ -64,8 +66,8 @@ def main() -> int:
         ]
         for entry in entries:
             attempt(prepare, entry, postgresql)
-        # All at the same time: locks that outlive their owners are waited for.
-        with ThreadPoolExecutor(len(entries)) as pool:
+        # Several at the same time: locks that outlive their owners are waited for.
+        with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(lambda entry: attempt(run_trials, entry), entries))
         for entry in entries:
             attempt(count_trips, entry)
@@ -78,12 +80,12 @@ def main() -> int:
     return 0
 
 
-def attempt(step: Callable[..., None], entry: Entry, *arguments: Any) -> None:
+def attempt(step: Callable[..., None], entry: Entry, *arguments: Any, **options: Any) -> None:
     """Do *step* for an *entry* that has come so far."""
     if entry.error is not None:
         return
     try:
-        step(entry, *arguments)
+        step(entry, *arguments, **options)
     except Failed as error:
         entry.error = str(error)
         print(f"{entry.name}: {error}", flush=True)
@@ -136,10 +138,14 @@ def measure(entries: list[Entry], rounds: int) -> None:
         for number in range(WARM_UP + rounds):
             random.shuffle(workers)
             for entry, worker in workers:
-                seconds = worker.ask("round", order=random.sample(CASES, len(CASES)))
-                if number >= WARM_UP:
-                    for case in CASES:
-                        entry.times[case].append(seconds[case])
+                attempt(measure_round, entry, worker, is_warm=number >= WARM_UP)
+
+
+def measure_round(entry: Entry, worker: WorkerProcess, *, is_warm: bool) -> None:
+    seconds = worker.ask("round", order=random.sample(CASES, len(CASES)))
+    if is_warm:
+        for case in CASES:
+            entry.times[case].append(seconds[case])
 
 
 def clean_up(postgresql: servers.Server, redis: servers.Server | None) -> None:

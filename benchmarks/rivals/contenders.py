@@ -21,6 +21,7 @@ class Services:
     database_url: str
     redis_url: str
     namespace: str  # of keys in a Redis that others use, too
+    folder: str  # for files, which the run deletes
 
 
 class Contender:
@@ -77,14 +78,7 @@ class OursWithReplayCache(Ours):
         in_redis = {"BACKEND": f"{stores}.redis.RedisStore", "OPTIONS": {"CACHE": "redis"}}
         cached = {"BACKEND": f"{stores}.database.DatabaseStore", "OPTIONS": {"REPLAY_CACHE": "redis"}}
         return {
-            "CACHES": {
-                "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
-                "redis": {
-                    "BACKEND": "django_redis.cache.RedisCache",
-                    "LOCATION": services.redis_url,
-                    "KEY_PREFIX": services.namespace,
-                },
-            },
+            "CACHES": caches(services),
             "IDEMPOTENCY": {"STORES": {"default": in_redis if self.redis_only else cached}},
         }
 
@@ -200,6 +194,235 @@ class DrfIdempotencykey(Contender):
         return type("Protected", (DrfIdempotencyKeyMixin, view), {})
 
 
+class DjangoIdempotencyKey(Contender):
+    package = "django-idempotency-key"
+    requirements = ("django-idempotency-key",)
+    keys_in = "Redis"
+    needs_redis = True
+    configuration = (
+        "`ExemptIdempotencyKeyMiddleware` and the mark `@idempotency_key`, with `CacheKeyStorage` and"
+        " `MultiProcessRedisLock`. It replays before DRF authenticates, to who sends the same `Authorization` header."
+        " The lock is held while a key is looked up, not while its handler runs."
+    )
+    middleware = ("idempotency_key.middleware.ExemptIdempotencyKeyMiddleware",)
+
+    def settings(self, services: Services) -> dict[str, Any]:
+        return {
+            "CACHES": caches(services),
+            "IDEMPOTENCY_KEY": {
+                "CONFLICT_STATUS_CODE": None,  # the stored status; 409 by default
+                "STORAGE": {"CLASS": "idempotency_key.storage.CacheKeyStorage", "CACHE_NAME": "redis"},
+                "LOCK": {
+                    "CLASS": "idempotency_key.locks.redis.MultiProcessRedisLock",
+                    "LOCATION": services.redis_url,
+                    "NAME": f"{services.namespace}_lock",
+                },
+            },
+        }
+
+    def protect(self, view: type[Any], services: Services) -> type[Any]:
+        from idempotency_key.decorators import idempotency_key
+
+        def as_view(cls: Any, **initial: Any) -> Any:
+            return idempotency_key(view.as_view(**initial))
+
+        return type("Protected", (view,), {"as_view": classmethod(as_view)})
+
+
+class DjangorestframeworkIdempotencyKey(Contender):
+    package = "djangorestframework-idempotency-key"
+    requirements = ("djangorestframework-idempotency-key",)
+    keys_in = "PostgreSQL"
+    configuration = (
+        "Its middleware, and `simple_idempotency_key_method` on the handler: the answer is recorded in the handler's"
+        " transaction, the key in one of its own before it. `IDEMPOTENCY_KEY_LOCK_TIMEOUT` has no default; 30 s here."
+    )
+    apps = ("rest_framework_idempotency_key",)
+    middleware = ("rest_framework_idempotency_key.middleware.IdempotencyKeyMiddleware",)
+
+    def settings(self, services: Services) -> dict[str, Any]:
+        return {"IDEMPOTENCY_KEY_LOCK_TIMEOUT": 30}
+
+    def protect(self, view: type[Any], services: Services) -> type[Any]:
+        from rest_framework_idempotency_key.decorators import simple_idempotency_key_method
+
+        return type("Protected", (view,), {"post": simple_idempotency_key_method(view.post)})
+
+
+class DrfIdem(Contender):
+    package = "drf-idem"
+    requirements = ("drf-idem", "django-redis>=5.4")
+    keys_in = "Redis"
+    needs_redis = True
+    configuration = (
+        "`IdempotencyMiddleware` on a cache in Redis. It runs the handler each time, and answers with what the first"
+        " run answered."
+    )
+    apps = ("drf_idem",)
+    middleware = ("drf_idem.middleware.IdempotencyMiddleware",)
+
+    def settings(self, services: Services) -> dict[str, Any]:
+        return {
+            "CACHES": caches(services),
+            "DRF_IDEM": {"HEADER": "HTTP_IDEMPOTENCY_KEY", "CACHE_BACKEND": "redis"},
+        }
+
+
+class Guard(Contender):
+    """
+    A guard of functions, put around the handler's work and the rendering of its answer, behind DRF's authentication.
+
+    It stores the rendered content alone. Status and headers are the view's own.
+    """
+
+    reused: tuple[str, ...] = ()  # names of the exceptions that say so
+    in_flight: tuple[str, ...] = ()
+
+    def guard(self, services: Services) -> Any:
+        """Called once: `run(key, body, work)`, where *work* returns the answer's content."""
+        raise NotImplementedError
+
+    def protect(self, view: type[Any], services: Services) -> type[Any]:
+        from django.http import HttpResponse
+
+        guard = self.guard(services)
+
+        def post(handler: Any, request: Any) -> Any:
+            def work() -> str:
+                return str(handler.renderer_classes[0]().render(view.post(handler, request).data), "utf-8")
+
+            key = f"{request.user.pk}:{request.headers['Idempotency-Key']}"
+            try:
+                content = guard(key, dict(request.data), work)
+            except Exception as error:
+                name = type(error).__name__
+                if name not in self.reused + self.in_flight:
+                    raise
+                return HttpResponse(name, status=422 if name in self.reused else 409)
+            return HttpResponse(content, status=201, content_type="application/json")
+
+        return type("Protected", (view,), {"post": post})
+
+
+class Justonce(Guard):
+    package = "justonce"
+    requirements = ("justonce[django]",)
+    keys_in = "PostgreSQL"
+    configuration = (
+        "`Idempotent.run` around the handler, on its `DjangoStore` inside `transaction.atomic()`, as its documentation"
+        " says for effects in the same database. The content alone is stored."
+    )
+    reused = ("KeyReuseError",)
+    in_flight = ("OperationInFlightError",)
+
+    def prepare(self, services: Services) -> None:
+        from justonce.stores.django_store import DjangoStore
+
+        DjangoStore().create_table()
+
+    def guard(self, services: Services) -> Any:
+        from django.db import transaction
+        from justonce.core import Idempotent
+        from justonce.stores.django_store import DjangoStore
+
+        engine = Idempotent(DjangoStore())
+
+        def run(key: str, body: dict[str, Any], work: Any) -> Any:
+            with transaction.atomic():
+                return engine.run(key, work, payload=body).value
+
+        return run
+
+
+class AgentOnce(Guard):
+    package = "agent-once"
+    requirements = ("agent-once[postgres]",)
+    keys_in = "PostgreSQL"
+    configuration = (
+        "`Once.execute` around the handler, on its `PostgresStore`, whose statements are each committed by themselves."
+        " A claim whose process died stays, until its `verify` or an operator says what happened. The content alone is"
+        " stored, without status and headers."
+    )
+    reused = ("KeyConflict",)
+    in_flight = ("EffectPending",)
+
+    def guard(self, services: Services) -> Any:
+        from once import Once
+        from once.postgres import PostgresStore
+
+        once = Once(store=PostgresStore(services.database_url))
+
+        def run(key: str, body: dict[str, Any], work: Any) -> Any:
+            def pay(**fields: Any) -> Any:
+                return work()
+
+            return once.execute(pay, key=key, tool_name="pay", **body)
+
+        return run
+
+
+class ExactlyOnce(Guard):
+    package = "exactly-once"
+    requirements = ("exactly-once[postgres]",)
+    keys_in = "PostgreSQL"
+    configuration = (
+        "`once` around the handler, on its `PostgresStore` at SERIALIZABLE, in transactions of its own. A claim whose"
+        " process died is quarantined, until a policy or an operator says what happened. The content alone is stored."
+    )
+    reused = ("KeyReuseError",)
+    in_flight = ("QuarantinedError",)
+
+    def guard(self, services: Services) -> Any:
+        from exactly_once import Store, once
+
+        store = Store.postgres(services.database_url)
+
+        def run(key: str, body: dict[str, Any], work: Any) -> Any:
+            guarded = once(store, key=lambda **fields: key, fingerprint=lambda **fields: fields)
+            return guarded(lambda **fields: work())(**body)
+
+        return run
+
+
+class Idemkey(Guard):
+    package = "idemkey"
+    requirements = ("idemkey",)
+    keys_in = "an SQLite file of the machine"
+    configuration = (
+        "`guard` around the handler, on its `DedupStore`: a file, which other machines do not see. A claim lasts 300 s"
+        " by default, and a request that meets one waits for it, 10 s here (`inflight_timeout`). A replay asks no"
+        " server but for the token. The content alone is stored."
+    )
+    reused = ("FingerprintMismatchError",)
+    in_flight = ("InflightTimeoutError",)
+
+    def guard(self, services: Services) -> Any:
+        from idemkey import guard
+        from idemkey.store import DedupStore
+
+        store = DedupStore(f"{services.folder}/{services.namespace}.db")
+
+        def run(key: str, body: dict[str, Any], work: Any) -> Any:
+            def pay(**fields: Any) -> Any:
+                return work()
+
+            return guard(pay, store=store, inflight_timeout=10)(idemkey=key, **body)
+
+        return run
+
+
+def caches(services: Services) -> dict[str, Any]:
+    """The setting `CACHES` with an alias `redis`, of this contender alone."""
+    return {
+        "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+        "redis": {
+            "BACKEND": "django_redis.cache.RedisCache",
+            "LOCATION": services.redis_url,
+            "KEY_PREFIX": services.namespace,
+        },
+    }
+
+
 CONTENDERS: dict[str, Contender] = {
     "ours": Ours(),
     "ours-replay-cache": OursWithReplayCache(),
@@ -210,4 +433,11 @@ CONTENDERS: dict[str, Contender] = {
     "drf-idempotency": DrfIdempotency(),
     "drf-idempotency-redis": DrfIdempotencyOnRedis(),
     "drf-idempotencykey": DrfIdempotencykey(),
+    "django-idempotency-key": DjangoIdempotencyKey(),
+    "djangorestframework-idempotency-key": DjangorestframeworkIdempotencyKey(),
+    "drf-idem": DrfIdem(),
+    "justonce": Justonce(),
+    "agent-once": AgentOnce(),
+    "exactly-once": ExactlyOnce(),
+    "idemkey": Idemkey(),
 }

@@ -47,3 +47,17 @@ class Entry:
     def ratio(self, case: str) -> float:
         """The median of that *case* against the same round's bare view."""
         return statistics.median(ours / bare for ours, bare in zip(self.times[case], self.times["bare"], strict=True))
+
+    @property
+    def keeps_callers(self) -> bool:
+        """Whether nobody gets an answer that is not theirs: not another user, not who is no user any more."""
+        refused = self.outcomes["token revoked, then retried"].startswith(("401", "403"))
+        return refused and not self.outcomes["another user, the same key"].startswith("gets the first")
+
+    @property
+    def after_crash(self) -> str:
+        """What became of a process that was killed between work and answer, in the end."""
+        outcome = self.outcomes["killed between work and answer, then retried"]
+        if not outcome.endswith(" 1 payment"):
+            return "**paid twice**"
+        return "paid once" if "201" in outcome else "paid once, never answered"

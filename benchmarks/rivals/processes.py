@@ -55,6 +55,7 @@ class WorkerProcess:
                 "DATABASE_URL": services.database_url,
                 "REDIS_URL": services.redis_url,
                 "NAMESPACE": services.namespace,
+                "FOLDER": services.folder,
             },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

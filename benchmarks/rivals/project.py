@@ -9,7 +9,7 @@ from django.conf import settings
 from benchmarks.rivals.contenders import Contender, Services
 
 PATHS = {"bare": "/bare/", "protected": "/protected/"}
-USERS = ("payer", "stranger")
+USERS = ("payer", "stranger", "leaver")
 
 
 def configure(contender: Contender, services: Services) -> None:

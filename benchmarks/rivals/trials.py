@@ -18,7 +18,9 @@ from benchmarks.rivals.processes import Failed, WorkerProcess
 REFUSALS = {409, 423, 425, 429, 503}  # "not now": the same request may be sent again
 RETRY_EVERY = 0.5  # seconds
 RETRY_FOR = 60  # seconds; the documented locks of those that have one last 30
-BLOCKED_AFTER = 3  # seconds without an answer; idemkit gives up waiting after 10
+BLOCKED_AFTER = (
+    7  # seconds without an answer; idemkit gives up waiting after 10, and a busy machine needs some to refuse
+)
 
 Start = Callable[[], WorkerProcess]
 _numbers = itertools.count()
@@ -93,6 +95,18 @@ def another_user(start: Start) -> str:
     return f"{answer['status']}, and {paid}: one for each" if answer["status"] == 201 else f"{answer['status']}: {paid}"
 
 
+def revoked(start: Start) -> str:
+    """The same request again, with a token that was taken away in between."""
+    request = {**a_request(), "user": "leaver"}
+    with start() as worker:
+        first = worker.ask("post", **request)
+        worker.ask("revoke", user="leaver")
+        answer = worker.ask("post", **request)
+        paid = payments(worker, request)
+    outcome = "still gets the answer" if answer["body"] == first["body"] else answer["status"]
+    return f"{outcome}: {paid}"
+
+
 def another_body(start: Start) -> str:
     """The same user's request with the same key and another amount."""
     request = a_request()
@@ -111,6 +125,7 @@ TRIALS = {
     "killed between work and answer, then retried": killed,
     "two at once": at_once,
     "another user, the same key": another_user,
+    "token revoked, then retried": revoked,
     "the same key, another body": another_body,
 }
 

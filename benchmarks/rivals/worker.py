@@ -22,6 +22,7 @@ from benchmarks.rivals import project
 from benchmarks.rivals.contenders import CONTENDERS, Contender, Services
 
 COLLECT_EVERY = 50  # rounds; the collector is off inside them
+REPLAYED_FOR = 30  # seconds, because drf-idem forgets an answer after 60 at most
 
 
 class Worker:
@@ -33,7 +34,7 @@ class Worker:
         self.commands = commands
         self.answers = answers
         self.rounds = 0
-        self.replayed: tuple[str, bytes] | None = None  # the key of `replay` and its first answer
+        self.replayed: tuple[str, bytes, float] | None = None  # the key of `replay`, its first answer, and until when
 
     def serve(self) -> None:
         """Answer commands until the input ends."""
@@ -90,6 +91,12 @@ class Worker:
 
         return Payment.objects.filter(reference=reference).count()
 
+    def revoke(self, user: str) -> None:
+        """Take the token of *user* away, whose requests still send it."""
+        from rest_framework.authtoken.models import Token
+
+        Token.objects.filter(user__username=user).delete()
+
     def case(self, case: str) -> float:
         """The seconds of one request: `bare`, `first` or `replay`. Raises where it was something else."""
         number = uuid.uuid4().hex
@@ -99,10 +106,11 @@ class Worker:
             case "first":
                 status, body, seconds = self.request("protected", number, str(uuid.uuid4()))
             case "replay":
-                if self.replayed is None:
+                if self.replayed is None or time.monotonic() > self.replayed[2]:
                     key = str(uuid.uuid4())
-                    self.replayed = key, self.request("protected", "replayed", key)[1]
-                key, first = self.replayed
+                    until = time.monotonic() + REPLAYED_FOR
+                    self.replayed = key, self.request("protected", "replayed", key)[1], until
+                key, first, _ = self.replayed
                 status, body, seconds = self.request("protected", "replayed", key)
                 if body != first:
                     raise RuntimeError(f"not a replay: {body!r}, the first was {first!r}")
@@ -166,6 +174,7 @@ def main(name: str) -> None:
         database_url=os.environ["DATABASE_URL"],
         redis_url=os.environ["REDIS_URL"],
         namespace=os.environ["NAMESPACE"],
+        folder=os.environ["FOLDER"],
     )
     project.configure(contender, services)
     Worker(contender, services, commands, answers).serve()

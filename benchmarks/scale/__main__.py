@@ -5,7 +5,7 @@ Prints a page and writes it to `docs/explanation/scale.md`. With the defaults it
 15 GB of disk; it drops all that it made, after Ctrl-C too.
 
 `SIZES` (10000,1000000,10000000), `ROUNDS` (1000), and the databases' names as arguments make it shorter; `PAGE` names
-another file to write. `POSTGRES_URL` and `MARIADB_URL` name servers.
+another file to write. `POSTGRES_URL` and `MARIADB_URL` name servers. `benchmarks.scale.large` is for larger tables.
 """
 
 import json
@@ -101,13 +101,13 @@ def empty(url: str) -> Iterator[None]:
         servers.drop_databases(url, NAME)
 
 
-def postgresql(stack: ExitStack) -> tuple[str, str]:
+def postgresql(stack: ExitStack, records: int | None = None) -> tuple[str, str]:
     import psycopg
 
     server = servers.postgresql(stack)
     with psycopg.connect(server.url, dbname="postgres") as connection:
         (folder,) = connection.execute("SHOW data_directory").fetchone()
-    need_room(folder, max(SIZES))
+    need_room(folder, max(SIZES) if records is None else records)
     return server.database_url(NAME), server.version
 
 

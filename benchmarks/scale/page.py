@@ -20,7 +20,10 @@ def page(results: list[Result]) -> str:
     parts = [
         "# Scale",
         "<!-- written by `make bench-scale` -->",
-        "How speed and disk usage change when the table of records grows.",
+        _text(
+            """How speed and disk usage change when the table of records grows. [Growing](growing.md) has a larger one, and
+            what to do when one server is not enough."""
+        ),
         "## Speed",
         *speed(results),
         "## Room",
@@ -85,7 +88,7 @@ def room(results: list[Result]) -> list[str]:
         )
     return [
         _text(
-            """Bytes per record. The records have keys of 36 characters, bodies of some 290 bytes, heads of 80, a
+            """Bytes per record. The records have keys of 36 characters, bodies of some 275 bytes, heads of 80, a
             request id: a larger body adds its own size to the rows, and nothing to an index."""
         ),
         _table(head, rows),

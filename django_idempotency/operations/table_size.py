@@ -9,9 +9,14 @@ from django_idempotency.models import IdempotencyRecord, StorageSample
 COUNTED = 10_000  # records that are counted one by one; beyond that the server's own estimate is taken
 COUNTED_WITHOUT_ESTIMATE = 100_000  # on SQLite, which has no estimate, but is not across a network
 
-# The planner's number of rows, and bytes with all indexes. MySQL's figures may be a day old.
+# The planner's number of rows, and bytes with all indexes. MySQL's figures may be a day old. PostgreSQL's table may be
+# partitioned: then its rows and bytes are those of its partitions.
 ESTIMATES = {
-    "postgresql": "SELECT reltuples::bigint, pg_total_relation_size(oid) FROM pg_class WHERE oid = to_regclass(%s)",
+    "postgresql": (
+        "SELECT sum(reltuples)::bigint, sum(pg_total_relation_size(oid))::bigint FROM pg_class,"
+        " to_regclass(%s) AS whole WHERE relkind <> 'p' AND (oid = whole OR oid IN ("
+        "SELECT relid FROM pg_partition_tree(whole)))"
+    ),
     "mysql": (
         "SELECT table_rows, data_length + index_length FROM information_schema.tables"
         " WHERE table_schema = DATABASE() AND table_name = %s"

@@ -111,7 +111,8 @@ class PostgreSQLPurge(Purge):
     """
     One statement, which skips rows that a claim or another purge has locked.
 
-    It finds a locked row again by its place (`ctid`), which cannot change meanwhile. The next batch begins where this
+    It finds a locked row again by its place (`ctid`), which cannot change meanwhile. Each partition of a partitioned
+    table has rows at the same places, so the partition (`tableoid`) is compared, too. The next batch begins where this
     one ended, because the index keeps deleted rows until no older transaction is open.
     """
 
@@ -123,10 +124,12 @@ class PostgreSQLPurge(Purge):
     def batch(self, cursor: CursorWrapper, since: Any, until: Any, size: int) -> tuple[int, Any]:
         cursor.execute(
             f"""
-            WITH deleted AS (
-                DELETE FROM {TABLE} WHERE ctid = ANY (ARRAY(
-                    SELECT ctid FROM {TABLE} WHERE {self.DUE} ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED
-                )) RETURNING expires_at
+            WITH due AS (
+                SELECT tableoid AS part, ctid AS place FROM {TABLE} WHERE {self.DUE}
+                ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED
+            ), deleted AS (
+                DELETE FROM {TABLE} WHERE ctid = ANY (ARRAY(SELECT place FROM due))
+                AND (tableoid, ctid) IN (SELECT part, place FROM due) RETURNING expires_at
             )
             SELECT count(*), max(expires_at) FROM deleted
             """,
