@@ -67,8 +67,10 @@ def _conditions(result: Result, whole: float) -> str:
 def _reads(result: Result) -> str:
     by_digest, by_key = result["look-ups"]["digest"], result["look-ups"]["key"]
     ratios = result["warm"]
-    return f"""**A look-up reads {by_digest["pages"]} pages** by its digest ({by_digest["plan"].partition(" using")[0]}), a search for a key
-        {by_key["pages"]}. A first execution took {ratios["first"]:.2f} times as long as the bare view, a replay of any
+    plan = by_digest["plan"].partition(" using")[0]
+    return f"""**A look-up reads {by_digest["pages"]} pages** by its digest ({plan}), a search for a key
+        {by_key["pages"]}.
+        A first execution took {ratios["first"]:.2f} times as long as the bare view, a replay of any
         record {ratios["replay"]:.2f} times."""
 
 

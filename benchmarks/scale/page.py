@@ -21,8 +21,8 @@ def page(results: list[Result]) -> str:
         "# Scale",
         "<!-- written by `make bench-scale` -->",
         _text(
-            """How speed and disk usage change when the table of records grows. [Growing](growing.md) has a larger one, and
-            what to do when one server is not enough."""
+            """How speed and disk usage change when the table of records grows. [Growing](growing.md) has a larger one,
+            and what to do when one server is not enough."""
         ),
         "## Speed",
         *speed(results),
