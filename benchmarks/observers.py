@@ -23,7 +23,7 @@ from benchmarks.measure import WARM_UP
 
 OBSERVERS = ("Prometheus", "OpenTelemetry", "both")
 CASES = ("first", "replay")
-NAME = "django_idempotency-telemetry"
+NAME = "django_idempotency-later"
 
 
 def main(rounds: int) -> dict[str, Any]:
