@@ -61,7 +61,7 @@ def _conditions(result: Result, whole: float) -> str:
     return f"""{result["server"]}, {result["date"]}, with the records of the page [Scale](scale.md), which has the
         speeds of smaller tables. What is worked out takes {whole:,.0f} bytes per record: rows as requests leave them
         ({result["slack"]:.2f} bytes of pages for each byte of a row), and indexes as they are here.
-        {busy if result["busy"] else ""}"""
+        {busy if result["busy"] else ""} {result.get("note", "")}"""
 
 
 def _reads(result: Result) -> str:
