@@ -26,7 +26,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "benchmarks.md"
 NAME = f"idempotency_bench_{os.getpid()}"
 IMPORTS = 3  # pairs of processes for each run, with and without the app
 CASES = "bare atomic floor without_key first replay canned refused"
-USUAL_CASES = "by_middleware get get_by_middleware twice phased phased_replay"  # on the usual way to each database
+# On the usual way to each database.
+USUAL_CASES = "by_middleware get get_by_middleware twice phased phased_replay insert first_insert"
 WITH_REDIS_CASES = "bare atomic without_key first replay canned refused"
 FAR_CASES = "atomic first replay"
 
@@ -99,7 +100,7 @@ def main() -> int:
         results.audit = run("benchmarks.audit", "")
         measure_all(results, urls, redis and redis.url)
         if url := urls.get("PostgreSQL"):
-            results.load = run("benchmarks.load", url, SECONDS=str(results.seconds))
+            results.load = run("benchmarks.load", url, SECONDS=str(results.seconds), ROUNDS=str(results.rounds))
     text = page(results)
     options.output.write_text(text)
     print(text)

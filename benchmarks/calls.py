@@ -148,6 +148,14 @@ class Caller:
     def phased_replay(self) -> float:
         return self.expect("201", "phased", "replayed", "the first", replayed=True)
 
+    def insert(self) -> float:
+        """The view without a serializer, in `atomic`."""
+        return self.expect("201", "insert", None, f"invoice {next(self._numbers)}")
+
+    def first_insert(self) -> float:
+        number = next(self._numbers)
+        return self.expect("201", "protected insert", f"key-{number}", f"invoice {number}")
+
     def by_middleware(self) -> float:
         """The bare view, a new key: a retry shows that it was protected."""
         number = next(self._numbers)

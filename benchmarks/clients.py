@@ -19,35 +19,34 @@ WARM_UP = 0.5  # seconds, which are not counted
 
 
 class Client:
-    """One client. *case* is `atomic`, `first` or `replay`."""
+    """One client over one kept connection. A case is `atomic`, `first` or `replay`."""
 
-    def __init__(self, address: str, case: str) -> None:
+    def __init__(self, address: str) -> None:
         self._connection = http.client.HTTPConnection(address, timeout=60)
-        self._path = "/atomic/" if case == "atomic" else "/protected/"
-        self._case = case
         self._key = f"key-{uuid.uuid4()}"
         self._number = 0
-        self._ask(self._key, replayed=False)  # what the replays replay
+        self._ask("first", self._key, replayed=False)  # what the replays replay
 
-    def _ask(self, key: str, *, replayed: bool) -> float:
+    def _ask(self, case: str, key: str, *, replayed: bool) -> float:
         headers = {"Authorization": f"Token {os.environ['TOKEN']}", "Content-Type": "application/json"}
-        if self._case != "atomic":
+        if case != "atomic":
             headers["Idempotency-Key"] = key
         body = payload(key)
         begun = time.perf_counter()
-        self._connection.request("POST", self._path, body, headers)
+        self._connection.request("POST", "/atomic/" if case == "atomic" else "/protected/", body, headers)
         response = self._connection.getresponse()
         content = response.read()
         spent = time.perf_counter() - begun
         if response.status != 201 or (response.headers.get("Idempotency-Replayed") == "true") is not replayed:
-            raise RuntimeError(f"{self._case} answered {response.status}: {content[:500]!r}")
+            raise RuntimeError(f"{case} answered {response.status}: {content[:500]!r}")
         return spent
 
-    def next(self) -> float:
+    def send(self, case: str) -> float:
+        """The seconds that one request of the *case* takes."""
         self._number += 1
-        if self._case == "replay":
-            return self._ask(self._key, replayed=True)
-        return self._ask(f"{self._key}-{self._number}", replayed=False)
+        if case == "replay":
+            return self._ask(case, self._key, replayed=True)
+        return self._ask(case, f"{self._key}-{self._number}", replayed=False)
 
 
 def main(address: str, case: str, clients: int, seconds: float) -> list[float]:
@@ -57,11 +56,11 @@ def main(address: str, case: str, clients: int, seconds: float) -> list[float]:
 
     def serve() -> None:
         try:
-            client = Client(address, case)
+            client = Client(address)
             ready.wait()
             begun = time.monotonic()
             while (now := time.monotonic()) < begun + WARM_UP + seconds:
-                one = client.next()
+                one = client.send(case)
                 if now >= begun + WARM_UP and now + one <= begun + WARM_UP + seconds:
                     spent.append(one)
         except BaseException as error:  # raised again below

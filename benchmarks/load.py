@@ -1,7 +1,9 @@
 """
-Requests per second and waiting times of many clients at once, against gunicorn on the database `DATABASE_URL`.
+Over HTTP, against gunicorn on the database `DATABASE_URL`: ratios of one client that sends one request of each case
+after the other; and requests per second and waiting times of many clients at once.
 
-Each cell is measured in slices, interleaved with those of the other cases, so that none has the machine to itself.
+Each cell of the many is measured in slices, interleaved with those of the other cases, so that none has the machine to
+itself.
 """
 
 import json
@@ -12,10 +14,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.calls import database, make_token
+from benchmarks.clients import Client
+from benchmarks.measure import ratios, timed
 
 CASES = ("atomic", "first", "replay")
 CLIENTS = (1, 8, 32)
@@ -23,8 +28,11 @@ SLICES = 2
 CONFIGURATION = Path(__file__).with_name("gunicorn_conf.py")
 
 
-def main(seconds: float) -> list[dict[str, Any]]:
-    """A dict for each number of clients: by case, requests per second and the percentiles in milliseconds."""
+def main(seconds: float, rounds: int) -> dict[str, Any]:
+    """
+    `one_by_one`, the ratios of each case; `many`, a dict for each number of clients: by case, requests per second and
+    the percentiles in milliseconds.
+    """
     with database():
         from django.db import connection
 
@@ -36,8 +44,12 @@ def main(seconds: float) -> list[dict[str, Any]]:
             "DATABASE_URL": os.environ["DATABASE_URL"].rpartition("/")[0] + "/" + str(settings["NAME"]),
         }
         connection.close()
+        os.environ["TOKEN"] = token
         with gunicorn(environment) as address:
-            return [{"clients": number} | cells(address, number, seconds, environment) for number in CLIENTS]
+            client = Client(address)
+            times = timed({case: partial(client.send, case) for case in CASES}, rounds)
+            many = [{"clients": number} | cells(address, number, seconds, environment) for number in CLIENTS]
+            return {"one_by_one": ratios(times), "many": many}
 
 
 def cells(address: str, clients: int, seconds: float, environment: dict[str, str]) -> dict[str, Any]:
@@ -76,4 +88,4 @@ def gunicorn(environment: dict[str, str]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(float(os.environ["SECONDS"]))))
+    print(json.dumps(main(float(os.environ["SECONDS"]), int(os.environ["ROUNDS"]))))

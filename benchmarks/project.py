@@ -20,6 +20,8 @@ PATHS = {
     "get": "/get/",
     "twice": "/twice/",
     "phased": "/phased/",
+    "insert": "/insert/",
+    "protected insert": "/protected-insert/",
 }
 MIDDLEWARE = ["django.middleware.common.CommonMiddleware"]
 

@@ -122,6 +122,19 @@ class Phased(APIView):
         return save_two(request, in_atomic if handle is None else handle.phase)
 
 
+def insert(view: APIView, request: Request) -> Response:
+    """One INSERT and nothing else: no serializer."""
+    return Response({"id": PAYMENTS.create(**request.data).pk}, status=201)
+
+
+class Insert(APIView):
+    post = transaction.atomic(insert)
+
+
+class ProtectedInsert(APIView):
+    post = idempotent(insert)
+
+
 class Canned(APIView):
     """The floor of a replay: who asks is authenticated, and gets an answer that is there already."""
 
@@ -146,7 +159,7 @@ def asynchronous(save: Callable[[HttpRequest], int]) -> Callable[[HttpRequest], 
 
 
 VIEWS = {"autocommit": Bare, "atomic": Atomic, "protected": Protected, "floor": TwoStatements, "canned": Canned}
-VIEWS |= {"twice": Twice, "phased": Phased}
+VIEWS |= {"twice": Twice, "phased": Phased, "insert": Insert, "protected insert": ProtectedInsert}
 urlpatterns = [path(PATHS[name].removeprefix("/"), view.as_view()) for name, view in VIEWS.items()]
 urlpatterns += [
     path("async/atomic/", asynchronous(transaction.atomic(save))),
