@@ -108,18 +108,18 @@ FEWER = (
     "-k",
     "not (test_races and atomic-requests and wait) and not (test_async_kills and (refusal or exception or savepoints))",
 )
-NO_PAGES = "--ignore-glob=*/tests/operations/test_admin_*"  # the pages of the admin, which SQLite shows
+NO_PAGES = "--ignore-glob=tests/operations/test_admin_*"  # the pages of the admin, which SQLite shows
 # What differs between the servers: statements, locks, levels and what ends a transaction.
 DIALECTS = (
     "tests/edges/test_decisions.py",
     "tests/edges/test_statements.py",
-    "tests/outcomes/test_outcomes.py",
     "tests/outcomes/test_transactions.py",
     "tests/proof/test_faults.py",
     "tests/proof/test_races.py",
     "tests/stores",
 )
-RECORDS = tuple(f"tests/operations/test_{each}.py" for each in ("counts", "erase", "purge", "runs", "settle", "show"))
+OUTCOMES = "tests/outcomes/test_outcomes.py"
+RECORDS = tuple(f"tests/operations/test_{each}.py" for each in ("counts", "erase", "purge", "settle", "show"))
 
 RUNS = {
     "sqlite": Run(service="SQLite", short=NOT_HEAVY),
@@ -133,7 +133,9 @@ RUNS = {
     # Behind a pooler each transaction may be on another of the server's connections.
     "pooled": Run(service="pgbouncer", environment={"POOLED": "1"}, paths=OF_CLAIMS),
     "pooled-plain": Run(service="pgbouncer", environment={"POOLED": "1", "FOLD": "0", **STATEMENTS}, paths=RACES),
-    "mariadb": Run(service="MariaDB", short=(*NO_KILLS, *FEWER, *DIALECTS, *RECORDS), full=(*SERVER, "tests/kit")),
+    "mariadb": Run(
+        service="MariaDB", short=(*NO_KILLS, *FEWER, *DIALECTS, *RECORDS, OUTCOMES), full=(*SERVER, "tests/kit")
+    ),
     "mariadb-statements": Run(service="MariaDB", environment=STATEMENTS, paths=BY_STATEMENTS),
     # Three nodes, over which the processes of the proof are spread.
     "galera": Run(service="Galera", paths=GALERA),

@@ -16,12 +16,13 @@ from tests.lab.routines import BY_STATEMENTS, change_routines
 from tests.proof.report import pytest_terminal_summary  # noqa: F401 a hook, which pytest finds here
 
 HEAVY = ("browser", "kill", "race", "slow")  # marks
+MANY_PROCESSES = "test_docs.py"  # one for each page, of a second each
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files come first: one that began last would keep one worker busy and the others waiting."""
     heavy = {item.path for item in items if any(item.get_closest_marker(mark) for mark in HEAVY)}
-    items.sort(key=lambda item: item.path not in heavy)
+    items.sort(key=lambda item: item.path not in heavy and item.path.name != MANY_PROCESSES)
 
 
 @pytest.fixture(autouse=True)

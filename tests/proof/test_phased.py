@@ -313,7 +313,7 @@ def test_a_renewal_does_not_break_a_phase(payments, vendor, level):
     """Nor a phase a renewal, at any isolation level: the lease outlives phases that take longer than it does."""
     if vendor == "sqlite" and level:
         pytest.skip("there is one level")
-    seconds = 0.1 if vendor == "sqlite" else 5  # so that there is time to ask meanwhile
+    seconds = 0.1 if vendor == "sqlite" else 2.5  # in each of two phases, so that there is time to ask meanwhile
     request = payments.request("slow", path="/phased/short/", seconds=seconds)
     child = payments.lab.child(isolation=level).connect()
     child.send(request, "slow")
