@@ -64,8 +64,9 @@ class TransactionWatch:
         self._depth = self._savepoints()
         self._requested = False  # the handler asked for a rollback, outside an atomic block of its own
         self._left_open = False  # the handler left an atomic block open
-        self._lost = False  # SQLite's transaction was rolled back while the handler ran
-        self._committed = False  # SQLite's transaction was committed while the handler ran
+        # While the handler ran, the transaction was rolled back, or committed: where the driver begins no other one.
+        self._lost = False
+        self._committed = False
         self._stayed_open: bool | None = True  # the transaction is open for the driver; None if the driver cannot tell
         self.lost_race = False  # a statement of the handler was cancelled for a rival's sake
         self.wrote = False  # the handler sent a statement that is not plainly a read
@@ -124,10 +125,10 @@ class TransactionWatch:
         return self.wrote or self._stayed_open is not True
 
     def _look(self) -> None:
-        """Notice the end of the transaction. On SQLite each later statement would commit by itself."""
+        """Notice the end of the transaction, after which each statement may commit by itself."""
         if self._stayed_open:
             self._stayed_open = is_open(self._connection)
-            if not self._stayed_open and self._connection.vendor == SQLITE:
+            if not self._stayed_open and _begins_no_other(self._connection):
                 self._committed = self._is_committed()
                 if not self._committed:
                     # Rolled back by the handler, or by SQLite itself (a full disk, ON CONFLICT ROLLBACK). A server
@@ -203,6 +204,13 @@ class TransactionWatch:
 def is_harmless(sql: object) -> bool:
     """Is *sql* plainly a read or a savepoint, so that it writes nothing and ends no transaction?"""
     return isinstance(sql, str) and _HARMLESS.fullmatch(sql) is not None
+
+
+def _begins_no_other(connection: Any) -> bool:
+    """Does the driver begin no transaction after one that a statement of the handler's has ended?"""
+    if connection.vendor == "postgresql":
+        return connection.connection is not None and not hasattr(connection.connection, "pgconn")  # psycopg2
+    return bool(connection.vendor == SQLITE)
 
 
 def is_open(connection: Any) -> bool | None:

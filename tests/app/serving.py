@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from django.conf import settings as django_settings
 from django.db import connection, connections
-from django.db.backends.postgresql.psycopg_any import is_psycopg3
 from django.test import Client
 from django.urls import path
 from rest_framework.decorators import api_view
@@ -28,7 +27,6 @@ TIMEOUT = 30  # seconds, for what happens at once unless a test fails
 ENGINE = django_settings.DATABASES["default"]["ENGINE"].rpartition(".")[2]
 VENDOR = {"sqlite3": "sqlite", "mysql": "mariadb"}.get(ENGINE, ENGINE)  # known when tests are collected
 # psycopg2 does not hear of a ROLLBACK that it did not send, and begins no other transaction: what follows is committed.
-DEAF = VENDOR == "postgresql" and not is_psycopg3
 POOLED = django_settings.DATABASES["default"].get("DISABLE_SERVER_SIDE_CURSORS", False)  # in transaction mode
 
 
