@@ -36,7 +36,7 @@ def main(rounds: int) -> dict[str, Any]:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-        from django_idempotency.core import later
+        from django_idempotency.stores import later
 
         spans, provider = InMemorySpanExporter(), TracerProvider()
         provider.add_span_processor(BatchSpanProcessor(spans))

@@ -15,8 +15,8 @@ from rest_framework.decorators import api_view
 from rest_framework.views import APIView
 
 from django_idempotency import idempotent, signals
-from django_idempotency.core.later import flush
 from django_idempotency.models import DatabaseNow, IdempotencyRecord
+from django_idempotency.stores.later import flush
 from tests.app.urls import urlpatterns
 from tests.app.views import make_payment
 

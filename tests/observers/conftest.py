@@ -15,9 +15,9 @@ from prometheus_client import REGISTRY
 
 from django_idempotency.contrib.opentelemetry import telemetry
 from django_idempotency.contrib.prometheus import metrics as prometheus
-from django_idempotency.core import later
 from django_idempotency.engine import announcements, steps
 from django_idempotency.operations.figures import FIGURES, OPERATION, PREFIX, TIMES
+from django_idempotency.stores import later
 from tests.app.serving import background, browser, client, edge, gate, protect, serve
 from tests.asyncs.conftest import asgi
 from tests.operations.redis_store import away, keys

@@ -5,8 +5,8 @@ import sys
 import threading
 from pathlib import Path
 
-from django_idempotency.core import later
-from django_idempotency.core.later import Later
+from django_idempotency.stores import later
+from django_idempotency.stores.later import Later
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 30  # seconds
@@ -47,7 +47,7 @@ def test_a_process_ends_with_its_own_calls():
     """A fork makes its own, and those of its parent once only: in the parent. None waits for a flush."""
     code = """
 import os
-from django_idempotency.core.later import later
+from django_idempotency.stores.later import later
 later(os.write, 1, b"parent ")
 if os.fork() == 0:
     later(os.write, 1, b"child ")

@@ -12,11 +12,11 @@ from django.test.utils import CaptureQueriesContext
 
 from django_idempotency import once
 from django_idempotency.core.keys import Identity
-from django_idempotency.core.later import flush
 from django_idempotency.exceptions import StoreUnavailable
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.operations.records import free
 from django_idempotency.stores import stores
+from django_idempotency.stores.later import flush
 from django_idempotency.stores.redis import replay_cache
 from tests.app.models import Payment
 from tests.app.serving import TIMEOUT, drf, is_replay, post
@@ -138,6 +138,7 @@ def test_what_rolls_back_is_not_cached(cache):
     with transaction.atomic():
         pay({"id": "a", "amount": 1})
         assert not cache.keys("*")
+    flush()
     assert cache.keys("*")
 
 

@@ -16,11 +16,11 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 
 from django_idempotency import __version__
-from django_idempotency.core.later import later
 from django_idempotency.engine.announcements import Announcement
 from django_idempotency.engine.execution import Executed, Refused, Replayed
 from django_idempotency.engine.steps import CLAIM, HANDLER, Run
 from django_idempotency.operations.figures import BUCKETS, FIGURES, OPERATION, PREFIX, TIMES, ByOperation, figure_of
+from django_idempotency.stores.later import later
 
 try:
     from opentelemetry import context, metrics, trace

@@ -8,10 +8,10 @@ from functools import partial
 
 from django.core.exceptions import ImproperlyConfigured
 
-from django_idempotency.core.later import later
 from django_idempotency.engine.announcements import Announcement
 from django_idempotency.engine.steps import Run
 from django_idempotency.operations.figures import BUCKETS, FIGURES, OPERATION, PREFIX, TIMES, ByOperation, figure_of
+from django_idempotency.stores.later import later
 
 try:
     from prometheus_client import Counter, Histogram

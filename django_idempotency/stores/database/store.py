@@ -14,7 +14,6 @@ from django.db.backends.utils import CursorWrapper
 from django_idempotency import conf
 from django_idempotency.core.decision import Claimed, ClaimResult, Completed, Expired
 from django_idempotency.core.keys import Attempt
-from django_idempotency.core.later import later
 from django_idempotency.core.record import CompletionRecord
 from django_idempotency.encryption import seal_answer, sealer
 from django_idempotency.exceptions import CommittedEarly, PolicyError, TransactionBroken
@@ -26,6 +25,7 @@ from django_idempotency.stores.database.dialect import Dialect
 from django_idempotency.stores.database.dialects import dialect_for
 from django_idempotency.stores.database.phased import Runs
 from django_idempotency.stores.database.rows import read_rows
+from django_idempotency.stores.later import later
 from django_idempotency.stores.redis.replay_cache import ReplayCache, table_of
 from django_idempotency.stores.schemas import schema_of
 from django_idempotency.stores.stored import Location, StoredRecord, claim_in_flight
