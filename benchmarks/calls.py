@@ -36,7 +36,7 @@ def database() -> Iterator[None]:
 
     from django_idempotency.operations import counts
 
-    connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
+    connection.creation.create_test_db(verbosity=0, autoclobber=True)
     if os.environ.get("ROUTINES") == "0":
         from tests.lab.routines import change_routines
 

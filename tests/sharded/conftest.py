@@ -21,7 +21,7 @@ def shards(django_db_setup: None, django_db_blocker: Any) -> Iterator[tuple[str,
             name = str(default["NAME"])
             name = name.replace(".sqlite3", f"_{alias}.sqlite3") if "sqlite3" in name else f"{name}_{alias}"
             connections.settings[alias] = {**default, "NAME": name, "TEST": {**default["TEST"], "NAME": name}}
-            connections[alias].creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
+            connections[alias].creation.create_test_db(verbosity=0, autoclobber=True)
     yield SHARDS
     with django_db_blocker.unblock():
         for alias in SHARDS:
