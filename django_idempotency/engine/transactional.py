@@ -101,7 +101,10 @@ class TransactionalExecution(Execution[Value]):
                 if isinstance(error, Exception) and self._is_cancelled(error):
                     return Cancelled(error)
             else:
-                if isinstance(begun, Claimed):
+                # An interruption may have come when `begin` had claimed, and had not returned yet.
+                connection = self.place
+                is_unknown = connection.autocommit and not connection.in_atomic_block
+                if isinstance(begun, Claimed) or (is_unknown and not isinstance(error, Error | LostRace)):
                     close_begun(self.using)
                 if isinstance(error, Error):
                     explain(self.store, self.using, error)

@@ -9,6 +9,7 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 
 from django_idempotency import once
+from django_idempotency.core.decision import Claimed
 from django_idempotency.exceptions import CommittedEarly, RequestInProgress, StoreUnavailable, TryAgain
 from django_idempotency.models import IdempotencyRecord
 from django_idempotency.stores import stores
@@ -182,13 +183,23 @@ def test_an_error_in_the_claim(spoil, place, number):
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, TimeoutError])
-@pytest.mark.parametrize("place", ["in the call", "before the atomic block"])
+@pytest.mark.parametrize("place", ["in the call", "behind the call", "before the atomic block"])
 def test_a_process_that_is_interrupted_between_claim_and_handler(place, stop):
     """By Ctrl-C, by a worker's timeout: the claim is gone, and what the process writes next is not lost."""
-    dialect: Any = stores["default"].dialect("default")
-    reads = "claim_result" if IS_POSTGRESQL else "fetch_row"
-    target, name = (dialect, reads) if place == "in the call" else (connection, "set_autocommit")
-    with mock.patch.object(target, name, side_effect=stop), pytest.raises(stop):
+    store: Any = stores["default"]
+    dialect = store.dialect("default")
+    begin = store.begin
+
+    def interrupted(*args: Any) -> None:
+        assert isinstance(begin(*args), Claimed)
+        raise stop
+
+    target, name, effect = {
+        "in the call": (dialect, "claim_result" if IS_POSTGRESQL else "fetch_row", stop),
+        "behind the call": (store, "begin", interrupted),
+        "before the atomic block": (connection, "set_autocommit", stop),
+    }[place]
+    with mock.patch.object(target, name, side_effect=effect), pytest.raises(stop):
         pay(EVENT)
 
     assert_in_autocommit()
