@@ -81,6 +81,7 @@ class TransactionalExecution(Execution[Value]):
     def try_once(self) -> Executed[Value] | Replayed | Refused | Cancelled[Value] | None:
         self.answer, self.has_run, self.rule = None, False, ""
         begun: ClaimResult | None = None
+        begins = False  # while the store may begin the transaction
         try:
             if self.attempt.moved:
                 moved = self.moved()
@@ -91,7 +92,9 @@ class TransactionalExecution(Execution[Value]):
                 if seen is not None and not self.may_ask(seen, attempt):
                     return self.act(decide(seen, attempt.fingerprint))
             if not self.attempt.former:
+                begins = not self.place.in_atomic_block and (self.place.autocommit or self.place.connection is None)
                 begun = self.store.begin(self.using, self.attempt)
+                begins = False
                 if begun is not None and not isinstance(begun, Claimed) and not self.may_ask(begun, self.attempt):
                     return self.act(decide(begun, self.attempt.fingerprint))
             self.is_own = not is_in_transaction(self.place)
@@ -101,10 +104,8 @@ class TransactionalExecution(Execution[Value]):
                 if isinstance(error, Exception) and self._is_cancelled(error):
                     return Cancelled(error)
             else:
-                # An interruption may have come when `begin` had claimed, and had not returned yet.
-                connection = self.place
-                is_unknown = connection.autocommit and not connection.in_atomic_block
-                if isinstance(begun, Claimed) or (is_unknown and not isinstance(error, Error | LostRace)):
+                # An interruption may have come when `begin` had claimed, and its result was not assigned yet.
+                if isinstance(begun, Claimed) or (begins and not isinstance(error, Error | LostRace)):
                     close_begun(self.using)
                 if isinstance(error, Error):
                     explain(self.store, self.using, error)
