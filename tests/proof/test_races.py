@@ -158,8 +158,8 @@ def test_clients_with_keys_of_their_own_do_not_disturb_each_other(lab, token, co
     """
     Eight clients, eight keys, at once: each executes, at every isolation level.
 
-    Except at SERIALIZABLE: a transaction that PostgreSQL suspects is a 503, rolled back, and its retry executes; a claim
-    that it suspects inside the request's own transaction, which cannot begin anew, is a 409.
+    Except at SERIALIZABLE: a transaction that PostgreSQL suspects is a 503, rolled back, and its retry executes. A
+    claim that it suspects inside the request's own transaction, which cannot begin anew, is a 409.
     """
     if vendor == "sqlite" and level != LEVELS[-1]:
         pytest.skip("SQLite has one isolation level")
