@@ -101,7 +101,7 @@ class Losing(Proxy):
 
 
 class LosingCommits(Losing):
-    """Loses COMMIT, or the database's reply to it."""
+    """Loses COMMIT, or the database's reply to it: alone, or in one message or one procedure with the record."""
 
     def is_wanted(self, message: bytes) -> bool:
-        return message[HEADER:].rstrip(b"\0").endswith(b"COMMIT")  # alone, or in one message with the record
+        return message[HEADER:].rstrip(b"\0").endswith(b"COMMIT") or b"CALL django_idempotency_commit_v" in message
