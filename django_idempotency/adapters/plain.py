@@ -216,7 +216,7 @@ class PlainAdapter(AttemptReader):
         response.content = record.body
         headers = response.headers
         del headers["Content-Type"]
-        # What has come out of a response needs no check of each character again, and its mapping has this way alone.
+        # What has come out of a response needs no check of each character again. Django has no public way past it.
         store = headers._store
         for name, value in self._headers(record):
             if value is None:  # Content-Length

@@ -129,6 +129,7 @@ def in_transaction(using: str) -> bool:
 
 
 def is_in_transaction(connection: Any) -> bool:
+    """Like `in_transaction`, of a *connection* that is at hand."""
     return connection.in_atomic_block or not connection.get_autocommit()
 
 
