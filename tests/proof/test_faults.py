@@ -12,6 +12,7 @@ from django.db import connection
 
 from tests.app.models import Payment, Unique
 from tests.app.serving import POOLED
+from tests.lab.routines import BY_STATEMENTS
 from tests.lab.statements import FOLDED_COMMIT
 from tests.proof.lab import PATIENCE, Child, Killing, Path, Request, amounts, statuses
 
@@ -339,12 +340,16 @@ def test_an_unrelated_key_is_not_held_up(lab, token, vendor, atomic_requests, le
         pytest.skip("one writer at a time")
     config = {"isolation": level, "database": {"ATOMIC_REQUESTS": atomic_requests}}
     slow, other = lab.child(**config).connect(), lab.child(**config).connect()
-    slow.send(Request(key="slow", token=token), halts=True)
+    request = Request(key="slow", token=token)
+    slow.send(request, halts=True)
     slow.halt_when("after claim")
     replies = [other.ask(Request(key=f"other-{number}", token=token)) for number in range(10)]
 
     assert [(reply.status, reply.code) for reply in replies] == [(201, None)] * 10
-    assert slow.finish().status == 201
+    # Without the functions the planner may scan a small table, and at SERIALIZABLE that reads all that others write.
+    suspected = vendor == "postgresql" and level == "serializable" and BY_STATEMENTS
+    assert (slow.finish().code in (None, "try-again")) if suspected else (slow.finish().status == 201)
+    assert slow.ask_until_final(request).status == 201
 
 
 def test_nobody_replays_what_is_not_committed(lab, token, vendor):

@@ -320,6 +320,19 @@ def test_a_commit_that_lost_to_a_rival_is_run_again(spoil, number):
 
 
 @by_procedures
+def test_a_rival_rolls_us_back_while_the_record_is_written(spoil):
+    """A group of servers may do that behind the release of the savepoint: the record finds the rival's row."""
+    rivals = "UPDATE django_idempotency_record SET status = 200 WHERE digest = this_digest;"
+    spoil(COMMITTING, "UPDATE django_idempotency_record", rivals)
+    with pytest.raises(TryAgain):
+        pay(EVENT)
+
+    assert_nothing_is_left()
+    change_routines(create=True)
+    assert_executes_once()
+
+
+@by_procedures
 @pytest.mark.parametrize("deed", [KILL, error(1180), error(1213)])
 def test_a_record_that_fails_before_its_commit(spoil, deed):
     """All is rolled back."""

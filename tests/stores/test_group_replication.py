@@ -225,7 +225,11 @@ def test_one_of_three_nodes_executes(nodes):
         answers = []
         for each in range(10):
             start.wait(PATIENCE)
-            answers.append(until_answered(pay[number], f"race-{each}"))
+            try:
+                answers.append(until_answered(pay[number], f"race-{each}"))
+            except BaseException:
+                start.abort()  # or the others wait, and their error hides this one
+                raise
         connections[NODES[number]].close()
         return answers
 

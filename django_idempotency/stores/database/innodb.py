@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, ClassVar
 
-from django.db import DatabaseError, Error
+from django.db import DatabaseError, Error, OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 from django.db.transaction import atomic
@@ -29,7 +29,8 @@ NO_SUCH = 1305  # savepoint, procedure
 NOT_LOCKED = 1100  # LOCK TABLES of other tables is in effect
 NO_PROCEDURE = frozenset({NO_SUCH, 1370})  # none of this name; no privilege to execute it
 LOCKED = frozenset({1205, 3572})  # lock wait timeout (MariaDB, without waiting), NOWAIT (MySQL)
-RACES = frozenset({1020, 1213, 3101})  # record has changed since last read, deadlock, a cluster's certification failed
+DEADLOCK = 1213
+RACES = frozenset({1020, DEADLOCK, 3101})  # record has changed since last read; certification in a cluster failed
 ENGINE_ERRORS = frozenset({1030, 1180, 1181})  # "Got error N from storage engine", "during COMMIT", "during ROLLBACK"
 # A cluster rolled the transaction back for a rival of another node, and a savepoint is gone from under the server.
 ABORTED = ("error 149", "error 153")
@@ -175,8 +176,13 @@ class InnoDB(Dialect):
         # COMMIT is reached only if one row was written. It raises what commit() would; the work may be durable.
         call = self.CALL_COMMIT if isinstance(claim, FoldedClaim) else self.CALL_COMPLETE
         if self._called(cursor, call, (claim.token, *written)):
-            return bool(self.fetch_row(cursor)[0] == 1)
-        return self.complete_by_statements(cursor, claim.token, written)
+            is_written: bool = self.fetch_row(cursor)[0] == 1
+        else:
+            is_written = self.complete_by_statements(cursor, claim.token, written)
+        if not is_written and self.status(cursor, digest) is not None:
+            # The savepoint was there a moment ago: since then a cluster has rolled us back for the rival of this row.
+            raise OperationalError(DEADLOCK, "The transaction was rolled back before its record was written.")
+        return is_written
 
     def _called(self, cursor: CursorWrapper, call: str, parameters: tuple[Any, ...]) -> bool:
         """Execute *call*. Returns False if there is no such procedure; a migration may have been reversed."""
