@@ -1,5 +1,6 @@
 """REPLAY_CACHE: committed records on a real Redis. Losing it costs speed, and nothing else."""
 
+import os
 import time
 from datetime import timedelta
 from urllib.parse import urlsplit
@@ -9,6 +10,7 @@ from django.core.cache import caches
 from django.db import connection, transaction
 from django.http import HttpResponse
 from django.test.utils import CaptureQueriesContext
+from django_redis import get_redis_connection
 
 from django_idempotency import once
 from django_idempotency.core.keys import Identity
@@ -89,6 +91,41 @@ def test_a_replay_sends_no_statement(cache):
 
     assert not is_asked(lambda: pay(event))
     assert pay(event) == 1
+
+
+def test_a_connection_that_the_server_has_closed_is_replaced(cache, caplog):
+    """As after its `timeout`, or a restart: no replay asks the database for that, and nothing is logged."""
+    event = {"id": "a", "amount": 1}
+    pay(event)
+    pay(event)
+    get_redis_connection("replays").client_kill_filter(_type="normal", skipme=False)
+
+    assert not is_asked(lambda: pay(event))
+    assert not is_asked(lambda: pay(event))
+    assert not caplog.records
+
+
+def test_a_fork_has_connections_of_its_own(cache):
+    """Two processes that read from one would read each other's answers."""
+    event = {"id": "a", "amount": 1}
+    pay(event)
+    pay(event)
+    sides = read_end, write_end = os.pipe()
+    child = os.fork()
+    if not child:
+        alias = stores["default"].replay_cache.redis
+        parents = {id(connection) for connection in alias._idle}
+        answer = alias.get(raw_key(caches["replays"]))
+        own = all(id(connection) not in parents for connection in alias._idle)
+        os.write(write_end, b"own" if answer and own else b"shared")
+        os._exit(0)
+    os.waitpid(child, 0)
+    answer = os.read(read_end, 10)
+    for side in sides:
+        os.close(side)
+
+    assert answer == b"own"
+    assert not is_asked(lambda: pay(event))
 
 
 def test_a_replay_is_the_first_answer(cache, api, serve):

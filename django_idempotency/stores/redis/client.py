@@ -1,7 +1,9 @@
 """A django-redis alias: the raw connection and the keys of the cache, but never its pickle."""
 
 import codecs
+import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any
@@ -26,6 +28,7 @@ AWAY = (
 NOTHING_DONE = ("BUSY ", "MISCONF", "NOREPLICAS")
 
 
+GET = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n"
 SCANNED = 1000  # keys that the server looks at in one call
 
 
@@ -41,6 +44,7 @@ class RedisAlias:
         self.alias = alias
         self.owner = owner
         self._scripts: dict[str, Any] = {}
+        self._idle: deque[Any] = deque()  # connections of `get`, as many as were used at once
 
     @cached_property
     def client(self) -> Any:
@@ -78,6 +82,52 @@ class RedisAlias:
         cache: Any = caches[self.alias]
         key_function, prefix, version = cache.key_func, cache.key_prefix, cache.version
         return lambda name: str(key_function(name, prefix, version))
+
+    @cached_property
+    def _connect(self) -> Callable[[], Any] | None:
+        """A function that makes a connection of the driver's; None unless one server is asked, on the usual way."""
+        from redis import BlockingConnectionPool, ConnectionPool, Redis
+
+        pool: Any = getattr(self.client, "connection_pool", None)  # a Cluster's client has one for each node
+        if not isinstance(self.client, Redis) or type(pool) not in (ConnectionPool, BlockingConnectionPool):
+            return None
+        return None if getattr(pool, "cache", None) else lambda: pool.connection_class(**pool.connection_kwargs)
+
+    def get(self, key: str) -> bytes | None:
+        """
+        GET *key* on a connection of our own, without what the driver's pool does around each call, which costs a
+        request more than the call itself. Raises the driver's errors.
+        """
+        if self._connect is None:
+            return self._get_by_client(key)
+        try:
+            connection, was_idle = self._idle.pop(), True
+        except IndexError:
+            connection, was_idle = self._connect(), False
+        if connection.pid != os.getpid():  # before a fork
+            connection, was_idle = self._connect(), False
+        name = key.encode()
+        try:
+            connection.send_packed_command([GET % (len(name), name)], check_health=False)
+            value: bytes | None = connection.read_response()
+        except BaseException as error:
+            connection.disconnect()  # a reply may be left unread
+            if was_idle and self._is_closed(error):
+                return self._get_by_client(key)
+            raise
+        self._idle.append(connection)
+        return value
+
+    def _get_by_client(self, key: str) -> bytes | None:
+        value: bytes | None = self.client.get(key)
+        return value
+
+    @staticmethod
+    def _is_closed(error: BaseException) -> bool:
+        """Has the server closed a connection that was idle?"""
+        from redis.exceptions import ConnectionError
+
+        return isinstance(error, ConnectionError)
 
     def scan(self, name: str) -> Iterator[bytes]:
         """

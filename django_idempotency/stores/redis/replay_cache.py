@@ -85,7 +85,7 @@ class ReplayCache:
         digest = identity.digest
         table = table_of(using)
         try:
-            value = self.redis.client.get(self._key(table, digest))
+            value = self.redis.get(self._key(table, digest))
         except PolicyError:
             raise
         except Exception as error:  # the driver's, or the socket's
