@@ -97,8 +97,9 @@ class CompletionRecord:
             raise ValueError("its status is not an HTTP status, or its reason or headers contain a line break")
         return cls(
             status=status,
-            reason=reason,
-            headers=tuple([(name, value) for name, value in headers]),
+            # To add to what is no string raises `TypeError`.
+            reason=reason + "",
+            headers=tuple([(name + "", None if value is None else value + "") for name, value in headers]),
             body=bytes(body),
             request_id=request_id,
             instead=instead,

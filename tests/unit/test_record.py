@@ -71,6 +71,13 @@ def test_a_form_of_another_version_is_not_read():
         CompletionRecord.from_stored(200, b'["", [], "sealed"]', b"?", "")
 
 
+@pytest.mark.parametrize("head", [b"[1, []]", b'["", [["X-Count", 5]]]', b'["", [[5, "X-Count"]]]'])
+def test_what_is_no_string_is_not_read(head):
+    """A server could not send it."""
+    with pytest.raises(TypeError):
+        CompletionRecord.from_stored(200, head, b"", "")
+
+
 JSON_VALUES = st.recursive(
     st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda children: st.lists(children) | st.dictionaries(st.text(), children | st.none()),
