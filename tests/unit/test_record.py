@@ -78,6 +78,23 @@ def test_what_is_no_string_is_not_read(head):
         CompletionRecord.from_stored(200, head, b"", "")
 
 
+@pytest.mark.parametrize(
+    ("status", "head"),
+    [
+        (99, rb'["", []]'),
+        (600, rb'["", []]'),
+        (200, rb'["OK\r\nX-Injected: 1", []]'),
+        (200, rb'["", [["X-Value", "1\nX-Injected: 1"]]]'),
+        (200, rb'["", [["X-Name\r", "1"]]]'),
+    ],
+)
+def test_what_would_be_another_response_is_displayed_but_not_sent(status, head):
+    """A row that somebody has changed puts no header of its own into an answer."""
+    assert CompletionRecord.from_stored(status, head, b"", "", to_send=False).status == status
+    with pytest.raises(ValueError, match="line break"):
+        CompletionRecord.from_stored(status, head, b"", "")
+
+
 JSON_VALUES = st.recursive(
     st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda children: st.lists(children) | st.dictionaries(st.text(), children | st.none()),
