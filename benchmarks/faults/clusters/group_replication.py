@@ -182,13 +182,20 @@ def on_each_node(faults: Callable[[Stage, Load], None], stage: Stage, **options:
 
 
 def primary(stage: Stage) -> int:
-    """The number of a node that is a primary; of three, any of them. There may be none for a moment."""
-    ports: list[int] = []
-    while not ports:
-        with cursor_of(stage.database.url) as cursor:
-            cursor.execute(PRIMARY)
-            ports = [port for (port,) in cursor.fetchall()]
-    return [urlsplit(url).port for url in stage.database.urls].index(stage.draw.choice(ports))
+    """
+    The number of a node that is a primary; of three, any of them.
+
+    There may be none for a moment; a node that was frozen may leave the group late, and knows of none then.
+    """
+    urls = stage.database.urls
+    while True:
+        for url in urls:
+            with cursor_of(url) as cursor:
+                cursor.execute(PRIMARY)
+                ports = [port for (port,) in cursor.fetchall()]
+            if ports:
+                return [urlsplit(each).port for each in urls].index(stage.draw.choice(ports))
+        stage.database.do("join")
 
 
 def killed(stage: Stage, load: Load) -> None:
@@ -207,7 +214,7 @@ def frozen(stage: Stage, load: Load) -> None:
         stage.database.do(f"freeze {number}")
         time.sleep(stage.draw.uniform(*FROZEN))
         stage.database.do(f"thaw {number}")
-        stage.database.do(f"join {number}")
+        stage.database.do("join")
 
     stage.repeat(load, freeze, answers=ANSWERS)
 
@@ -228,6 +235,7 @@ def without_majority(stage: Stage, load: Load) -> None:
 
 def handed_over(stage: Stage, load: Load) -> None:
     def hand_over() -> None:
+        stage.database.do("join")
         stage.database.do(f"hand_over {(primary(stage) + 1) % Group.size}")
 
     stage.repeat(load, hand_over, answers=ANSWERS)
