@@ -112,19 +112,21 @@ def test_a_fork_has_connections_of_its_own(cache):
     event = {"id": "a", "amount": 1}
     pay(event)
     pay(event)
-    sides = read_end, write_end = os.pipe()
+    read_end, write_end = os.pipe()
     child = os.fork()
     if not child:
-        alias = stores["default"].replay_cache.redis
-        parents = {id(connection) for connection in alias._idle}
-        answer = alias.get(raw_key(caches["replays"]))
-        own = all(id(connection) not in parents for connection in alias._idle)
-        os.write(write_end, b"own" if answer and own else b"shared")
-        os._exit(0)
+        try:
+            alias = stores["default"].replay_cache.redis
+            parents = {id(connection) for connection in alias._idle}
+            answer = alias.get(raw_key(caches["replays"]))
+            own = all(id(connection) not in parents for connection in alias._idle)
+            os.write(write_end, b"own" if answer and own else b"shared")
+        finally:
+            os._exit(0)
+    os.close(write_end)
     os.waitpid(child, 0)
     answer = os.read(read_end, 10)
-    for side in sides:
-        os.close(side)
+    os.close(read_end)
 
     assert answer == b"own"
     assert not is_asked(lambda: pay(event))
