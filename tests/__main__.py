@@ -103,12 +103,15 @@ NOT_HEAVY = (
     *(f"--ignore=tests/{path}" for path in ("model", "redis/test_cluster.py", "redis/test_topologies.py")),
 )
 NO_KILLS = ("-m", "not (kill or slow)")
-# Half of the races, and of the kills of async views those that commit: a rollback is the same engine's.
+# Half of the races; of the kills of async views those that commit, because a rollback is the same engine's; of those in
+# phases those at the server's own level; none of operators' decisions.
 FEWER = (
     "-k",
-    "not (test_races and atomic-requests and wait) and not (test_async_kills and (refusal or exception or savepoints))",
+    "not (test_races and atomic-requests and wait) and not (test_async_kills and (refusal or exception or savepoints))"
+    " and not (test_phased and (repeatable or serializable)) and not (test_runs and killed)",
 )
-NO_PAGES = "--ignore-glob=tests/operations/test_admin_*"  # the pages of the admin, which SQLite shows
+# What asks no server, and the pages of the admin: SQLite's run has them.
+NO_PAGES = ("--ignore-glob=tests/operations/test_admin_*", "--ignore=tests/checks/test_setting.py")
 # What differs between the servers: statements, locks, levels and what ends a transaction.
 DIALECTS = (
     "tests/edges/test_decisions.py",
@@ -125,7 +128,7 @@ RUNS = {
     "sqlite": Run(service="SQLite", short=NOT_HEAVY),
     "postgresql": Run(
         service="PostgreSQL",
-        short=("-m", "not (browser or slow)", *FEWER, NO_PAGES, *SERVER, "tests/protection/test_zoo.py::test_a_race"),
+        short=("-m", "not (browser or slow)", *FEWER, *NO_PAGES, *SERVER, "tests/protection/test_zoo.py::test_a_race"),
     ),
     # With the store's option FOLD off: see tests/app/apps.py.
     "unfolded": Run(service="PostgreSQL", environment={"FOLD": "0"}, paths=OF_CLAIMS),

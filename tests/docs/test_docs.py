@@ -25,6 +25,7 @@ def code(cell: str) -> str:
     return found[1] if found else cell
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_CODE)
 def test_the_code_of_a_page_runs(name):
     """Complete blocks run, fragments compile, mistakes raise, and each view answers a retry with its first answer."""
