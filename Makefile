@@ -29,7 +29,7 @@ run: $(VENV)/.sample ## the same API with a user and a week of traffic in the ad
 	$(RUN) manage.py seed_traffic
 	$(RUN) -m sample_project.services manage.py runserver
 
-test: $(VENV)/.test ## each promise on SQLite, PostgreSQL, MariaDB and MySQL (if they run) and Redis: about 6 minutes
+test: $(VENV)/.test ## each promise on SQLite, PostgreSQL, MariaDB and MySQL (if they run) and Redis: 5 to 8 minutes
 	$(RUN) -m tests $(ARGS)
 
 test-fast: $(VENV)/.test ## the tests without a database, for the edit loop: under 15 seconds

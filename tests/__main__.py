@@ -177,7 +177,7 @@ FAILED = 1
 INTERRUPTED = 2
 NO_TESTS = 5
 
-SHORT_MINUTES = 6  # of the short suite, with every server, on two idle cores
+SHORT_MINUTES = 8  # of the short suite, with every server, on two idle cores
 CLOSE_TIMEOUT = 30  # seconds for an interrupted pytest to drop its databases
 
 

@@ -71,6 +71,15 @@ def operations_of(view: Any) -> dict[str, Any]:
     return {method: operation.view_func for operation in operations for method in operation.methods}
 
 
+def actions_of(view: Any, view_class: type, names: Iterable[str]) -> dict[str, str]:
+    """
+    What *view* calls of *view_class* for each HTTP method, of those with *names*.
+
+    A copy, because DRF adds `head` when the first request comes, and another thread's may come meanwhile.
+    """
+    return dict(getattr(view, "actions", None) or {name: name for name in names if hasattr(view_class, name)})
+
+
 def is_guard(layer: Any) -> bool:
     """Whether *layer* decides who may call the view, like login_required, permission_required or user_passes_test."""
     # `login_not_required` comes from the same module and lets everyone in.

@@ -21,6 +21,7 @@ from django_idempotency.protection.introspection import (
     DRF_VIEWS,
     GUARDED_DISPATCH,
     SAFE,
+    actions_of,
     classes_of,
     dispatch_layers,
     has_mixin,
@@ -164,8 +165,7 @@ def _of_class(
     options = getattr(leaf, "initkwargs", None) or getattr(leaf, "view_initkwargs", None) or {}
     own = options.get("idempotency", getattr(view_class, "idempotency", None))
     policies = (own,) if isinstance(own, Policy) else ()
-    names = options.get("http_method_names", view_class.http_method_names)
-    actions = getattr(leaf, "actions", None) or {name: name for name in names if hasattr(view_class, name)}
+    actions = actions_of(leaf, view_class, options.get("http_method_names", view_class.http_method_names))
     guards = (*around, *_guards_of_class(view_class, options))
     trouble = _trouble_around(view_chain) or _trouble_of_dispatch(view_class)
     if any(map(may_call, options.values())):

@@ -17,7 +17,14 @@ from django_idempotency import conf
 from django_idempotency.core.policy import POLICY, Policy, ResolvedPolicy
 from django_idempotency.exceptions import PolicyError
 from django_idempotency.protection.by_default import place_for
-from django_idempotency.protection.introspection import DESCRIBING, SAFE, api_view_function, has_mixin, operations_of
+from django_idempotency.protection.introspection import (
+    DESCRIBING,
+    SAFE,
+    actions_of,
+    api_view_function,
+    has_mixin,
+    operations_of,
+)
 from django_idempotency.protection.middleware_place import is_installed
 from django_idempotency.protection.placement import MIDDLEWARE, NONE, Place
 
@@ -251,10 +258,8 @@ def _around(callback: Any, view_class: type, name: str) -> Iterator[Handler]:
 def _of_class(callback: Any, view_class: type, options: Mapping[str, Any], name: str) -> Iterator[Handler]:
     own = options.get("idempotency", getattr(view_class, "idempotency", None))
     of_class = (own,) if isinstance(own, Policy) else ()
-    names = getattr(view_class, "http_method_names", ())
-    actions = getattr(callback, "actions", None) or {method: method for method in names if hasattr(view_class, method)}
     by_handler: dict[str, set[str]] = {}
-    for method, handler_name in actions.items():
+    for method, handler_name in actions_of(callback, view_class, getattr(view_class, "http_method_names", ())).items():
         by_handler.setdefault(handler_name, set()).add(method.upper())
     function = api_view_function(view_class)
     if function is not None:

@@ -502,6 +502,22 @@ def test_placed_once(urls, browser, monkeypatch):
     assert by_default.placement.cache_info().hits > 0 or by_default.decide.cache_info().hits > 0
 
 
+def test_drf_adds_an_action_meanwhile():
+    """With the first request, in another thread: whoever looks at the view at that moment sees it as it was."""
+
+    class Growing(dict):
+        def items(self):
+            for item in super().items():
+                yield item
+                self["head"] = "list"
+
+    view = ObjectSet.as_view({"get": "list", "post": "create"})
+    for layer in (view, view.__wrapped__):  # csrf_exempt() has copied the attribute
+        layer.actions = Growing(layer.actions)
+
+    assert decide(view, "x/", "", "POST")[1].how == "middleware"
+
+
 def test_guards_are_named():
     """For the audit: what decides who may call it, before the handler."""
     view = login_required(method_decorator(login_required, name="post")(derived(Plain)).as_view())
