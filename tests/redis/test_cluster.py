@@ -2,6 +2,7 @@
 
 import pytest
 
+from django_idempotency.stores.redis.client import RedisAlias
 from tests.redis.lab import IN_PROGRESS, LASTING, UNAVAILABLE, cluster_cache
 from tests.redis.topologies import Cluster
 
@@ -42,6 +43,17 @@ def test_a_request_is_served_wherever_its_slot_is(lab, emptied, gate, key):
     for node in emptied.primaries:
         with node.asked() as client:
             assert client.keys("*idempotency*")
+
+
+def test_a_look_up_finds_its_node(emptied, settings):
+    """What a replay cache asks by itself elsewhere, the cluster's client asks here."""
+    settings.CACHES = {"replays": cluster_cache(emptied)}
+    alias = RedisAlias("replays", "the test", "REPLAY_CACHE")
+    for name in "abcdefgh":
+        alias.client.set(alias.make_key(name), name)
+
+    assert [alias.get(alias.make_key(name)) for name in "abcdefgh"] == [name.encode() for name in "abcdefgh"]
+    assert alias.get(alias.make_key("i")) is None
 
 
 @pytest.mark.parametrize("when", ["while the slot moves", "when the slot has moved"])

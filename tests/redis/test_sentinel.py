@@ -1,8 +1,11 @@
 """A primary that is killed, and its replica promoted by three sentinels."""
 
 import pytest
+from redis.exceptions import RedisError
 
+from django_idempotency.stores.redis.client import RedisAlias
 from tests.redis.lab import IN_PROGRESS, LASTING, UNAVAILABLE, sentinel_cache
+from tests.redis.servers import wait_until
 from tests.redis.topologies import SentinelPair
 
 pytestmark = pytest.mark.kill
@@ -37,6 +40,27 @@ def test_a_replicated_claim_survives_a_failover(lab, own, gate, key):
     assert one.finish().status == 201
     assert other.ask(key).replayed
     assert gate.effects(key) == [one.pid]
+
+
+def test_a_look_up_follows_a_failover(own, settings):
+    """What a replay cache asks by itself elsewhere, the sentinels' client asks here."""
+    pair = SentinelPair(own)
+    settings.CACHES = {"replays": sentinel_cache(pair)}
+    alias = RedisAlias("replays", "the test", "REPLAY_CACHE")
+    key = alias.make_key("a")
+    alias.client.set(key, "answer")
+    assert alias.get(key) == b"answer"
+    pair.is_in_step()
+    fail_over(pair)
+
+    wait_until("the look-up asks the new primary", lambda: found(alias, key) == b"answer")
+
+
+def found(alias, key):
+    try:
+        return alias.get(key)
+    except RedisError:
+        return None
 
 
 def test_a_claim_that_was_not_replicated_is_lost_in_a_failover(lab, own, gate, key):
