@@ -11,11 +11,12 @@ import pytest
 from django.conf import settings
 from django.core.mail import EmailMessage
 from django.core.management import call_command
-from django.db import connection, connections
+from django.db import connection
 from django_tasks_db.compat import TaskResultStatus, task_enqueued
 from django_tasks_db.models import DBTaskResult
 
 from django_idempotency.testing import Call, crash_points
+from django_idempotency.testing.processes.forks import Process, ProcessFailed
 from sample_project.payments.models import Charge
 
 REPOSITORY = Path(__file__).parents[2]
@@ -52,16 +53,15 @@ def work_off():
 
 def killed(send, *, at_enqueue):
     """*send* in a process that SIGKILL ends: when its task is in the open transaction, or after COMMIT."""
-    connections.close_all()
-    if (pid := os.fork()) == 0:
-        try:
-            if at_enqueue:
-                task_enqueued.connect(die)
-            send()
-            die()
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+    def work(line):
+        if at_enqueue:
+            task_enqueued.connect(die)
+        send()
+        die()
+
+    with Process(work) as process, pytest.raises(ProcessFailed, match="ended without a result"):
+        process.result()
 
 
 def die(*args, **kwargs):

@@ -1,6 +1,5 @@
 """REPLAY_CACHE: committed records on a real Redis. Losing it costs speed, and nothing else."""
 
-import os
 import time
 from datetime import timedelta
 from urllib.parse import urlsplit
@@ -20,6 +19,7 @@ from django_idempotency.operations.records import free
 from django_idempotency.stores import stores
 from django_idempotency.stores.later import flush
 from django_idempotency.stores.redis import replay_cache
+from django_idempotency.testing.processes.forks import Process
 from tests.app.models import Payment
 from tests.app.serving import TIMEOUT, drf, is_replay, post
 from tests.app.views import make_payment
@@ -112,23 +112,15 @@ def test_a_fork_has_connections_of_its_own(cache):
     event = {"id": "a", "amount": 1}
     pay(event)
     pay(event)
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            alias = stores["default"].replay_cache.redis
-            parents = {id(connection) for connection in alias._idle}
-            answer = alias.get(raw_key(caches["replays"]))
-            own = all(id(connection) not in parents for connection in alias._idle)
-            os.write(write_end, b"own" if answer and own else b"shared")
-        finally:
-            os._exit(0)
-    os.close(write_end)
-    os.waitpid(child, 0)
-    answer = os.read(read_end, 10)
-    os.close(read_end)
+    alias = stores["default"].replay_cache.redis
+    key = raw_key(caches["replays"])
+    parents = list(alias._idle)
 
-    assert answer == b"own"
+    def look(line):
+        return bool(alias.get(key)), any(idle in parents for idle in alias._idle)
+
+    with Process(look) as child:
+        assert child.result() == (True, False)
     assert not is_asked(lambda: pay(event))
 
 
