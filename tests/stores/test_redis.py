@@ -15,7 +15,7 @@ from django_idempotency.exceptions import KeyExpired, OutcomeUncertain, OutcomeU
 from django_idempotency.operations.records import free
 from django_idempotency.stores import stores
 from tests.app.serving import drf, hearing, is_replay, plain, post
-from tests.lab.caches import LOCAL, cache
+from tests.lab.caches import LOCAL, REDIS_URL, cache
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +86,32 @@ def test_scripts_are_loaded_once(redis):
 
     assert send("a") == {"sent": "a"}
     assert RUNS == ["warm", "a"]
+
+
+def test_a_connection_that_is_closed_while_the_handler_runs_is_replaced(redis):
+    """By the server, or by what is between: a completion is sent once, so it must not be sent there."""
+
+    def close():
+        [idle] = stores["redis"].redis._idle  # the claim's
+        idle.send_command("CLIENT", "ID")
+        redis.client_kill_filter(_id=idle.read_response())
+
+    WORK.append(close)
+
+    assert send("a") == {"sent": "a"}
+    assert send("a") == {"sent": "a"}
+    assert RUNS == ["a"]
+
+
+def test_retries_of_the_projects_are_the_drivers(settings, worker_id):
+    """Then its client makes each call."""
+    settings.CACHES = {**settings.CACHES, "keys": cache(f"{REDIS_URL}?retry_on_timeout=true", KEY_PREFIX=worker_id)}
+    caches["keys"].delete_pattern("*")
+
+    for _ in range(2):
+        assert send("a") == {"sent": "a"}
+    assert RUNS == ["a"]
+    assert not stores["redis"].redis._idle
 
 
 def test_the_aliass_prefix_and_version_count(redis):

@@ -4,7 +4,7 @@ import codecs
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,7 @@ NOTHING_DONE = ("BUSY ", "MISCONF", "NOREPLICAS")
 
 
 GET = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n"
+RETRIES = ("retry", "retry_on_error", "retry_on_timeout")  # the driver's options
 SCANNED = 1000  # keys that the server looks at in one call
 
 
@@ -44,7 +45,7 @@ class RedisAlias:
         self.alias = alias
         self.owner = owner
         self._scripts: dict[str, Any] = {}
-        self._idle: deque[Any] = deque()  # connections of `get`, as many as were used at once
+        self._idle: deque[Any] = deque()  # connections of our own, as many as were used at once
 
     @cached_property
     def client(self) -> Any:
@@ -84,50 +85,48 @@ class RedisAlias:
         return lambda name: str(key_function(name, prefix, version))
 
     @cached_property
-    def _connect(self) -> Callable[[], Any] | None:
-        """A function that makes a connection of the driver's; None unless one server is asked, on the usual way."""
+    def _new_connection(self) -> Any:
+        """
+        A function that makes a connection of the driver's; None unless one server is asked, on the usual way, without
+        retries of the project's.
+        """
         from redis import BlockingConnectionPool, ConnectionPool, Redis
 
         pool: Any = getattr(self.client, "connection_pool", None)  # a Cluster's client has one for each node
         if not isinstance(self.client, Redis) or type(pool) not in (ConnectionPool, BlockingConnectionPool):
             return None
-        return None if getattr(pool, "cache", None) else lambda: pool.connection_class(**pool.connection_kwargs)
+        kwargs = pool.connection_kwargs
+        if getattr(pool, "cache", None) or any(kwargs.get(name) for name in RETRIES):
+            return None
+        return lambda: pool.connection_class(**kwargs)
 
-    def get(self, key: str) -> bytes | None:
+    def _ask(self, pack: Callable[[Any], Iterable[bytes]]) -> Any:
         """
-        GET *key* on a connection of our own, without what the driver's pool does around each call, which costs a
-        request more than the call itself. Raises the driver's errors.
+        Send what *pack* makes for a connection of our own, and read the answer, without what the driver's pool and
+        client do around each call, which costs a request more than the call itself. Raises the driver's errors.
         """
-        if self._connect is None:
-            return self._get_by_client(key)
         try:
-            connection, was_idle = self._idle.pop(), True
+            connection: Any = self._idle.pop()
         except IndexError:
-            connection, was_idle = self._connect(), False
-        if connection.pid != os.getpid():  # before a fork
-            connection, was_idle = self._connect(), False
-        name = key.encode()
+            connection = self._new_connection()
+        else:
+            if connection.pid != os.getpid() or not _is_open(connection):  # before a fork; closed by the server
+                connection = self._new_connection()
         try:
-            connection.send_packed_command([GET % (len(name), name)], check_health=False)
-            value: bytes | None = connection.read_response()
-        except BaseException as error:
+            connection.send_packed_command(pack(connection), check_health=False)
+            answer = connection.read_response()
+        except BaseException:
             connection.disconnect()  # a reply may be left unread
-            if was_idle and self._is_closed(error):
-                return self._get_by_client(key)
             raise
         self._idle.append(connection)
-        return value
+        return answer
 
-    def _get_by_client(self, key: str) -> bytes | None:
-        value: bytes | None = self.client.get(key)
-        return value
-
-    @staticmethod
-    def _is_closed(error: BaseException) -> bool:
-        """Has the server closed a connection that was idle?"""
-        from redis.exceptions import ConnectionError
-
-        return isinstance(error, ConnectionError)
+    def get(self, key: str) -> bytes | None:
+        """GET *key*. Raises the driver's errors."""
+        if self._new_connection is None:
+            return self.client.get(key)  # type: ignore[no-any-return]
+        name = key.encode()
+        return self._ask(lambda connection: [GET % (len(name), name)])  # type: ignore[no-any-return]
 
     def scan(self, name: str) -> Iterator[bytes]:
         """
@@ -138,12 +137,29 @@ class RedisAlias:
         match = re.sub(r"([*?^\[\]\\])", r"\\\1", key) + "*" if key.endswith(name) else None
         yield from self.client.scan_iter(match=match, count=SCANNED, _type="hash")
 
-    def run(self, script: str, keys: Iterable[str], arguments: Iterable[Any] = ()) -> Any:
+    def run(self, script: str, keys: Sequence[str], arguments: Sequence[Any] = ()) -> Any:
         """Run *script* (its source) on *keys*. The server loads it only if it does not know it."""
         registered = self._scripts.get(script)
         if registered is None:
             registered = self._scripts.setdefault(script, self.client.register_script(script))
+        if self._new_connection is not None:
+            call = ("EVALSHA", registered.sha, len(keys), *keys, *arguments)
+            try:
+                return self._ask(lambda connection: connection.pack_command(*call))
+            except Exception as error:
+                from redis.exceptions import NoScriptError
+
+                if not isinstance(error, NoScriptError):
+                    raise
         return registered(keys, arguments)
+
+
+def _is_open(connection: Any) -> bool:
+    """Is an idle *connection* neither closed by the server nor in the middle of an answer?"""
+    try:
+        return not connection.can_read()
+    except Exception:  # the driver's ConnectionError, or the socket's own
+        return False
 
 
 def _is_utf_8(encoding: str) -> bool:
