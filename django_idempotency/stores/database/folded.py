@@ -15,6 +15,7 @@ from django_idempotency.stores.database.dialect import FoldedClaim, StoredAnswer
 from django_idempotency.stores.database.postgresql import PostgreSQL, sqlstate
 
 IDLE, IN_TRANSACTION = 0, 2  # libpq: PQTRANS_IDLE, PQTRANS_INTRANS
+COMMAND_OK = 1  # libpq: PGRES_COMMAND_OK
 NO_CLAIM = "22012"  # division_by_zero, which the record with COMMIT raises if there is no claim
 
 
@@ -32,6 +33,12 @@ class FoldedPostgreSQL(PostgreSQL):
 
     begins = True
 
+    def __init__(self, *, by_function: bool = False) -> None:
+        super().__init__(by_function=by_function)
+        from psycopg.generators import execute  # not at the top: who has psycopg2 imports this module, too
+
+        self._receive = execute
+
     def begin(self, connection: Any, attempt: Attempt) -> ClaimResult | None:
         cursor = connection.cursor()
         raw = connection.connection
@@ -41,7 +48,10 @@ class FoldedPostgreSQL(PostgreSQL):
         try:
             self.send_claim(cursor, statements, f"{_begin(raw)}; {statements.claim}", attempt)
             cursor.nextset()
-            found = self.claim_result(cursor, attempt)
+            row = cursor.fetchone()
+            if row[0] is None:  # a record was found
+                return self._read_and_commit(connection, cursor, row, attempt)
+            found = self.claim_result(cursor, row, attempt)
             if isinstance(found, Claimed):
                 _pass_to_atomic(connection, raw)
                 return FoldedClaim(found.token, kept=cursor)
@@ -49,6 +59,22 @@ class FoldedPostgreSQL(PostgreSQL):
         except BaseException as error:
             _end_transaction(connection, error)
             raise
+        return found
+
+    def _read_and_commit(self, connection: Any, cursor: CursorWrapper, row: Any, attempt: Attempt) -> ClaimResult:
+        """Read the record in *row* while the server ends the transaction, which has written nothing."""
+        raw = connection.connection
+        if connection.queries_logged:  # by Django, with its COMMIT
+            connection._commit()
+            return self.claim_result(cursor, row, attempt)
+        with connection.wrap_database_errors:
+            raw.pgconn.send_query(b"COMMIT")
+            found = self.claim_result(cursor, row, attempt)
+            [result] = raw.wait(self._receive(raw.pgconn))
+            if result.status != COMMAND_OK:
+                from psycopg.errors import error_from_result
+
+                raise error_from_result(result)
         return found
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
@@ -79,7 +105,7 @@ class FoldedPostgreSQL(PostgreSQL):
             self.send_claim(cursor, statements, begin + statements.claim, attempt)
         if folded:
             cursor.nextset()
-        result = self.claim_result(cursor, attempt)
+        result = self.claim_result(cursor, cursor.fetchone(), attempt)
         return FoldedClaim(result.token, kept=cursor) if folded and isinstance(result, Claimed) else result
 
     def complete(self, cursor: CursorWrapper, digest: bytes, claim: Claimed, answer: StoredAnswer) -> bool:

@@ -123,7 +123,7 @@ class PostgreSQL(Dialect):
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
         statements = self.statements  # read once, because another thread may replace them meanwhile
         self.send_claim(cursor, statements, statements.claim, attempt)
-        return self.claim_result(cursor, attempt)
+        return self.claim_result(cursor, cursor.fetchone(), attempt)
 
     def send_claim(self, cursor: CursorWrapper, statements: Statements, sql: str, attempt: Attempt) -> None:
         """Execute *sql*, which ends with the claim of *statements*. Raises `LostRace` if the functions are gone."""
@@ -136,9 +136,9 @@ class PostgreSQL(Dialect):
                 raise LostRace from error
             raise
 
-    def claim_result(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
-        """Read the claim's row. Raises `LostRace` if only a new transaction can tell."""
-        taken, transaction, *row = cursor.fetchone()
+    def claim_result(self, cursor: CursorWrapper, claim: Any, attempt: Attempt) -> ClaimResult:
+        """Read the *claim*'s row. Raises `LostRace` if only a new transaction can tell."""
+        taken, transaction, *row = claim
         if taken is None:
             return read_row(row, attempt)
         if not taken:

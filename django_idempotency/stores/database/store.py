@@ -98,7 +98,7 @@ class DatabaseStore(TransactionalStore):
         ):
             return None
         found = dialect.begin(connection, attempt)
-        if not isinstance(found, Completed):
+        if not attempt.tombstone_ttl or not isinstance(found, Completed):
             return found
         with connection.cursor() as cursor:
             return self.unless_ended(using, cursor, attempt, found)
