@@ -208,6 +208,19 @@ def test_a_process_that_is_interrupted_between_claim_and_handler(place, stop):
     assert_executes_once()
 
 
+@pytest.mark.skipif(not IS_POSTGRESQL, reason="the procedures end the transaction of a replay")
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, TimeoutError, DatabaseError])
+def test_a_replay_that_is_interrupted_while_its_commit_is_on_the_way(stop):
+    """No later statement of the process gets the answer to that COMMIT."""
+    pay(EVENT)
+    dialect: Any = stores["default"].dialect("default")
+    with mock.patch.object(dialect, "claim_result", side_effect=stop), pytest.raises((stop, StoreUnavailable)):
+        pay(EVENT)
+
+    assert_in_autocommit()
+    assert_executes_once()
+
+
 FAIL = """
     CREATE OR REPLACE FUNCTION django_idempotency_claim_v2(
         bigint, bytea, bytea, text, text, text, text, text, double precision, double precision,
