@@ -103,9 +103,10 @@ def test_a_connection_that_is_closed_while_the_handler_runs_is_replaced(redis):
     assert RUNS == ["a"]
 
 
-def test_retries_of_the_projects_are_the_drivers(settings, worker_id):
-    """Then its client makes each call."""
-    settings.CACHES = {**settings.CACHES, "keys": cache(f"{REDIS_URL}?retry_on_timeout=true", KEY_PREFIX=worker_id)}
+@pytest.mark.parametrize("option", ["retry_on_timeout=true", "health_check_interval=30"])
+def test_what_the_drivers_client_acts_on_is_left_to_it(settings, worker_id, option):
+    """Then it makes each call."""
+    settings.CACHES = {**settings.CACHES, "keys": cache(f"{REDIS_URL}?{option}", KEY_PREFIX=worker_id)}
     caches["keys"].delete_pattern("*")
 
     for _ in range(2):

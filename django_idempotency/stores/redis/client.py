@@ -29,7 +29,8 @@ NOTHING_DONE = ("BUSY ", "MISCONF", "NOREPLICAS")
 
 
 GET = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n"
-RETRIES = ("retry", "retry_on_error", "retry_on_timeout")  # the driver's options
+# Options of the driver's that its client and its pool act on.
+CLIENTS = ("credential_provider", "health_check_interval", "retry", "retry_on_error", "retry_on_timeout")
 SCANNED = 1000  # keys that the server looks at in one call
 
 
@@ -88,7 +89,7 @@ class RedisAlias:
     def _new_connection(self) -> Any:
         """
         A function that makes a connection of the driver's; None unless one server is asked, on the usual way, without
-        retries of the project's.
+        one of `CLIENTS`.
         """
         from redis import BlockingConnectionPool, ConnectionPool, Redis
 
@@ -96,7 +97,7 @@ class RedisAlias:
         if not isinstance(self.client, Redis) or type(pool) not in (ConnectionPool, BlockingConnectionPool):
             return None
         kwargs = pool.connection_kwargs
-        if getattr(pool, "cache", None) or any(kwargs.get(name) for name in RETRIES):
+        if getattr(pool, "cache", None) or any(kwargs.get(name) for name in CLIENTS):
             return None
         return lambda: pool.connection_class(**kwargs)
 
