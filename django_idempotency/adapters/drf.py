@@ -10,7 +10,7 @@ from collections.abc import Hashable
 from functools import cache
 from typing import Any, cast
 
-from django.http.response import HttpResponseBase
+from django.http.response import HttpResponse, HttpResponseBase
 from rest_framework.exceptions import APIException
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Empty, Request
@@ -29,10 +29,21 @@ from django_idempotency.exceptions import Refusal
 
 
 class ReplayedResponse(Response):
-    """A rendered response, made from a record. `data` is decoded at first use, because a replay seldom needs it."""
+    """
+    A rendered response, made of a stored *body*. `data` is decoded at first use, because a replay seldom needs it.
+    """
 
-    _data: Any
+    # What a response sets for its rendering.
+    template_name: Any = None
+    _request: Any = None
+    _data: Any = None
+    context_data = using = content_type = None
+    exception = False
+    _post_render_callbacks: Any = ()
     renderer_context: Any
+
+    def __init__(self, body: bytes) -> None:
+        HttpResponse.__init__(self, body, plain.NO_TYPE)
 
     @property
     def data(self) -> Any:
@@ -117,7 +128,7 @@ class DrfAdapter(plain.PlainAdapter):
     def replay(self, record: CompletionRecord) -> Any:
         if record.is_reference:
             return self.mark(record)  # finalised by the view's dispatch, like what a handler returns
-        response = ReplayedResponse()
+        response = ReplayedResponse(record.body)
         self.fill(response, record)
         response.accepted_renderer = self.request.accepted_renderer
         response.accepted_media_type = self.request.accepted_media_type or ""

@@ -53,6 +53,7 @@ FRAMEWORKS = {
     "starlette": ("Starlette (FastAPI)", ""),
     "strawberry": ("Strawberry", GRAPHQL),
 }
+NO_TYPE = ""  # the media type of a response that gets its own; Django computes none
 FORM_ANSWER = "_idempotency_form_answer"  # of a response that answers a form although it is no redirect
 
 
@@ -179,7 +180,7 @@ class PlainAdapter(AttemptReader):
 
     def replay(self, record: CompletionRecord) -> Any:
         """Make the response of a replay, after `check_replay`."""
-        return self.mark(record) if record.is_reference else self.fill(HttpResponse(), record)
+        return self.mark(record) if record.is_reference else self.fill(HttpResponse(record.body, NO_TYPE), record)
 
     def mark(self, record: CompletionRecord) -> Any:
         """
@@ -210,10 +211,9 @@ class PlainAdapter(AttemptReader):
                     add_messages(self.django_request, value)
 
     def fill(self, response: HttpResponse, record: CompletionRecord) -> HttpResponse:
-        """Fill *response* from *record*, and mark it as a replay."""
+        """Give *response*, made of the body of *record*, all the rest of it, and mark it as a replay."""
         response.status_code = record.status
         response.reason_phrase = record.reason
-        response.content = record.body
         headers = response.headers
         del headers["Content-Type"]
         # What has come out of a response needs no check of each character again. Django has no public way past it.

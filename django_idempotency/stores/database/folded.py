@@ -47,8 +47,9 @@ class FoldedPostgreSQL(PostgreSQL):
         statements = self.statements
         try:
             self.send_claim(cursor, statements, f"{_begin(raw)}; {statements.claim}", attempt)
-            cursor.nextset()
-            row = cursor.fetchone()
+            with connection.wrap_database_errors:
+                cursor.cursor.nextset()
+                row = cursor.cursor.fetchone()
             if row[0] is None:  # a record was found
                 return self._read_and_commit(connection, cursor, row, attempt)
             found = self.claim_result(cursor, row, attempt)
