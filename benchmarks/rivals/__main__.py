@@ -2,7 +2,7 @@
 The same payment view under other packages, side by side: `make bench-rivals`.
 
 Installs each package from PyPI into an environment of its own, below the folder `RIVALS` (.venv-rivals), tries what
-each does in a crash, a race and a mix-up, measures all of them interleaved, and writes `docs/explanation/rivals.md`.
+each does in a crash, a race and a mix-up, measures all of them in turns, and writes `docs/explanation/rivals.md`.
 `ROUNDS` (600) sets the length. With `BUSY=1` the page says that the machine does other things meanwhile.
 """
 
@@ -13,6 +13,7 @@ import random
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -30,7 +31,9 @@ from tests import servers
 
 NAME = f"idempotency_rivals_{os.getpid()}"
 AT_ONCE = 6  # contenders whose trials run: more would make refusals as slow as waits
-WARM_UP = 50  # rounds
+TURN = 25  # rounds that one contender is asked for before the next
+COLD = 5  # the first rounds of each turn, which do not count: other processes have taken the caches of the machine
+SETTLED = 0.3  # seconds after which nothing is on its way to a cache any more
 COUNTED = 5  # requests of each case whose round trips are counted
 
 
@@ -120,6 +123,7 @@ def count_trips(entry: Entry) -> None:
         worker = stack.enter_context(entry.start(services))
         for case in CASES:
             worker.ask("case", case=case)  # what is sent only once: prepared statements, scripts
+            time.sleep(SETTLED)
             counts = []
             for _ in range(COUNTED):
                 before = database.trips, redis.trips if redis else 0
@@ -132,13 +136,14 @@ def count_trips(entry: Entry) -> None:
 
 
 def measure(entries: list[Entry], rounds: int) -> None:
-    """Time the cases of all *entries*, interleaved: a round asks every worker once, in shuffled order."""
+    """Time the cases of all *entries*, in turns: each worker serves as one that is busy, and all see the same hours."""
     with ExitStack() as stack:
         workers = [(entry, stack.enter_context(entry.start())) for entry in entries]
-        for number in range(WARM_UP + rounds):
+        for _ in range(-(-rounds // (TURN - COLD))):
             random.shuffle(workers)
             for entry, worker in workers:
-                attempt(measure_round, entry, worker, is_warm=number >= WARM_UP)
+                for number in range(TURN):
+                    attempt(measure_round, entry, worker, is_warm=number >= COLD)
 
 
 def measure_round(entry: Entry, worker: WorkerProcess, *, is_warm: bool) -> None:
