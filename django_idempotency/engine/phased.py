@@ -198,8 +198,18 @@ class PhasedExecution(Execution[Value]):
             if not self.runs.finish(self.using, self.attempt, self.token, record):
                 raise LostRun
 
+        lease = self.lease
+
+        def may_repeat(error: Error) -> bool:
+            nonlocal lease
+            if lease is None or not self._is_race(error):
+                return self.may_repeat(error)
+            keeper.drop(lease)  # our own renewal of it may have been in the way
+            lease = None
+            return not in_transaction(self.using)
+
         try:
-            repeated_phase(self.using, work, self.may_repeat)
+            repeated_phase(self.using, work, may_repeat)
         except LostRun:
             return Refused(self.lost())
         except BaseException as error:  # a retry resumes, or finds the record if COMMIT was sent
@@ -211,6 +221,8 @@ class PhasedExecution(Execution[Value]):
     def _end(self, error: BaseException | None) -> None:
         """End an attempt whose answer is not stored. What its phases have committed stays."""
         phases = self.phases
+        if self.lease is not None:
+            keeper.drop(self.lease)  # whose renewal might be in the way
         untouched = not self.is_resumed and not phases.may_have_done and not phases.progress.phases
         try:
             if untouched and atomic_phase(self.using, partial(self.runs.forget, self.using, self.attempt, self.token)):

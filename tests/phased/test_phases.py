@@ -1,6 +1,7 @@
 """What a handler may do with its phases: every mistake is an error that names the phase."""
 
 import json
+from contextlib import closing
 
 import pytest
 from django.db import DatabaseError, connection, transaction
@@ -627,3 +628,33 @@ def test_a_hook_that_raises_after_the_commit_does_not_repeat_its_phase(browser, 
 
     assert [post(browser).status_code for _ in range(2)] == [500, 201]
     assert effects() == ["paid"]
+
+
+# --- the end ---
+
+
+@pytest.mark.skipif(VENDOR != "postgresql", reason="elsewhere a DELETE sees what was committed meanwhile")
+def test_a_renewal_does_not_break_the_record(act, browser):
+    """At REPEATABLE READ it makes the deletion of the run fail, after which the record is written without one."""
+    runs = PhasedRun._meta.db_table
+    renewed = []
+
+    def renew(execute, sql, *call):
+        if sql.startswith(f"DELETE FROM {runs}") and not renewed:
+            with closing(connection.copy()) as other, other.cursor() as cursor:
+                cursor.execute(f"UPDATE {runs} SET ends_at = ends_at + interval '1 second'")
+                renewed.append(cursor.rowcount)
+        return execute(sql, *call)
+
+    act(lambda phase: phase("pay", pay))
+    with connection.cursor() as cursor:
+        cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    try:
+        with connection.execute_wrapper(renew):
+            assert post(browser).status_code == 201
+    finally:
+        connection.close()
+
+    assert renewed == [1]
+    assert effects() == ["paid"]
+    assert is_replay(post(browser))
