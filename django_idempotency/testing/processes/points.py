@@ -9,7 +9,7 @@ bypass Django (`connection.connection.commit()`) are no points.
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from django.db import connections
@@ -109,7 +109,7 @@ class Points:
                 here.command = ""
 
         def send_packed_command(connection: Any, *args: Any, **kwargs: Any) -> Any:
-            command = getattr(here, "command", "") or "pipeline"
+            command = getattr(here, "command", "") or _packed_command(*args, **kwargs)
             if command in GREETINGS:
                 return send_packed(connection, *args, **kwargs)
             self.reach(f"before Redis {command}")
@@ -130,6 +130,11 @@ class Points:
             send_packed_command,
             read_response,
         )
+
+
+def _packed_command(packed: Iterable[bytes], *, check_health: bool = True) -> str:
+    """The name of a command that was packed by who sends it, as the RedisStore does. The driver packs pipelines."""
+    return "pipeline" if check_health else next(iter(packed)).split(b"\r\n", 3)[2].decode()
 
 
 class HaltingPoints(Points):
