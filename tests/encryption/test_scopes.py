@@ -34,6 +34,14 @@ def test_a_scope_without_its_key_is_erased_for_good(api, other_api, user, keys, 
     assert is_replay(post(other_api))
 
 
+def test_keys_may_be_asked_of_the_records_database(api, keys, monkeypatch):
+    """On its connection: a replay's transaction is over before."""
+    monkeypatch.setattr(keys, "check", Payment.objects.count)
+
+    post(api)
+    assert is_replay(post(api))
+
+
 def test_only_whole_scopes_have_keys(user, keys, encrypt):
     with pytest.raises(CommandError, match="without --dry-run"):
         erase_by_key(user, "--dry-run")

@@ -213,8 +213,10 @@ def test_a_process_that_is_interrupted_between_claim_and_handler(place, stop):
 def test_a_replay_that_is_interrupted_while_its_commit_is_on_the_way(stop):
     """No later statement of the process gets the answer to that COMMIT."""
     pay(EVENT)
-    dialect: Any = stores["default"].dialect("default")
-    with mock.patch.object(dialect, "claim_result", side_effect=stop), pytest.raises((stop, StoreUnavailable)):
+    with (
+        mock.patch.object(folded.CompletionRecord, "from_stored", side_effect=stop),
+        pytest.raises((stop, StoreUnavailable)),
+    ):
         pay(EVENT)
 
     assert_in_autocommit()

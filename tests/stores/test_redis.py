@@ -8,12 +8,15 @@ from datetime import timedelta
 import pytest
 from django.core.cache import caches
 from django.http import HttpResponse
+from redis import Redis
+from redis.exceptions import ResponseError
 
 from django_idempotency import once
 from django_idempotency.core.keys import Identity
 from django_idempotency.exceptions import KeyExpired, OutcomeUncertain, OutcomeUnknown, RequestInProgress
 from django_idempotency.operations.records import free
 from django_idempotency.stores import stores
+from django_idempotency.stores.redis import client
 from tests.app.serving import drf, hearing, is_replay, plain, post
 from tests.lab.caches import LOCAL, REDIS_URL, cache
 
@@ -101,6 +104,46 @@ def test_a_connection_that_is_closed_while_the_handler_runs_is_replaced(redis):
     assert send("a") == {"sent": "a"}
     assert send("a") == {"sent": "a"}
     assert RUNS == ["a"]
+
+
+def test_connections_that_were_cut_off_unseen_cost_one_try(redis, monkeypatch):
+    """As by a balancer, which tells of it when something is sent; a claim is sent twice."""
+    monkeypatch.setattr(client, "_is_open", lambda connection: True)
+    send("warm")
+    own = stores["redis"].redis
+    own._idle.extend(own._new_connection() for _ in range(3))
+    for connection in own._idle:
+        connection.send_command("CLIENT", "ID")
+        redis.client_kill_filter(_id=connection.read_response())
+
+    assert send("a") == {"sent": "a"}
+    assert len(own._idle) == 1
+
+
+def test_an_error_of_the_server_costs_no_connection():
+    """Its reply was read."""
+    send("warm")
+    own = stores["redis"].redis
+    before = list(own._idle)
+    with pytest.raises(ResponseError):
+        own.run("return redis.error_reply('BUSY')", ("a",))
+
+    assert list(own._idle) == before
+
+
+def test_calls_that_are_traced_are_the_drivers(monkeypatch):
+    """Who traces redis-py puts another function in the place of its client's."""
+    traced = []
+    execute = Redis.execute_command
+
+    def trace(self, *args, **options):
+        traced.append(args[0])
+        return execute(self, *args, **options)
+
+    monkeypatch.setattr(Redis, "execute_command", trace)
+
+    send("a")
+    assert traced.count("EVALSHA") >= 2
 
 
 @pytest.mark.parametrize("option", ["retry_on_timeout=true", "health_check_interval=30"])

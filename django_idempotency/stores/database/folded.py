@@ -8,8 +8,10 @@ from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
-from django_idempotency.core.decision import Claimed, ClaimResult
+from django_idempotency.core.decision import Claimed, ClaimResult, Completed
 from django_idempotency.core.keys import Attempt
+from django_idempotency.core.record import CompletionRecord
+from django_idempotency.encryption import sealer
 from django_idempotency.stores.base import LostRace
 from django_idempotency.stores.database.dialect import FoldedClaim, StoredAnswer
 from django_idempotency.stores.database.postgresql import PostgreSQL, sqlstate
@@ -64,19 +66,26 @@ class FoldedPostgreSQL(PostgreSQL):
 
     def _read_and_commit(self, connection: Any, cursor: CursorWrapper, row: Any, attempt: Attempt) -> ClaimResult:
         """Read the record in *row* while the server ends the transaction, which has written nothing."""
-        raw = connection.connection
-        if connection.queries_logged:  # by Django, with its COMMIT
+        if (
+            connection.queries_logged or sealer() is not None
+        ):  # whose COMMIT is shown; whose keys may be in the database
             connection._commit()
             return self.claim_result(cursor, row, attempt)
+        raw = connection.connection
+        status, fingerprint, head, body, request_id = row[2:]
+        record = None
         with connection.wrap_database_errors:
             raw.pgconn.send_query(b"COMMIT")
-            found = self.claim_result(cursor, row, attempt)
+            with suppress(RecursionError, TypeError, ValueError):
+                record = CompletionRecord.from_stored(status, head, body, request_id)
             [result] = raw.wait(self._receive(raw.pgconn))
             if result.status != COMMAND_OK:
                 from psycopg.errors import error_from_result
 
                 raise error_from_result(result)
-        return found
+        if record is None:  # an unknown outcome, a tombstone, or a row that was changed
+            return self.claim_result(cursor, row, attempt)
+        return Completed(record, bytes(fingerprint))
 
     def claim(self, cursor: CursorWrapper, attempt: Attempt) -> ClaimResult:
         connection: Any = cursor.db

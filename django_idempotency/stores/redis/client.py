@@ -6,6 +6,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from types import FunctionType
 from typing import Any
 
 from django.core.cache import caches
@@ -31,6 +32,7 @@ NOTHING_DONE = ("BUSY ", "MISCONF", "NOREPLICAS")
 GET = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n"
 # Options of the driver's that its client and its pool act on.
 CLIENTS = ("credential_provider", "health_check_interval", "retry", "retry_on_error", "retry_on_timeout")
+DEFINED_IN = os.path.join("redis", "client.py")
 SCANNED = 1000  # keys that the server looks at in one call
 
 
@@ -88,13 +90,13 @@ class RedisAlias:
     @cached_property
     def _new_connection(self) -> Any:
         """
-        A function that makes a connection of the driver's; None unless one server is asked, on the usual way, without
-        one of `CLIENTS`.
+        A function that makes a connection of the driver's; None if its client has more to do than to send a call to one
+        server: another class of client or pool, one of `CLIENTS`, or somebody who traces its calls.
         """
-        from redis import BlockingConnectionPool, ConnectionPool, Redis
+        from redis import ConnectionPool, Redis
 
         pool: Any = getattr(self.client, "connection_pool", None)  # a Cluster's client has one for each node
-        if not isinstance(self.client, Redis) or type(pool) not in (ConnectionPool, BlockingConnectionPool):
+        if type(self.client) is not Redis or type(pool) is not ConnectionPool or _is_patched(Redis.execute_command):
             return None
         kwargs = pool.connection_kwargs
         if getattr(pool, "cache", None) or any(kwargs.get(name) for name in CLIENTS):
@@ -112,22 +114,45 @@ class RedisAlias:
             connection = self._new_connection()
         else:
             if connection.pid != os.getpid() or not _is_open(connection):  # before a fork; closed by the server
+                connection.disconnect()
                 connection = self._new_connection()
         try:
             connection.send_packed_command(pack(connection), check_health=False)
             answer = connection.read_response()
-        except BaseException:
-            connection.disconnect()  # a reply may be left unread
+        except BaseException as error:
+            self._drop(connection, error)
             raise
         self._idle.append(connection)
         return answer
 
+    def _drop(self, connection: Any, error: BaseException) -> None:
+        """Close *connection*, on which a reply may be left unread after *error*, unless that was the reply."""
+        from redis.exceptions import ConnectionError, ResponseError
+
+        if isinstance(error, ResponseError):
+            self._idle.append(connection)
+            return
+        connection.disconnect()
+        while isinstance(error, ConnectionError):  # what has cut this one off has done so to those that are idle
+            try:
+                self._idle.pop().disconnect()
+            except IndexError:
+                return
+
     def get(self, key: str) -> bytes | None:
-        """GET *key*. Raises the driver's errors."""
+        """GET *key*, twice if the connection was cut off. Raises the driver's errors."""
         if self._new_connection is None:
             return self.client.get(key)  # type: ignore[no-any-return]
         name = key.encode()
-        return self._ask(lambda connection: [GET % (len(name), name)])  # type: ignore[no-any-return]
+        message = [GET % (len(name), name)]
+        try:
+            return self._ask(lambda connection: message)  # type: ignore[no-any-return]
+        except Exception as error:
+            from redis.exceptions import ConnectionError
+
+            if not isinstance(error, ConnectionError):
+                raise
+        return self._ask(lambda connection: message)  # type: ignore[no-any-return]
 
     def scan(self, name: str) -> Iterator[bytes]:
         """
@@ -153,6 +178,11 @@ class RedisAlias:
                 if not isinstance(error, NoScriptError):
                     raise
         return registered(keys, arguments)
+
+
+def _is_patched(function: object) -> bool:
+    """Has somebody put another function, or an object, in the place of the driver's?"""
+    return type(function) is not FunctionType or not function.__code__.co_filename.endswith(DEFINED_IN)
 
 
 def _is_open(connection: Any) -> bool:
