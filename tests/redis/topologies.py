@@ -9,6 +9,7 @@ import redis
 from redis.cluster import key_slot
 
 from tests.redis.servers import Keeper, Server, wait_until
+from tests.servers import free_port
 
 NAME = "payments"  # of the pair, as its sentinels and Django's setting know it
 QUORUM = 2
@@ -84,13 +85,16 @@ class Cluster:
 
     def __init__(self, keep: Keeper, *, replicas: bool = True, **options: str) -> None:
         count = PRIMARIES * 2 if replicas else PRIMARIES
-        self.nodes = [keep.redis(cluster_enabled="yes", cluster_node_timeout="1000", **options) for _ in range(count)]
+        # A bus of its own: the usual one, ten thousand ports further, may be taken.
+        buses = [str(free_port()) for _ in range(count)]
+        options |= {"cluster_enabled": "yes", "cluster_node_timeout": "1000"}
+        self.nodes = [keep.redis(cluster_port=bus, **options) for bus in buses]
         self.primaries, self.replicas = self.nodes[:PRIMARIES], self.nodes[PRIMARIES:]
         with ExitStack() as stack:
             clients = [stack.enter_context(node.asked()) for node in self.nodes]
             for index, client in enumerate(clients):
                 client.execute_command("CLUSTER SET-CONFIG-EPOCH", index + 1)
-                client.execute_command("CLUSTER MEET", "127.0.0.1", self.nodes[0].port)
+                client.execute_command("CLUSTER MEET", "127.0.0.1", self.nodes[0].port, buses[0])
             edges = [SLOTS * index // PRIMARIES for index in range(PRIMARIES + 1)]
             for client, first, end in zip(clients, edges, edges[1:], strict=False):
                 client.execute_command("CLUSTER ADDSLOTSRANGE", first, end - 1)
