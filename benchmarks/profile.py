@@ -155,11 +155,11 @@ OF_REDIS: dict[str, tuple[str, ...]] = {
         f"{STORES}.redis.replay_cache:ReplayCache.put",
         f"{STORES}.redis.replay_cache:ReplayCache._encode",
     ),
+    # None of its client's, which the store uses if they are replaced.
     "redis-py": (
-        "redis.commands.core:Script.__call__",
-        "redis:Redis.execute_command",
-        "redis.connection:ConnectionPool.get_connection",
-        "redis.connection:ConnectionPool.release",
+        f"{STORES}.redis.client:RedisAlias.run",
+        f"{STORES}.redis.client:RedisAlias.get",
+        f"{STORES}.redis.client:RedisAlias._ask",
         "redis.connection:AbstractConnection.pack_command",
         "redis.connection:AbstractConnection.can_read",
         "redis.connection:AbstractConnection.send_packed_command",

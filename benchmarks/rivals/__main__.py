@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rivals.contenders import CONTENDERS, Services
-from benchmarks.rivals.entry import CASES, Entry, Trips
+from benchmarks.rivals.entry import CASES, TURN, Entry, Trips
 from benchmarks.rivals.page import PAGE, page
 from benchmarks.rivals.processes import ROOT, Failed, WorkerProcess, environment
 from benchmarks.rivals.proxy import CountingProxy
@@ -31,15 +31,14 @@ from tests import servers
 
 NAME = f"idempotency_rivals_{os.getpid()}"
 AT_ONCE = 6  # contenders whose trials run: more would make refusals as slow as waits
-TURN = 25  # rounds that one contender is asked for before the next
-COLD = 5  # the first rounds of each turn, which do not count: other processes have taken the caches of the machine
+COLD = 5  # rounds before each turn, which do not count: other processes have taken the caches of the machine
 SETTLED = 0.3  # seconds after which nothing is on its way to a cache any more
 COUNTED = 5  # requests of each case whose round trips are counted
 
 
 def main() -> int:
     """Try, measure, write the page. The exit code says whether it was written."""
-    rounds = int(os.environ.get("ROUNDS", "600"))
+    turns = -(-int(os.environ.get("ROUNDS", "600")) // TURN)
     with ExitStack() as stack:
         try:
             postgresql = servers.postgresql(stack)
@@ -74,10 +73,10 @@ def main() -> int:
             list(pool.map(lambda entry: attempt(run_trials, entry), entries))
         for entry in entries:
             attempt(count_trips, entry)
-        measure([entry for entry in entries if entry.error is None], rounds)
+        measure([entry for entry in entries if entry.error is None], turns)
     if entries[0].error is not None:
         return 1  # the page is a comparison with us
-    text = page(entries, [server.version for server in (postgresql, redis) if server], rounds)
+    text = page(entries, [server.version for server in (postgresql, redis) if server], turns * TURN)
     PAGE.write_text(text)
     print(text)
     return 0
@@ -135,14 +134,14 @@ def count_trips(entry: Entry) -> None:
             )
 
 
-def measure(entries: list[Entry], rounds: int) -> None:
+def measure(entries: list[Entry], turns: int) -> None:
     """Time the cases of all *entries*, in turns: each worker serves as one that is busy, and all see the same hours."""
     with ExitStack() as stack:
         workers = [(entry, stack.enter_context(entry.start())) for entry in entries]
-        for _ in range(-(-rounds // (TURN - COLD))):
+        for _ in range(turns):
             random.shuffle(workers)
             for entry, worker in workers:
-                for number in range(TURN):
+                for number in range(COLD + TURN):
                     attempt(measure_round, entry, worker, is_warm=number >= COLD)
 
 

@@ -10,6 +10,7 @@ from benchmarks.rivals.contenders import Contender, Services
 from benchmarks.rivals.processes import WorkerProcess
 
 CASES = ("bare", "first", "replay")
+TURN = 20  # rounds that count, for which one contender is asked before the next
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.rivals.entry import Entry
+from benchmarks.rivals.entry import TURN, Entry
 from benchmarks.rivals.trials import RETRY_FOR, TRIALS
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "rivals.md"
@@ -43,7 +43,7 @@ Every cell was tried in this run, with real processes, and ends with the payment
 {figures(entries)}
 
 Whole requests through Django's WSGI handler, in one process for each row. Each figure is a median of {rounds} ratios
-against the bare view in `atomic` of the same round; the packages take turns of 20 rounds. Round trips are those to
+against the bare view in `atomic` of the same round; the packages take turns of {TURN} rounds. Round trips are those to
 PostgreSQL, + those to Redis.{busy()}
 
 A package that opens no transaction runs the handler's INSERT in autocommit, which saves BEGIN and COMMIT.

@@ -29,9 +29,7 @@ from django_idempotency.exceptions import Refusal
 
 
 class ReplayedResponse(Response):
-    """
-    A rendered response, made of a stored *body*. `data` is decoded at first use, because a replay seldom needs it.
-    """
+    """A rendered response of a stored *body*. `data` is decoded at first use, because a replay seldom needs it."""
 
     # What a response sets for its rendering.
     template_name: Any = None

@@ -202,11 +202,11 @@ class PhasedExecution(Execution[Value]):
 
         def may_repeat(error: Error) -> bool:
             nonlocal lease
-            if lease is None or not self._is_race(error):
+            if lease is None or in_transaction(self.using) or not self._is_race(error):
                 return self.may_repeat(error)
             keeper.drop(lease)  # our own renewal of it may have been in the way
             lease = None
-            return not in_transaction(self.using)
+            return True
 
         try:
             repeated_phase(self.using, work, may_repeat)

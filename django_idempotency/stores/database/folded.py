@@ -66,9 +66,8 @@ class FoldedPostgreSQL(PostgreSQL):
 
     def _read_and_commit(self, connection: Any, cursor: CursorWrapper, row: Any, attempt: Attempt) -> ClaimResult:
         """Read the record in *row* while the server ends the transaction, which has written nothing."""
-        if (
-            connection.queries_logged or sealer() is not None
-        ):  # whose COMMIT is shown; whose keys may be in the database
+        # Django shows its COMMIT, and the keys of encrypted records may be asked of this database.
+        if connection.queries_logged or sealer() is not None:
             connection._commit()
             return self.claim_result(cursor, row, attempt)
         raw = connection.connection

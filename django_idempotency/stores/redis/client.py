@@ -5,6 +5,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from types import FunctionType
 from typing import Any
@@ -30,8 +31,8 @@ NOTHING_DONE = ("BUSY ", "MISCONF", "NOREPLICAS")
 
 
 GET = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n"
-# Options of the driver's that its client and its pool act on.
-CLIENTS = ("credential_provider", "health_check_interval", "retry", "retry_on_error", "retry_on_timeout")
+# Options of the driver's on which its client or its pool acts.
+CLIENT_OPTIONS = ("credential_provider", "health_check_interval", "retry", "retry_on_error", "retry_on_timeout")
 DEFINED_IN = os.path.join("redis", "client.py")
 SCANNED = 1000  # keys that the server looks at in one call
 
@@ -91,7 +92,7 @@ class RedisAlias:
     def _new_connection(self) -> Any:
         """
         A function that makes a connection of the driver's; None if its client has more to do than to send a call to one
-        server: another class of client or pool, one of `CLIENTS`, or somebody who traces its calls.
+        server: another class of client or pool, one of `CLIENT_OPTIONS`, or somebody who traces its calls.
         """
         from redis import ConnectionPool, Redis
 
@@ -99,7 +100,7 @@ class RedisAlias:
         if type(self.client) is not Redis or type(pool) is not ConnectionPool or _is_patched(Redis.execute_command):
             return None
         kwargs = pool.connection_kwargs
-        if getattr(pool, "cache", None) or any(kwargs.get(name) for name in CLIENTS):
+        if getattr(pool, "cache", None) or any(kwargs.get(name) for name in CLIENT_OPTIONS):
             return None
         return lambda: pool.connection_class(**kwargs)
 
@@ -120,24 +121,23 @@ class RedisAlias:
             connection.send_packed_command(pack(connection), check_health=False)
             answer = connection.read_response()
         except BaseException as error:
-            self._drop(connection, error)
+            self._put_away(connection, error)
             raise
         self._idle.append(connection)
         return answer
 
-    def _drop(self, connection: Any, error: BaseException) -> None:
-        """Close *connection*, on which a reply may be left unread after *error*, unless that was the reply."""
+    def _put_away(self, connection: Any, error: BaseException) -> None:
+        """Keep *connection* if *error* was the server's answer. Otherwise close it, as its answer may still arrive."""
         from redis.exceptions import ConnectionError, ResponseError
 
         if isinstance(error, ResponseError):
             self._idle.append(connection)
             return
         connection.disconnect()
-        while isinstance(error, ConnectionError):  # what has cut this one off has done so to those that are idle
-            try:
-                self._idle.pop().disconnect()
-            except IndexError:
-                return
+        if isinstance(error, ConnectionError):  # what has cut this one off has done so to those that are idle
+            with suppress(IndexError):
+                while True:
+                    self._idle.pop().disconnect()
 
     def get(self, key: str) -> bytes | None:
         """GET *key*, twice if the connection was cut off. Raises the driver's errors."""
